@@ -1,0 +1,85 @@
+//! Whose write a stream record shows: an application's, or an agent's.
+
+use aws_sdk_dynamodb::types::AttributeValue;
+
+use super::memory::{Floors, KeyState, Tip};
+use super::record::{Record, same_data};
+use super::stamp::{STAMP, Stamp, Stamped};
+use super::{Item, Origin};
+
+/// What a record is.
+#[derive(Debug)]
+pub(super) enum Kind {
+    /// Nothing changed. DynamoDB writes no such record; the embedded engine does.
+    Unchanged,
+    /// An agent put the new image here.
+    ReplicatedPut(Stamp),
+    /// An agent marked the item for deletion, or left a bare mark where there was none.
+    ReplicatedMark(Stamp),
+    /// This replica's agent carried out a mark.
+    ReplicatedDelete,
+    /// An application's put or update. `stray` is a stamp attribute that came along and must not
+    /// stay: a mark, or what no agent wrote.
+    LocalPut { stray: Option<AttributeValue> },
+    /// An application's delete, or a TTL expiry.
+    LocalDelete,
+}
+
+/// Tells an agent's write from an application's, which may keep the stamp (UpdateItem), drop it
+/// (PutItem), put back an old copy that carries an old stamp, or delete.
+pub(super) fn classify(record: &Record, known: Option<&KeyState>, own: &Origin, floors: &Floors) -> Kind {
+    let Some(new) = &record.new else {
+        return match &record.old {
+            None => Kind::Unchanged,
+            Some(old) => classify_remove(old, known),
+        };
+    };
+    if record.old.as_ref() == Some(new) {
+        return Kind::Unchanged;
+    }
+    let new_stamp = match Stamped::read(new) {
+        Stamped::No => return Kind::LocalPut { stray: None },
+        Stamped::Malformed => {
+            return Kind::LocalPut { stray: new.get(STAMP).cloned() };
+        }
+        Stamped::Yes(stamp) => stamp,
+    };
+    let old_stamp = record.old.as_ref().map_or(Stamped::No, Stamped::read);
+    // Every write of an agent is conditional on a lower stamp, and its nonce is new.
+    let rises = old_stamp.stamp().is_none_or(|old| old.version < new_stamp.version);
+    let agent_could = rises && !is_copy(&new_stamp, known, own, floors);
+
+    if new_stamp.is_mark() {
+        let data_kept = match &record.old {
+            Some(old) => same_data(old, new),
+            None => new.keys().all(|name| name == STAMP || record.key.contains_key(name)),
+        };
+        if agent_could && data_kept {
+            Kind::ReplicatedMark(new_stamp)
+        } else {
+            Kind::LocalPut { stray: new.get(STAMP).cloned() }
+        }
+    } else if agent_could && new_stamp.matches(new) {
+        Kind::ReplicatedPut(new_stamp)
+    } else {
+        Kind::LocalPut { stray: None }
+    }
+}
+
+fn classify_remove(old: &Item, known: Option<&KeyState>) -> Kind {
+    let marked = Stamped::read(old).stamp().filter(|stamp| stamp.is_mark()).cloned();
+    let carries_out = marked.is_some_and(|mark| {
+        known.is_none_or(|state| state.tip == Tip::Absent || state.latest <= mark.version)
+    });
+    if carries_out { Kind::ReplicatedDelete } else { Kind::LocalDelete }
+}
+
+/// Whether a stamp was in this table before, so that only an application's put-back can show it
+/// again: its nonce is remembered, or its version is one that can no longer arrive.
+fn is_copy(stamp: &Stamp, known: Option<&KeyState>, own: &Origin, floors: &Floors) -> bool {
+    match known {
+        Some(state) => state.nonces.contains(&stamp.nonce),
+        // An agent stamps its own versions only over what the memory holds.
+        None => stamp.version.origin == *own || floors.passed(&stamp.version),
+    }
+}

@@ -1,0 +1,233 @@
+//! The canonical hash by which a stamp recognises the item that it was written with.
+//!
+//! Two items that DynamoDB treats as equal have one fingerprint: the order of sets and maps and
+//! the spelling of numbers do not count.
+
+use std::fmt;
+use std::str::FromStr;
+
+use aws_sdk_dynamodb::types::AttributeValue;
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD_NO_PAD;
+use sha2::{Digest, Sha256};
+
+use super::{Item, STAMP};
+
+/// 96 bits of SHA-256 over the canonical form of an item without its stamp.
+///
+/// Sixteen characters in a stamp; the odds that an application's write collides with the stamp
+/// it kept are 2⁻⁹⁶.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct Fingerprint([u8; 12]);
+
+impl Fingerprint {
+    /// The fingerprint of an item; a stamp in it is left out.
+    pub fn of(item: &Item) -> Self {
+        Self(digest(item))
+    }
+}
+
+impl fmt::Display for Fingerprint {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&STANDARD_NO_PAD.encode(self.0))
+    }
+}
+
+/// A text that is no fingerprint.
+#[derive(Debug, thiserror::Error)]
+#[error("expected 16 characters of base64")]
+pub struct InvalidFingerprint;
+
+impl FromStr for Fingerprint {
+    type Err = InvalidFingerprint;
+
+    fn from_str(text: &str) -> Result<Self, InvalidFingerprint> {
+        let bytes = STANDARD_NO_PAD.decode(text).map_err(|_| InvalidFingerprint)?;
+        bytes.try_into().map(Self).map_err(|_| InvalidFingerprint)
+    }
+}
+
+/// 128 bits of SHA-256 over the key attributes: a key's name in memory.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct KeyId(u128);
+
+impl KeyId {
+    pub fn of(key: &Item) -> Self {
+        Self(u128::from_be_bytes(digest(key)))
+    }
+
+    /// One of `lanes` lanes; all writes of a key take the same one.
+    pub fn lane(self, lanes: usize) -> usize {
+        let lanes = u128::try_from(lanes.max(1)).unwrap_or(u128::MAX);
+        usize::try_from(self.0 % lanes).unwrap_or(0)
+    }
+}
+
+/// The first `N` bytes, at most 32, of the hash.
+fn digest<const N: usize>(item: &Item) -> [u8; N] {
+    let mut hasher = Sha256::new();
+    hash_map(&mut hasher, item.iter().filter(|(name, _)| *name != STAMP));
+    let full: [u8; 32] = hasher.finalize().into();
+    std::array::from_fn(|i| full[i])
+}
+
+/// Every part is preceded by its type and its length, so that no two items share a form.
+fn hash_map<'a>(hasher: &mut Sha256, entries: impl Iterator<Item = (&'a String, &'a AttributeValue)>) {
+    let mut entries: Vec<_> = entries.collect();
+    entries.sort_unstable_by_key(|(name, _)| *name);
+    tag(hasher, b'M', entries.len());
+    for (name, value) in entries {
+        bytes(hasher, b'k', name.as_bytes());
+        hash_value(hasher, value);
+    }
+}
+
+fn hash_value(hasher: &mut Sha256, value: &AttributeValue) {
+    match value {
+        AttributeValue::S(text) => bytes(hasher, b'S', text.as_bytes()),
+        AttributeValue::N(number) => bytes(hasher, b'N', canonical_number(number).as_bytes()),
+        AttributeValue::B(blob) => bytes(hasher, b'B', blob.as_ref()),
+        AttributeValue::Bool(flag) => tag(hasher, b'T', usize::from(*flag)),
+        AttributeValue::Null(_) => tag(hasher, b'0', 0),
+        AttributeValue::Ss(set) => hash_set(hasher, b's', set.iter().map(String::as_bytes).collect()),
+        AttributeValue::Bs(set) => hash_set(hasher, b'b', set.iter().map(AsRef::as_ref).collect()),
+        AttributeValue::Ns(set) => {
+            let numbers: Vec<String> = set.iter().map(|number| canonical_number(number)).collect();
+            hash_set(hasher, b'n', numbers.iter().map(String::as_bytes).collect());
+        }
+        AttributeValue::L(list) => {
+            tag(hasher, b'L', list.len());
+            for element in list {
+                hash_value(hasher, element);
+            }
+        }
+        AttributeValue::M(map) => hash_map(hasher, map.iter()),
+        // A type that this build of the SDK does not know: its debug form is all there is.
+        other => bytes(hasher, b'?', format!("{other:?}").as_bytes()),
+    }
+}
+
+fn hash_set(hasher: &mut Sha256, kind: u8, mut elements: Vec<&[u8]>) {
+    elements.sort_unstable();
+    tag(hasher, kind, elements.len());
+    for element in elements {
+        bytes(hasher, b'e', element);
+    }
+}
+
+fn tag(hasher: &mut Sha256, kind: u8, count: usize) {
+    hasher.update([kind]);
+    hasher.update((count as u64).to_be_bytes());
+}
+
+fn bytes(hasher: &mut Sha256, kind: u8, content: &[u8]) {
+    tag(hasher, kind, content.len());
+    hasher.update(content);
+}
+
+/// One spelling for each number: its sign, its digits without zeros at either end, and the power
+/// of ten of the last one. What is not a number stays as it is.
+fn canonical_number(text: &str) -> String {
+    let (negative, unsigned) = match text.as_bytes().first() {
+        Some(b'-') => (true, &text[1..]),
+        Some(b'+') => (false, &text[1..]),
+        _ => (false, text),
+    };
+    let (mantissa, exponent) = match unsigned.split_once(['e', 'E']) {
+        Some((mantissa, exponent)) => (mantissa, exponent.parse::<i64>().ok()),
+        None => (unsigned, Some(0)),
+    };
+    let (whole, fraction) = mantissa.split_once('.').unwrap_or((mantissa, ""));
+    let digits = format!("{whole}{fraction}");
+    let (Some(exponent), true) = (exponent, !digits.is_empty() && digits.bytes().all(|c| c.is_ascii_digit()))
+    else {
+        return text.to_owned();
+    };
+    let significant = digits.trim_start_matches('0');
+    if significant.is_empty() {
+        return "0".to_owned();
+    }
+    let short = significant.trim_end_matches('0');
+    let power = exponent
+        .saturating_sub_unsigned(fraction.len() as u64)
+        .saturating_add_unsigned((significant.len() - short.len()) as u64);
+    format!("{}{short}e{power}", if negative { "-" } else { "" })
+}
+
+#[cfg(test)]
+mod tests {
+    use aws_sdk_dynamodb::primitives::Blob;
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn item(value: AttributeValue) -> Item {
+        Item::from([("a".to_owned(), value)])
+    }
+
+    #[test]
+    fn equal_numbers_have_one_form() {
+        for forms in [
+            &["0", "-0", "0.00", "0e7", "+0"][..],
+            &["100", "1e2", "1E+2", "100.0", "0100", "10e1", "1000e-1"],
+            &["-0.5", "-.5", "-5e-1", "-0.50"],
+            &["12345678901234567890123456789012345678", "1.2345678901234567890123456789012345678E37"],
+        ] {
+            for form in forms {
+                assert_eq!(canonical_number(form), canonical_number(forms[0]), "{form}");
+            }
+        }
+        assert_ne!(canonical_number("1"), canonical_number("-1"));
+        assert_ne!(canonical_number("1"), canonical_number("10"));
+        assert_eq!(canonical_number("e5"), "e5");
+    }
+
+    #[test]
+    fn the_stamp_and_the_order_of_sets_do_not_count() {
+        let set = |names: [&str; 2]| AttributeValue::Ss(names.map(str::to_owned).to_vec());
+        let mut stamped = item(set(["x", "y"]));
+        stamped.insert(STAMP.to_owned(), AttributeValue::S("any".to_owned()));
+        assert_eq!(Fingerprint::of(&stamped), Fingerprint::of(&item(set(["y", "x"]))));
+    }
+
+    #[test]
+    fn types_and_boundaries_count() {
+        let text = |s: &str| AttributeValue::S(s.to_owned());
+        let items = [
+            item(text("1")),
+            item(AttributeValue::N("1".to_owned())),
+            item(AttributeValue::B(Blob::new("1"))),
+            item(AttributeValue::Ss(vec!["1".to_owned()])),
+            item(AttributeValue::Ns(vec!["1".to_owned()])),
+            item(AttributeValue::L(vec![text("1")])),
+            item(AttributeValue::L(vec![text(""), text("1")])),
+            item(AttributeValue::L(vec![text("1"), text("")])),
+            item(AttributeValue::M(item(text("1")))),
+            item(AttributeValue::Null(true)),
+            item(AttributeValue::Bool(true)),
+            item(AttributeValue::Bool(false)),
+            Item::new(),
+        ];
+        for (i, a) in items.iter().enumerate() {
+            for (j, b) in items.iter().enumerate() {
+                assert_eq!(Fingerprint::of(a) == Fingerprint::of(b), i == j, "{a:?} {b:?}");
+            }
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn a_number_survives_a_shift_of_its_point(digits in "[1-9][0-9]{0,36}", shift in 0..40_usize, negative: bool) {
+            let sign = if negative { "-" } else { "" };
+            let plain = format!("{sign}{digits}");
+            let shifted = format!("{sign}{digits}{}e-{shift}", "0".repeat(shift));
+            prop_assert_eq!(canonical_number(&plain), canonical_number(&shifted));
+        }
+
+        #[test]
+        fn a_fingerprint_is_read_back(text: String) {
+            let fingerprint = Fingerprint::of(&item(AttributeValue::S(text)));
+            prop_assert_eq!(fingerprint.to_string().parse::<Fingerprint>().ok(), Some(fingerprint));
+        }
+    }
+}

@@ -1,0 +1,30 @@
+//! The replication protocol: pure functions, without I/O, clock or randomness.
+//!
+//! A stream [`Record`] goes into [`KeyMemory::judge`], and a [`Judgement`] comes out: what the
+//! record was, and which writes it asks for. The agent, the model checker and the simulator all
+//! call this one code.
+//!
+//! | file | subject |
+//! | --- | --- |
+//! | `version` | the one total order of writes |
+//! | `stamp` | the attribute an agent puts into an item it writes |
+//! | `fingerprint` | the canonical hash by which a stamp recognises its item |
+//! | `record` | what the protocol reads of a stream record |
+//! | `classify` | whose write a record shows |
+//! | `memory` | what is remembered of a key, and when it may be forgotten |
+//! | `resolve` | which writes a record asks for |
+
+mod classify;
+mod fingerprint;
+mod memory;
+mod record;
+mod resolve;
+mod stamp;
+mod version;
+
+pub use fingerprint::{Fingerprint, KeyId};
+pub use memory::{Floors, KeyMemory};
+pub use record::{Item, Record};
+pub use resolve::{Action, Body, Conflict, Judgement, Verdict, Write};
+pub use stamp::{Nonce, STAMP, STAMP_MAGIC, Stamp};
+pub use version::{Hlc, Origin, Version};

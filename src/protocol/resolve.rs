@@ -1,0 +1,314 @@
+//! Which writes a record asks for: the decision of last writer wins.
+
+use std::sync::Arc;
+
+use aws_sdk_dynamodb::types::AttributeValue;
+
+use super::classify::Kind;
+use super::memory::{KeyState, Tip};
+use super::record::Record;
+use super::stamp::{STAMP, Stamp, StampKind, Stamped};
+use super::{Fingerprint, Hlc, Item, Nonce, Origin, Version};
+
+/// What a write puts in place.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Body {
+    /// An item, its stamp left out, and its fingerprint.
+    Put(Arc<Item>, Fingerprint),
+    Delete,
+}
+
+/// One version of one key, on its way to a replica.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Write {
+    pub key: Item,
+    pub version: Version,
+    pub base: Option<Version>,
+    pub body: Body,
+    /// The image that the write replaced at its origin.
+    pub replaced: Option<Arc<Item>>,
+}
+
+impl Write {
+    /// The stamp of one physical attempt to make this write.
+    pub fn stamp(&self, nonce: Nonce) -> Stamp {
+        Stamp {
+            version: self.version.clone(),
+            base: self.base.clone(),
+            kind: match self.body {
+                Body::Put(_, fingerprint) => StampKind::Put(fingerprint),
+                Body::Delete => StampKind::Mark,
+            },
+            nonce,
+        }
+    }
+}
+
+/// A write that a record asks for.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Action {
+    /// At every peer: put, or set the mark, where the stored stamp is missing or lower.
+    Push(Write),
+    /// Here: put a newer version back over an older replicated one, where a lower stamp stands.
+    Heal(Write),
+    /// Here: put the record's own data with its version, where exactly this stamp attribute (or
+    /// none) stands.
+    Restamp(Write, Option<AttributeValue>),
+    /// Here: delete the marked item, where exactly this stamp stands.
+    CarryOut { key: Item, mark: AttributeValue },
+}
+
+/// What a record turned out to be.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Verdict {
+    Unchanged,
+    LocalPut,
+    LocalDelete,
+    EchoPut,
+    EchoMark,
+    EchoDelete,
+}
+
+impl Verdict {
+    /// Whether an application made the write.
+    pub fn is_local(self) -> bool {
+        matches!(self, Self::LocalPut | Self::LocalDelete)
+    }
+
+    /// Whether the record is the echo of an agent's write.
+    pub fn is_echo(self) -> bool {
+        matches!(self, Self::EchoPut | Self::EchoMark | Self::EchoDelete)
+    }
+}
+
+/// A local write that lost to one which was not made on top of it.
+///
+/// Every conflict is found once: in the region of the write that lost, by the record that shows
+/// the winner in its place.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Conflict {
+    pub lost: Version,
+    pub won: Version,
+    /// The image that lost; none for a delete, or where a third write had already replaced it.
+    pub loser: Option<Item>,
+    /// The image that won; none for a delete.
+    pub winner: Option<Item>,
+}
+
+/// What a record was, and what is to be done about it.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Judgement {
+    pub verdict: Verdict,
+    pub actions: Vec<Action>,
+    pub conflict: Option<Conflict>,
+}
+
+impl Judgement {
+    fn nothing(verdict: Verdict) -> Self {
+        Self { verdict, actions: Vec::new(), conflict: None }
+    }
+}
+
+/// Decides on one record, and what to remember of its key afterwards.
+pub(super) fn resolve(
+    own: &Origin,
+    ordinal: u64,
+    record: Record,
+    kind: Kind,
+    known: Option<&KeyState>,
+    stamp_in_place: bool,
+) -> (Judgement, Option<KeyState>) {
+    match kind {
+        Kind::Unchanged => (Judgement::nothing(Verdict::Unchanged), known.cloned()),
+        Kind::LocalPut { stray } => local_put(own, ordinal, record, stray, known, stamp_in_place),
+        Kind::LocalDelete => local_delete(own, ordinal, record, known),
+        Kind::ReplicatedPut(stamp) => replicated_put(own, record, &stamp, known),
+        Kind::ReplicatedMark(stamp) => replicated_mark(own, ordinal, record, stamp, known),
+        Kind::ReplicatedDelete => {
+            let absent = known.cloned().map(|state| KeyState { tip: Tip::Absent, ..state });
+            (Judgement::nothing(Verdict::EchoDelete), absent)
+        }
+    }
+}
+
+fn local_put(
+    own: &Origin,
+    ordinal: u64,
+    record: Record,
+    stray: Option<AttributeValue>,
+    known: Option<&KeyState>,
+    stamp_in_place: bool,
+) -> (Judgement, Option<KeyState>) {
+    let (version, base, state) = next_local(own, ordinal, &record, known, Tip::Bare);
+    let mut item = record.new.unwrap_or_default();
+    let stored = item.remove(STAMP);
+    let fingerprint = Fingerprint::of(&item);
+    let write = Write {
+        key: record.key,
+        version,
+        base,
+        body: Body::Put(Arc::new(item), fingerprint),
+        replaced: record.old.map(Arc::new),
+    };
+    let mut actions = Vec::with_capacity(2);
+    if stray.is_some() || stamp_in_place {
+        actions.push(Action::Restamp(write.clone(), stored));
+    }
+    actions.push(Action::Push(write));
+    (Judgement { verdict: Verdict::LocalPut, actions, conflict: None }, Some(state))
+}
+
+fn local_delete(
+    own: &Origin,
+    ordinal: u64,
+    record: Record,
+    known: Option<&KeyState>,
+) -> (Judgement, Option<KeyState>) {
+    let (version, base, state) = next_local(own, ordinal, &record, known, Tip::Absent);
+    let push = Action::Push(Write {
+        key: record.key,
+        version,
+        base,
+        body: Body::Delete,
+        replaced: record.old.map(Arc::new),
+    });
+    let judgement = Judgement { verdict: Verdict::LocalDelete, actions: vec![push], conflict: None };
+    (judgement, Some(state))
+}
+
+/// The version of a local write, the version it was based on, and the key's state after it.
+///
+/// The same on every replay: it takes the record's time, the stamps in its two images, and the
+/// memory, which is a function of the records before it.
+fn next_local(
+    own: &Origin,
+    ordinal: u64,
+    record: &Record,
+    known: Option<&KeyState>,
+    tip: Tip,
+) -> (Version, Option<Version>, KeyState) {
+    let old = record.old.as_ref().map_or(Stamped::No, Stamped::read);
+    let new = record.new.as_ref().map_or(Stamped::No, Stamped::read);
+    let time = Hlc::at_millis(record.created_millis);
+    let stamps = [&old, &new].into_iter().filter_map(Stamped::stamp);
+    let seen = stamps.clone().map(|stamp| stamp.version.hlc).chain(known.map(|state| state.latest.hlc));
+    let hlc = seen.map(Hlc::next).fold(time, Hlc::max);
+    let version = Version { hlc, origin: own.clone() };
+
+    let carried = match (&record.old, &old) {
+        (Some(image), Stamped::Yes(stamp)) if stamp.is_mark() || stamp.matches(image) => {
+            Some(stamp.version.clone())
+        }
+        _ => None,
+    };
+    let base =
+        carried.or_else(|| known.filter(|state| state.tip != Tip::Stale).map(|state| state.latest.clone()));
+
+    // A version above all that was known is the same without the memory: the rebuild starts here.
+    let since = known.filter(|state| time <= state.latest.hlc).map_or(ordinal, |state| state.since);
+    let mut state = KeyState {
+        latest: version.clone(),
+        tip,
+        nonces: known.map(|state| state.nonces.clone()).unwrap_or_default(),
+        since,
+    };
+    stamps.for_each(|stamp| state.remember(stamp.nonce));
+    (version, base, state)
+}
+
+fn replicated_put(
+    own: &Origin,
+    record: Record,
+    stamp: &Stamp,
+    known: Option<&KeyState>,
+) -> (Judgement, Option<KeyState>) {
+    match known.filter(|state| stamp.version < state.latest) {
+        // From now on the image says by itself what its version is.
+        None => {
+            let conflict = conflict(own, record, stamp, known);
+            (Judgement { verdict: Verdict::EchoPut, actions: Vec::new(), conflict }, None)
+        }
+        Some(state) => heal(Verdict::EchoPut, record, stamp, state),
+    }
+}
+
+fn replicated_mark(
+    own: &Origin,
+    ordinal: u64,
+    record: Record,
+    mark: Stamp,
+    known: Option<&KeyState>,
+) -> (Judgement, Option<KeyState>) {
+    let carry_out = Action::CarryOut { key: record.key.clone(), mark: AttributeValue::S(mark.to_string()) };
+    match known.filter(|state| mark.version < state.latest) {
+        None => {
+            let mut state = KeyState {
+                latest: mark.version.clone(),
+                tip: Tip::Absent,
+                nonces: known.map(|state| state.nonces.clone()).unwrap_or_default(),
+                since: ordinal,
+            };
+            state.remember(mark.nonce);
+            let conflict = conflict(own, record, &mark, known);
+            (Judgement { verdict: Verdict::EchoMark, actions: vec![carry_out], conflict }, Some(state))
+        }
+        // A mark where a newer delete already left nothing: only the mark itself is in the way.
+        Some(state) if state.tip == Tip::Absent => {
+            let mut state = state.clone();
+            state.remember(mark.nonce);
+            let judgement =
+                Judgement { verdict: Verdict::EchoMark, actions: vec![carry_out], conflict: None };
+            (judgement, Some(state))
+        }
+        Some(state) => heal(Verdict::EchoMark, record, &mark, state),
+    }
+}
+
+/// An older replicated write replaced a newer version: put that back, once. The stream is the
+/// log: where the newer version was a put, its data is the record's OLD image.
+fn heal(verdict: Verdict, record: Record, stamp: &Stamp, state: &KeyState) -> (Judgement, Option<KeyState>) {
+    let mut next = state.clone();
+    next.tip = Tip::Stale;
+    next.remember(stamp.nonce);
+    let body = match (state.tip, record.old) {
+        (Tip::Bare, Some(mut image)) => {
+            image.remove(STAMP);
+            let fingerprint = Fingerprint::of(&image);
+            Some(Body::Put(Arc::new(image), fingerprint))
+        }
+        (Tip::Absent, _) => Some(Body::Delete),
+        (Tip::Bare, None) | (Tip::Stale, _) => None,
+    };
+    let actions = body.map(|body| {
+        Action::Heal(Write {
+            key: record.key,
+            version: state.latest.clone(),
+            base: None,
+            body,
+            replaced: record.new.map(Arc::new),
+        })
+    });
+    (Judgement { verdict, actions: actions.into_iter().collect(), conflict: None }, Some(next))
+}
+
+/// A conflict, where the winner that a record shows was not made on top of the local write that
+/// it replaced.
+fn conflict(own: &Origin, record: Record, winner: &Stamp, known: Option<&KeyState>) -> Option<Conflict> {
+    let lost = match known {
+        Some(state) => state.latest.clone(),
+        None => {
+            let old = record.old.as_ref()?;
+            let stamp = Stamped::read(old).stamp().filter(|stamp| stamp.matches(old))?.clone();
+            stamp.version
+        }
+    };
+    if lost.origin != *own || winner.version.origin == *own || winner.base.as_ref() == Some(&lost) {
+        return None;
+    }
+    Some(Conflict {
+        lost,
+        won: winner.version.clone(),
+        loser: known.is_none_or(|state| state.tip == Tip::Bare).then_some(record.old).flatten(),
+        winner: (!winner.is_mark()).then_some(record.new).flatten(),
+    })
+}

@@ -1,0 +1,177 @@
+//! The stamp: the one attribute that an agent puts into an item it writes.
+
+use std::fmt;
+
+use aws_sdk_dynamodb::types::AttributeValue;
+
+use super::{Fingerprint, Item, Version};
+
+/// The name of the attribute that holds the stamp.
+pub const STAMP: &str = "_tw";
+
+/// What every well-formed stamp begins with: the format's name and its version.
+///
+/// Conditions test it, so that an attribute of this name which no agent wrote counts as no stamp.
+pub const STAMP_MAGIC: &str = "tw1 ";
+
+/// Tells one physical write attempt from another with the same version.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct Nonce(pub u64);
+
+/// What an agent says of an item that it writes.
+///
+/// It is kept as one string, so that DynamoDB's own `<` compares versions and a person can read
+/// it in a console: `tw1 <hlc> <origin> <base hlc> <base origin> <fingerprint> <nonce>`. A write
+/// based on nothing has `- -` for its base, and a delete mark has `x` for its fingerprint.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Stamp {
+    pub version: Version,
+    /// The version of the image that the write replaced at its origin, where it is known.
+    pub base: Option<Version>,
+    pub kind: StampKind,
+    pub nonce: Nonce,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum StampKind {
+    /// A put; the fingerprint is of the rest of the item.
+    Put(Fingerprint),
+    /// A delete mark: the replica's own agent is to delete the item.
+    Mark,
+}
+
+impl Stamp {
+    pub fn is_mark(&self) -> bool {
+        self.kind == StampKind::Mark
+    }
+
+    /// Whether this stamp was written together with the rest of `item`.
+    pub fn matches(&self, item: &Item) -> bool {
+        match self.kind {
+            StampKind::Put(fingerprint) => fingerprint == Fingerprint::of(item),
+            StampKind::Mark => false,
+        }
+    }
+
+    /// The bound that `stamp < :bound` compares with: every stamp of a lower version is below it,
+    /// and every stamp of this version or a higher one is above it.
+    pub fn bound(version: &Version) -> String {
+        format!("{STAMP_MAGIC}{version}")
+    }
+
+    fn parse(text: &str) -> Option<Self> {
+        let mut words = text.strip_prefix(STAMP_MAGIC)?.split(' ');
+        let version = Version::from_words(words.next()?, words.next()?)?;
+        let base = match (words.next()?, words.next()?) {
+            ("-", "-") => None,
+            (hlc, origin) => Some(Version::from_words(hlc, origin)?),
+        };
+        let kind = match words.next()? {
+            "x" => StampKind::Mark,
+            fingerprint => StampKind::Put(fingerprint.parse().ok()?),
+        };
+        let nonce = words.next().filter(|word| word.len() == 16)?;
+        let stamp = Self { version, base, kind, nonce: Nonce(u64::from_str_radix(nonce, 16).ok()?) };
+        // Only the one canonical spelling is a stamp.
+        (words.next().is_none() && stamp.to_string() == text).then_some(stamp)
+    }
+}
+
+impl fmt::Display for Stamp {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{STAMP_MAGIC}{}", self.version)?;
+        match &self.base {
+            Some(base) => write!(f, "{base}")?,
+            None => f.write_str("- - ")?,
+        }
+        match self.kind {
+            StampKind::Put(fingerprint) => write!(f, "{fingerprint}")?,
+            StampKind::Mark => f.write_str("x")?,
+        }
+        write!(f, " {:016x}", self.nonce.0)
+    }
+}
+
+/// What stands in an item's stamp attribute.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum Stamped {
+    No,
+    Yes(Stamp),
+    /// Something that no agent wrote.
+    Malformed,
+}
+
+impl Stamped {
+    pub(super) fn read(item: &Item) -> Self {
+        match item.get(STAMP) {
+            None => Self::No,
+            Some(AttributeValue::S(text)) => Stamp::parse(text).map_or(Self::Malformed, Self::Yes),
+            Some(_) => Self::Malformed,
+        }
+    }
+
+    pub(super) fn stamp(&self) -> Option<&Stamp> {
+        match self {
+            Self::Yes(stamp) => Some(stamp),
+            Self::No | Self::Malformed => None,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::protocol::{Hlc, Origin};
+
+    fn version(millis: u64, origin: &str) -> Version {
+        Version { hlc: Hlc::at_millis(millis), origin: origin.parse::<Origin>().expect("a legal name") }
+    }
+
+    fn stamp(millis: u64, origin: &str, kind: StampKind, nonce: u64) -> Stamp {
+        Stamp {
+            version: version(millis, origin),
+            base: (nonce % 2 == 0).then(|| version(nonce, "base")),
+            kind,
+            nonce: Nonce(nonce),
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn a_stamp_is_read_back_and_sorts_about_its_bound(
+            at in 0..1_u64 << 44, other in 0..1_u64 << 44, origin in "[a-z0-9_-]{1,32}", mark: bool, nonce: u64
+        ) {
+            let kind = if mark { StampKind::Mark } else { StampKind::Put(Fingerprint::of(&Item::new())) };
+            let written = stamp(at, &origin, kind, nonce);
+            prop_assert_eq!(Stamp::parse(&written.to_string()), Some(written.clone()));
+            prop_assert_eq!(
+                written.to_string() < Stamp::bound(&version(other, &origin)),
+                at < other
+            );
+        }
+
+        #[test]
+        fn garbage_is_no_stamp(text in "\\PC{0,120}", tail in "[ -~]{0,90}") {
+            prop_assert_eq!(Stamp::parse(&text), None);
+            prop_assert_eq!(Stamp::parse(&format!("{STAMP_MAGIC}{tail}")), None);
+        }
+    }
+
+    #[test]
+    fn only_the_canonical_spelling_is_a_stamp() {
+        let good = stamp(5, "tokyo", StampKind::Mark, 1).to_string();
+        assert!(Stamp::parse(&good).is_some());
+        for bad in [
+            good.to_uppercase(),
+            format!("{good} "),
+            format!(" {good}"),
+            good.replace("tokyo", "tok yo"),
+            good.replace(" x ", " y "),
+            good.replacen("00", "+0", 1),
+        ] {
+            assert_eq!(Stamp::parse(&bad), None, "{bad}");
+        }
+    }
+}
