@@ -1,3 +1,14 @@
 //! Tradewind: global tables for any DynamoDB-compatible store, run by their own user.
 
+pub mod agent;
+pub mod apply;
+pub mod config;
+pub mod control;
+pub mod fault;
+pub mod item_json;
+pub mod lag;
 pub mod protocol;
+pub mod region;
+pub mod schema;
+pub mod stream;
+pub mod tally;

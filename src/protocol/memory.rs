@@ -25,6 +25,18 @@ impl Floors {
         self.0.get(origin).copied().unwrap_or_default()
     }
 
+    /// The origins with their floors.
+    pub fn iter(&self) -> impl Iterator<Item = (&Origin, Hlc)> {
+        self.0.iter().map(|(origin, floor)| (origin, *floor))
+    }
+
+    /// The lower floor of each origin: what holds in both places.
+    #[must_use]
+    pub fn meet(&self, other: &Self) -> Self {
+        let lower = |(origin, floor): (&Origin, &Hlc)| (origin.clone(), (*floor).min(other.get(origin)));
+        Self(self.0.iter().map(lower).collect())
+    }
+
     pub(super) fn passed(&self, version: &Version) -> bool {
         version.hlc < self.get(&version.origin)
     }
@@ -71,7 +83,7 @@ impl KeyState {
 /// The memory of one reader of one table's stream: a pure function of the stream's prefix.
 ///
 /// It holds a key only while its image does not say by itself what its version is.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub struct KeyMemory {
     origin: Origin,
     keys: HashMap<KeyId, KeyState>,

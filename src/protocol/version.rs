@@ -37,6 +37,18 @@ impl Hlc {
     }
 }
 
+impl From<u64> for Hlc {
+    fn from(raw: u64) -> Self {
+        Self(raw)
+    }
+}
+
+impl From<Hlc> for u64 {
+    fn from(hlc: Hlc) -> Self {
+        hlc.0
+    }
+}
+
 impl fmt::Display for Hlc {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{:016x}", self.0)

@@ -1,0 +1,229 @@
+//! The agent of one region: wires stream → protocol → apply, and alone knows them all.
+//!
+//! | file | subject |
+//! | --- | --- |
+//! | `table` | one table: lanes, tracks, watermarks |
+//! | `track` | one reading of the local stream |
+//! | `progress` | what a track has judged, and what may be checkpointed |
+
+mod progress;
+mod table;
+mod track;
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use serde::Serialize;
+use tokio::sync::watch;
+use tokio::task::{JoinHandle, JoinSet};
+use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
+use tracing::{info, warn};
+
+use self::table::TablePlan;
+use self::track::TrackState;
+use crate::config::{Config, RegionConfig, TableConfig};
+use crate::fault::{Fault, FaultKind};
+use crate::lag::{LagBook, PeerLag};
+use crate::protocol::Origin;
+use crate::region::Region;
+use crate::schema::{Described, StreamState, describe};
+use crate::tally::{Tally, TallySnapshot};
+
+/// A running agent. It stops at once when it is dropped; [`Self::stop`] lets it finish.
+#[derive(Debug)]
+pub struct Agent {
+    pub region: Origin,
+    stop: CancellationToken,
+    task: JoinHandle<()>,
+    tables: Vec<TableStatus>,
+}
+
+#[derive(Debug)]
+struct TableStatus {
+    name: String,
+    tally: Arc<Tally>,
+    lag: Arc<LagBook>,
+    state: watch::Receiver<TrackState>,
+}
+
+/// What an agent has done for one table.
+#[derive(Clone, Debug, Serialize)]
+pub struct TableReport {
+    pub origin: Origin,
+    pub table: String,
+    #[serde(flatten)]
+    pub tally: TallySnapshot,
+    pub lag: BTreeMap<Origin, PeerLag>,
+}
+
+/// Why an agent can't start.
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    #[error("there is no region {0:?} in the configuration; there are: {1}")]
+    UnknownRegion(String, String),
+    #[error("no table has a replica in region {0}")]
+    NoTable(Origin),
+    #[error("region {region}, table {table}: {fault}\n{}", advice(fault.kind))]
+    Fault { region: Origin, table: String, fault: Fault },
+    #[error("region {region}, table {table}: {reason}")]
+    NotReady { region: Origin, table: String, reason: String },
+}
+
+fn advice(kind: FaultKind) -> &'static str {
+    match kind {
+        FaultKind::Refused => {
+            "Check the credentials (`aws sts get-caller-identity` shows whose they are) and the permissions."
+        }
+        FaultKind::Missing => {
+            "Run `tradewind init`, or `tradewind init --create-tables` to make what is missing."
+        }
+        FaultKind::Unreachable | FaultKind::Throttled => {
+            "Check the endpoint in regions.toml, the network, and that the service is up."
+        }
+        FaultKind::Invalid => "Check the table's name in regions.toml.",
+    }
+}
+
+impl Agent {
+    /// Checks what the agent needs of its own region, and starts it.
+    pub async fn start(config: &Config, region: &str) -> Result<Self, StartError> {
+        let Some(local) = config.region(region) else {
+            let names: Vec<_> = config.regions.iter().map(|region| region.name.as_str()).collect();
+            return Err(StartError::UnknownRegion(region.to_owned(), names.join(", ")));
+        };
+        let mut regions = BTreeMap::new();
+        for region in &config.regions {
+            regions.insert(region.name.clone(), Region::connect(region).await);
+        }
+        let mut plans = Vec::new();
+        for table in config.tables.iter().filter(|table| table.name_in(&local.name).is_some()) {
+            plans.push(plan(config, local, table, &regions).await?);
+        }
+        if plans.is_empty() {
+            return Err(StartError::NoTable(local.name.clone()));
+        }
+        Ok(Self::spawn(local.name.clone(), plans))
+    }
+
+    fn spawn(region: Origin, plans: Vec<TablePlan>) -> Self {
+        let stop = CancellationToken::new();
+        let mut tables = Vec::new();
+        let mut running = JoinSet::new();
+        for plan in plans {
+            let (sender, state) = watch::channel(TrackState::default());
+            info!(origin = %region, table = plan.table.name, peers = plan.peers.len(), "replicating");
+            tables.push(TableStatus {
+                name: plan.table.name.clone(),
+                tally: Arc::clone(&plan.tally),
+                lag: Arc::clone(&plan.lag),
+                state,
+            });
+            running.spawn(plan.run(stop.clone(), sender));
+        }
+        let task = tokio::spawn(async move { while running.join_next().await.is_some() {} });
+        Self { region, stop, task, tables }
+    }
+
+    /// Lets the agent finish what is under way, make its checkpoints, and stop.
+    pub async fn stop(mut self) {
+        self.stop.cancel();
+        let _ = (&mut self.task).await;
+    }
+
+    /// Returns when the agent has come to its end by itself, which only a defect can cause.
+    pub async fn ended(&mut self) {
+        let _ = (&mut self.task).await;
+    }
+
+    /// Returns when each table's stream has been found drained, with nothing under way, in
+    /// `calls` calls in a row.
+    pub async fn drained(&self, calls: u32) {
+        for table in &self.tables {
+            // An error means that the table's agent is gone.
+            let _ = table.state.clone().wait_for(|state| state.idle_calls >= calls).await;
+        }
+    }
+
+    /// The calls in a row that found each table's stream drained.
+    pub fn idle_calls(&self) -> u32 {
+        self.tables.iter().map(|table| table.state.borrow().idle_calls).min().unwrap_or_default()
+    }
+
+    /// What the agent has done, by table.
+    pub fn report(&self) -> Vec<TableReport> {
+        self.tables
+            .iter()
+            .map(|table| TableReport {
+                origin: self.region.clone(),
+                table: table.name.clone(),
+                tally: table.tally.snapshot(),
+                lag: table.lag.summary(),
+            })
+            .collect()
+    }
+}
+
+impl Drop for Agent {
+    fn drop(&mut self) {
+        self.task.abort();
+    }
+}
+
+/// Checks a local replica and its control table.
+async fn plan(
+    config: &Config,
+    local: &RegionConfig,
+    table: &TableConfig,
+    regions: &BTreeMap<Origin, Region>,
+) -> Result<TablePlan, StartError> {
+    let region = regions[&local.name].clone();
+    let physical = table.name_in(&local.name).unwrap_or(&table.name);
+    let described = describe_local(&region, physical, config.tuning.startup_timeout).await?;
+    let not_ready = |reason: String| StartError::NotReady {
+        region: local.name.clone(),
+        table: physical.to_owned(),
+        reason,
+    };
+    let stream_arn = match described.stream {
+        StreamState::On { arn } => arn,
+        StreamState::Off => {
+            return Err(not_ready("the table has no stream; `tradewind init` turns it on".to_owned()));
+        }
+        StreamState::Unfit(view) => {
+            return Err(not_ready(format!(
+                "the stream's view type is {view}, but NEW_AND_OLD_IMAGES is needed; `tradewind init` tells what to do"
+            )));
+        }
+    };
+    describe_local(&region, &region.control_table, config.tuning.startup_timeout).await?;
+    let peers = table.replicas.iter().filter(|(name, _)| *name != local.name);
+    Ok(TablePlan {
+        table: table.clone(),
+        tuning: config.tuning.clone(),
+        peers: peers.filter_map(|(name, _)| regions.get(name).cloned()).collect(),
+        local: region,
+        stream_arn,
+        key_schema: described.key_schema,
+        tally: Arc::default(),
+        lag: Arc::default(),
+    })
+}
+
+/// Describes a table of the agent's own region, and gives a region that is starting some time.
+async fn describe_local(region: &Region, table: &str, patience: Duration) -> Result<Described, StartError> {
+    let deadline = Instant::now() + patience;
+    loop {
+        let fault = match describe(region, table).await {
+            Ok(described) => return Ok(described),
+            Err(fault) => fault,
+        };
+        let passing = matches!(fault.kind, FaultKind::Unreachable | FaultKind::Throttled);
+        if !passing || Instant::now() >= deadline {
+            return Err(StartError::Fault { region: region.name.clone(), table: table.to_owned(), fault });
+        }
+        warn!(region = %region.name, table, %fault, "the local region does not answer; trying again");
+        tokio::time::sleep(Duration::from_secs(1)).await;
+    }
+}

@@ -1,0 +1,10 @@
+//! Writes to a replica: the conditional writes themselves, and the lanes that make them in
+//! order within a key, in parallel across keys, until each has been answered.
+
+mod lanes;
+mod ledger;
+mod replica;
+
+pub use lanes::{Complaints, Destination, Job, Lanes};
+pub use ledger::Ledger;
+pub use replica::{Outcome, Replica};

@@ -1,0 +1,447 @@
+//! `regions.toml`, typed. An error points at its line and column.
+
+use std::collections::{BTreeMap, HashSet};
+use std::fmt;
+use std::ops::Range;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use serde::Deserialize;
+use toml::Spanned;
+use url::Url;
+
+use crate::protocol::Origin;
+
+/// The regions, the tables that they share, and how to replicate.
+#[derive(Clone, Debug)]
+pub struct Config {
+    pub regions: Vec<RegionConfig>,
+    pub tables: Vec<TableConfig>,
+    pub tuning: Tuning,
+}
+
+/// Where one replica lives.
+#[derive(Clone, Debug)]
+pub struct RegionConfig {
+    pub name: Origin,
+    pub aws_region: String,
+    pub endpoint: Option<Url>,
+    /// Where the stream is read; the endpoint, unless it says otherwise.
+    pub streams_endpoint: Option<Url>,
+    pub credentials: Credentials,
+    pub control_table: String,
+}
+
+/// Who signs the requests to a region.
+#[derive(Clone, Debug)]
+pub enum Credentials {
+    /// The SDK's own chain: environment, profile, SSO, web identity, container, instance.
+    Chain { profile: Option<String>, role: Option<Role> },
+    /// A region inside this process, which checks none.
+    Embedded,
+}
+
+/// A role to assume.
+#[derive(Clone, Debug)]
+pub struct Role {
+    pub arn: String,
+    pub external_id: Option<String>,
+}
+
+/// One table, and what it is called in each of its regions.
+#[derive(Clone, Debug)]
+pub struct TableConfig {
+    pub name: String,
+    /// The table's name in each region that has a replica, in the file's order.
+    pub replicas: Vec<(Origin, String)>,
+}
+
+impl TableConfig {
+    /// What the table is called in a region, where that has a replica.
+    pub fn name_in(&self, region: &Origin) -> Option<&str> {
+        self.replicas.iter().find(|(name, _)| name == region).map(|(_, table)| table.as_str())
+    }
+}
+
+/// What may be tuned. The defaults need no thought.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Tuning {
+    /// How often a shard is asked for records. DynamoDB allows 5 calls a second and shard.
+    #[serde(deserialize_with = "duration")]
+    pub poll_interval: Duration,
+    /// How often progress is made durable; what a crash repeats is at most this much.
+    #[serde(deserialize_with = "duration")]
+    pub checkpoint_interval: Duration,
+    /// How many keys are written at once at each peer.
+    pub concurrency: usize,
+    /// How much may wait for one peer, in MiB, before the peer gets a cursor of its own.
+    pub queue_mib: usize,
+    /// How many keys are remembered before local writes are stamped in place.
+    pub memory_keys: usize,
+    /// How long a stream is read on before what a watermark says is taken as settled.
+    #[serde(deserialize_with = "duration")]
+    pub settle: Duration,
+    /// How long a stopping agent waits for its writes in flight.
+    #[serde(deserialize_with = "duration")]
+    pub drain_timeout: Duration,
+    /// How long a starting agent waits for its own region to answer.
+    #[serde(deserialize_with = "duration")]
+    pub startup_timeout: Duration,
+    /// How long a dead letter is kept, in days.
+    pub dead_letter_days: u32,
+}
+
+impl Default for Tuning {
+    fn default() -> Self {
+        Self {
+            poll_interval: Duration::from_millis(250),
+            checkpoint_interval: Duration::from_secs(5),
+            concurrency: 64,
+            queue_mib: 16,
+            memory_keys: 1_000_000,
+            settle: Duration::from_mins(1),
+            drain_timeout: Duration::from_secs(30),
+            startup_timeout: Duration::from_secs(30),
+            dead_letter_days: 30,
+        }
+    }
+}
+
+fn duration<'de, D: serde::Deserializer<'de>>(deserializer: D) -> Result<Duration, D::Error> {
+    let text = String::deserialize(deserializer)?;
+    let expected = "expected a time above zero such as \"250ms\", \"5s\" or \"2m\"";
+    match humantime::parse_duration(&text) {
+        Ok(time) if !time.is_zero() => Ok(time),
+        Ok(_) => Err(serde::de::Error::custom(expected)),
+        Err(error) => Err(serde::de::Error::custom(format!("{error}; {expected}"))),
+    }
+}
+
+/// Why `regions.toml` can't be used.
+#[derive(Debug, thiserror::Error)]
+pub enum ConfigError {
+    #[error(
+        "can't read {}: {source}\nName another file with --config, or start from the regions.toml that comes with Tradewind.",
+        path.display()
+    )]
+    Unreadable { path: PathBuf, source: std::io::Error },
+    #[error("{0}")]
+    Invalid(Box<Invalid>),
+}
+
+/// What is wrong, and where.
+#[derive(Debug)]
+pub struct Invalid {
+    path: PathBuf,
+    line: usize,
+    column: usize,
+    source_line: String,
+    width: usize,
+    message: String,
+}
+
+impl fmt::Display for Invalid {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { path, line, column, source_line, width, message } = self;
+        let gutter = " ".repeat(line.to_string().len());
+        writeln!(f, "{}:{line}:{column}: {message}", path.display())?;
+        writeln!(f, "{gutter} |")?;
+        writeln!(f, "{line} | {source_line}")?;
+        write!(f, "{gutter} | {}{}", " ".repeat(column - 1), "^".repeat(*width))
+    }
+}
+
+impl Config {
+    /// Reads a configuration file.
+    pub fn load(path: &Path) -> Result<Self, ConfigError> {
+        let text = std::fs::read_to_string(path)
+            .map_err(|source| ConfigError::Unreadable { path: path.to_owned(), source })?;
+        Self::parse(path, &text)
+    }
+
+    /// Reads a configuration from its text; `path` is for messages.
+    pub fn parse(path: &Path, text: &str) -> Result<Self, ConfigError> {
+        let parsed = toml::from_str::<File>(text)
+            .map_err(|error| Problem {
+                span: error.span().unwrap_or(0..0),
+                message: error.message().trim().to_owned(),
+            })
+            .and_then(File::check);
+        parsed.map_err(|problem| ConfigError::Invalid(Box::new(problem.locate(path, text))))
+    }
+
+    /// The region of that name.
+    pub fn region(&self, name: &str) -> Option<&RegionConfig> {
+        self.regions.iter().find(|region| region.name.as_str() == name)
+    }
+}
+
+/// Something wrong at a place in the text.
+struct Problem {
+    span: Range<usize>,
+    message: String,
+}
+
+impl Problem {
+    fn at<T>(spanned: &Spanned<T>, message: impl Into<String>) -> Self {
+        Self { span: spanned.span(), message: message.into() }
+    }
+
+    fn locate(self, path: &Path, text: &str) -> Invalid {
+        let start = self.span.start.min(text.len());
+        let before = &text[..start];
+        let line_start = before.rfind('\n').map_or(0, |newline| newline + 1);
+        let source_line = text[line_start..].lines().next().unwrap_or_default();
+        let column = text[line_start..start].chars().count() + 1;
+        let room = source_line.chars().count().saturating_sub(column - 1);
+        Invalid {
+            path: path.to_owned(),
+            line: before.matches('\n').count() + 1,
+            column,
+            source_line: source_line.to_owned(),
+            width: self.span.len().clamp(1, room.max(1)),
+            message: self.message,
+        }
+    }
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct File {
+    #[serde(default)]
+    region: Vec<Spanned<RegionEntry>>,
+    #[serde(default)]
+    table: Vec<Spanned<TableEntry>>,
+    #[serde(default)]
+    tuning: Option<Spanned<Tuning>>,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct RegionEntry {
+    name: Spanned<String>,
+    aws_region: Spanned<String>,
+    endpoint: Option<Spanned<String>>,
+    streams_endpoint: Option<Spanned<String>>,
+    #[serde(default)]
+    allow_plain_http: bool,
+    profile: Option<Spanned<String>>,
+    assume_role: Option<RoleEntry>,
+    control_table: Option<Spanned<String>>,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct RoleEntry {
+    arn: Spanned<String>,
+    external_id: Option<String>,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct TableEntry {
+    name: Spanned<String>,
+    regions: Option<Spanned<Vec<Spanned<String>>>>,
+    #[serde(default)]
+    names: BTreeMap<Spanned<String>, Spanned<String>>,
+}
+
+const CONTROL_TABLE: &str = "tradewind-control";
+
+impl File {
+    fn check(self) -> Result<Config, Problem> {
+        let whole = |message: &str| Problem { span: 0..0, message: message.to_owned() };
+        if self.region.len() < 2 {
+            return Err(whole("expected at least two [[region]] entries: replication needs a peer"));
+        }
+        if self.table.is_empty() {
+            return Err(whole("expected at least one [[table]] entry with the name of a table"));
+        }
+        let regions =
+            self.region.iter().map(|entry| entry.get_ref().check()).collect::<Result<Vec<_>, _>>()?;
+        let mut names = HashSet::new();
+        for entry in &self.region {
+            let name = &entry.get_ref().name;
+            if !names.insert(name.get_ref().as_str()) {
+                return Err(Problem::at(name, format!("the region {:?} is there twice", name.get_ref())));
+            }
+        }
+        let mut tables = Vec::new();
+        let mut taken = HashSet::new();
+        for entry in &self.table {
+            let table = entry.get_ref().check(&regions)?;
+            for (region, physical) in &table.replicas {
+                if !taken.insert((region.clone(), physical.clone())) {
+                    let message =
+                        format!("the table {physical:?} in region {region} is replicated by two entries");
+                    return Err(Problem::at(&entry.get_ref().name, message));
+                }
+                let control = regions.iter().find(|r| r.name == *region).map(|r| r.control_table.as_str());
+                if control == Some(physical.as_str()) {
+                    let message = format!("{physical:?} is the control table of region {region}");
+                    return Err(Problem::at(&entry.get_ref().name, message));
+                }
+            }
+            tables.push(table);
+        }
+        for (entry, region) in self.region.iter().zip(&regions) {
+            if !tables.iter().any(|table: &TableConfig| table.name_in(&region.name).is_some()) {
+                let message = format!(
+                    "no table uses the region {:?}: name it in a table's `regions`, or remove it",
+                    region.name.as_str()
+                );
+                return Err(Problem::at(&entry.get_ref().name, message));
+            }
+        }
+        let tuning = match self.tuning {
+            None => Tuning::default(),
+            Some(tuning) => {
+                let out_of_range = [
+                    ("concurrency", tuning.get_ref().concurrency, 1..=1024),
+                    ("queue_mib", tuning.get_ref().queue_mib, 1..=4096),
+                    ("memory_keys", tuning.get_ref().memory_keys, 1..=usize::MAX),
+                ]
+                .into_iter()
+                .find(|(_, value, range)| !range.contains(value));
+                if let Some((key, value, range)) = out_of_range {
+                    let message = format!("{key} = {value}: expected {} to {}", range.start(), range.end());
+                    return Err(Problem::at(&tuning, message));
+                }
+                tuning.into_inner()
+            }
+        };
+        Ok(Config { regions, tables, tuning })
+    }
+}
+
+impl RegionEntry {
+    fn check(&self) -> Result<RegionConfig, Problem> {
+        let name = self.name.get_ref().parse().map_err(|error| {
+            Problem::at(&self.name, format!("{:?} can't name a region: {error}", self.name.get_ref()))
+        })?;
+        let aws_region = self.aws_region.get_ref();
+        if aws_region.is_empty()
+            || !aws_region.bytes().all(|c| c.is_ascii_lowercase() || c.is_ascii_digit() || c == b'-')
+        {
+            let message = format!("expected an AWS region such as \"eu-west-1\", not {aws_region:?}");
+            return Err(Problem::at(&self.aws_region, message));
+        }
+        let role = self.assume_role.as_ref().map(RoleEntry::check).transpose()?;
+        let url = |text: &Option<Spanned<String>>| {
+            text.as_ref().map(|text| check_url(text, self.allow_plain_http)).transpose()
+        };
+        Ok(RegionConfig {
+            name,
+            aws_region: aws_region.clone(),
+            endpoint: url(&self.endpoint)?,
+            streams_endpoint: url(&self.streams_endpoint)?,
+            credentials: Credentials::Chain {
+                profile: self.profile.as_ref().map(|profile| profile.get_ref().clone()),
+                role,
+            },
+            control_table: match &self.control_table {
+                Some(name) => check_table_name(name)?,
+                None => CONTROL_TABLE.to_owned(),
+            },
+        })
+    }
+}
+
+impl RoleEntry {
+    fn check(&self) -> Result<Role, Problem> {
+        let arn = self.arn.get_ref();
+        if !(arn.starts_with("arn:") && arn.contains(":iam:") && arn.contains(":role/")) {
+            let message = format!("expected \"arn:aws:iam::<account>:role/<name>\", not {arn:?}");
+            return Err(Problem::at(&self.arn, message));
+        }
+        Ok(Role { arn: arn.clone(), external_id: self.external_id.clone() })
+    }
+}
+
+impl TableEntry {
+    fn check(&self, regions: &[RegionConfig]) -> Result<TableConfig, Problem> {
+        let name = check_table_name(&self.name)?;
+        let find = |name: &Spanned<String>| {
+            let known = || regions.iter().map(|region| region.name.as_str()).collect::<Vec<_>>().join(", ");
+            regions
+                .iter()
+                .find(|region| region.name.as_str() == name.get_ref())
+                .map(|region| region.name.clone())
+                .ok_or_else(|| {
+                    let message = format!("no region is called {:?}; there are: {}", name.get_ref(), known());
+                    Problem::at(name, message)
+                })
+        };
+        let members: Vec<Origin> = match &self.regions {
+            None => regions.iter().map(|region| region.name.clone()).collect(),
+            Some(list) => {
+                let mut members = Vec::new();
+                for entry in list.get_ref() {
+                    let region = find(entry)?;
+                    if members.contains(&region) {
+                        return Err(Problem::at(entry, format!("the region {region:?} is listed twice")));
+                    }
+                    members.push(region);
+                }
+                if members.len() < 2 {
+                    return Err(Problem::at(list, "expected at least two regions: replication needs a peer"));
+                }
+                members
+            }
+        };
+        let mut replicas: Vec<_> = members.into_iter().map(|region| (region, name.clone())).collect();
+        for (region, physical) in &self.names {
+            let found = find(region)?;
+            let physical = check_table_name(physical)?;
+            match replicas.iter_mut().find(|(member, _)| *member == found) {
+                Some((_, table)) => *table = physical,
+                None => {
+                    let message =
+                        format!("the region {:?} is not in this table's `regions`", region.get_ref());
+                    return Err(Problem::at(region, message));
+                }
+            }
+        }
+        Ok(TableConfig { name, replicas })
+    }
+}
+
+/// DynamoDB's naming rule: 3 to 255 characters of `a-z A-Z 0-9 _ - .`.
+fn check_table_name(name: &Spanned<String>) -> Result<String, Problem> {
+    let text = name.get_ref();
+    let legal = |c: u8| c.is_ascii_alphanumeric() || matches!(c, b'_' | b'-' | b'.');
+    if (3..=255).contains(&text.len()) && text.bytes().all(legal) {
+        Ok(text.clone())
+    } else {
+        let message = format!(
+            "{text:?} can't name a table: expected 3 to 255 characters of a-z, A-Z, 0-9, '_', '-', '.'"
+        );
+        Err(Problem::at(name, message))
+    }
+}
+
+fn check_url(text: &Spanned<String>, allow_plain_http: bool) -> Result<Url, Problem> {
+    let expected =
+        "expected a URL such as \"https://dynamodb.eu-west-1.amazonaws.com\" or \"http://127.0.0.1:8000\"";
+    let url =
+        Url::parse(text.get_ref()).map_err(|error| Problem::at(text, format!("{error}; {expected}")))?;
+    if !matches!(url.scheme(), "http" | "https") || url.host().is_none() {
+        return Err(Problem::at(text, expected));
+    }
+    if !url.username().is_empty() || url.password().is_some() {
+        let message = "a URL must carry no user or password: credentials come from the SDK's own chain";
+        return Err(Problem::at(text, message));
+    }
+    let loopback = match url.host() {
+        Some(url::Host::Domain(name)) => name == "localhost",
+        Some(url::Host::Ipv4(address)) => address.is_loopback(),
+        Some(url::Host::Ipv6(address)) => address.is_loopback(),
+        None => false,
+    };
+    if url.scheme() == "http" && !loopback && !allow_plain_http {
+        let message = "plain http sends items in the clear: use https, or set allow_plain_http = true here";
+        return Err(Problem::at(text, message));
+    }
+    Ok(url)
+}

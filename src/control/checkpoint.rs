@@ -1,0 +1,122 @@
+//! Checkpoints: how far each destination has got in each shard of the local stream.
+
+use std::collections::{BTreeMap, HashMap};
+
+use aws_sdk_dynamodb::types::AttributeValue;
+
+use super::{ControlTable, PK, Row, SK, number, read_number, read_text, text};
+use crate::fault::Fault;
+use crate::protocol::{Floors, Hlc, Origin};
+use crate::stream::{Position, ShardId};
+
+/// How far one destination has got in one shard.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Checkpoint {
+    /// Everything up to here has been done for the destination.
+    pub done: Position,
+    /// From here on the shard must be read again to arrive at the same key memory.
+    pub rewind: Position,
+    /// The floors that were in force at `rewind`.
+    pub floors: Floors,
+    /// No write that is not yet done will have a creation time below this one, in milliseconds.
+    pub millis: u64,
+}
+
+/// Precedes a destination's name in the name of its attribute.
+const DESTINATION: &str = "to ";
+
+impl ControlTable {
+    /// The checkpoints of a table by shard and destination.
+    pub async fn checkpoints(
+        &self,
+        table: &str,
+    ) -> Result<BTreeMap<ShardId, BTreeMap<Origin, Checkpoint>>, Fault> {
+        let rows = self.rows(&format!("checkpoint/{table}")).await?;
+        Ok(rows.iter().filter_map(|row| Some((ShardId(read_text(row, SK)?.into()), read(row)))).collect())
+    }
+
+    /// Saves what has changed in one shard, in one write.
+    pub async fn save_checkpoints(
+        &self,
+        table: &str,
+        shard: &ShardId,
+        changed: &[(Origin, Checkpoint)],
+    ) -> Result<(), Fault> {
+        let mut update = self
+            .client
+            .update_item()
+            .table_name(&self.name)
+            .key(PK, text(format!("checkpoint/{table}")))
+            .key(SK, text(&*shard.0));
+        let mut sets = Vec::new();
+        for (i, (destination, checkpoint)) in changed.iter().enumerate() {
+            sets.push(format!("#d{i} = :d{i}"));
+            update = update
+                .expression_attribute_names(format!("#d{i}"), format!("{DESTINATION}{destination}"))
+                .expression_attribute_values(format!(":d{i}"), write(checkpoint));
+        }
+        update.update_expression(format!("SET {}", sets.join(", "))).send().await?;
+        Ok(())
+    }
+
+    /// Removes the checkpoints of a shard that is no longer there.
+    pub async fn retire_shard(&self, table: &str, shard: &ShardId) -> Result<(), Fault> {
+        let delete = self.client.delete_item().table_name(&self.name);
+        delete.key(PK, text(format!("checkpoint/{table}"))).key(SK, text(&*shard.0)).send().await?;
+        Ok(())
+    }
+}
+
+fn write(checkpoint: &Checkpoint) -> AttributeValue {
+    let floors =
+        checkpoint.floors.iter().map(|(origin, floor)| (origin.to_string(), number(u64::from(floor))));
+    AttributeValue::M(HashMap::from([
+        ("done".to_owned(), text(checkpoint.done.to_string())),
+        ("rewind".to_owned(), text(checkpoint.rewind.to_string())),
+        ("floors".to_owned(), AttributeValue::M(floors.collect())),
+        ("millis".to_owned(), number(checkpoint.millis)),
+    ]))
+}
+
+fn read(row: &Row) -> BTreeMap<Origin, Checkpoint> {
+    row.iter()
+        .filter_map(|(name, value)| {
+            let destination = name.strip_prefix(DESTINATION)?.parse().ok()?;
+            let fields = value.as_m().ok()?;
+            let mut floors = Floors::default();
+            for (origin, floor) in fields.get("floors")?.as_m().ok()? {
+                floors.raise(&origin.parse().ok()?, Hlc::from(floor.as_n().ok()?.parse::<u64>().ok()?));
+            }
+            let checkpoint = Checkpoint {
+                done: read_text(fields, "done")?.into(),
+                rewind: read_text(fields, "rewind")?.into(),
+                floors,
+                millis: read_number(fields, "millis")?,
+            };
+            Some((destination, checkpoint))
+        })
+        .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_checkpoint_is_read_back() {
+        let mut floors = Floors::default();
+        floors.raise(&"tokyo".parse().expect("a name"), Hlc::at_millis(1_700_000_000_000));
+        let checkpoint = Checkpoint {
+            done: "00042".into(),
+            rewind: Position::TrimHorizon,
+            floors,
+            millis: 1_700_000_000_123,
+        };
+        let row = Row::from([
+            (SK.to_owned(), text("shard")),
+            (format!("{DESTINATION}dublin"), write(&checkpoint)),
+            (format!("{DESTINATION}Not a region"), text("garbage")),
+        ]);
+        assert_eq!(read(&row), BTreeMap::from([("dublin".parse().expect("a name"), checkpoint)]));
+    }
+}

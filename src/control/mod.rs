@@ -1,0 +1,87 @@
+//! The control table's rows. There is one control table beside each region's replicas.
+//!
+//! Its key is `pk` and `sk`, both strings; `expires` is its TTL attribute.
+//!
+//! | row | pk | sk | who writes it |
+//! | --- | --- | --- | --- |
+//! | checkpoint | `checkpoint/<table>` | the shard | this region's agent |
+//! | watermark | `watermark/<table>` | the origin | that origin's agent |
+//! | dead letter | `dead-letter/<table>` | version, peer, key | this region's agent |
+
+mod checkpoint;
+mod dead_letter;
+mod watermark;
+
+use std::collections::HashMap;
+
+use aws_sdk_dynamodb::Client;
+use aws_sdk_dynamodb::types::AttributeValue;
+
+use crate::fault::Fault;
+use crate::region::Region;
+
+pub use checkpoint::Checkpoint;
+pub use dead_letter::DeadLetter;
+pub use watermark::Watermarks;
+
+/// The name of the partition key.
+pub const PK: &str = "pk";
+/// The name of the sort key.
+pub const SK: &str = "sk";
+/// The name of the TTL attribute, in seconds since the Unix epoch.
+pub const EXPIRES: &str = "expires";
+
+type Row = HashMap<String, AttributeValue>;
+
+/// The control table of one region.
+#[derive(Clone, Debug)]
+pub struct ControlTable {
+    client: Client,
+    name: String,
+}
+
+impl ControlTable {
+    pub fn of(region: &Region) -> Self {
+        Self { client: region.tables.clone(), name: region.control_table.clone() }
+    }
+
+    /// All rows with this `pk`.
+    async fn rows(&self, pk: &str) -> Result<Vec<Row>, Fault> {
+        let mut rows = Vec::new();
+        let mut start = None;
+        loop {
+            let query = self.client.query().table_name(&self.name).consistent_read(true);
+            let query = query
+                .key_condition_expression("#pk = :pk")
+                .expression_attribute_names("#pk", PK)
+                .expression_attribute_values(":pk", text(pk));
+            let page = query.set_exclusive_start_key(start).send().await?;
+            rows.extend(page.items.unwrap_or_default());
+            start = page.last_evaluated_key;
+            if start.as_ref().is_none_or(HashMap::is_empty) {
+                return Ok(rows);
+            }
+        }
+    }
+
+    async fn put(&self, row: Row) -> Result<(), Fault> {
+        self.client.put_item().table_name(&self.name).set_item(Some(row)).send().await?;
+        Ok(())
+    }
+}
+
+fn text(value: impl Into<String>) -> AttributeValue {
+    AttributeValue::S(value.into())
+}
+
+fn number(value: impl ToString) -> AttributeValue {
+    AttributeValue::N(value.to_string())
+}
+
+fn read_text<'a>(row: &'a Row, name: &str) -> Option<&'a str> {
+    row.get(name)?.as_s().ok().map(String::as_str)
+}
+
+fn read_number(row: &Row, name: &str) -> Option<u64> {
+    row.get(name)?.as_n().ok()?.parse().ok()
+}

@@ -1,0 +1,35 @@
+//! Watermarks: what each origin says has arrived here.
+
+use super::{ControlTable, PK, Row, SK, number, read_number, read_text, text};
+use crate::fault::Fault;
+use crate::protocol::{Floors, Hlc, Origin};
+
+/// What the origins say has arrived in this region: of each, every write with a lower clock.
+pub type Watermarks = Floors;
+
+impl ControlTable {
+    /// The watermarks of all origins for a table.
+    pub async fn watermarks(&self, table: &str) -> Result<Watermarks, Fault> {
+        let mut watermarks = Watermarks::default();
+        for row in self.rows(&format!("watermark/{table}")).await? {
+            let origin = read_text(&row, SK).and_then(|name| name.parse().ok());
+            if let (Some(origin), Some(hlc)) = (origin, read_number(&row, "hlc")) {
+                watermarks.raise(&origin, Hlc::from(hlc));
+            }
+        }
+        Ok(watermarks)
+    }
+
+    /// Says that every write of `origin` with a lower clock is in this region's replica.
+    ///
+    /// Only for what a durable checkpoint says: after a crash, none of it is written again.
+    pub async fn save_watermark(&self, table: &str, origin: &Origin, hlc: Hlc) -> Result<(), Fault> {
+        self.put(Row::from([
+            (PK.to_owned(), text(format!("watermark/{table}"))),
+            (SK.to_owned(), text(origin.as_str())),
+            ("hlc".to_owned(), number(u64::from(hlc))),
+            ("millis".to_owned(), number(hlc.millis())),
+        ]))
+        .await
+    }
+}

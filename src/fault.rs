@@ -1,0 +1,148 @@
+//! What can go wrong with a call, sorted by what is to be done about it: the one retry policy.
+
+use std::error::Error;
+use std::fmt;
+use std::time::Duration;
+
+use aws_sdk_dynamodb::error::{ProvideErrorMetadata, SdkError};
+use backon::{ExponentialBuilder, Retryable};
+
+/// What is to be done about a failed call.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum FaultKind {
+    /// The service asks for fewer calls: wait, and try again.
+    Throttled,
+    /// No answer, or a passing fault of the service: try again.
+    Unreachable,
+    /// Credentials or permissions: a person has to act; try again now and then.
+    Refused,
+    /// The table or the stream is not there: a person has to act; try again now and then.
+    Missing,
+    /// The call itself can never succeed.
+    Invalid,
+}
+
+impl FaultKind {
+    /// Sorts an error by its code, which is the service's and documented in
+    /// "Error handling with DynamoDB".
+    fn of_code(code: &str) -> Self {
+        match code {
+            "ProvisionedThroughputExceededException"
+            | "RequestLimitExceeded"
+            | "ThrottlingException"
+            | "Throttling"
+            | "LimitExceededException"
+            | "ReplicatedWriteConflictException" => Self::Throttled,
+            "AccessDeniedException"
+            | "UnrecognizedClientException"
+            | "IncompleteSignatureException"
+            | "InvalidSignatureException"
+            | "MissingAuthenticationTokenException"
+            | "MissingAuthenticationToken"
+            | "InvalidClientTokenId"
+            | "ExpiredTokenException"
+            | "OptInRequired" => Self::Refused,
+            "ResourceNotFoundException" => Self::Missing,
+            "ValidationException" | "SerializationException" | "ItemCollectionSizeLimitExceededException" => {
+                Self::Invalid
+            }
+            // ResourceInUse, TransactionConflict, InternalServerError, ServiceUnavailable, and
+            // what is not known: nothing is lost by trying again.
+            _ => Self::Unreachable,
+        }
+    }
+
+    /// How long to wait before trying again, at least and at most.
+    fn delays(self) -> (Duration, Duration) {
+        let (least, most) = match self {
+            Self::Throttled => (50, 5_000),
+            Self::Unreachable => (100, 5_000),
+            Self::Refused | Self::Missing => (1_000, 15_000),
+            Self::Invalid => (0, 0),
+        };
+        (Duration::from_millis(least), Duration::from_millis(most))
+    }
+}
+
+/// A failed call: what it was, where, and what the service said.
+#[derive(Clone, Debug)]
+pub struct Fault {
+    pub kind: FaultKind,
+    pub code: String,
+    pub message: String,
+}
+
+impl fmt::Display for Fault {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { code, message, .. } = self;
+        match (code.is_empty(), message.is_empty()) {
+            (false, false) => write!(f, "{code}: {message}"),
+            (false, true) => f.write_str(code),
+            _ => f.write_str(message),
+        }
+    }
+}
+
+impl Error for Fault {}
+
+impl<E, R> From<SdkError<E, R>> for Fault
+where
+    E: ProvideErrorMetadata + Error + Send + Sync + 'static,
+    R: fmt::Debug + Send + Sync + 'static,
+{
+    fn from(error: SdkError<E, R>) -> Self {
+        let code = error.code().unwrap_or_default().to_owned();
+        let mut message = error.message().unwrap_or_default().to_owned();
+        if message.is_empty() {
+            message = chain(&error);
+        }
+        let kind = match &error {
+            SdkError::ServiceError(_) => FaultKind::of_code(&code),
+            // The request could not be made: no credentials, as a rule.
+            SdkError::DispatchFailure(failure) if failure.is_other() || failure.is_user() => {
+                FaultKind::Refused
+            }
+            SdkError::ConstructionFailure(_) => FaultKind::Invalid,
+            _ => FaultKind::Unreachable,
+        };
+        Self { kind, code, message }
+    }
+}
+
+/// An error with its causes, in one line; a cause that repeats the one before is left out.
+fn chain(error: &dyn Error) -> String {
+    let mut text = error.to_string();
+    let mut source = error.source();
+    while let Some(cause) = source {
+        let cause_text = cause.to_string();
+        if !text.ends_with(&cause_text) {
+            text = format!("{text}: {cause_text}");
+        }
+        source = cause.source();
+    }
+    text
+}
+
+/// Tries until it succeeds, or until it can never succeed. `notify` hears of each failed attempt.
+///
+/// Delays double with jitter from the kind's least to its most. Cancel by dropping the future.
+pub async fn persist<T, F>(attempt: impl FnMut() -> F, notify: impl FnMut(&Fault)) -> Result<T, Fault>
+where
+    F: Future<Output = Result<T, Fault>>,
+{
+    let mut notify = notify;
+    let backoff = ExponentialBuilder::default()
+        .with_min_delay(Duration::from_millis(50))
+        .with_max_delay(Duration::from_secs(15))
+        .without_max_times()
+        .with_jitter();
+    attempt
+        .retry(backoff)
+        .when(|fault| fault.kind != FaultKind::Invalid)
+        .adjust(|fault, delay| {
+            let (least, most) = fault.kind.delays();
+            delay.map(|delay| delay.clamp(least, most))
+        })
+        .notify(|fault, _| notify(fault))
+        .await
+}

@@ -1,0 +1,82 @@
+//! One region: its clients, its credentials, its endpoint, its control table.
+
+use std::time::Duration;
+
+use aws_config::sts::AssumeRoleProvider;
+use aws_config::{BehaviorVersion, SdkConfig};
+use aws_sdk_dynamodb::config::retry::RetryConfig;
+use aws_sdk_dynamodb::config::timeout::TimeoutConfig;
+use aws_sdk_dynamodb::config::{
+    Credentials as StaticCredentials, Region as AwsRegion, SharedCredentialsProvider,
+};
+
+use crate::config::{Credentials, RegionConfig};
+use crate::protocol::Origin;
+
+/// The clients of one region. Cheap to clone.
+#[derive(Clone, Debug)]
+pub struct Region {
+    pub name: Origin,
+    /// For reads, and for writes that may be repeated as they are: retries by itself.
+    pub tables: aws_sdk_dynamodb::Client,
+    /// For writes to a replica: never retries, since every physical attempt needs a nonce of its
+    /// own.
+    pub writes: aws_sdk_dynamodb::Client,
+    pub streams: aws_sdk_dynamodbstreams::Client,
+    pub control_table: String,
+}
+
+impl Region {
+    /// Makes the clients; sends nothing yet.
+    pub async fn connect(config: &RegionConfig) -> Self {
+        let timeouts = TimeoutConfig::builder()
+            .connect_timeout(Duration::from_secs(3))
+            .operation_attempt_timeout(Duration::from_secs(10))
+            .build();
+        let shared = load(config).await.into_builder().timeout_config(timeouts).build();
+        let mut tables = aws_sdk_dynamodb::config::Builder::from(&shared);
+        let mut streams = aws_sdk_dynamodbstreams::config::Builder::from(&shared);
+        if let Some(endpoint) = &config.endpoint {
+            tables = tables.endpoint_url(endpoint.as_str());
+        }
+        if let Some(endpoint) = config.streams_endpoint.as_ref().or(config.endpoint.as_ref()) {
+            streams = streams.endpoint_url(endpoint.as_str());
+        }
+        Self {
+            name: config.name.clone(),
+            tables: aws_sdk_dynamodb::Client::from_conf(tables.clone().build()),
+            writes: aws_sdk_dynamodb::Client::from_conf(tables.retry_config(RetryConfig::disabled()).build()),
+            streams: aws_sdk_dynamodbstreams::Client::from_conf(streams.build()),
+            control_table: config.control_table.clone(),
+        }
+    }
+}
+
+async fn load(config: &RegionConfig) -> SdkConfig {
+    let region = AwsRegion::new(config.aws_region.clone());
+    let mut loader = aws_config::defaults(BehaviorVersion::latest()).region(region.clone());
+    match &config.credentials {
+        Credentials::Embedded => {
+            loader
+                .credentials_provider(StaticCredentials::new("embedded", "embedded", None, None, "embedded"))
+                .load()
+                .await
+        }
+        Credentials::Chain { profile, role } => {
+            if let Some(profile) = profile {
+                loader = loader.profile_name(profile);
+            }
+            let base = loader.load().await;
+            let Some(role) = role else { return base };
+            let mut provider = AssumeRoleProvider::builder(&role.arn)
+                .configure(&base)
+                .region(region)
+                .session_name("tradewind");
+            if let Some(external_id) = &role.external_id {
+                provider = provider.external_id(external_id);
+            }
+            let provider = SharedCredentialsProvider::new(provider.build().await);
+            base.into_builder().credentials_provider(provider).build()
+        }
+    }
+}

@@ -1,0 +1,94 @@
+//! What DescribeTable says of a replica: its keys and its stream.
+
+use std::fmt;
+
+use aws_sdk_dynamodb::types::{KeyType, StreamViewType, TableDescription, TableStatus};
+
+use crate::fault::Fault;
+use crate::region::Region;
+
+/// The key attributes of a table, in order, with their types.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct KeySchema(Vec<KeyAttribute>);
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+struct KeyAttribute {
+    name: String,
+    kind: KeyType,
+    scalar: String,
+}
+
+impl fmt::Display for KeySchema {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for (i, KeyAttribute { name, kind, scalar }) in self.0.iter().enumerate() {
+            write!(f, "{}{name} ({kind} key, {scalar})", if i > 0 { ", " } else { "" })?;
+        }
+        Ok(())
+    }
+}
+
+impl KeySchema {
+    /// The names of the key attributes.
+    pub fn names(&self) -> impl Iterator<Item = &str> {
+        self.0.iter().map(|attribute| attribute.name.as_str())
+    }
+}
+
+/// The stream of a table.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum StreamState {
+    Off,
+    /// On, with a view type that lacks an image.
+    Unfit(StreamViewType),
+    /// On, with both images.
+    On {
+        arn: String,
+    },
+}
+
+/// One replica, as its region describes it.
+#[derive(Clone, Debug)]
+pub struct Described {
+    pub key_schema: KeySchema,
+    pub stream: StreamState,
+    pub active: bool,
+    /// All that the service said.
+    pub table: TableDescription,
+}
+
+/// Describes a table.
+pub async fn describe(region: &Region, table: &str) -> Result<Described, Fault> {
+    let answer = region.tables.describe_table().table_name(table).send().await?;
+    Ok(Described::from(answer.table.unwrap_or_else(|| TableDescription::builder().build())))
+}
+
+impl From<TableDescription> for Described {
+    fn from(table: TableDescription) -> Self {
+        let scalar = |name: &str| {
+            let definition = table.attribute_definitions().iter().find(|d| d.attribute_name() == name);
+            definition.map(|d| d.attribute_type().to_string()).unwrap_or_default()
+        };
+        let mut attributes: Vec<_> = table
+            .key_schema()
+            .iter()
+            .map(|element| KeyAttribute {
+                name: element.attribute_name().to_owned(),
+                kind: element.key_type().clone(),
+                scalar: scalar(element.attribute_name()),
+            })
+            .collect();
+        attributes.sort_by_key(|attribute| attribute.kind != KeyType::Hash);
+        let stream = table.stream_specification().filter(|stream| stream.stream_enabled());
+        let stream = match (stream.and_then(|stream| stream.stream_view_type()), table.latest_stream_arn()) {
+            (Some(StreamViewType::NewAndOldImages), Some(arn)) => StreamState::On { arn: arn.to_owned() },
+            (Some(other), Some(_)) => StreamState::Unfit(other.clone()),
+            _ => StreamState::Off,
+        };
+        Self {
+            key_schema: KeySchema(attributes),
+            stream,
+            active: table.table_status() == Some(&TableStatus::Active),
+            table,
+        }
+    }
+}

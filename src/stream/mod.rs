@@ -1,0 +1,14 @@
+//! The local change stream: its shards and their lineage, positions in it, and the reader.
+//!
+//! Facts it rests on (DynamoDB developer guide, "Change data capture for DynamoDB Streams"): a
+//! page holds at most 1,000 records or 1 MB; a shard allows 5 calls a second; a parent is read to
+//! its end before its children; an iterator expires after 15 minutes; records are kept for 24
+//! hours.
+
+mod position;
+mod reader;
+mod record;
+mod service_clock;
+
+pub use position::{Position, Sequence, ShardId};
+pub use reader::{Page, StreamEvent, read};

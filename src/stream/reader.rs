@@ -1,0 +1,311 @@
+//! Reads one stream: finds its shards, keeps parents before children, and hands on pages.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
+
+use aws_sdk_dynamodbstreams::Client;
+use aws_sdk_dynamodbstreams::error::ProvideErrorMetadata;
+use aws_sdk_dynamodbstreams::types::{Shard, ShardIteratorType};
+use tokio::sync::mpsc;
+use tokio::task::JoinSet;
+use tokio::time::{Instant, MissedTickBehavior};
+use tracing::{debug, warn};
+
+use super::record::convert;
+use super::service_clock::ServiceClock;
+use super::{Position, Sequence, ShardId};
+use crate::fault::{Fault, persist};
+use crate::protocol::Record;
+
+/// How often new shards are looked for; also whenever one has ended.
+const DISCOVERY: Duration = Duration::from_secs(15);
+/// The least time between two looks: DescribeStream allows 10 calls a second.
+const DISCOVERY_PAUSE: Duration = Duration::from_millis(500);
+/// GetRecords' own limit.
+const PAGE: i32 = 1_000;
+
+/// What came of one call for records.
+#[derive(Debug)]
+pub struct Page {
+    pub shard: ShardId,
+    /// Empty at the tip of the shard.
+    pub records: Vec<(Sequence, Record)>,
+    /// The shard has ended, and all of it has been handed on.
+    pub closed: bool,
+    /// When the call was made.
+    pub asked: Instant,
+    /// When it was answered, by the service's own clock, in milliseconds since the Unix epoch.
+    pub served_millis: Option<u64>,
+}
+
+/// What a reader reports.
+#[derive(Debug)]
+pub enum StreamEvent {
+    /// The shards that there are; repeated now and then.
+    Listed(BTreeSet<ShardId>),
+    /// A shard is being read from now on, until its last page.
+    Opened {
+        shard: ShardId,
+        parent: Option<ShardId>,
+    },
+    Page(Page),
+    /// Records after this position were trimmed before they were read: they are lost to this
+    /// reader, which goes on with the oldest that is left.
+    Trimmed {
+        shard: ShardId,
+        after: Position,
+    },
+    /// A record that can't be read was passed over.
+    Unreadable {
+        shard: ShardId,
+        reason: String,
+    },
+}
+
+/// Reads a stream from the given positions on (from the oldest record where none is given) and
+/// sends what it reads until the receiver is dropped.
+pub async fn read(
+    client: Client,
+    stream_arn: String,
+    start: BTreeMap<ShardId, Position>,
+    poll_interval: Duration,
+    events: mpsc::Sender<StreamEvent>,
+) {
+    let mut started: BTreeSet<ShardId> = BTreeSet::new();
+    let mut ended: BTreeSet<ShardId> = BTreeSet::new();
+    let mut readers: JoinSet<ShardId> = JoinSet::new();
+    loop {
+        let shards = list_shards(&client, &stream_arn).await;
+        let listed: BTreeSet<ShardId> = shards.iter().filter_map(shard_id).collect();
+        if events.send(StreamEvent::Listed(listed.clone())).await.is_err() {
+            return;
+        }
+        let mut ready = true;
+        while ready {
+            ready = false;
+            for shard in &shards {
+                let Some(id) = shard_id(shard) else { continue };
+                let parent = shard.parent_shard_id().map(|parent| ShardId(parent.into()));
+                let waits =
+                    parent.as_ref().is_some_and(|parent| listed.contains(parent) && !ended.contains(parent));
+                if waits || !started.insert(id.clone()) {
+                    continue;
+                }
+                let position = start.get(&id).cloned().unwrap_or(Position::TrimHorizon);
+                if position == Position::End {
+                    // Its children may start in the same round.
+                    ended.insert(id);
+                    ready = true;
+                    continue;
+                }
+                debug!(shard = %id, %position, "reading a shard");
+                let opened = StreamEvent::Opened { shard: id.clone(), parent };
+                if events.send(opened).await.is_err() {
+                    return;
+                }
+                let reader = ShardReader {
+                    client: client.clone(),
+                    stream_arn: stream_arn.clone(),
+                    shard: id,
+                    position,
+                    poll_interval,
+                    events: events.clone(),
+                };
+                readers.spawn(reader.run());
+            }
+        }
+        tokio::select! {
+            () = events.closed() => return,
+            () = tokio::time::sleep(DISCOVERY) => {}
+            Some(Ok(shard)) = readers.join_next() => {
+                ended.insert(shard);
+                tokio::time::sleep(DISCOVERY_PAUSE).await;
+            }
+        }
+    }
+}
+
+fn shard_id(shard: &Shard) -> Option<ShardId> {
+    shard.shard_id().map(|id| ShardId(id.into()))
+}
+
+async fn list_shards(client: &Client, stream_arn: &str) -> Vec<Shard> {
+    let mut shards = Vec::new();
+    let mut last = None;
+    loop {
+        let call = || async {
+            let request = client.describe_stream().stream_arn(stream_arn);
+            let answer = request.set_exclusive_start_shard_id(last.clone()).send().await?;
+            Ok::<_, Fault>(answer.stream_description)
+        };
+        let described =
+            persist(call, |fault| warn!(%fault, "can't list the shards of the local stream; trying again"))
+                .await;
+        match described {
+            Ok(Some(description)) => {
+                shards.extend(description.shards.unwrap_or_default());
+                last = description.last_evaluated_shard_id;
+                if last.is_none() {
+                    return shards;
+                }
+            }
+            Ok(None) => return shards,
+            Err(fault) => {
+                warn!(%fault, "the shards of the local stream can't be listed");
+                return shards;
+            }
+        }
+    }
+}
+
+/// The records of one answer, the iterator for the next, and when it was given.
+type Records = (Vec<(Sequence, Record)>, Option<String>, Option<u64>);
+
+struct ShardReader {
+    client: Client,
+    stream_arn: String,
+    shard: ShardId,
+    position: Position,
+    poll_interval: Duration,
+    events: mpsc::Sender<StreamEvent>,
+}
+
+/// What a call to the stream came to, beside its answer.
+enum Answer<T> {
+    Good(T),
+    /// The iterator is older than 15 minutes.
+    Expired,
+    /// The position is older than 24 hours.
+    Trimmed,
+}
+
+impl ShardReader {
+    /// Reads the shard to its end, or until nobody listens any more.
+    async fn run(mut self) -> ShardId {
+        let mut iterator = None;
+        let mut ticks = tokio::time::interval(self.poll_interval);
+        ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        loop {
+            let current = match iterator.take() {
+                Some(current) => current,
+                None => match self.get_iterator().await {
+                    Answer::Good(Some(fresh)) => fresh,
+                    // Nothing to go on with: ask again, at the pace of polling.
+                    Answer::Good(None) | Answer::Expired => {
+                        ticks.tick().await;
+                        continue;
+                    }
+                    Answer::Trimmed => {
+                        if self.skip_trimmed().await.is_err() {
+                            break;
+                        }
+                        continue;
+                    }
+                },
+            };
+            ticks.tick().await;
+            let asked = Instant::now();
+            let (records, next, served_millis) = match self.get_records(&current).await {
+                Answer::Good(page) => page,
+                Answer::Expired => continue,
+                Answer::Trimmed => {
+                    if self.skip_trimmed().await.is_err() {
+                        break;
+                    }
+                    continue;
+                }
+            };
+            if let Some((last, _)) = records.last() {
+                self.position = Position::After(last.clone());
+            }
+            let closed = next.is_none();
+            let page = Page { shard: self.shard.clone(), records, closed, asked, served_millis };
+            if self.events.send(StreamEvent::Page(page)).await.is_err() || closed {
+                break;
+            }
+            iterator = next;
+        }
+        self.shard
+    }
+
+    async fn skip_trimmed(&mut self) -> Result<(), mpsc::error::SendError<StreamEvent>> {
+        let after = std::mem::replace(&mut self.position, Position::TrimHorizon);
+        self.events.send(StreamEvent::Trimmed { shard: self.shard.clone(), after }).await
+    }
+
+    async fn get_iterator(&self) -> Answer<Option<String>> {
+        let call = || async {
+            let request =
+                self.client.get_shard_iterator().stream_arn(&self.stream_arn).shard_id(&*self.shard.0);
+            let request = match &self.position {
+                Position::After(sequence) => request
+                    .shard_iterator_type(ShardIteratorType::AfterSequenceNumber)
+                    .sequence_number(sequence.as_str()),
+                Position::TrimHorizon | Position::End => {
+                    request.shard_iterator_type(ShardIteratorType::TrimHorizon)
+                }
+            };
+            sort(request.send().await)
+        };
+        match persist(call, |fault| self.complain(fault)).await {
+            Ok(Answer::Good(output)) => Answer::Good(output.shard_iterator),
+            Ok(Answer::Expired) => Answer::Expired,
+            Ok(Answer::Trimmed) => Answer::Trimmed,
+            Err(fault) => {
+                self.complain(&fault);
+                Answer::Expired
+            }
+        }
+    }
+
+    async fn get_records(&self, iterator: &str) -> Answer<Records> {
+        let clock = ServiceClock::default();
+        let call = || async {
+            let request = self.client.get_records().shard_iterator(iterator).limit(PAGE);
+            sort(request.customize().interceptor(clock.clone()).send().await)
+        };
+        let answer = persist(call, |fault| self.complain(fault)).await;
+        // A call that can never succeed is made anew, with a fresh iterator.
+        let output = match answer {
+            Ok(Answer::Good(output)) => output,
+            Ok(Answer::Trimmed) => return Answer::Trimmed,
+            Ok(Answer::Expired) => return Answer::Expired,
+            Err(fault) => {
+                self.complain(&fault);
+                return Answer::Expired;
+            }
+        };
+        let mut records = Vec::with_capacity(output.records().len());
+        for record in output.records.unwrap_or_default() {
+            match convert(record) {
+                Ok(record) => records.push(record),
+                Err(error) => {
+                    let event =
+                        StreamEvent::Unreadable { shard: self.shard.clone(), reason: error.to_string() };
+                    // Where nobody listens, the next page finds out.
+                    let _ = self.events.send(event).await;
+                }
+            }
+        }
+        Answer::Good((records, output.next_shard_iterator, clock.millis()))
+    }
+
+    fn complain(&self, fault: &Fault) {
+        warn!(shard = %self.shard, %fault, "can't read the local stream; trying again");
+    }
+}
+
+/// Sets apart the two answers that are part of reading a stream.
+fn sort<T, E>(result: Result<T, aws_sdk_dynamodbstreams::error::SdkError<E>>) -> Result<Answer<T>, Fault>
+where
+    E: ProvideErrorMetadata + std::error::Error + Send + Sync + 'static,
+{
+    match result {
+        Ok(output) => Ok(Answer::Good(output)),
+        Err(error) => match error.code() {
+            Some("ExpiredIteratorException") => Ok(Answer::Expired),
+            Some("TrimmedDataAccessException") => Ok(Answer::Trimmed),
+            _ => Err(error.into()),
+        },
+    }
+}

@@ -1,0 +1,102 @@
+//! What an agent has done so far, counted.
+
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use serde::Serialize;
+
+use crate::protocol::Verdict;
+
+macro_rules! tally {
+    ($($(#[$doc:meta])* $name:ident),* $(,)?) => {
+        /// Counters of one agent and table.
+        #[derive(Debug, Default)]
+        pub struct Tally { $($(#[$doc])* pub $name: Counter),* }
+
+        /// The counters at one moment.
+        #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+        pub struct TallySnapshot { $($(#[$doc])* pub $name: u64),* }
+
+        impl Tally {
+            pub fn snapshot(&self) -> TallySnapshot {
+                TallySnapshot { $($name: self.$name.get()),* }
+            }
+        }
+
+        impl std::ops::AddAssign for TallySnapshot {
+            fn add_assign(&mut self, other: Self) {
+                $(self.$name += other.$name;)*
+            }
+        }
+    };
+}
+
+tally! {
+    /// Records read from the local stream, those re-read after a restart aside.
+    records,
+    /// Applications' puts and updates among them.
+    local_puts,
+    /// Applications' deletes and TTL expiries among them.
+    local_deletes,
+    /// Echoes among them: records of agents' writes, not forwarded.
+    echoes,
+    /// Local writes that lost to one that was not made on top of them.
+    conflicts,
+    /// Writes that a peer took.
+    replicated,
+    /// Writes that a peer turned down, since it had a newer version (or this one) already.
+    outrun,
+    /// Newer local versions put back over older replicated ones.
+    heals,
+    /// Delete marks carried out.
+    deletes_carried_out,
+    /// Local writes stamped in place.
+    restamps,
+    /// Writes put aside, since a replica can never take them.
+    dead_letters,
+    /// Attempts that were throttled.
+    throttled,
+    /// Attempts that failed otherwise, and were made again.
+    retries,
+    /// Records trimmed from the stream before they were read, by occurrence.
+    gaps,
+    /// Records that could not be read.
+    unreadable,
+}
+
+impl Tally {
+    pub fn count_verdict(&self, verdict: Verdict) {
+        self.records.add();
+        match verdict {
+            Verdict::LocalPut => self.local_puts.add(),
+            Verdict::LocalDelete => self.local_deletes.add(),
+            Verdict::EchoPut | Verdict::EchoMark | Verdict::EchoDelete => self.echoes.add(),
+            Verdict::Unchanged => {}
+        }
+    }
+}
+
+impl TallySnapshot {
+    /// Writes that agents made to replicas and that took effect.
+    pub fn agent_writes(&self) -> u64 {
+        self.replicated + self.heals + self.deletes_carried_out + self.restamps
+    }
+
+    /// Applications' writes that the streams showed.
+    pub fn local_writes(&self) -> u64 {
+        self.local_puts + self.local_deletes
+    }
+}
+
+/// One counter.
+#[derive(Debug, Default)]
+pub struct Counter(AtomicU64);
+
+impl Counter {
+    pub fn add(&self) {
+        self.0.fetch_add(1, Ordering::Relaxed);
+    }
+
+    pub fn get(&self) -> u64 {
+        self.0.load(Ordering::Relaxed)
+    }
+}
