@@ -32,6 +32,11 @@ pub struct RegionConfig {
     pub control_table: String,
 }
 
+impl RegionConfig {
+    /// The control table's name, where the file gives none.
+    pub const CONTROL_TABLE: &str = "tradewind-control";
+}
+
 /// Who signs the requests to a region.
 #[derive(Clone, Debug)]
 pub enum Credentials {
@@ -247,8 +252,6 @@ struct TableEntry {
     names: BTreeMap<Spanned<String>, Spanned<String>>,
 }
 
-const CONTROL_TABLE: &str = "tradewind-control";
-
 impl File {
     fn check(self) -> Result<Config, Problem> {
         let whole = |message: &str| Problem { span: 0..0, message: message.to_owned() };
@@ -342,7 +345,7 @@ impl RegionEntry {
             },
             control_table: match &self.control_table {
                 Some(name) => check_table_name(name)?,
-                None => CONTROL_TABLE.to_owned(),
+                None => RegionConfig::CONTROL_TABLE.to_owned(),
             },
         })
     }

@@ -4,6 +4,7 @@ pub mod agent;
 pub mod apply;
 pub mod config;
 pub mod control;
+pub mod embedded;
 pub mod fault;
 pub mod item_json;
 pub mod lag;

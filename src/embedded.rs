@@ -1,0 +1,69 @@
+//! Regions in this process, for the demo and the tests: each a dynoxide engine behind its own
+//! HTTP server on a loopback port, reached by the real SDK.
+
+use std::net::Ipv4Addr;
+
+use dynoxide::{Database, server};
+use tokio::net::TcpListener;
+use tokio::task::JoinHandle;
+use tokio_util::sync::CancellationToken;
+use url::Url;
+
+use crate::config::{Credentials, RegionConfig};
+use crate::protocol::Origin;
+
+/// One region in this process. Its data is gone when it is dropped.
+#[derive(Debug)]
+pub struct EmbeddedRegion {
+    name: Origin,
+    endpoint: Url,
+    stop: CancellationToken,
+    server: JoinHandle<()>,
+}
+
+/// Why a region can't be started in this process.
+#[derive(Debug, thiserror::Error)]
+pub enum EmbeddedError {
+    #[error("the embedded engine can't start: {0}")]
+    Engine(#[from] dynoxide::DynoxideError),
+    #[error("no loopback port can be had: {0}")]
+    Port(#[from] std::io::Error),
+    #[error("the port makes no URL: {0}")]
+    Url(#[from] url::ParseError),
+}
+
+impl EmbeddedRegion {
+    /// Starts an empty region on a free port of 127.0.0.1.
+    pub async fn start(name: Origin) -> Result<Self, EmbeddedError> {
+        let database = Database::memory()?;
+        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await?;
+        let endpoint = Url::parse(&format!("http://{}", listener.local_addr()?))?;
+        let stop = CancellationToken::new();
+        let stopped = stop.clone().cancelled_owned();
+        let server = tokio::spawn(async move {
+            if let Err(error) = server::serve_with_shutdown(listener, database, stopped).await {
+                tracing::error!(error, "an embedded region has stopped");
+            }
+        });
+        Ok(Self { name, endpoint, stop, server })
+    }
+
+    /// The region as `regions.toml` would describe it, but for its credentials.
+    pub fn config(&self) -> RegionConfig {
+        RegionConfig {
+            name: self.name.clone(),
+            aws_region: "us-east-1".to_owned(),
+            endpoint: Some(self.endpoint.clone()),
+            streams_endpoint: None,
+            credentials: Credentials::Embedded,
+            control_table: RegionConfig::CONTROL_TABLE.to_owned(),
+        }
+    }
+}
+
+impl Drop for EmbeddedRegion {
+    fn drop(&mut self) {
+        self.stop.cancel();
+        self.server.abort();
+    }
+}
