@@ -1,0 +1,59 @@
+//! Puts, updates, deletes and re-creations reach every peer, once each.
+
+use crate::items::{key, n, row};
+use crate::world::World;
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_put_reaches_two_peers() {
+    let world = World::running(3).await;
+    world.put(0, row("a", "one")).await;
+    for peer in [1, 2] {
+        world.await_item(peer, &key("a"), &row("a", "one")).await;
+    }
+    assert_eq!(world.converged().await.len(), 1);
+    let total = world.total();
+    assert_eq!((total.replicated, total.agent_writes()), (2, 2), "{total:?}");
+    assert_eq!((total.local_puts, total.echoes), (1, 2), "{total:?}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_update_reaches_two_peers_from_any_region() {
+    let world = World::running(3).await;
+    world.put(0, row("a", "one")).await;
+    let mut expected = row("a", "one");
+    for (i, region) in [1, 2, 0, 2].into_iter().enumerate() {
+        world.await_item(region, &key("a"), &expected).await;
+        world.update(region, key("a"), "count", n(i)).await;
+        expected.insert("count".to_owned(), n(i));
+    }
+    assert_eq!(world.converged().await.len(), 1);
+    for region in world.regions() {
+        world.await_item(region, &key("a"), &expected).await;
+    }
+    let total = world.total();
+    assert_eq!((total.local_puts, total.agent_writes(), total.conflicts), (5, 10, 0), "{total:?}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_delete_and_a_new_item_under_its_key_reach_two_peers() {
+    let world = World::running(3).await;
+    world.put(0, row("a", "one")).await;
+    world.await_item(1, &key("a"), &row("a", "one")).await;
+    world.converged().await;
+    world.delete(1, key("a")).await;
+    for region in [0, 2] {
+        world.await_absent(region, &key("a")).await;
+    }
+    assert_eq!(world.converged().await.len(), 0);
+    let total = world.total();
+    // A put costs one write at each peer, and a delete two: the mark, and what carries it out.
+    assert_eq!((total.local_deletes, total.deletes_carried_out), (1, 2), "{total:?}");
+    assert_eq!(total.agent_writes(), 2 + 2 * 2, "{total:?}");
+
+    world.put(2, row("a", "two")).await;
+    for region in [0, 1] {
+        world.await_item(region, &key("a"), &row("a", "two")).await;
+    }
+    assert_eq!(world.converged().await.len(), 1);
+    assert_eq!(world.total().agent_writes(), 2 + 2 * 2 + 2, "{:?}", world.total());
+}
