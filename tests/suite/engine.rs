@@ -94,3 +94,13 @@ pub(crate) fn client(endpoint: &Url, aws_region: &str) -> Client {
         .build();
     Client::from_conf(config)
 }
+
+pub(crate) fn streams_client(endpoint: &Url, aws_region: &str) -> aws_sdk_dynamodbstreams::Client {
+    let config = aws_sdk_dynamodbstreams::Config::builder()
+        .behavior_version(aws_sdk_dynamodbstreams::config::BehaviorVersion::latest())
+        .region(AwsRegion::new(aws_region.to_owned()))
+        .credentials_provider(StaticCredentials::new(ACCESS_KEY, SECRET_KEY, None, None, "tests"))
+        .endpoint_url(endpoint.as_str())
+        .build();
+    aws_sdk_dynamodbstreams::Client::from_conf(config)
+}

@@ -21,4 +21,6 @@ mod items;
 mod proxy;
 mod world;
 
+mod conflicts;
+mod hazards;
 mod replicate;

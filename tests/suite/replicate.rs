@@ -31,7 +31,9 @@ async fn an_update_reaches_two_peers_from_any_region() {
         world.await_item(region, &key("a"), &expected).await;
     }
     let total = world.total();
-    assert_eq!((total.local_puts, total.agent_writes(), total.conflicts), (5, 10, 0), "{total:?}");
+    assert_eq!((total.local_puts, total.conflicts), (5, 0), "{total:?}");
+    // Two peers a write; one may have got the next write from another region first.
+    assert_eq!(total.agent_writes() + total.outrun, 10, "{total:?}");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

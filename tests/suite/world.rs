@@ -9,6 +9,7 @@ use aws_sdk_dynamodb::types::{
     AttributeDefinition, AttributeValue, BillingMode, KeySchemaElement, KeyType, ScalarAttributeType,
     StreamSpecification, StreamViewType,
 };
+use aws_sdk_dynamodbstreams::types::ShardIteratorType;
 use tokio::time::Instant;
 use tradewind::agent::Agent;
 use tradewind::config::{Config, RegionConfig, TableConfig, Tuning};
@@ -17,8 +18,8 @@ use tradewind::item_json::item_json;
 use tradewind::protocol::{Item, Origin};
 use tradewind::tally::TallySnapshot;
 
-use crate::engine::{Engine, Server, client};
-use crate::items::{exact, without_stamp};
+use crate::engine::{Engine, Server, client, streams_client};
+use crate::items::{exact, item, key, n, s, without_stamp};
 use crate::proxy::Proxy;
 
 /// How long a state may take to come. It is no measure: only a test that fails waits so long.
@@ -26,6 +27,8 @@ pub(crate) const PATIENCE: Duration = Duration::from_secs(60);
 const LOOK: Duration = Duration::from_millis(20);
 /// The idle calls in a row, at every agent, that count as quiet.
 const QUIET_CALLS: u32 = 4;
+/// As many that, after that, nothing can have been going on.
+const LONG_QUIET_CALLS: u32 = 12;
 
 const PLACES: [(&str, &str); 3] =
     [("dublin", "eu-west-1"), ("tokyo", "ap-northeast-1"), ("oregon", "us-west-2")];
@@ -309,6 +312,53 @@ impl World {
         rows.into_iter().filter(|row| row[PK].as_s().is_ok_and(|pk| pk.starts_with(prefix))).collect()
     }
 
+    /// When, by a region's own service, the changes of a key were made, in milliseconds.
+    pub(crate) async fn creation_times(&self, region: usize, key: &Item) -> Vec<i64> {
+        let key = format!("{key:?}");
+        let records = self.records(region).await.into_iter();
+        let body = records.filter_map(|record| record.dynamodb);
+        // The two services' SDKs have an attribute type each, which print alike.
+        let of_key = body.filter(|body| format!("{:?}", body.keys.as_ref().expect("keys")) == key);
+        let times = of_key.map(|body| body.approximate_creation_date_time.expect("a time"));
+        times.map(|time| time.to_millis().expect("a time of our era")).collect()
+    }
+
+    /// Writes to a key of its own until a region's clock shows a later time.
+    pub(crate) async fn await_time_after(&self, region: usize, millis: i64) {
+        let probe = || async move {
+            let count = fastrand::Rng::new().u64(..);
+            self.put(region, item([("pk", s("probe")), ("count", n(count))])).await;
+            self.creation_times(region, &key("probe")).await.last().copied()
+        };
+        eventually("a later creation time", probe, |time| time.is_some_and(|time| time > millis)).await;
+    }
+
+    /// All records of a region's stream.
+    async fn records(&self, region: usize) -> Vec<aws_sdk_dynamodbstreams::types::Record> {
+        let table = self.app(region).describe_table().table_name(&self.table).send().await;
+        let arn = table.expect("a description").table.and_then(|table| table.latest_stream_arn);
+        let arn = arn.expect("a stream");
+        let place = &self.places[region];
+        let streams = streams_client(&place.server.endpoint, place.aws_region);
+        let described = streams.describe_stream().stream_arn(&arn).send().await.expect("a stream");
+        let mut records = Vec::new();
+        for shard in described.stream_description.and_then(|stream| stream.shards).unwrap_or_default() {
+            let first = streams
+                .get_shard_iterator()
+                .stream_arn(&arn)
+                .shard_id(shard.shard_id.expect("a shard's name"))
+                .shard_iterator_type(ShardIteratorType::TrimHorizon);
+            let mut next = first.send().await.expect("an iterator").shard_iterator;
+            while let Some(iterator) = next {
+                let page = streams.get_records().shard_iterator(iterator).send().await.expect("records");
+                let found = page.records.unwrap_or_default();
+                next = page.next_shard_iterator.filter(|_| !found.is_empty());
+                records.extend(found);
+            }
+        }
+        records
+    }
+
     // Convergence
 
     /// Waits until no agent has anything left to read or to write.
@@ -331,6 +381,16 @@ impl World {
             assert!(Instant::now() < deadline, "the agents never rest: idle calls {idle:?}, {total:?}");
             tokio::time::sleep(LOOK).await;
         }
+    }
+
+    /// No write makes another: once all is quiet, no agent finds anything more to do.
+    pub(crate) async fn still_quiet(&self) {
+        let (total, idle): (_, Vec<u32>) =
+            (self.total(), self.running_agents().map(Agent::idle_calls).collect());
+        let see = || async { self.running_agents().map(Agent::idle_calls).collect::<Vec<_>>() };
+        let grown = |now: &Vec<u32>| now.iter().zip(&idle).all(|(now, then)| *now >= then + LONG_QUIET_CALLS);
+        eventually("a long quiet", see, grown).await;
+        assert_eq!(self.total(), total, "something went on after all was quiet");
     }
 
     /// The promise of convergence: once the streams are drained, every region holds the same
