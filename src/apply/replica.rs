@@ -5,7 +5,9 @@ use std::sync::{Mutex, PoisonError};
 
 use aws_sdk_dynamodb::Client;
 use aws_sdk_dynamodb::error::{ProvideErrorMetadata, SdkError};
-use aws_sdk_dynamodb::types::AttributeValue;
+use aws_sdk_dynamodb::operation::put_item::PutItemError;
+use aws_sdk_dynamodb::operation::update_item::UpdateItemError;
+use aws_sdk_dynamodb::types::{AttributeValue, ReturnValuesOnConditionCheckFailure};
 
 use crate::fault::Fault;
 use crate::protocol::{Action, Body, Item, Nonce, STAMP, STAMP_MAGIC, Stamp, Write};
@@ -43,12 +45,27 @@ impl Replica {
     /// Makes one attempt at a write.
     pub async fn attempt(&self, action: &Action) -> Result<Outcome, Fault> {
         match action {
-            Action::Push(write) => self.write(write, NO_STAMP_OR_LOWER, Some(write), None).await,
-            Action::Heal(write) => self.write(write, LOWER_STAMP, Some(write), None).await,
-            Action::Restamp(write, None) => self.write(write, NO_STAMP, None, None).await,
-            Action::Restamp(write, Some(stamp)) => self.write(write, THIS_STAMP, None, Some(stamp)).await,
+            Action::Push(write) => self.push(write).await,
+            Action::Heal(write) => {
+                self.write(write, LOWER_STAMP, Some(write), None).await.map(Answer::outcome)
+            }
+            Action::Restamp(write, stamp) => {
+                let condition = if stamp.is_some() { THIS_STAMP } else { NO_STAMP };
+                self.write(write, condition, None, stamp.as_ref()).await.map(Answer::outcome)
+            }
             Action::CarryOut { key, mark } => self.carry_out(key, mark).await,
         }
+    }
+
+    async fn push(&self, write: &Write) -> Result<Outcome, Fault> {
+        let answer = self.write(write, NO_STAMP_OR_LOWER, Some(write), None).await?;
+        // What begins like a stamp but is none can sort above every version.
+        if let Answer::Outrun(Some(stored)) = &answer
+            && let Some(garbage) = Stamp::garbage(stored)
+        {
+            return self.write(write, THIS_STAMP, None, Some(garbage)).await.map(Answer::outcome);
+        }
+        Ok(answer.outcome())
     }
 
     async fn write(
@@ -57,7 +74,7 @@ impl Replica {
         condition: &str,
         below: Option<&Write>,
         expected: Option<&AttributeValue>,
-    ) -> Result<Outcome, Fault> {
+    ) -> Result<Answer, Fault> {
         let nonce = Nonce(self.nonces.lock().unwrap_or_else(PoisonError::into_inner).u64(..));
         let stamp = AttributeValue::S(write.stamp(nonce).to_string());
         let mut values = HashMap::new();
@@ -79,8 +96,12 @@ impl Replica {
                     .set_item(Some(item))
                     .condition_expression(condition)
                     .expression_attribute_names("#tw", STAMP)
-                    .set_expression_attribute_values((!values.is_empty()).then_some(values));
-                outcome(call.send().await)
+                    .set_expression_attribute_values((!values.is_empty()).then_some(values))
+                    .return_values_on_condition_check_failure(ReturnValuesOnConditionCheckFailure::AllOld);
+                answer(call.send().await, |error| match error {
+                    PutItemError::ConditionalCheckFailedException(failed) => failed.item,
+                    _ => None,
+                })
             }
             Body::Delete => {
                 values.insert(":stamp".to_owned(), stamp);
@@ -92,8 +113,12 @@ impl Replica {
                     .update_expression("SET #tw = :stamp")
                     .condition_expression(condition)
                     .expression_attribute_names("#tw", STAMP)
-                    .set_expression_attribute_values(Some(values));
-                outcome(call.send().await)
+                    .set_expression_attribute_values(Some(values))
+                    .return_values_on_condition_check_failure(ReturnValuesOnConditionCheckFailure::AllOld);
+                answer(call.send().await, |error| match error {
+                    UpdateItemError::ConditionalCheckFailedException(failed) => failed.item,
+                    _ => None,
+                })
             }
         }
     }
@@ -107,17 +132,36 @@ impl Replica {
             .condition_expression(THIS_STAMP)
             .expression_attribute_names("#tw", STAMP)
             .expression_attribute_values(":expected", mark.clone());
-        outcome(call.send().await)
+        answer(call.send().await, |_| None).map(Answer::outcome)
     }
 }
 
-fn outcome<T, E>(result: Result<T, SdkError<E>>) -> Result<Outcome, Fault>
+/// An outcome, with the stored item where the service told it.
+enum Answer {
+    Applied,
+    Outrun(Option<Item>),
+}
+
+impl Answer {
+    fn outcome(self) -> Outcome {
+        match self {
+            Self::Applied => Outcome::Applied,
+            Self::Outrun(_) => Outcome::Outrun,
+        }
+    }
+}
+
+fn answer<T, E>(result: Result<T, SdkError<E>>, stored: fn(E) -> Option<Item>) -> Result<Answer, Fault>
 where
     E: ProvideErrorMetadata + std::error::Error + Send + Sync + 'static,
 {
     match result {
-        Ok(_) => Ok(Outcome::Applied),
-        Err(error) if error.code() == Some("ConditionalCheckFailedException") => Ok(Outcome::Outrun),
+        Ok(_) => Ok(Answer::Applied),
+        Err(SdkError::ServiceError(error))
+            if error.err().code() == Some("ConditionalCheckFailedException") =>
+        {
+            Ok(Answer::Outrun(stored(error.into_err())))
+        }
         Err(error) => Err(error.into()),
     }
 }

@@ -59,6 +59,11 @@ impl Stamp {
         format!("{STAMP_MAGIC}{version}")
     }
 
+    /// What stands in an item's stamp attribute, if no agent wrote it.
+    pub fn garbage(item: &Item) -> Option<&AttributeValue> {
+        item.get(STAMP).filter(|_| Stamped::read(item) == Stamped::Malformed)
+    }
+
     fn parse(text: &str) -> Option<Self> {
         let mut words = text.strip_prefix(STAMP_MAGIC)?.split(' ');
         let version = Version::from_words(words.next()?, words.next()?)?;
