@@ -11,8 +11,11 @@ pub const STAMP: &str = "_tw";
 
 /// What every well-formed stamp begins with: the format's name and its version.
 ///
-/// Conditions test it, so that an attribute of this name which no agent wrote counts as no stamp.
+/// Conditions test it and [`STAMP_END`], so that an attribute of this name which no agent wrote counts as no stamp.
 pub const STAMP_MAGIC: &str = "tw1 ";
+
+/// Sorts after every stamp, since the digits of a clock end with `f`.
+pub const STAMP_END: &str = "tw1 g";
 
 /// Tells one physical write attempt from another with the same version.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
