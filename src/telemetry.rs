@@ -1,6 +1,6 @@
 //! Logs: to standard error, as text or, with `--json`, as one JSON object a line.
 
-use std::io::stderr;
+use std::io::{IsTerminal, stderr};
 
 use tracing::level_filters::LevelFilter;
 use tracing_subscriber::EnvFilter;
@@ -13,7 +13,8 @@ pub fn start(level: LevelFilter, json: bool) {
         Ok(directives) if !directives.is_empty() => EnvFilter::builder().parse_lossy(directives),
         _ => EnvFilter::builder().parse_lossy(format!("error,tradewind={level}")),
     };
-    let logs = tracing_subscriber::fmt().with_env_filter(filter).with_writer(stderr);
+    let colours = stderr().is_terminal();
+    let logs = tracing_subscriber::fmt().with_env_filter(filter).with_writer(stderr).with_ansi(colours);
     if json {
         logs.json().flatten_event(true).init();
     } else {
