@@ -44,6 +44,11 @@ pub enum StampKind {
 }
 
 impl Stamp {
+    /// The stamp in an item, if an agent wrote one there.
+    pub fn read(item: &Item) -> Option<Self> {
+        Stamped::read(item).stamp().cloned()
+    }
+
     pub fn is_mark(&self) -> bool {
         self.kind == StampKind::Mark
     }
