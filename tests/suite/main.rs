@@ -18,9 +18,13 @@
 
 mod engine;
 mod items;
+mod load;
 mod proxy;
 mod world;
 
 mod conflicts;
+mod crash;
 mod hazards;
+mod outage;
+mod random;
 mod replicate;

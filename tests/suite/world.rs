@@ -152,7 +152,7 @@ impl World {
     /// What an agent has done since it was started.
     pub(crate) fn tally(&self, region: usize) -> TallySnapshot {
         let agent = self.agent(region);
-        agent.report().first().expect("a table").tally
+        agent.figures().report().first().expect("a table").tally
     }
 
     pub(crate) fn agent(&self, region: usize) -> &Agent {
@@ -162,7 +162,9 @@ impl World {
     /// What all running agents have done since they were started.
     pub(crate) fn total(&self) -> TallySnapshot {
         let mut total = TallySnapshot::default();
-        self.running_agents().flat_map(Agent::report).for_each(|report| total += report.tally);
+        self.running_agents()
+            .flat_map(|agent| agent.figures().report())
+            .for_each(|report| total += report.tally);
         total
     }
 
@@ -295,9 +297,14 @@ impl World {
         eventually(&what, see, Option::is_none).await;
     }
 
+    /// All of a region's items, as they are stored.
+    pub(crate) async fn all_items(&self, region: usize) -> Vec<Item> {
+        all_items(self.app(region), &self.table).await
+    }
+
     /// All of a region's items, the stamps aside.
     pub(crate) async fn contents(&self, region: usize) -> Contents {
-        let items = all_items(self.app(region), &self.table).await;
+        let items = self.all_items(region).await;
         items.into_iter().map(|item| (exact(&self.key_of(&item)), exact(&without_stamp(item)))).collect()
     }
 
@@ -366,7 +373,7 @@ impl World {
         let deadline = Instant::now() + PATIENCE;
         let mut since: Option<(TallySnapshot, Vec<u32>)> = None;
         loop {
-            let idle: Vec<u32> = self.running_agents().map(Agent::idle_calls).collect();
+            let idle: Vec<u32> = self.running_agents().map(idle_calls).collect();
             let total = self.total();
             since = match since {
                 _ if idle.contains(&0) => None,
@@ -385,9 +392,8 @@ impl World {
 
     /// No write makes another: once all is quiet, no agent finds anything more to do.
     pub(crate) async fn still_quiet(&self) {
-        let (total, idle): (_, Vec<u32>) =
-            (self.total(), self.running_agents().map(Agent::idle_calls).collect());
-        let see = || async { self.running_agents().map(Agent::idle_calls).collect::<Vec<_>>() };
+        let (total, idle): (_, Vec<u32>) = (self.total(), self.running_agents().map(idle_calls).collect());
+        let see = || async { self.running_agents().map(idle_calls).collect::<Vec<_>>() };
         let grown = |now: &Vec<u32>| now.iter().zip(&idle).all(|(now, then)| *now >= then + LONG_QUIET_CALLS);
         eventually("a long quiet", see, grown).await;
         assert_eq!(self.total(), total, "something went on after all was quiet");
@@ -455,4 +461,8 @@ async fn make_table(make: CreateTable, keys: &[(&str, ScalarAttributeType)]) {
 async fn all_items(client: &Client, table: &str) -> Vec<Item> {
     let scan = client.scan().table_name(table).consistent_read(true);
     scan.into_paginator().items().send().collect::<Result<_, _>>().await.expect("a scan")
+}
+
+fn idle_calls(agent: &Agent) -> u32 {
+    agent.figures().idle_calls()
 }
