@@ -4,16 +4,16 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use aws_sdk_dynamodbstreams::Client;
-use aws_sdk_dynamodbstreams::error::ProvideErrorMetadata;
+use aws_sdk_dynamodbstreams::error::{ProvideErrorMetadata, SdkError};
 use aws_sdk_dynamodbstreams::types::{Shard, ShardIteratorType};
 use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 use tokio::time::{Instant, MissedTickBehavior};
 use tracing::{debug, warn};
 
-use super::record::convert;
+use super::record::ReadPage;
 use super::service_clock::ServiceClock;
-use super::{Position, Sequence, ShardId};
+use super::{Position, Sequence, ShardId, lenient};
 use crate::fault::{Fault, persist};
 use crate::protocol::Record;
 
@@ -229,6 +229,11 @@ impl ShardReader {
     }
 
     async fn skip_trimmed(&mut self) -> Result<(), mpsc::error::SendError<StreamEvent>> {
+        // The oldest record can go between an iterator and its first use. Nothing is missing: this
+        // reader was never past it.
+        if self.position == Position::TrimHorizon {
+            return Ok(());
+        }
         let after = std::mem::replace(&mut self.position, Position::TrimHorizon);
         self.events.send(StreamEvent::Trimmed { shard: self.shard.clone(), after }).await
     }
@@ -262,12 +267,23 @@ impl ShardReader {
         let clock = ServiceClock::default();
         let call = || async {
             let request = self.client.get_records().shard_iterator(iterator).limit(PAGE);
-            sort(request.customize().interceptor(clock.clone()).send().await)
+            let result = request.customize().interceptor(clock.clone()).send().await;
+            if let Err(error) = &result
+                && let Some(page) = read_leniently(error)
+            {
+                debug!(shard = %self.shard, error = %error.to_string(), "the SDK can't read a page");
+                return Ok(Answer::Good(page));
+            }
+            Ok(match sort(result)? {
+                Answer::Good(output) => Answer::Good(ReadPage::from(output)),
+                Answer::Trimmed => Answer::Trimmed,
+                Answer::Expired => Answer::Expired,
+            })
         };
         let answer = persist(call, |fault| self.complain(fault)).await;
         // A call that can never succeed is made anew, with a fresh iterator.
-        let output = match answer {
-            Ok(Answer::Good(output)) => output,
+        let page = match answer {
+            Ok(Answer::Good(page)) => page,
             Ok(Answer::Trimmed) => return Answer::Trimmed,
             Ok(Answer::Expired) => return Answer::Expired,
             Err(fault) => {
@@ -275,9 +291,9 @@ impl ShardReader {
                 return Answer::Expired;
             }
         };
-        let mut records = Vec::with_capacity(output.records().len());
-        for record in output.records.unwrap_or_default() {
-            match convert(record) {
+        let mut records = Vec::with_capacity(page.records.len());
+        for record in page.records {
+            match record {
                 Ok(record) => records.push(record),
                 Err(error) => {
                     let event =
@@ -287,7 +303,7 @@ impl ShardReader {
                 }
             }
         }
-        Answer::Good((records, output.next_shard_iterator, clock.millis()))
+        Answer::Good((records, page.next, clock.millis()))
     }
 
     fn complain(&self, fault: &Fault) {
@@ -295,8 +311,14 @@ impl ShardReader {
     }
 }
 
+/// The page that an answer holds which the SDK could not read.
+fn read_leniently<E>(error: &SdkError<E>) -> Option<ReadPage> {
+    let answer = error.raw_response().filter(|answer| answer.status().is_success())?;
+    lenient::read(answer.body().bytes()?)
+}
+
 /// Sets apart the two answers that are part of reading a stream.
-fn sort<T, E>(result: Result<T, aws_sdk_dynamodbstreams::error::SdkError<E>>) -> Result<Answer<T>, Fault>
+fn sort<T, E>(result: Result<T, SdkError<E>>) -> Result<Answer<T>, Fault>
 where
     E: ProvideErrorMetadata + std::error::Error + Send + Sync + 'static,
 {
