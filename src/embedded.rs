@@ -41,9 +41,9 @@ impl EmbeddedRegion {
         let endpoint = Url::parse(&format!("http://{}", listener.local_addr()?))?;
         let stop = CancellationToken::new();
         let stopped = stop.clone().cancelled_owned();
-        let served = database.clone();
+        let engine = database.clone();
         let server = tokio::spawn(async move {
-            if let Err(error) = server::serve_with_shutdown(listener, served, stopped).await {
+            if let Err(error) = server::serve_with_shutdown(listener, engine, stopped).await {
                 tracing::error!(error, "an embedded region has stopped");
             }
         });

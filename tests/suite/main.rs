@@ -20,11 +20,14 @@ mod engine;
 mod items;
 mod load;
 mod proxy;
+mod tamper;
 mod world;
 
 mod conflicts;
 mod crash;
+mod faults;
 mod hazards;
 mod outage;
 mod random;
 mod replicate;
+mod unreadable;

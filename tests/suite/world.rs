@@ -17,13 +17,15 @@ use tradewind::control::{PK, SK};
 use tradewind::item_json::item_json;
 use tradewind::protocol::{Item, Origin};
 use tradewind::tally::TallySnapshot;
+use url::Url;
 
 use crate::engine::{Engine, Server, client, streams_client};
 use crate::items::{exact, item, key, n, s, without_stamp};
 use crate::proxy::Proxy;
+use crate::tamper::{Tamper, TamperingProxy};
 
 /// How long a state may take to come. It is no measure: only a test that fails waits so long.
-pub(crate) const PATIENCE: Duration = Duration::from_secs(60);
+pub(crate) const PATIENCE: Duration = Duration::from_mins(1);
 const LOOK: Duration = Duration::from_millis(20);
 /// The idle calls in a row, at every agent, that count as quiet.
 const QUIET_CALLS: u32 = 4;
@@ -54,6 +56,8 @@ struct Place {
     app: Client,
     /// From this region's agent to each region.
     links: Vec<Proxy>,
+    /// In front of some of the links.
+    tampered: BTreeMap<usize, TamperingProxy>,
     agent: Option<Agent>,
 }
 
@@ -64,13 +68,22 @@ impl World {
     /// Regions without a table.
     pub(crate) async fn bare(regions: usize) -> Self {
         let engine = Engine::chosen();
+        show_logs();
         let unique = format!("{:012x}", fastrand::Rng::new().u64(..) >> 16);
         let mut places = Vec::new();
         for (name, aws_region) in PLACES.into_iter().take(regions) {
             let name: Origin = name.parse().expect("a region's name");
             let server = Server::start(&engine, &name).await;
             let app = client(&server.endpoint, aws_region);
-            places.push(Place { name, aws_region, server, app, links: Vec::new(), agent: None });
+            places.push(Place {
+                name,
+                aws_region,
+                server,
+                app,
+                links: Vec::new(),
+                tampered: BTreeMap::new(),
+                agent: None,
+            });
         }
         let endpoints: Vec<_> = places.iter().map(|place| place.server.endpoint.clone()).collect();
         for place in &mut places {
@@ -174,10 +187,10 @@ impl World {
 
     /// The configuration of one region's agent, whose calls all go over its own links.
     pub(crate) fn config(&self, agent: usize) -> Config {
-        let regions = self.places.iter().zip(&self.places[agent].links).map(|(place, link)| RegionConfig {
+        let regions = self.places.iter().enumerate().map(|(to, place)| RegionConfig {
             name: place.name.clone(),
             aws_region: place.aws_region.to_owned(),
-            endpoint: Some(link.url.clone()),
+            endpoint: Some(self.url(agent, to)),
             streams_endpoint: None,
             credentials: self.engine.credentials(),
             control_table: self.control.clone(),
@@ -190,13 +203,14 @@ impl World {
     /// The same as a file.
     pub(crate) fn config_file(&self, agent: usize) -> String {
         let mut text = String::new();
-        for (place, link) in self.places.iter().zip(&self.places[agent].links) {
+        for (to, place) in self.places.iter().enumerate() {
             let Place { name, aws_region, .. } = place;
             write!(
                 text,
                 "[[region]]\nname = \"{name}\"\naws_region = \"{aws_region}\"\nendpoint = \"{}\"\n\
                  control_table = \"{}\"\n\n",
-                link.url, self.control
+                self.url(agent, to),
+                self.control
             )
             .expect("memory");
         }
@@ -233,6 +247,19 @@ impl World {
     /// The link from one region's agent to a region.
     pub(crate) fn link(&self, from: usize, to: usize) -> &Proxy {
         &self.places[from].links[to]
+    }
+
+    /// Puts a proxy in front of the link from one region's agent, as it is started next, to a
+    /// region.
+    pub(crate) async fn tamper(&mut self, from: usize, to: usize, tamper: impl Tamper) {
+        let proxy = TamperingProxy::to(&self.link(from, to).url, tamper).await;
+        self.places[from].tampered.insert(to, proxy);
+    }
+
+    /// Where one region's agent reaches a region.
+    fn url(&self, from: usize, to: usize) -> Url {
+        let place = &self.places[from];
+        place.tampered.get(&to).map_or_else(|| place.links[to].url.clone(), |proxy| proxy.url.clone())
     }
 
     // Applications
@@ -423,6 +450,17 @@ impl World {
             );
         }
         first
+    }
+}
+
+/// With `RUST_LOG`, a test that fails shows what the agents said.
+fn show_logs() {
+    if std::env::var_os("RUST_LOG").is_some() {
+        // A second test of one process finds it done.
+        let _ = tracing_subscriber::fmt()
+            .with_env_filter(tracing_subscriber::EnvFilter::from_default_env())
+            .with_test_writer()
+            .try_init();
     }
 }
 
