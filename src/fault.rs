@@ -4,6 +4,7 @@ use std::error::Error;
 use std::fmt;
 use std::time::Duration;
 
+use aws_credential_types::provider::error::CredentialsError;
 use aws_sdk_dynamodb::error::{BuildError, ProvideErrorMetadata, SdkError};
 use backon::{ExponentialBuilder, Retryable};
 
@@ -123,15 +124,24 @@ where
         }
         let kind = match &error {
             SdkError::ServiceError(_) => FaultKind::of_code(&code),
-            // The request could not be made: no credentials, as a rule.
-            SdkError::DispatchFailure(failure) if failure.is_other() || failure.is_user() => {
-                FaultKind::Refused
-            }
+            _ if lacks_credentials(&error) => FaultKind::Refused,
             SdkError::ConstructionFailure(_) => FaultKind::Invalid,
             _ => FaultKind::Unreachable,
         };
         Self { kind, code, message }
     }
+}
+
+/// Whether no credentials could be had to sign the request with.
+fn lacks_credentials(error: &(dyn Error + 'static)) -> bool {
+    let mut cause = Some(error);
+    while let Some(error) = cause {
+        if error.is::<CredentialsError>() {
+            return true;
+        }
+        cause = error.source();
+    }
+    false
 }
 
 /// An error with its causes, in one line; a cause that repeats the one before is left out.
