@@ -25,9 +25,13 @@ mod world;
 
 mod conflicts;
 mod crash;
+mod expiry;
 mod faults;
 mod hazards;
+mod large;
 mod outage;
 mod random;
 mod replicate;
+mod start;
+mod types;
 mod unreadable;

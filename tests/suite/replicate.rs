@@ -59,3 +59,39 @@ async fn a_delete_and_a_new_item_under_its_key_reach_two_peers() {
     assert_eq!(world.converged().await.len(), 1);
     assert_eq!(world.total().agent_writes(), 2 + 2 * 2 + 2, "{:?}", world.total());
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_put_and_its_delete_in_one_go_leave_nothing() {
+    let world = World::running(3).await;
+    for i in 0..20 {
+        let id = format!("key {i}");
+        world.put(i % 3, row(&id, "short-lived")).await;
+        world.delete(i % 3, key(&id)).await;
+    }
+    world.put(0, row("last", "one")).await;
+    for peer in [1, 2] {
+        world.await_item(peer, &key("last"), &row("last", "one")).await;
+    }
+    assert_eq!(world.converged().await.len(), 1);
+    world.still_quiet().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn lag_is_told_for_each_peer_in_two_figures() {
+    let world = World::running(3).await;
+    for i in 0..5 {
+        world.put(0, row(&format!("key {i}"), "one")).await;
+    }
+    world.converged().await;
+    let report = serde_json::to_value(world.agent(0).figures().report()).unwrap();
+    for peer in ["tokyo", "oregon"] {
+        let lag = &report[0]["lag"][peer];
+        for figure in ["since_seen", "since_creation"] {
+            assert_eq!(lag[figure]["count"], 5, "{report:#}");
+            let p50 = lag[figure]["p50_ms"].as_f64().unwrap();
+            let max = lag[figure]["max_ms"].as_f64().unwrap();
+            assert!(0.0 < p50 && p50 <= max, "{report:#}");
+        }
+    }
+    assert_eq!(world.agent(1).figures().report()[0].lag.len(), 0);
+}
