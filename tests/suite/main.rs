@@ -16,22 +16,28 @@
     reason = "a test fails by panicking, and says what it skips"
 )]
 
+mod clock;
 mod engine;
 mod items;
 mod load;
+mod process;
 mod proxy;
 mod tamper;
 mod world;
 
+mod command_line;
 mod conflicts;
 mod crash;
 mod expiry;
 mod faults;
 mod hazards;
+mod init;
 mod large;
 mod outage;
 mod random;
 mod replicate;
+mod run;
 mod start;
 mod types;
 mod unreadable;
+mod verify;

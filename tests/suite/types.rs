@@ -119,7 +119,17 @@ async fn keys_of(keys: Keys, items: Vec<Item>) {
 async fn keys_of_a_text_and_a_number() {
     let keys: Keys = &[("customer", ScalarAttributeType::S), ("order", ScalarAttributeType::N)];
     let of = |customer: &str, order: &str| item([("customer", s(customer)), ("order", n(order))]);
-    keys_of(keys, vec![of("a", "1"), of("a", "2"), of("b", "1"), of("a", "-0.5"), of("b", "1000000000000000000000000000000")]).await;
+    keys_of(
+        keys,
+        vec![
+            of("a", "1"),
+            of("a", "2"),
+            of("b", "1"),
+            of("a", "-0.5"),
+            of("b", "1000000000000000000000000000000"),
+        ],
+    )
+    .await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

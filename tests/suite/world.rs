@@ -9,7 +9,8 @@ use aws_sdk_dynamodb::types::{
     AttributeDefinition, AttributeValue, BillingMode, KeySchemaElement, KeyType, ScalarAttributeType,
     StreamSpecification, StreamViewType,
 };
-use aws_sdk_dynamodbstreams::types::ShardIteratorType;
+use tempfile::TempDir;
+use tokio::process::Command;
 use tokio::time::Instant;
 use tradewind::agent::Agent;
 use tradewind::config::{Config, RegionConfig, TableConfig, Tuning};
@@ -20,7 +21,8 @@ use tradewind::tally::TallySnapshot;
 use url::Url;
 
 use crate::engine::{Engine, Server, client, streams_client};
-use crate::items::{exact, item, key, n, s, without_stamp};
+use crate::items::{exact, without_stamp};
+use crate::process::{Process, tradewind};
 use crate::proxy::Proxy;
 use crate::tamper::{Tamper, TamperingProxy};
 
@@ -47,6 +49,8 @@ pub(crate) struct World {
     pub(crate) tuning: Tuning,
     keys: Keys,
     places: Vec<Place>,
+    /// For configuration files.
+    files: TempDir,
 }
 
 struct Place {
@@ -106,6 +110,7 @@ impl World {
             tuning,
             keys: PLAIN,
             places,
+            files: TempDir::new().expect("a folder"),
         }
     }
 
@@ -200,17 +205,29 @@ impl World {
         Config { regions: regions.collect(), tables: vec![table], tuning: self.tuning.clone() }
     }
 
-    /// The same as a file.
+    /// A command over the regions, as one region's agent reaches them.
+    pub(crate) fn tradewind(&self, region: usize, arguments: &[&str]) -> Command {
+        let path = self.files.path().join(format!("{}.toml", self.name(region)));
+        std::fs::write(&path, self.config_file(region)).expect("a file");
+        let mut command = tradewind(arguments);
+        command.arg("--config").arg(path);
+        command
+    }
+
+    /// Starts the agent of a region as a process.
+    pub(crate) fn start_process(&self, region: usize) -> Process {
+        Process::start(self.tradewind(region, &["run", "--region", self.name(region)]))
+    }
+
+    /// The configuration of one region's agent, as a file.
     pub(crate) fn config_file(&self, agent: usize) -> String {
         let mut text = String::new();
-        for (to, place) in self.places.iter().enumerate() {
-            let Place { name, aws_region, .. } = place;
+        for (to, Place { name, aws_region, .. }) in self.places.iter().enumerate() {
+            let (endpoint, control) = (self.url(agent, to), &self.control);
             write!(
                 text,
-                "[[region]]\nname = \"{name}\"\naws_region = \"{aws_region}\"\nendpoint = \"{}\"\n\
-                 control_table = \"{}\"\n\n",
-                self.url(agent, to),
-                self.control
+                "[[region]]\nname = \"{name}\"\naws_region = \"{aws_region}\"\nendpoint = \"{endpoint}\"\n\
+                 control_table = \"{control}\"\n\n",
             )
             .expect("memory");
         }
@@ -274,6 +291,12 @@ impl World {
 
     pub(crate) fn server(&self, region: usize) -> &Server {
         &self.places[region].server
+    }
+
+    /// A client for a region's streams.
+    pub(crate) fn streams(&self, region: usize) -> aws_sdk_dynamodbstreams::Client {
+        let Place { server, aws_region, .. } = &self.places[region];
+        streams_client(&server.endpoint, aws_region)
     }
 
     /// An application's client in a region.
@@ -344,53 +367,6 @@ impl World {
     pub(crate) async fn control_rows(&self, region: usize, prefix: &str) -> Vec<Item> {
         let rows = all_items(self.app(region), &self.control).await;
         rows.into_iter().filter(|row| row[PK].as_s().is_ok_and(|pk| pk.starts_with(prefix))).collect()
-    }
-
-    /// When, by a region's own service, the changes of a key were made, in milliseconds.
-    pub(crate) async fn creation_times(&self, region: usize, key: &Item) -> Vec<i64> {
-        let key = format!("{key:?}");
-        let records = self.records(region).await.into_iter();
-        let body = records.filter_map(|record| record.dynamodb);
-        // The two services' SDKs have an attribute type each, which print alike.
-        let of_key = body.filter(|body| format!("{:?}", body.keys.as_ref().expect("keys")) == key);
-        let times = of_key.map(|body| body.approximate_creation_date_time.expect("a time"));
-        times.map(|time| time.to_millis().expect("a time of our era")).collect()
-    }
-
-    /// Writes to a key of its own until a region's clock shows a later time.
-    pub(crate) async fn await_time_after(&self, region: usize, millis: i64) {
-        let probe = || async move {
-            let count = fastrand::Rng::new().u64(..);
-            self.put(region, item([("pk", s("probe")), ("count", n(count))])).await;
-            self.creation_times(region, &key("probe")).await.last().copied()
-        };
-        eventually("a later creation time", probe, |time| time.is_some_and(|time| time > millis)).await;
-    }
-
-    /// All records of a region's stream.
-    async fn records(&self, region: usize) -> Vec<aws_sdk_dynamodbstreams::types::Record> {
-        let table = self.app(region).describe_table().table_name(&self.table).send().await;
-        let arn = table.expect("a description").table.and_then(|table| table.latest_stream_arn);
-        let arn = arn.expect("a stream");
-        let place = &self.places[region];
-        let streams = streams_client(&place.server.endpoint, place.aws_region);
-        let described = streams.describe_stream().stream_arn(&arn).send().await.expect("a stream");
-        let mut records = Vec::new();
-        for shard in described.stream_description.and_then(|stream| stream.shards).unwrap_or_default() {
-            let first = streams
-                .get_shard_iterator()
-                .stream_arn(&arn)
-                .shard_id(shard.shard_id.expect("a shard's name"))
-                .shard_iterator_type(ShardIteratorType::TrimHorizon);
-            let mut next = first.send().await.expect("an iterator").shard_iterator;
-            while let Some(iterator) = next {
-                let page = streams.get_records().shard_iterator(iterator).send().await.expect("records");
-                let found = page.records.unwrap_or_default();
-                next = page.next_shard_iterator.filter(|_| !found.is_empty());
-                records.extend(found);
-            }
-        }
-        records
     }
 
     // Convergence
