@@ -35,6 +35,17 @@ pub struct RegionConfig {
 impl RegionConfig {
     /// The control table's name, where the file gives none.
     pub const CONTROL_TABLE: &str = "tradewind-control";
+
+    /// What tells one set of tables from another; regions that share it share their tables.
+    fn place(&self) -> (String, Option<Url>, Option<String>, Option<String>) {
+        let (profile, role) = match &self.credentials {
+            Credentials::Chain { profile, role } => {
+                (profile.clone(), role.as_ref().map(|role| role.arn.clone()))
+            }
+            Credentials::Embedded => (None, None),
+        };
+        (self.aws_region.clone(), self.endpoint.clone(), profile, role)
+    }
 }
 
 /// Who signs the requests to a region.
@@ -270,18 +281,34 @@ impl File {
                 return Err(Problem::at(name, format!("the region {:?} is there twice", name.get_ref())));
             }
         }
+        for (i, entry) in self.region.iter().enumerate() {
+            let region = &regions[i];
+            let twin = regions[..i]
+                .iter()
+                .find(|other| other.place() == region.place() && other.control_table == region.control_table);
+            if let Some(twin) = twin {
+                let message = format!(
+                    "the regions {:?} and {:?} are one place: AWS region, endpoint and credentials are the \
+                     same. If they are meant to be, give them control tables of their own (`control_table`)",
+                    twin.name.as_str(),
+                    region.name.as_str()
+                );
+                return Err(Problem::at(&entry.get_ref().name, message));
+            }
+        }
         let mut tables = Vec::new();
         let mut taken = HashSet::new();
         for entry in &self.table {
             let table = entry.get_ref().check(&regions)?;
-            for (region, physical) in &table.replicas {
-                if !taken.insert((region.clone(), physical.clone())) {
-                    let message =
-                        format!("the table {physical:?} in region {region} is replicated by two entries");
+            for (name, physical) in &table.replicas {
+                let Some(region) = regions.iter().find(|region| region.name == *name) else { continue };
+                if !taken.insert((region.place(), physical.clone())) {
+                    let message = format!("the table {physical:?} in region {name} is there twice");
                     return Err(Problem::at(&entry.get_ref().name, message));
                 }
-                let control = regions.iter().find(|r| r.name == *region).map(|r| r.control_table.as_str());
-                if control == Some(physical.as_str()) {
+                let here = regions.iter().filter(|other| other.place() == region.place());
+                if let Some(region) = here.into_iter().find(|other| other.control_table == *physical) {
+                    let region = &region.name;
                     let message = format!("{physical:?} is the control table of region {region}");
                     return Err(Problem::at(&entry.get_ref().name, message));
                 }

@@ -42,6 +42,10 @@ fn complaint(config: &str) -> String {
 fn wrong_configurations_are_told_with_line_and_column() {
     let both = |rest: &str| format!("{REGIONS}{TABLE}{rest}");
     let with_endpoint = |url: &str| both("").replacen("\n\n", &format!("\nendpoint = \"{url}\"\n\n"), 1);
+    let one_place = |rest: &str| {
+        let own = "\"ap-northeast-1\"\ncontrol_table = \"other\"";
+        both(rest).replace("\"eu-west-1\"", own)
+    };
     for (config, place, says) in [
         (both("nam = \"x\"\n"), "FILE:11:1", "unknown field `nam`"),
         (both("[tuning]\npoll = \"1s\"\n"), "FILE:12:1", "unknown field `poll`"),
@@ -56,7 +60,11 @@ fn wrong_configurations_are_told_with_line_and_column() {
         (both("regions = [\"tokyo\", \"tokyo\"]\n"), "FILE:11:21", "twice"),
         (both("names = { paris = \"x\" }\n"), "FILE:11:11", "no region is called"),
         (both("").replace("\"orders\"", "\"or ders\""), "FILE:10:8", "can't name a table"),
-        (both("\n[[table]]\nname = \"orders\"\n"), "FILE:13:8", "two entries"),
+        (both("\n[[table]]\nname = \"orders\"\n"), "FILE:13:8", "there twice"),
+        (both("").replace("eu-west-1", "ap-northeast-1"), "FILE:6:8", "are one place"),
+        // Two of one place may be meant, but not as replicas of one table.
+        (one_place(""), "FILE:11:8", "there twice"),
+        (one_place("names = { dublin = \"other\" }\n"), "FILE:11:8", "control table of region dublin"),
         (REGIONS.to_owned(), "FILE:1:1", "[[table]]"),
         (TABLE.to_owned(), "FILE:1:1", "at least two [[region]]"),
         (with_endpoint("127.0.0.1:8000"), "FILE:4:12", "expected a URL"),

@@ -38,6 +38,7 @@ mod random;
 mod replicate;
 mod run;
 mod start;
+mod tables;
 mod types;
 mod unreadable;
 mod verify;
