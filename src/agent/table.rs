@@ -55,6 +55,7 @@ impl TablePlan {
             |fault| warn!(origin = %shared.origin, %fault, "can't read the checkpoints; trying again"),
         );
         let checkpoints = tokio::select! {
+            biased;
             checkpoints = checkpoints => checkpoints,
             () = stop.cancelled() => return,
         };
@@ -87,6 +88,7 @@ impl TablePlan {
         refusals.extend(late.into_iter().map(|(peer, from)| start(peer, from, &mut tracks)));
         loop {
             tokio::select! {
+                biased;
                 Some(notice) = incoming.recv() => match notice {
                     Notice::Dropped(peer, from) => refusals.extend([start(peer, from, &mut tracks)]),
                     Notice::Refused(peer) => {
@@ -203,6 +205,7 @@ impl CatchUp {
         let mut track = std::pin::pin!(track.run(Until::Passed(until), orders, stop));
         loop {
             tokio::select! {
+                biased;
                 () = &mut track => return Ended::CatchUp(self.peer),
                 changed = states.wait_for(|state| state.near_tip) => {
                     if changed.is_err() {
@@ -216,6 +219,7 @@ impl CatchUp {
                 passed.send_replace(Some(positions));
             }
             tokio::select! {
+                biased;
                 () = &mut track => return Ended::CatchUp(self.peer),
                 Some(()) = self.refused.recv() => {
                     passed.send_replace(None);

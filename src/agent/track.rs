@@ -127,6 +127,8 @@ pub(super) struct TrackState {
     pub(super) idle_calls: u32,
     /// It reads what was written just now.
     pub(super) near_tip: bool,
+    /// The keys that are held in memory.
+    pub(super) remembered: usize,
 }
 
 impl Track {
@@ -196,12 +198,14 @@ impl Track {
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let mut reader = std::pin::pin!(reader);
         loop {
+            // In this order, so that a simulation repeats itself; events come last, being many.
             tokio::select! {
+                biased;
                 () = stop.cancelled() => break,
                 () = &mut reader => break,
-                Some(event) = incoming.recv() => self.event(event).await,
-                Some(command) = commands.recv() => self.command(command),
                 _ = ticks.tick() => self.checkpoint().await,
+                Some(command) = commands.recv() => self.command(command),
+                Some(event) = incoming.recv() => self.event(event).await,
             }
             if self.has_ended(&mut until) {
                 break;
@@ -370,7 +374,9 @@ impl Track {
             && self.feeds.values().all(|feed| feed.is_fed() && feed.ledger.is_empty())
             && (!self.is_main || self.feeds.len() == self.shared.lanes.len());
         let near_tip = self.progress.near_tip();
+        let remembered = self.memory.len();
         self.state.send_modify(|state| {
+            state.remembered = remembered;
             state.idle_calls = if idle { state.idle_calls.saturating_add(1) } else { 0 };
             state.near_tip = near_tip;
         });

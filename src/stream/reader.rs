@@ -115,12 +115,13 @@ pub async fn read(
             }
         }
         tokio::select! {
+            biased;
             () = events.closed() => return,
-            () = tokio::time::sleep(DISCOVERY) => {}
             Some(Ok(shard)) = readers.join_next() => {
                 ended.insert(shard);
                 tokio::time::sleep(DISCOVERY_PAUSE).await;
             }
+            () = tokio::time::sleep(DISCOVERY) => {}
         }
     }
 }
