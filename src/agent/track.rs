@@ -232,7 +232,7 @@ impl Track {
                     self.retire(&shard).await;
                 }
             }
-            StreamEvent::Opened { shard, parent } => self.progress.opened(shard, parent),
+            StreamEvent::Opened(shard) => self.progress.opened(shard),
             StreamEvent::Page(page) => self.page(page).await,
             StreamEvent::Trimmed { shard, after } => {
                 self.shared.tally.gaps.add();
@@ -455,9 +455,13 @@ impl Track {
 
     /// Tells each peer what is durably with it: all writes older than its least advanced shard.
     fn promise(&self) {
+        let Some(frontier) = self.progress.frontier() else { return };
         for (peer, feed) in &self.feeds {
-            let open = feed.saved.values().filter(|checkpoint| checkpoint.done != Position::End);
-            let Some(millis) = open.map(|checkpoint| checkpoint.millis).min() else { continue };
+            let saved = |shard: &&ShardId| feed.saved.get(shard).map_or(0, |checkpoint| checkpoint.millis);
+            // Shards that have been read to their ends may still have records under way.
+            let unfinished = feed.saved.values().filter(|checkpoint| checkpoint.done != Position::End);
+            let unfinished = unfinished.map(|checkpoint| checkpoint.millis);
+            let Some(millis) = frontier.iter().map(saved).chain(unfinished).min() else { continue };
             if let (Some(promise), true) = (self.shared.promises.get(peer), feed.is_fed()) {
                 promise.send_if_modified(|promised| {
                     let raised = Hlc::at_millis(millis) > *promised;

@@ -41,13 +41,10 @@ pub struct Page {
 /// What a reader reports.
 #[derive(Debug)]
 pub enum StreamEvent {
-    /// The shards that there are; repeated now and then.
-    Listed(BTreeSet<ShardId>),
+    /// The shards that there are, each with its parent; repeated now and then.
+    Listed(BTreeMap<ShardId, Option<ShardId>>),
     /// A shard is being read from now on, until its last page.
-    Opened {
-        shard: ShardId,
-        parent: Option<ShardId>,
-    },
+    Opened(ShardId),
     Page(Page),
     /// Records after this position were trimmed before they were read: they are lost to this
     /// reader, which goes on with the oldest that is left.
@@ -76,37 +73,35 @@ pub async fn read(
     let mut readers: JoinSet<ShardId> = JoinSet::new();
     loop {
         let shards = list_shards(&client, &stream_arn).await;
-        let listed: BTreeSet<ShardId> = shards.iter().filter_map(shard_id).collect();
+        let listed: BTreeMap<ShardId, Option<ShardId>> = shards.iter().filter_map(lineage).collect();
         if events.send(StreamEvent::Listed(listed.clone())).await.is_err() {
             return;
         }
         let mut ready = true;
         while ready {
             ready = false;
-            for shard in &shards {
-                let Some(id) = shard_id(shard) else { continue };
-                let parent = shard.parent_shard_id().map(|parent| ShardId(parent.into()));
-                let waits =
-                    parent.as_ref().is_some_and(|parent| listed.contains(parent) && !ended.contains(parent));
+            for (id, parent) in &listed {
+                let waits = parent
+                    .as_ref()
+                    .is_some_and(|parent| listed.contains_key(parent) && !ended.contains(parent));
                 if waits || !started.insert(id.clone()) {
                     continue;
                 }
-                let position = start.get(&id).cloned().unwrap_or(Position::TrimHorizon);
+                let position = start.get(id).cloned().unwrap_or(Position::TrimHorizon);
                 if position == Position::End {
                     // Its children may start in the same round.
-                    ended.insert(id);
+                    ended.insert(id.clone());
                     ready = true;
                     continue;
                 }
                 debug!(shard = %id, %position, "reading a shard");
-                let opened = StreamEvent::Opened { shard: id.clone(), parent };
-                if events.send(opened).await.is_err() {
+                if events.send(StreamEvent::Opened(id.clone())).await.is_err() {
                     return;
                 }
                 let reader = ShardReader {
                     client: client.clone(),
                     stream_arn: stream_arn.clone(),
-                    shard: id,
+                    shard: id.clone(),
                     position,
                     poll_interval,
                     events: events.clone(),
@@ -126,8 +121,9 @@ pub async fn read(
     }
 }
 
-fn shard_id(shard: &Shard) -> Option<ShardId> {
-    shard.shard_id().map(|id| ShardId(id.into()))
+fn lineage(shard: &Shard) -> Option<(ShardId, Option<ShardId>)> {
+    let id = |text: &str| ShardId(text.into());
+    Some((id(shard.shard_id()?), shard.parent_shard_id().map(id)))
 }
 
 async fn list_shards(client: &Client, stream_arn: &str) -> Vec<Shard> {
