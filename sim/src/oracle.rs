@@ -58,6 +58,8 @@ pub struct Oracle {
 struct World {
     /// The highest version that each region's stream has shown.
     highest: Vec<Version>,
+    /// An older write has replaced that version in the region, and not been healed yet.
+    is_stale: Vec<bool>,
     /// The data of every application's write; none is a delete.
     issued: BTreeMap<Version, Option<u64>>,
 }
@@ -130,12 +132,12 @@ impl Oracle {
             let mut outcomes = Vec::new();
             if let Some(stamp) = could_be_copy {
                 let mut copied = world.clone();
-                copied.raise(seen.region, stamp.version);
+                copied.replicated(seen.region, stamp);
                 outcomes.push(copied);
                 self.counts.put_backs += 1;
             }
             let mark = seen.old.as_ref().filter(|old| old.is_mark && seen.change.new.is_none());
-            if mark.is_some_and(|mark| world.is_deleted_or_below(seen.region, mark.version)) {
+            if mark.is_some_and(|mark| world.merges(seen.region, mark.version)) {
                 self.counts.merged += 1;
                 outcomes.push(world);
             } else {
@@ -191,7 +193,7 @@ impl Oracle {
                 stamp.version
             ));
         }
-        worlds.iter_mut().for_each(|world| world.raise(seen.region, stamp.version));
+        worlds.iter_mut().for_each(|world| world.replicated(seen.region, stamp));
         worlds
     }
 
@@ -203,7 +205,7 @@ impl Oracle {
         let watermark = self.watermarks[seen.region];
         let mut next = Vec::new();
         for world in worlds {
-            if world.is_deleted_or_below(seen.region, mark.version) {
+            if world.merges(seen.region, mark.version) {
                 next.push(world);
             } else {
                 self.counts.between += 1;
@@ -277,17 +279,27 @@ struct Seen<'a> {
 
 impl World {
     fn new(regions: usize) -> Self {
-        Self { highest: vec![(0, 0); regions], issued: BTreeMap::new() }
+        Self { highest: vec![(0, 0); regions], is_stale: vec![false; regions], issued: BTreeMap::new() }
     }
 
-    fn raise(&mut self, region: usize, version: Version) {
-        self.highest[region] = self.highest[region].max(version);
+    /// Takes in a replicated write.
+    fn replicated(&mut self, region: usize, stamp: &Stamp) {
+        if stamp.version >= self.highest[region] {
+            self.highest[region] = stamp.version;
+            self.is_stale[region] = false;
+        } else if !(stamp.is_mark && self.is_absent(region)) {
+            self.is_stale[region] = true;
+        }
     }
 
-    /// Whether the region's highest version is a delete, or not above this mark.
-    fn is_deleted_or_below(&self, region: usize, mark: Version) -> bool {
-        let highest = self.highest[region];
-        highest <= mark || self.issued.get(&highest) == Some(&None)
+    /// Whether the region has nothing to show, since its highest version is a delete.
+    fn is_absent(&self, region: usize) -> bool {
+        !self.is_stale[region] && self.issued.get(&self.highest[region]) == Some(&None)
+    }
+
+    /// Whether a delete of an item with this mark is that mark's.
+    fn merges(&self, region: usize, mark: Version) -> bool {
+        self.highest[region] <= mark || self.is_absent(region)
     }
 
     /// A write that counts as one of this region's own, with its version by the design's rule.
@@ -308,7 +320,8 @@ impl World {
         if self.issued.insert(version, data).is_some() {
             return Err(format!("key {key}: two writes have the version {version:?}"));
         }
-        self.raise(*region, version);
+        self.highest[*region] = version;
+        self.is_stale[*region] = false;
         Ok(self)
     }
 }
