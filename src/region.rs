@@ -22,6 +22,7 @@ pub struct Region {
     /// For writes to a replica: never retries, since every physical attempt needs a nonce of its
     /// own.
     pub writes: aws_sdk_dynamodb::Client,
+    /// Never retries: the service grants few calls a second, and every attempt counts.
     pub streams: aws_sdk_dynamodbstreams::Client,
     pub control_table: String,
 }
@@ -42,10 +43,8 @@ impl Region {
         // The SDK's own partition is its region: a peer that is down would use up the retries of
         // every other one that calls itself so.
         let partition = RetryPartition::custom(config.name.to_string()).build();
-        let mut tables =
-            aws_sdk_dynamodb::config::Builder::from(&shared).retry_partition(partition.clone());
-        let mut streams =
-            aws_sdk_dynamodbstreams::config::Builder::from(&shared).retry_partition(partition);
+        let mut tables = aws_sdk_dynamodb::config::Builder::from(&shared).retry_partition(partition.clone());
+        let mut streams = aws_sdk_dynamodbstreams::config::Builder::from(&shared).retry_partition(partition);
         if let Some(endpoint) = &config.endpoint {
             tables = tables.endpoint_url(endpoint.as_str());
         }
@@ -56,7 +55,9 @@ impl Region {
             name: config.name.clone(),
             tables: aws_sdk_dynamodb::Client::from_conf(tables.clone().build()),
             writes: aws_sdk_dynamodb::Client::from_conf(tables.retry_config(RetryConfig::disabled()).build()),
-            streams: aws_sdk_dynamodbstreams::Client::from_conf(streams.build()),
+            streams: aws_sdk_dynamodbstreams::Client::from_conf(
+                streams.retry_config(RetryConfig::disabled()).build(),
+            ),
             control_table: config.control_table.clone(),
         }
     }

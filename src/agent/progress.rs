@@ -180,9 +180,8 @@ impl Progress {
 
     fn last_pages_below(&self, records: usize) -> bool {
         let below = |tip: &Tip| tip.last_page.is_some_and(|last| last < records);
-        self.frontier().is_some_and(|frontier| {
-            frontier.into_iter().all(|shard| self.open.get(shard).is_some_and(below))
-        })
+        self.frontier()
+            .is_some_and(|frontier| frontier.into_iter().all(|shard| self.open.get(shard).is_some_and(below)))
     }
 
     /// Where records to come can be: the shards that are being read, those that could be, and

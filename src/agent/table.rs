@@ -19,6 +19,7 @@ use crate::lag::LagBook;
 use crate::protocol::{Floors, Hlc, Origin};
 use crate::region::Region;
 use crate::schema::{KeySchema, describe};
+use crate::stream::Source;
 use crate::tally::Tally;
 
 /// A destination whose checkpoint is older than the newest one by this much starts with a track
@@ -152,8 +153,11 @@ impl TablePlan {
             peers: self.peers.iter().map(|peer| peer.name.clone()).collect(),
             tuning: self.tuning.clone(),
             control,
-            streams: self.local.streams.clone(),
-            stream_arn: self.stream_arn.clone(),
+            source: Source {
+                client: self.local.streams.clone(),
+                arn: self.stream_arn.clone(),
+                pace: Arc::default(),
+            },
             tally: Arc::clone(&self.tally),
             lanes,
             watermarks,

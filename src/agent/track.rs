@@ -18,7 +18,7 @@ use crate::config::Tuning;
 use crate::control::{Checkpoint, ControlTable};
 use crate::fault::{Fault, FaultKind};
 use crate::protocol::{Action, Conflict, Floors, Hlc, KeyMemory, Origin};
-use crate::stream::{Page, Position, ShardId, StreamEvent, read};
+use crate::stream::{Page, Position, ShardId, Source, StreamEvent, read};
 use crate::tally::Tally;
 
 /// How long the other peers may be held up, in all, by one that is slow, before that one gets a
@@ -36,8 +36,7 @@ pub(super) struct Shared {
     pub(super) peers: Vec<Origin>,
     pub(super) tuning: Tuning,
     pub(super) control: ControlTable,
-    pub(super) streams: aws_sdk_dynamodbstreams::Client,
-    pub(super) stream_arn: String,
+    pub(super) source: Source,
     pub(super) tally: Arc<Tally>,
     /// The lanes to every region, the local one included.
     pub(super) lanes: BTreeMap<Origin, Arc<Lanes>>,
@@ -188,8 +187,7 @@ impl Track {
     ) {
         let (events, mut incoming) = mpsc::channel(4);
         let reader = read(
-            self.shared.streams.clone(),
-            self.shared.stream_arn.clone(),
+            self.shared.source.clone(),
             self.progress.positions(),
             self.shared.tuning.poll_interval,
             events,

@@ -5,10 +5,12 @@
 //! its end before its children; an iterator expires after 15 minutes; records are kept for 24
 //! hours.
 
+mod pace;
 mod position;
 mod reader;
 mod record;
 mod service_clock;
 
+pub use pace::Pace;
 pub use position::{Position, Sequence, ShardId};
-pub use reader::{Page, StreamEvent, read};
+pub use reader::{Page, Source, StreamEvent, read};

@@ -1,6 +1,7 @@
 //! Reads one stream: finds its shards, keeps parents before children, and hands on pages.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 use std::time::Duration;
 
 use aws_sdk_dynamodbstreams::Client;
@@ -13,7 +14,7 @@ use tracing::{debug, warn};
 
 use super::record::convert;
 use super::service_clock::ServiceClock;
-use super::{Position, Sequence, ShardId};
+use super::{Pace, Position, Sequence, ShardId};
 use crate::fault::{Fault, persist};
 use crate::protocol::Record;
 
@@ -59,11 +60,20 @@ pub enum StreamEvent {
     },
 }
 
+/// The stream that is read.
+#[derive(Clone, Debug)]
+pub struct Source {
+    /// Must not retry by itself: each attempt takes its turn.
+    pub client: Client,
+    pub arn: String,
+    /// Shared by all who read this stream.
+    pub pace: Arc<Pace>,
+}
+
 /// Reads a stream from the given positions on (from the oldest record where none is given) and
 /// sends what it reads until the receiver is dropped.
 pub async fn read(
-    client: Client,
-    stream_arn: String,
+    source: Source,
     start: BTreeMap<ShardId, Position>,
     poll_interval: Duration,
     events: mpsc::Sender<StreamEvent>,
@@ -72,7 +82,7 @@ pub async fn read(
     let mut ended: BTreeSet<ShardId> = BTreeSet::new();
     let mut readers: JoinSet<ShardId> = JoinSet::new();
     loop {
-        let shards = list_shards(&client, &stream_arn).await;
+        let shards = list_shards(&source).await;
         let listed: BTreeMap<ShardId, Option<ShardId>> = shards.iter().filter_map(lineage).collect();
         if events.send(StreamEvent::Listed(listed.clone())).await.is_err() {
             return;
@@ -99,8 +109,7 @@ pub async fn read(
                     return;
                 }
                 let reader = ShardReader {
-                    client: client.clone(),
-                    stream_arn: stream_arn.clone(),
+                    source: source.clone(),
                     shard: id.clone(),
                     position,
                     poll_interval,
@@ -126,12 +135,13 @@ fn lineage(shard: &Shard) -> Option<(ShardId, Option<ShardId>)> {
     Some((id(shard.shard_id()?), shard.parent_shard_id().map(id)))
 }
 
-async fn list_shards(client: &Client, stream_arn: &str) -> Vec<Shard> {
+async fn list_shards(source: &Source) -> Vec<Shard> {
     let mut shards = Vec::new();
     let mut last = None;
     loop {
         let call = || async {
-            let request = client.describe_stream().stream_arn(stream_arn);
+            source.pace.shards().await;
+            let request = source.client.describe_stream().stream_arn(&source.arn);
             let answer = request.set_exclusive_start_shard_id(last.clone()).send().await?;
             Ok::<_, Fault>(answer.stream_description)
         };
@@ -155,12 +165,11 @@ async fn list_shards(client: &Client, stream_arn: &str) -> Vec<Shard> {
     }
 }
 
-/// The records of one answer, the iterator for the next, and when it was given.
-type Records = (Vec<(Sequence, Record)>, Option<String>, Option<u64>);
+/// When a page was asked for, its records, the iterator for the next, and when it was given.
+type Records = (Instant, Vec<(Sequence, Record)>, Option<String>, Option<u64>);
 
 struct ShardReader {
-    client: Client,
-    stream_arn: String,
+    source: Source,
     shard: ShardId,
     position: Position,
     poll_interval: Duration,
@@ -201,8 +210,7 @@ impl ShardReader {
                 },
             };
             ticks.tick().await;
-            let asked = Instant::now();
-            let (records, next, served_millis) = match self.get_records(&current).await {
+            let (asked, records, next, served_millis) = match self.get_records(&current).await {
                 Answer::Good(page) => page,
                 Answer::Expired => continue,
                 Answer::Trimmed => {
@@ -222,6 +230,7 @@ impl ShardReader {
             }
             iterator = next;
         }
+        self.source.pace.ended(&self.shard);
         self.shard
     }
 
@@ -232,8 +241,8 @@ impl ShardReader {
 
     async fn get_iterator(&self) -> Answer<Option<String>> {
         let call = || async {
-            let request =
-                self.client.get_shard_iterator().stream_arn(&self.stream_arn).shard_id(&*self.shard.0);
+            let Source { client, arn, .. } = &self.source;
+            let request = client.get_shard_iterator().stream_arn(arn).shard_id(&*self.shard.0);
             let request = match &self.position {
                 Position::After(sequence) => request
                     .shard_iterator_type(ShardIteratorType::AfterSequenceNumber)
@@ -258,13 +267,15 @@ impl ShardReader {
     async fn get_records(&self, iterator: &str) -> Answer<Records> {
         let clock = ServiceClock::default();
         let call = || async {
-            let request = self.client.get_records().shard_iterator(iterator).limit(PAGE);
-            sort(request.customize().interceptor(clock.clone()).send().await)
+            self.source.pace.records(&self.shard).await;
+            let request = self.source.client.get_records().shard_iterator(iterator).limit(PAGE);
+            let asked = Instant::now();
+            sort(request.customize().interceptor(clock.clone()).send().await.map(|page| (asked, page)))
         };
         let answer = persist(call, |fault| self.complain(fault)).await;
         // A call that can never succeed is made anew, with a fresh iterator.
-        let output = match answer {
-            Ok(Answer::Good(output)) => output,
+        let (asked, output) = match answer {
+            Ok(Answer::Good(page)) => page,
             Ok(Answer::Trimmed) => return Answer::Trimmed,
             Ok(Answer::Expired) => return Answer::Expired,
             Err(fault) => {
@@ -284,7 +295,7 @@ impl ShardReader {
                 }
             }
         }
-        Answer::Good((records, output.next_shard_iterator, clock.millis()))
+        Answer::Good((asked, records, output.next_shard_iterator, clock.millis()))
     }
 
     fn complain(&self, fault: &Fault) {
