@@ -4,7 +4,9 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use aws_config::{BehaviorVersion, SdkConfig};
-use aws_sdk_dynamodb::config::{Credentials as StaticCredentials, Region as AwsRegion, SharedCredentialsProvider};
+use aws_sdk_dynamodb::config::{
+    Credentials as StaticCredentials, Region as AwsRegion, SharedCredentialsProvider,
+};
 use aws_smithy_async::rt::sleep::{SharedAsyncSleep, TokioSleep};
 use aws_smithy_async::time::SharedTimeSource;
 use aws_smithy_runtime_api::client::http::SharedHttpClient;
@@ -118,11 +120,13 @@ impl Crew {
 
     /// The keys that the agents hold in memory.
     pub fn remembered(&self) -> usize {
-        self.slots.iter().map(|slot| match &slot.state {
-            State::Running(agent) => agent.remembered(),
-            _ => 0,
-        })
-        .sum()
+        self.slots
+            .iter()
+            .map(|slot| match &slot.state {
+                State::Running(agent) => agent.remembered(),
+                _ => 0,
+            })
+            .sum()
     }
 
     /// What the agents have done, all their lives together.

@@ -26,15 +26,8 @@ pub enum Profile {
 const MINUTE: u64 = 60_000;
 
 impl Profile {
-    pub const ALL: [Self; 7] = [
-        Self::Calm,
-        Self::Faulty,
-        Self::Crashes,
-        Self::Shards,
-        Self::Skew,
-        Self::LongOutage,
-        Self::Trimmed,
-    ];
+    pub const ALL: [Self; 7] =
+        [Self::Calm, Self::Faulty, Self::Crashes, Self::Shards, Self::Skew, Self::LongOutage, Self::Trimmed];
 
     pub fn name(self) -> &'static str {
         match self {

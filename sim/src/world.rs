@@ -114,8 +114,7 @@ impl World {
     pub fn send(&mut self, from: usize, to: usize, operation: &str, body: Value) -> (Request, Fate) {
         let now = self.clock.now();
         self.requests += 1;
-        let request =
-            Request { number: self.requests, from, to, operation: operation.to_owned(), body };
+        let request = Request { number: self.requests, from, to, operation: operation.to_owned(), body };
         self.count_call(&request, now);
         let fate = self.fate(&request);
         let Fate { lands, again, answered, .. } = &fate;

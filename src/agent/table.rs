@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use tokio::sync::{mpsc, oneshot, watch};
@@ -67,7 +68,8 @@ impl TablePlan {
                 return;
             }
         };
-        let (in_time, late) = split(&shared, &checkpoints);
+        shared.revision.store(checkpoints.next_run(), Ordering::Relaxed);
+        let (in_time, late) = split(&shared, &checkpoints.shards);
 
         let mut tracks: JoinSet<Ended> = JoinSet::new();
         let (notices, mut incoming) = mpsc::unbounded_channel();
@@ -160,6 +162,7 @@ impl TablePlan {
             },
             tally: Arc::clone(&self.tally),
             lanes,
+            revision: AtomicU64::default(),
             watermarks,
             promises,
         })

@@ -5,6 +5,7 @@
 
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use tokio::sync::{mpsc, oneshot, watch};
@@ -40,6 +41,8 @@ pub(super) struct Shared {
     pub(super) tally: Arc<Tally>,
     /// The lanes to every region, the local one included.
     pub(super) lanes: BTreeMap<Origin, Arc<Lanes>>,
+    /// That of the next save of checkpoints: a save that lands late must not undo later ones.
+    pub(super) revision: AtomicU64,
     /// What the peers say has arrived here, with the moment at which it was read.
     pub(super) watermarks: watch::Receiver<Option<(Instant, Floors)>>,
     /// What may be told to each peer.
@@ -116,6 +119,9 @@ pub(super) struct Track {
     feeds: BTreeMap<Origin, Feed>,
     notices: mpsc::UnboundedSender<Notice>,
     state: watch::Sender<TrackState>,
+    /// How often the shards must have been listed before the track may come to its end: what the
+    /// main track knows of shards is newer than its own list.
+    listings_needed: u64,
     is_main: bool,
 }
 
@@ -172,6 +178,7 @@ impl Track {
             feeds,
             notices,
             state,
+            listings_needed: 0,
             is_main,
             shared,
         }
@@ -214,11 +221,17 @@ impl Track {
         self.checkpoint().await;
     }
 
-    fn has_ended(&self, until: &mut Until) -> bool {
+    fn has_ended(&mut self, until: &mut Until) -> bool {
         let Until::Passed(positions) = until else { return false };
+        if positions.has_changed().unwrap_or(false) {
+            // One list may be on its way already.
+            self.listings_needed = self.progress.listings() + 2;
+        }
         let positions = positions.borrow_and_update();
         positions.as_ref().is_some_and(|positions| {
-            self.progress.has_passed(positions) && self.feeds.values().all(|feed| feed.ledger.is_empty())
+            self.progress.listings() >= self.listings_needed
+                && self.progress.has_passed(positions)
+                && self.feeds.values().all(|feed| feed.ledger.is_empty())
         })
     }
 
@@ -427,7 +440,8 @@ impl Track {
 
     /// Saves, but holds the stream up only so long: the next checkpoint is soon.
     async fn save(&self, shard: &ShardId, changed: &[(Origin, Checkpoint)]) -> Result<(), Fault> {
-        let save = self.shared.control.save_checkpoints(&self.shared.table, shard, changed);
+        let revision = self.shared.revision.fetch_add(1, Ordering::Relaxed);
+        let save = self.shared.control.save_checkpoints(&self.shared.table, shard, revision, changed);
         tokio::time::timeout(SAVE_TIMEOUT, save).await.unwrap_or_else(|_| {
             let message = format!("no answer within {} s", SAVE_TIMEOUT.as_secs());
             Err(Fault { kind: FaultKind::Unreachable, code: String::new(), message })

@@ -8,7 +8,7 @@ use aws_sdk_dynamodbstreams::Client;
 use aws_sdk_dynamodbstreams::error::ProvideErrorMetadata;
 use aws_sdk_dynamodbstreams::types::{Shard, ShardIteratorType};
 use tokio::sync::mpsc;
-use tokio::task::JoinSet;
+use tokio::task::{AbortHandle, JoinSet};
 use tokio::time::{Instant, MissedTickBehavior};
 use tracing::{debug, warn};
 
@@ -78,12 +78,35 @@ pub async fn read(
     poll_interval: Duration,
     events: mpsc::Sender<StreamEvent>,
 ) {
-    let mut started: BTreeSet<ShardId> = BTreeSet::new();
+    let mut started: BTreeMap<ShardId, Option<AbortHandle>> = BTreeMap::new();
     let mut ended: BTreeSet<ShardId> = BTreeSet::new();
     let mut readers: JoinSet<ShardId> = JoinSet::new();
+    // Shards that were left unread, and are gone.
+    let mut unseen = start.clone();
+    unseen.retain(|_, position| *position != Position::End);
     loop {
-        let shards = list_shards(&source).await;
-        let listed: BTreeMap<ShardId, Option<ShardId>> = shards.iter().filter_map(lineage).collect();
+        let Some(listed) = list_shards(&source).await else {
+            tokio::time::sleep(DISCOVERY).await;
+            continue;
+        };
+        for (shard, after) in std::mem::take(&mut unseen) {
+            if !listed.contains_key(&shard)
+                && events.send(StreamEvent::Trimmed { shard, after }).await.is_err()
+            {
+                return;
+            }
+        }
+        for (shard, reader) in &mut started {
+            let gone = reader.take_if(|_| !listed.contains_key(shard) && !ended.contains(shard));
+            let Some(reader) = gone else { continue };
+            reader.abort();
+            ended.insert(shard.clone());
+            for event in lost(shard) {
+                if events.send(event).await.is_err() {
+                    return;
+                }
+            }
+        }
         if events.send(StreamEvent::Listed(listed.clone())).await.is_err() {
             return;
         }
@@ -94,12 +117,13 @@ pub async fn read(
                 let waits = parent
                     .as_ref()
                     .is_some_and(|parent| listed.contains_key(parent) && !ended.contains(parent));
-                if waits || !started.insert(id.clone()) {
+                if waits || started.contains_key(id) {
                     continue;
                 }
                 let position = start.get(id).cloned().unwrap_or(Position::TrimHorizon);
                 if position == Position::End {
                     // Its children may start in the same round.
+                    started.insert(id.clone(), None);
                     ended.insert(id.clone());
                     ready = true;
                     continue;
@@ -115,14 +139,15 @@ pub async fn read(
                     poll_interval,
                     events: events.clone(),
                 };
-                readers.spawn(reader.run());
+                started.insert(id.clone(), Some(readers.spawn(reader.run())));
             }
         }
         tokio::select! {
             biased;
             () = events.closed() => return,
-            Some(Ok(shard)) = readers.join_next() => {
-                ended.insert(shard);
+            Some(ended_reader) = readers.join_next() => {
+                // One that was aborted has its shard noted already.
+                ended.extend(ended_reader.ok());
                 tokio::time::sleep(DISCOVERY_PAUSE).await;
             }
             () = tokio::time::sleep(DISCOVERY) => {}
@@ -135,8 +160,21 @@ fn lineage(shard: &Shard) -> Option<(ShardId, Option<ShardId>)> {
     Some((id(shard.shard_id()?), shard.parent_shard_id().map(id)))
 }
 
-async fn list_shards(source: &Source) -> Vec<Shard> {
-    let mut shards = Vec::new();
+/// What is said of a shard that went away while it was being read: it is older than 24 hours.
+fn lost(shard: &ShardId) -> [StreamEvent; 2] {
+    let end = Page {
+        shard: shard.clone(),
+        records: Vec::new(),
+        closed: true,
+        asked: Instant::now(),
+        served_millis: None,
+    };
+    [StreamEvent::Trimmed { shard: shard.clone(), after: Position::TrimHorizon }, StreamEvent::Page(end)]
+}
+
+/// All shards with their parents; none, if the service can't list them.
+async fn list_shards(source: &Source) -> Option<BTreeMap<ShardId, Option<ShardId>>> {
+    let mut shards = BTreeMap::new();
     let mut last = None;
     loop {
         let call = || async {
@@ -149,17 +187,17 @@ async fn list_shards(source: &Source) -> Vec<Shard> {
             persist(call, |fault| warn!(%fault, "can't list the shards of the local stream; trying again"))
                 .await;
         match described {
-            Ok(Some(description)) => {
-                shards.extend(description.shards.unwrap_or_default());
+            Ok(description) => {
+                let description = description?;
+                shards.extend(description.shards().iter().filter_map(lineage));
                 last = description.last_evaluated_shard_id;
                 if last.is_none() {
-                    return shards;
+                    return Some(shards);
                 }
             }
-            Ok(None) => return shards,
             Err(fault) => {
                 warn!(%fault, "the shards of the local stream can't be listed");
-                return shards;
+                return None;
             }
         }
     }

@@ -3,7 +3,7 @@
 
 use serde_json::{Map, Value};
 
-use crate::item::Item;
+use crate::item::{Item, as_number};
 
 /// An expression with its names and values.
 pub(super) struct Expression<'a> {
@@ -94,6 +94,12 @@ impl<'a> Expression<'a> {
                 let bound = self.value(value)["S"].as_str();
                 let stored = self.stored(name, item).and_then(|stored| stored["S"].as_str());
                 matches!((stored, bound), (Some(stored), Some(bound)) if stored < bound)
+            }
+            [name, "<=", value, ..] => {
+                *at += 3;
+                let bound = as_number(self.value(value));
+                let stored = self.stored(name, item).and_then(as_number);
+                matches!((stored, bound), (Some(stored), Some(bound)) if stored <= bound)
             }
             other => panic!("not understood: {other:?}"),
         }

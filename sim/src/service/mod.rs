@@ -293,7 +293,8 @@ impl Service {
         if is_replica {
             table["StreamSpecification"] =
                 json!({ "StreamEnabled": true, "StreamViewType": "NEW_AND_OLD_IMAGES" });
-            table["LatestStreamArn"] = json!(format!("arn:aws:dynamodb:{}:1:table/{TABLE}/stream/1", self.name));
+            table["LatestStreamArn"] =
+                json!(format!("arn:aws:dynamodb:{}:1:table/{TABLE}/stream/1", self.name));
         }
         Ok(json!({ "Table": table }))
     }

@@ -148,9 +148,8 @@ impl Stream {
         let mut hasher = DefaultHasher::new();
         format!("{:?}", record.key).hash(&mut hasher);
         let hash = hasher.finish();
-        let takes = |shard: &&mut Shard| {
-            shard.closed.is_none() && (shard.range.0..=shard.range.1).contains(&hash)
-        };
+        let takes =
+            |shard: &&mut Shard| shard.closed.is_none() && (shard.range.0..=shard.range.1).contains(&hash);
         if let Some(shard) = self.shards.values_mut().find(takes) {
             // Readers see a shard's records in their order.
             record.visible = record.visible.max(shard.records.back().map_or(0, |last| last.visible));
@@ -176,7 +175,8 @@ impl Stream {
 
     pub(super) fn describe(&self, request: &Value, now: u64) -> Value {
         let after = request["ExclusiveStartShardId"].as_str();
-        let listed = |shard: &&Shard| shard.parent.is_none() || shard.since + self.habits.listing_delay <= now;
+        let listed =
+            |shard: &&Shard| shard.parent.is_none() || shard.since + self.habits.listing_delay <= now;
         let mut rest = self
             .shards
             .values()
