@@ -175,6 +175,8 @@ impl World {
                             1 => fate.answered = None,
                             // The agent waits for ten seconds.
                             2 => fate.lands = Some(10_000 + rng.u64(..=self.settings.late)),
+                            // Nothing on the way repeats a POST over TLS; a nonce comes once.
+                            _ if request.writes() => fate.answered = None,
                             _ => fate.again = Some(rng.u64(..=self.settings.late)),
                         }
                     }
