@@ -23,7 +23,7 @@ mod stamp;
 mod version;
 
 pub use fingerprint::{Fingerprint, KeyId};
-pub use memory::{Floors, KeyMemory};
+pub use memory::{Floors, KeyMemory, SLACK_MILLIS};
 pub use record::{Item, Record};
 pub use resolve::{Action, Body, Conflict, Judgement, Verdict, Write};
 pub use stamp::{Nonce, STAMP, STAMP_MAGIC, Stamp};
