@@ -1,6 +1,7 @@
 //! Regions in this process, for the demo and the tests: each a dynoxide engine behind its own
 //! HTTP server on a loopback port, reached by the real SDK.
 
+use std::fmt;
 use std::net::Ipv4Addr;
 
 use dynoxide::{Database, server};
@@ -13,10 +14,10 @@ use crate::config::{Credentials, RegionConfig};
 use crate::protocol::Origin;
 
 /// One region in this process. Its data is gone when it is dropped.
-#[derive(Debug)]
 pub struct EmbeddedRegion {
     name: Origin,
     endpoint: Url,
+    database: Database,
     stop: CancellationToken,
     server: JoinHandle<()>,
 }
@@ -40,12 +41,19 @@ impl EmbeddedRegion {
         let endpoint = Url::parse(&format!("http://{}", listener.local_addr()?))?;
         let stop = CancellationToken::new();
         let stopped = stop.clone().cancelled_owned();
+        let engine = database.clone();
         let server = tokio::spawn(async move {
-            if let Err(error) = server::serve_with_shutdown(listener, database, stopped).await {
+            if let Err(error) = server::serve_with_shutdown(listener, engine, stopped).await {
                 tracing::error!(error, "an embedded region has stopped");
             }
         });
-        Ok(Self { name, endpoint, stop, server })
+        Ok(Self { name, endpoint, database, stop, server })
+    }
+
+    /// Deletes the items whose time to live is over: the engine does not do so by itself. Returns
+    /// how many there were.
+    pub fn expire(&self) -> Result<usize, EmbeddedError> {
+        Ok(self.database.sweep_ttl()?)
     }
 
     /// The region as `regions.toml` would describe it, but for its credentials.
@@ -58,6 +66,16 @@ impl EmbeddedRegion {
             credentials: Credentials::Embedded,
             control_table: RegionConfig::CONTROL_TABLE.to_owned(),
         }
+    }
+}
+
+impl fmt::Debug for EmbeddedRegion {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { name, endpoint, .. } = self;
+        f.debug_struct("EmbeddedRegion")
+            .field("name", name)
+            .field("endpoint", endpoint)
+            .finish_non_exhaustive()
     }
 }
 

@@ -4,7 +4,8 @@ use std::error::Error;
 use std::fmt;
 use std::time::Duration;
 
-use aws_sdk_dynamodb::error::{ProvideErrorMetadata, SdkError};
+use aws_credential_types::provider::error::CredentialsError;
+use aws_sdk_dynamodb::error::{BuildError, ProvideErrorMetadata, SdkError};
 use backon::{ExponentialBuilder, Retryable};
 
 /// What is to be done about a failed call.
@@ -52,6 +53,25 @@ impl FaultKind {
         }
     }
 
+    /// What a person can do about it.
+    pub fn advice(self) -> &'static str {
+        match self {
+            Self::Refused => {
+                "Check the credentials (`aws sts get-caller-identity` shows whose they are) and the permissions."
+            }
+            Self::Missing => {
+                "Run `tradewind init`, or `tradewind init --create-tables` to make what is missing."
+            }
+            Self::Unreachable => {
+                "Check the endpoint in regions.toml, the network, and that the service is up."
+            }
+            Self::Throttled => {
+                "The service asks for fewer calls: try again later, or raise the table's capacity."
+            }
+            Self::Invalid => "The service will not take this call: check the names in regions.toml.",
+        }
+    }
+
     /// How long to wait before trying again, at least and at most.
     fn delays(self) -> (Duration, Duration) {
         let (least, most) = match self {
@@ -85,6 +105,12 @@ impl fmt::Display for Fault {
 
 impl Error for Fault {}
 
+impl From<BuildError> for Fault {
+    fn from(error: BuildError) -> Self {
+        Self { kind: FaultKind::Invalid, code: String::new(), message: error.to_string() }
+    }
+}
+
 impl<E, R> From<SdkError<E, R>> for Fault
 where
     E: ProvideErrorMetadata + Error + Send + Sync + 'static,
@@ -98,15 +124,24 @@ where
         }
         let kind = match &error {
             SdkError::ServiceError(_) => FaultKind::of_code(&code),
-            // The request could not be made: no credentials, as a rule.
-            SdkError::DispatchFailure(failure) if failure.is_other() || failure.is_user() => {
-                FaultKind::Refused
-            }
+            _ if lacks_credentials(&error) => FaultKind::Refused,
             SdkError::ConstructionFailure(_) => FaultKind::Invalid,
             _ => FaultKind::Unreachable,
         };
         Self { kind, code, message }
     }
+}
+
+/// Whether no credentials could be had to sign the request with.
+fn lacks_credentials(error: &(dyn Error + 'static)) -> bool {
+    let mut cause = Some(error);
+    while let Some(error) = cause {
+        if error.is::<CredentialsError>() {
+            return true;
+        }
+        cause = error.source();
+    }
+    false
 }
 
 /// An error with its causes, in one line; a cause that repeats the one before is left out.

@@ -2,14 +2,18 @@
 
 pub mod agent;
 pub mod apply;
+pub mod cli;
 pub mod config;
 pub mod control;
 pub mod embedded;
 pub mod fault;
 pub mod item_json;
 pub mod lag;
+pub mod operate;
 pub mod protocol;
 pub mod region;
 pub mod schema;
 pub mod stream;
 pub mod tally;
+pub mod telemetry;
+pub mod workload;

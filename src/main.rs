@@ -1,1 +1,14 @@
-fn main() {}
+//! Parses the command line, starts telemetry, and hands over.
+
+use std::process::ExitCode;
+
+use tradewind::{cli, telemetry};
+
+fn main() -> ExitCode {
+    let command = match cli::parse() {
+        Ok(command) => command,
+        Err(exit) => return exit.into(),
+    };
+    telemetry::start(command.log_level(), command.json());
+    command.run().into()
+}

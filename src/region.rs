@@ -1,5 +1,6 @@
 //! One region: its clients, its credentials, its endpoint, its control table.
 
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 use aws_config::sts::AssumeRoleProvider;
@@ -10,7 +11,7 @@ use aws_sdk_dynamodb::config::{
     Credentials as StaticCredentials, Region as AwsRegion, SharedCredentialsProvider,
 };
 
-use crate::config::{Credentials, RegionConfig};
+use crate::config::{Config, Credentials, RegionConfig};
 use crate::protocol::Origin;
 
 /// The clients of one region. Cheap to clone.
@@ -28,6 +29,15 @@ pub struct Region {
 }
 
 impl Region {
+    /// Makes the clients of every region, by name.
+    pub async fn connect_all(config: &Config) -> BTreeMap<Origin, Self> {
+        let mut regions = BTreeMap::new();
+        for region in &config.regions {
+            regions.insert(region.name.clone(), Self::connect(region).await);
+        }
+        regions
+    }
+
     /// Makes the clients; sends nothing yet.
     pub async fn connect(config: &RegionConfig) -> Self {
         Self::over(config, load(config).await)

@@ -113,7 +113,7 @@ impl Crew {
     /// Whether all agents run, and have found their streams drained for so many calls in a row.
     pub fn is_drained(&self, calls: u32) -> bool {
         self.slots.iter().all(|slot| match &slot.state {
-            State::Running(agent) => agent.idle_calls() >= calls,
+            State::Running(agent) => agent.figures().idle_calls() >= calls,
             _ => false,
         })
     }
@@ -123,7 +123,7 @@ impl Crew {
         self.slots
             .iter()
             .map(|slot| match &slot.state {
-                State::Running(agent) => agent.remembered(),
+                State::Running(agent) => agent.figures().remembered(),
                 _ => 0,
             })
             .sum()
@@ -166,7 +166,7 @@ impl Slot {
     /// Takes over what the running agent has counted, once.
     fn count(&mut self) {
         if let State::Running(agent) = &self.state {
-            for report in agent.report() {
+            for report in agent.figures().report() {
                 self.tally += report.tally;
             }
         }

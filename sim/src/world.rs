@@ -388,7 +388,8 @@ fn bend(defect: Defect, request: &Request) -> Option<Value> {
             // The mark but for its nonce, which its last 16 characters are.
             let mark = body["ExpressionAttributeValues"][":expected"]["S"].as_str()?;
             let prefix = mark[..mark.len() - 16].to_owned();
-            body["ConditionExpression"] = "begins_with(#tw, :expected)".into();
+            body["ConditionExpression"] = "#tw BETWEEN :expected AND :end".into();
+            body["ExpressionAttributeValues"][":end"]["S"] = format!("{prefix}~").into();
             body["ExpressionAttributeValues"][":expected"]["S"] = prefix.into();
         }
         (Defect::BoldWatermark, "PutItem") if body["TableName"] == CONTROL => {

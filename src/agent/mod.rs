@@ -34,10 +34,16 @@ use crate::tally::{Tally, TallySnapshot};
 /// A running agent. It stops at once when it is dropped; [`Self::stop`] lets it finish.
 #[derive(Debug)]
 pub struct Agent {
-    pub region: Origin,
     stop: CancellationToken,
     task: JoinHandle<()>,
-    tables: Vec<TableStatus>,
+    figures: Figures,
+}
+
+/// What an agent has done, and where it stands; outlives it.
+#[derive(Clone, Debug)]
+pub struct Figures {
+    region: Origin,
+    tables: Arc<[TableStatus]>,
 }
 
 #[derive(Debug)]
@@ -65,34 +71,16 @@ pub enum StartError {
     UnknownRegion(String, String),
     #[error("no table has a replica in region {0}")]
     NoTable(Origin),
-    #[error("region {region}, table {table}: {fault}\n{}", advice(fault.kind))]
+    #[error("region {region}, table {table}: {fault}\n{}", fault.kind.advice())]
     Fault { region: Origin, table: String, fault: Fault },
     #[error("region {region}, table {table}: {reason}")]
     NotReady { region: Origin, table: String, reason: String },
 }
 
-fn advice(kind: FaultKind) -> &'static str {
-    match kind {
-        FaultKind::Refused => {
-            "Check the credentials (`aws sts get-caller-identity` shows whose they are) and the permissions."
-        }
-        FaultKind::Missing => {
-            "Run `tradewind init`, or `tradewind init --create-tables` to make what is missing."
-        }
-        FaultKind::Unreachable | FaultKind::Throttled => {
-            "Check the endpoint in regions.toml, the network, and that the service is up."
-        }
-        FaultKind::Invalid => "Check the table's name in regions.toml.",
-    }
-}
-
 impl Agent {
     /// Checks what the agent needs of its own region, and starts it.
     pub async fn start(config: &Config, region: &str) -> Result<Self, StartError> {
-        let mut regions = BTreeMap::new();
-        for region in &config.regions {
-            regions.insert(region.name.clone(), Region::connect(region).await);
-        }
+        let regions = Region::connect_all(config).await;
         Self::start_over(config, region, &regions).await
     }
 
@@ -132,7 +120,7 @@ impl Agent {
             running.spawn(plan.run(stop.clone(), sender));
         }
         let task = tokio::spawn(async move { while running.join_next().await.is_some() {} });
-        Self { region, stop, task, tables }
+        Self { stop, task, figures: Figures { region, tables: tables.into() } }
     }
 
     /// Lets the agent finish what is under way, make its checkpoints, and stop.
@@ -146,10 +134,16 @@ impl Agent {
         let _ = (&mut self.task).await;
     }
 
+    pub fn figures(&self) -> &Figures {
+        &self.figures
+    }
+}
+
+impl Figures {
     /// Returns when each table's stream has been found drained, with nothing under way, in
     /// `calls` calls in a row.
     pub async fn drained(&self, calls: u32) {
-        for table in &self.tables {
+        for table in self.tables.iter() {
             // An error means that the table's agent is gone.
             let _ = table.state.clone().wait_for(|state| state.idle_calls >= calls).await;
         }

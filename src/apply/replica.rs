@@ -5,10 +5,12 @@ use std::sync::{Mutex, PoisonError};
 
 use aws_sdk_dynamodb::Client;
 use aws_sdk_dynamodb::error::{ProvideErrorMetadata, SdkError};
-use aws_sdk_dynamodb::types::AttributeValue;
+use aws_sdk_dynamodb::operation::put_item::PutItemError;
+use aws_sdk_dynamodb::operation::update_item::UpdateItemError;
+use aws_sdk_dynamodb::types::{AttributeValue, ReturnValuesOnConditionCheckFailure};
 
 use crate::fault::Fault;
-use crate::protocol::{Action, Body, Item, Nonce, STAMP, STAMP_MAGIC, Stamp, Write};
+use crate::protocol::{Action, Body, Item, Nonce, STAMP, STAMP_END, STAMP_MAGIC, Stamp, Version, Write};
 
 /// What became of a conditional write.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -26,13 +28,42 @@ pub struct Replica {
     nonces: Mutex<fastrand::Rng>,
 }
 
-/// Absent, unstamped, or with a stamp that no agent wrote: no well-formed stamp stands here. Else
-/// the one that does must be lower.
-const NO_STAMP_OR_LOWER: &str = "NOT begins_with(#tw, :magic) OR #tw < :bound";
-/// An item with a lower stamp; one that an application has written meanwhile has none.
-const LOWER_STAMP: &str = "begins_with(#tw, :magic) AND #tw < :bound";
-const NO_STAMP: &str = "attribute_not_exists(#tw)";
-const THIS_STAMP: &str = "#tw = :expected";
+/// What must stand in an item's stamp attribute for a write to take effect.
+#[derive(Clone, Copy)]
+enum Condition<'a> {
+    /// No stamp of this version or a higher one: the item is absent, or unstamped, or has a lower
+    /// stamp. A range says so, since a value of another type lies in none.
+    NoneOrLower,
+    /// A lower stamp; an item that an application has written meanwhile has none.
+    Lower,
+    /// Nothing.
+    None,
+    /// Exactly this.
+    Exactly(&'a AttributeValue),
+}
+
+impl Condition<'_> {
+    fn expression(self) -> &'static str {
+        match self {
+            Self::NoneOrLower => "NOT #tw BETWEEN :bound AND :end",
+            Self::Lower => "#tw BETWEEN :magic AND :bound",
+            Self::None => "attribute_not_exists(#tw)",
+            Self::Exactly(_) => "#tw = :expected",
+        }
+    }
+
+    /// The values in the expression; DynamoDB allows no others.
+    fn values(self, version: &Version) -> HashMap<String, AttributeValue> {
+        let text = |text: &str| AttributeValue::S(text.to_owned());
+        let bound = || (":bound".to_owned(), text(&Stamp::bound(version)));
+        match self {
+            Self::NoneOrLower => HashMap::from([bound(), (":end".to_owned(), text(STAMP_END))]),
+            Self::Lower => HashMap::from([bound(), (":magic".to_owned(), text(STAMP_MAGIC))]),
+            Self::None => HashMap::new(),
+            Self::Exactly(value) => HashMap::from([(":expected".to_owned(), value.clone())]),
+        }
+    }
+}
 
 impl Replica {
     /// `client` must not retry by itself: each physical attempt needs a nonce of its own.
@@ -43,31 +74,31 @@ impl Replica {
     /// Makes one attempt at a write.
     pub async fn attempt(&self, action: &Action) -> Result<Outcome, Fault> {
         match action {
-            Action::Push(write) => self.write(write, NO_STAMP_OR_LOWER, Some(write), None).await,
-            Action::Heal(write) => self.write(write, LOWER_STAMP, Some(write), None).await,
-            Action::Restamp(write, None) => self.write(write, NO_STAMP, None, None).await,
-            Action::Restamp(write, Some(stamp)) => self.write(write, THIS_STAMP, None, Some(stamp)).await,
+            Action::Push(write) => self.push(write).await,
+            Action::Heal(write) => self.write(write, Condition::Lower).await.map(Answer::outcome),
+            Action::Restamp(write, stamp) => {
+                let condition = stamp.as_ref().map_or(Condition::None, Condition::Exactly);
+                self.write(write, condition).await.map(Answer::outcome)
+            }
             Action::CarryOut { key, mark } => self.carry_out(key, mark).await,
         }
     }
 
-    async fn write(
-        &self,
-        write: &Write,
-        condition: &str,
-        below: Option<&Write>,
-        expected: Option<&AttributeValue>,
-    ) -> Result<Outcome, Fault> {
+    async fn push(&self, write: &Write) -> Result<Outcome, Fault> {
+        let answer = self.write(write, Condition::NoneOrLower).await?;
+        // What looks like a stamp at first sight but is none may sort above every version.
+        if let Answer::Outrun(Some(stored)) = &answer
+            && let Some(garbage) = Stamp::garbage(stored)
+        {
+            return self.write(write, Condition::Exactly(garbage)).await.map(Answer::outcome);
+        }
+        Ok(answer.outcome())
+    }
+
+    async fn write(&self, write: &Write, condition: Condition<'_>) -> Result<Answer, Fault> {
         let nonce = Nonce(self.nonces.lock().unwrap_or_else(PoisonError::into_inner).u64(..));
         let stamp = AttributeValue::S(write.stamp(nonce).to_string());
-        let mut values = HashMap::new();
-        if let Some(write) = below {
-            values.insert(":magic".to_owned(), AttributeValue::S(STAMP_MAGIC.to_owned()));
-            values.insert(":bound".to_owned(), AttributeValue::S(Stamp::bound(&write.version)));
-        }
-        if let Some(expected) = expected {
-            values.insert(":expected".to_owned(), expected.clone());
-        }
+        let mut values = condition.values(&write.version);
         match &write.body {
             Body::Put(item, _) => {
                 let mut item = Item::clone(item);
@@ -77,10 +108,14 @@ impl Replica {
                     .put_item()
                     .table_name(&self.table)
                     .set_item(Some(item))
-                    .condition_expression(condition)
+                    .condition_expression(condition.expression())
                     .expression_attribute_names("#tw", STAMP)
-                    .set_expression_attribute_values((!values.is_empty()).then_some(values));
-                outcome(call.send().await)
+                    .set_expression_attribute_values((!values.is_empty()).then_some(values))
+                    .return_values_on_condition_check_failure(ReturnValuesOnConditionCheckFailure::AllOld);
+                answer(call.send().await, |error| match error {
+                    PutItemError::ConditionalCheckFailedException(failed) => failed.item,
+                    _ => None,
+                })
             }
             Body::Delete => {
                 values.insert(":stamp".to_owned(), stamp);
@@ -90,10 +125,14 @@ impl Replica {
                     .table_name(&self.table)
                     .set_key(Some(write.key.clone()))
                     .update_expression("SET #tw = :stamp")
-                    .condition_expression(condition)
+                    .condition_expression(condition.expression())
                     .expression_attribute_names("#tw", STAMP)
-                    .set_expression_attribute_values(Some(values));
-                outcome(call.send().await)
+                    .set_expression_attribute_values(Some(values))
+                    .return_values_on_condition_check_failure(ReturnValuesOnConditionCheckFailure::AllOld);
+                answer(call.send().await, |error| match error {
+                    UpdateItemError::ConditionalCheckFailedException(failed) => failed.item,
+                    _ => None,
+                })
             }
         }
     }
@@ -104,20 +143,39 @@ impl Replica {
             .delete_item()
             .table_name(&self.table)
             .set_key(Some(key.clone()))
-            .condition_expression(THIS_STAMP)
+            .condition_expression(Condition::Exactly(mark).expression())
             .expression_attribute_names("#tw", STAMP)
             .expression_attribute_values(":expected", mark.clone());
-        outcome(call.send().await)
+        answer(call.send().await, |_| None).map(Answer::outcome)
     }
 }
 
-fn outcome<T, E>(result: Result<T, SdkError<E>>) -> Result<Outcome, Fault>
+/// An outcome, with the stored item where the service told it.
+enum Answer {
+    Applied,
+    Outrun(Option<Item>),
+}
+
+impl Answer {
+    fn outcome(self) -> Outcome {
+        match self {
+            Self::Applied => Outcome::Applied,
+            Self::Outrun(_) => Outcome::Outrun,
+        }
+    }
+}
+
+fn answer<T, E>(result: Result<T, SdkError<E>>, stored: fn(E) -> Option<Item>) -> Result<Answer, Fault>
 where
     E: ProvideErrorMetadata + std::error::Error + Send + Sync + 'static,
 {
     match result {
-        Ok(_) => Ok(Outcome::Applied),
-        Err(error) if error.code() == Some("ConditionalCheckFailedException") => Ok(Outcome::Outrun),
+        Ok(_) => Ok(Answer::Applied),
+        Err(SdkError::ServiceError(error))
+            if error.err().code() == Some("ConditionalCheckFailedException") =>
+        {
+            Ok(Answer::Outrun(stored(error.into_err())))
+        }
         Err(error) => Err(error.into()),
     }
 }

@@ -26,5 +26,5 @@ pub use fingerprint::{Fingerprint, KeyId};
 pub use memory::{Floors, KeyMemory, SLACK_MILLIS};
 pub use record::{Item, Record};
 pub use resolve::{Action, Body, Conflict, Judgement, Verdict, Write};
-pub use stamp::{Nonce, STAMP, STAMP_MAGIC, Stamp};
+pub use stamp::{Nonce, STAMP, STAMP_END, STAMP_MAGIC, Stamp};
 pub use version::{Hlc, Origin, Version};

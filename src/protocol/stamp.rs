@@ -11,8 +11,11 @@ pub const STAMP: &str = "_tw";
 
 /// What every well-formed stamp begins with: the format's name and its version.
 ///
-/// Conditions test it, so that an attribute of this name which no agent wrote counts as no stamp.
+/// Conditions test it and [`STAMP_END`], so that an attribute of this name which no agent wrote counts as no stamp.
 pub const STAMP_MAGIC: &str = "tw1 ";
+
+/// Sorts after every stamp, since the digits of a clock end with `f`.
+pub const STAMP_END: &str = "tw1 g";
 
 /// Tells one physical write attempt from another with the same version.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -41,6 +44,11 @@ pub enum StampKind {
 }
 
 impl Stamp {
+    /// The stamp in an item, if an agent wrote one there.
+    pub fn read(item: &Item) -> Option<Self> {
+        Stamped::read(item).stamp().cloned()
+    }
+
     pub fn is_mark(&self) -> bool {
         self.kind == StampKind::Mark
     }
@@ -57,6 +65,11 @@ impl Stamp {
     /// and every stamp of this version or a higher one is above it.
     pub fn bound(version: &Version) -> String {
         format!("{STAMP_MAGIC}{version}")
+    }
+
+    /// What stands in an item's stamp attribute, if no agent wrote it.
+    pub fn garbage(item: &Item) -> Option<&AttributeValue> {
+        item.get(STAMP).filter(|_| Stamped::read(item) == Stamped::Malformed)
     }
 
     fn parse(text: &str) -> Option<Self> {

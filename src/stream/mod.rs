@@ -5,6 +5,7 @@
 //! its end before its children; an iterator expires after 15 minutes; records are kept for 24
 //! hours.
 
+mod lenient;
 mod pace;
 mod position;
 mod reader;

@@ -5,16 +5,16 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use aws_sdk_dynamodbstreams::Client;
-use aws_sdk_dynamodbstreams::error::ProvideErrorMetadata;
+use aws_sdk_dynamodbstreams::error::{ProvideErrorMetadata, SdkError};
 use aws_sdk_dynamodbstreams::types::{Shard, ShardIteratorType};
 use tokio::sync::mpsc;
 use tokio::task::{AbortHandle, JoinSet};
 use tokio::time::{Instant, MissedTickBehavior};
 use tracing::{debug, warn};
 
-use super::record::convert;
+use super::record::ReadPage;
 use super::service_clock::ServiceClock;
-use super::{Pace, Position, Sequence, ShardId};
+use super::{Pace, Position, Sequence, ShardId, lenient};
 use crate::fault::{Fault, persist};
 use crate::protocol::Record;
 
@@ -273,6 +273,11 @@ impl ShardReader {
     }
 
     async fn skip_trimmed(&mut self) -> Result<(), mpsc::error::SendError<StreamEvent>> {
+        // The oldest record can go between an iterator and its first use. Nothing is missing: this
+        // reader was never past it.
+        if self.position == Position::TrimHorizon {
+            return Ok(());
+        }
         let after = std::mem::replace(&mut self.position, Position::TrimHorizon);
         self.events.send(StreamEvent::Trimmed { shard: self.shard.clone(), after }).await
     }
@@ -308,11 +313,22 @@ impl ShardReader {
             self.source.pace.records(&self.shard).await;
             let request = self.source.client.get_records().shard_iterator(iterator).limit(PAGE);
             let asked = Instant::now();
-            sort(request.customize().interceptor(clock.clone()).send().await.map(|page| (asked, page)))
+            let result = request.customize().interceptor(clock.clone()).send().await;
+            if let Err(error) = &result
+                && let Some(page) = read_leniently(error)
+            {
+                debug!(shard = %self.shard, error = %error.to_string(), "the SDK can't read a page");
+                return Ok(Answer::Good((asked, page)));
+            }
+            Ok(match sort(result)? {
+                Answer::Good(output) => Answer::Good((asked, ReadPage::from(output))),
+                Answer::Trimmed => Answer::Trimmed,
+                Answer::Expired => Answer::Expired,
+            })
         };
         let answer = persist(call, |fault| self.complain(fault)).await;
         // A call that can never succeed is made anew, with a fresh iterator.
-        let (asked, output) = match answer {
+        let (asked, page) = match answer {
             Ok(Answer::Good(page)) => page,
             Ok(Answer::Trimmed) => return Answer::Trimmed,
             Ok(Answer::Expired) => return Answer::Expired,
@@ -321,9 +337,9 @@ impl ShardReader {
                 return Answer::Expired;
             }
         };
-        let mut records = Vec::with_capacity(output.records().len());
-        for record in output.records.unwrap_or_default() {
-            match convert(record) {
+        let mut records = Vec::with_capacity(page.records.len());
+        for record in page.records {
+            match record {
                 Ok(record) => records.push(record),
                 Err(error) => {
                     let event =
@@ -333,7 +349,7 @@ impl ShardReader {
                 }
             }
         }
-        Answer::Good((asked, records, output.next_shard_iterator, clock.millis()))
+        Answer::Good((asked, records, page.next, clock.millis()))
     }
 
     fn complain(&self, fault: &Fault) {
@@ -341,8 +357,14 @@ impl ShardReader {
     }
 }
 
+/// The page that an answer holds which the SDK could not read.
+fn read_leniently<E>(error: &SdkError<E>) -> Option<ReadPage> {
+    let answer = error.raw_response().filter(|answer| answer.status().is_success())?;
+    lenient::read(answer.body().bytes()?)
+}
+
 /// Sets apart the two answers that are part of reading a stream.
-fn sort<T, E>(result: Result<T, aws_sdk_dynamodbstreams::error::SdkError<E>>) -> Result<Answer<T>, Fault>
+fn sort<T, E>(result: Result<T, SdkError<E>>) -> Result<Answer<T>, Fault>
 where
     E: ProvideErrorMetadata + std::error::Error + Send + Sync + 'static,
 {

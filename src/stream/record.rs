@@ -1,32 +1,73 @@
 //! A stream record of the SDK, turned into one of the protocol. Nothing is copied.
 
+use std::collections::HashMap;
+
 use aws_sdk_dynamodb::primitives::Blob;
 use aws_sdk_dynamodb::types::AttributeValue;
+use aws_sdk_dynamodbstreams::operation::get_records::GetRecordsOutput;
 use aws_sdk_dynamodbstreams::types::{AttributeValue as StreamValue, Record as StreamRecord};
 
 use super::Sequence;
+use crate::item_json::item_json;
 use crate::protocol::{Item, Record};
 
-/// What a record lacks that every record has.
+/// What GetRecords answered.
+pub(super) struct ReadPage {
+    pub(super) records: Vec<Result<(Sequence, Record), Unreadable>>,
+    /// The iterator for the next page; none at the end of a shard.
+    pub(super) next: Option<String>,
+}
+
+impl From<GetRecordsOutput> for ReadPage {
+    fn from(output: GetRecordsOutput) -> Self {
+        Self {
+            records: output.records.unwrap_or_default().into_iter().map(convert).collect(),
+            next: output.next_shard_iterator,
+        }
+    }
+}
+
+/// Why a record can't be read.
 #[derive(Debug, thiserror::Error)]
-#[error("a stream record without its {0}")]
-pub(super) struct Unreadable(&'static str);
+#[error("{0}")]
+pub(super) struct Unreadable(String);
+
+impl Unreadable {
+    pub(super) fn without(part: &str) -> Self {
+        Self(format!("a stream record without its {part}"))
+    }
+
+    /// Something that this build does not know; its type is told, but never its content.
+    pub(super) fn value(expected: &str, found: &serde_json::Value) -> Self {
+        let found = match found.as_object() {
+            Some(variants) => format!("{:?}", variants.keys().collect::<Vec<_>>()),
+            None => "something else".to_owned(),
+        };
+        Self(format!("expected {expected}, found {found}"))
+    }
+
+    /// The same, with which record it is.
+    pub(super) fn of(self, sequence: &str, key: &Item) -> Self {
+        Self(format!("record {sequence} of key {}: {}", item_json(key), self.0))
+    }
+}
 
 /// The event's name is not looked at: the images say what happened, and newer releases of
 /// DynamoDB Local send names that the SDK does not know.
-pub(super) fn convert(record: StreamRecord) -> Result<(Sequence, Record), Unreadable> {
-    let body = record.dynamodb.ok_or(Unreadable("body"))?;
-    let sequence = body.sequence_number.ok_or(Unreadable("sequence number"))?;
-    let created = body.approximate_creation_date_time.ok_or(Unreadable("creation time"))?;
-    let item = |image: std::collections::HashMap<String, StreamValue>| -> Result<Item, Unreadable> {
+fn convert(record: StreamRecord) -> Result<(Sequence, Record), Unreadable> {
+    let body = record.dynamodb.ok_or_else(|| Unreadable::without("body"))?;
+    let sequence = body.sequence_number.ok_or_else(|| Unreadable::without("sequence number"))?;
+    let created = body.approximate_creation_date_time.ok_or_else(|| Unreadable::without("creation time"))?;
+    let item = |image: HashMap<String, StreamValue>| -> Result<Item, Unreadable> {
         image.into_iter().map(|(name, value)| Ok((name, convert_value(value)?))).collect()
     };
-    let record = Record {
-        created_millis: created.to_millis().ok().and_then(|ms| u64::try_from(ms).ok()).unwrap_or_default(),
-        key: item(body.keys.ok_or(Unreadable("keys"))?)?,
-        old: body.old_image.map(item).transpose()?,
-        new: body.new_image.map(item).transpose()?,
+    let key = item(body.keys.ok_or_else(|| Unreadable::without("keys"))?)?;
+    let image = |image: Option<HashMap<String, StreamValue>>| {
+        image.map(item).transpose().map_err(|error| error.of(&sequence, &key))
     };
+    let (old, new) = (image(body.old_image)?, image(body.new_image)?);
+    let created_millis = created.to_millis().ok().and_then(|ms| u64::try_from(ms).ok()).unwrap_or_default();
+    let record = Record { created_millis, key, old, new };
     Ok((Sequence::new(&sequence), record))
 }
 
@@ -49,6 +90,6 @@ fn convert_value(value: StreamValue) -> Result<AttributeValue, Unreadable> {
                 .map(|(name, value)| Ok((name, convert_value(value)?)))
                 .collect::<Result<_, _>>()?,
         ),
-        _ => return Err(Unreadable("attribute types: one is newer than this build")),
+        _ => return Err(Unreadable("an attribute type that is newer than this build".to_owned())),
     })
 }

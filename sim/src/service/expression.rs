@@ -89,11 +89,12 @@ impl<'a> Expression<'a> {
                 *at += 3;
                 self.stored(name, item) == Some(self.value(value))
             }
-            [name, "<", value, ..] => {
-                *at += 3;
-                let bound = self.value(value)["S"].as_str();
+            [name, "BETWEEN", from, "AND", to, ..] => {
+                *at += 5;
+                let text = |value: &str| self.value(value)["S"].as_str();
                 let stored = self.stored(name, item).and_then(|stored| stored["S"].as_str());
-                matches!((stored, bound), (Some(stored), Some(bound)) if stored < bound)
+                matches!((text(from), stored, text(to)), (Some(from), Some(stored), Some(to))
+                    if (from..=to).contains(&stored))
             }
             [name, "<=", value, ..] => {
                 *at += 3;
@@ -149,19 +150,21 @@ mod tests {
     fn the_agents_conditions_are_understood() {
         let request = json!({
             "ExpressionAttributeNames": { "#tw": "_tw" },
-            "ExpressionAttributeValues": { ":magic": { "S": "tw1 " }, ":bound": { "S": "tw1 5" } },
+            "ExpressionAttributeValues": {
+                ":magic": { "S": "tw1 " }, ":bound": { "S": "tw1 5" }, ":end": { "S": "tw1 g" },
+            },
         });
         let item = |stamp: Option<&str>| {
             stamp.map_or_else(Item::new, |stamp| Item::from([("_tw".to_owned(), text(stamp))]))
         };
-        let push = Expression::new("NOT begins_with(#tw, :magic) OR #tw < :bound", &request);
-        let heal = Expression::new("begins_with(#tw, :magic) AND #tw < :bound", &request);
+        let push = Expression::new("NOT #tw BETWEEN :bound AND :end", &request);
+        let heal = Expression::new("#tw BETWEEN :magic AND :bound", &request);
         let none = Expression::new("attribute_not_exists(#tw)", &request);
         for (stamp, pushes, heals, is_bare) in [
             (Some(None), true, false, true),
             (None, true, false, true),
             (Some(Some("tw1 4")), true, true, false),
-            (Some(Some("tw1 5")), false, false, false),
+            (Some(Some("tw1 51")), false, false, false),
             (Some(Some("zzz")), true, false, false),
         ] {
             let stored = stamp.map(item);

@@ -1,0 +1,151 @@
+//! The command line: one file a command.
+
+mod demo;
+mod exit;
+mod init;
+mod progress;
+mod run;
+mod verify;
+
+use std::path::PathBuf;
+
+use clap::error::ErrorKind;
+use clap::{Args, Parser, Subcommand};
+use serde_json::json;
+use tracing::level_filters::LevelFilter;
+
+use crate::config::Config;
+
+pub use exit::{Exit, Failure};
+
+const EXIT_CODES: &str = "\
+Exit codes:
+  0    done
+  1    the replicas differ (demo, verify)
+  64   the command line or regions.toml is wrong
+  69   a region can't be reached, or a table is missing or does not fit
+  70   an internal error
+  77   credentials or permissions are refused
+  130  stopped at once by a second signal (run), or interrupted
+
+Logs go to standard error; RUST_LOG sets what is logged (RUST_LOG=tradewind=debug).";
+
+/// Global tables for any DynamoDB-compatible store, run by you.
+///
+/// One agent per region reads the local table's stream, resolves conflicts by last writer wins,
+/// and writes to every peer region. `tradewind demo` shows it in half a minute, with nothing but
+/// this binary.
+#[derive(Debug, Parser)]
+#[command(name = "tradewind", version, after_help = EXIT_CODES, max_term_width = 100)]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+    /// Print the result, and logs, as JSON.
+    #[arg(long, global = true)]
+    json: bool,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    Demo(demo::Demo),
+    Init(init::Init),
+    Run(run::Run),
+    Verify(verify::Verify),
+}
+
+/// Which configuration to use.
+#[derive(Debug, Args)]
+struct ConfigFile {
+    /// The regions and tables to replicate.
+    #[arg(long, short, value_name = "FILE", default_value = "regions.toml", env = "TRADEWIND_CONFIG")]
+    config: PathBuf,
+}
+
+impl ConfigFile {
+    fn load(&self) -> Result<Config, Failure> {
+        Ok(Config::load(&self.config)?)
+    }
+}
+
+/// A command line, understood.
+#[derive(Debug)]
+pub struct Invocation(Cli);
+
+/// Reads the command line. Where it can't be understood, or asks for help, that has been printed.
+pub fn parse() -> Result<Invocation, Exit> {
+    Cli::try_parse().map(Invocation).map_err(|error| {
+        // There is nobody to tell when the terminal is gone.
+        let _ = error.print();
+        match error.kind() {
+            ErrorKind::DisplayHelp | ErrorKind::DisplayVersion => Exit::Done,
+            _ => Exit::Usage,
+        }
+    })
+}
+
+impl Invocation {
+    /// Whether output is to be JSON.
+    pub fn json(&self) -> bool {
+        self.0.json
+    }
+
+    /// What the command logs unless told otherwise.
+    pub fn log_level(&self) -> LevelFilter {
+        match self.0.command {
+            Command::Run(_) => LevelFilter::INFO,
+            Command::Demo(_) | Command::Init(_) | Command::Verify(_) => LevelFilter::WARN,
+        }
+    }
+
+    /// Runs the command to its end.
+    pub fn run(self) -> Exit {
+        let Cli { command, json } = self.0;
+        let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build();
+        let result = runtime.map_err(Failure::internal).and_then(|runtime| {
+            let result = runtime.block_on(async {
+                match command {
+                    Command::Demo(demo) => demo.run(json).await,
+                    Command::Init(init) => init.run(json).await,
+                    Command::Run(run) => run.run(json).await,
+                    Command::Verify(verify) => verify.run(json).await,
+                }
+            });
+            runtime.shutdown_background();
+            result
+        });
+        result.unwrap_or_else(|failure| {
+            if json {
+                print(&json!({ "error": failure.message, "exit_code": failure.exit.code() }));
+            } else {
+                complain(&failure.message);
+            }
+            failure.exit
+        })
+    }
+}
+
+/// Prints a result.
+#[expect(clippy::print_stdout, reason = "a command's result")]
+fn print(result: &impl std::fmt::Display) {
+    println!("{result}");
+}
+
+/// Prints an error, for a person.
+#[expect(clippy::print_stderr, reason = "a command's error")]
+fn complain(message: &str) {
+    eprintln!("error: {message}");
+}
+
+/// Prints a result as JSON, or as the text that `text` makes of it.
+fn report<T: serde::Serialize>(
+    json: bool,
+    result: &T,
+    text: impl FnOnce(&T) -> String,
+) -> Result<(), Failure> {
+    if json {
+        print(&serde_json::to_string(result).map_err(Failure::internal)?);
+    } else {
+        print(&text(result));
+    }
+    Ok(())
+}

@@ -1,0 +1,54 @@
+//! How far long work has got: a bar on a terminal, a log line now and then elsewhere.
+
+use std::io::{IsTerminal, stderr};
+use std::time::Duration;
+
+use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
+use tokio::time::Instant;
+
+/// How often a log line says how far the work has got.
+const PAUSE: Duration = Duration::from_secs(10);
+
+/// The progress of one piece of work.
+pub(super) struct Progress {
+    bar: ProgressBar,
+    what: &'static str,
+    /// Where there is no terminal: when the last line was logged.
+    last_line: Option<Instant>,
+}
+
+impl Progress {
+    /// Work of `total` steps, if that is known.
+    pub(super) fn new(what: &'static str, total: Option<u64>, json: bool) -> Self {
+        let on_terminal = stderr().is_terminal() && !json;
+        let target = if on_terminal { ProgressDrawTarget::stderr() } else { ProgressDrawTarget::hidden() };
+        let template = match total {
+            Some(_) => "{prefix} [{bar:32}] {human_pos}/{human_len} {per_sec} {msg}",
+            None => "{spinner} {prefix} {human_pos} {per_sec} {msg}",
+        };
+        let style = ProgressStyle::with_template(template).unwrap_or_else(|_| ProgressStyle::default_bar());
+        let bar = ProgressBar::with_draw_target(total, target).with_style(style.progress_chars("=> "));
+        bar.set_prefix(what);
+        Self { bar, what, last_line: (!on_terminal).then(Instant::now) }
+    }
+
+    /// Says how far the work has got, with what else there is to say.
+    pub(super) fn update(&mut self, done: u64, message: impl FnOnce() -> String) {
+        self.bar.set_position(done);
+        match &mut self.last_line {
+            None => self.bar.set_message(message()),
+            Some(last) if last.elapsed() >= PAUSE => {
+                *last = Instant::now();
+                let total = self.bar.length().map(|total| format!("/{total}")).unwrap_or_default();
+                // Logged as a warning would be: whoever waits wants to see it at any level.
+                tracing::warn!("{}: {done}{total} {}", self.what, message());
+            }
+            Some(_) => {}
+        }
+    }
+
+    /// Takes the bar away.
+    pub(super) fn finish(self) {
+        self.bar.finish_and_clear();
+    }
+}

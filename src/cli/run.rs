@@ -1,0 +1,113 @@
+//! `tradewind run`.
+
+use std::fmt::Write;
+use std::time::Duration;
+
+use clap::Args;
+use tokio::signal::unix::{Signal, SignalKind, signal};
+use tokio::time::{Instant, MissedTickBehavior};
+use tracing::{info, warn};
+
+use super::{ConfigFile, Exit, Failure, report};
+use crate::agent::{Agent, TableReport};
+
+/// How often the log says what has been done.
+const REPORT: Duration = Duration::from_mins(1);
+/// How many empty reads in a row make a stream drained, with --once.
+const EMPTY_READS: u32 = 3;
+
+/// Run the agent of one region.
+///
+/// Reads the region's streams and writes to every peer until it is told to stop. SIGTERM and
+/// SIGINT let it finish what is under way, make its checkpoints, and exit with 0; a second signal
+/// makes it exit at once, with 130. Killed at any moment, it goes on where it was.
+#[derive(Debug, Args)]
+pub(super) struct Run {
+    #[command(flatten)]
+    config: ConfigFile,
+    /// The region whose streams to read, by its name in regions.toml.
+    #[arg(long, value_name = "NAME", env = "TRADEWIND_REGION")]
+    region: String,
+    /// Stop as soon as the streams are drained.
+    #[arg(long)]
+    once: bool,
+}
+
+impl Run {
+    pub(super) async fn run(self, json: bool) -> Result<Exit, Failure> {
+        let config = self.config.load()?;
+        let mut signals = Signals::listen()?;
+        let mut agent = tokio::select! {
+            started = Agent::start(&config, &self.region) => started?,
+            () = signals.next() => return Ok(Exit::Done),
+        };
+        let figures = agent.figures().clone();
+        let mut reports = tokio::time::interval_at(Instant::now() + REPORT, REPORT);
+        reports.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        loop {
+            tokio::select! {
+                () = signals.next() => {
+                    info!("stopping: finishing what is under way; a second signal stops at once");
+                    break;
+                }
+                () = figures.drained(EMPTY_READS), if self.once => {
+                    info!("the streams are drained");
+                    break;
+                }
+                () = agent.ended() => return Err(Failure::internal("the agent broke down; its log says why")),
+                _ = reports.tick() => figures.report().iter().for_each(log),
+            }
+        }
+        tokio::select! {
+            () = agent.stop() => {}
+            () = signals.next() => {
+                warn!("stopped at once; what was under way is done again after the next start");
+                return Ok(Exit::Interrupted);
+            }
+        }
+        report(json, &figures.report(), |tables| tables.iter().map(text).collect::<Vec<_>>().join("\n"))?;
+        Ok(Exit::Done)
+    }
+}
+
+struct Signals {
+    terminate: Signal,
+    interrupt: Signal,
+}
+
+impl Signals {
+    fn listen() -> Result<Self, Failure> {
+        let listen = |kind| signal(kind).map_err(Failure::internal);
+        Ok(Self { terminate: listen(SignalKind::terminate())?, interrupt: listen(SignalKind::interrupt())? })
+    }
+
+    async fn next(&mut self) {
+        tokio::select! {
+            _ = self.terminate.recv() => {}
+            _ = self.interrupt.recv() => {}
+        }
+    }
+}
+
+fn log(table: &TableReport) {
+    info!("{}", text(table));
+}
+
+fn text(table: &TableReport) -> String {
+    let TableReport { origin, table, tally, lag } = table;
+    let mut text = format!(
+        "{origin}/{table}: {} records ({} echoes), {} writes replicated, {} outrun, {} conflicts, {} heals, {} dead letters",
+        tally.records,
+        tally.echoes,
+        tally.replicated,
+        tally.outrun,
+        tally.conflicts,
+        tally.heals,
+        tally.dead_letters
+    );
+    for (peer, lag) in lag {
+        let seen = &lag.since_seen;
+        let _ = write!(text, "; to {peer} p50 {:.0} ms p99 {:.0} ms", seen.p50_ms, seen.p99_ms);
+    }
+    text
+}

@@ -1,0 +1,110 @@
+//! An application that makes real conflicts: writes of every kind, to few keys, in every region.
+
+use std::collections::VecDeque;
+
+use aws_sdk_dynamodb::Client;
+use aws_sdk_dynamodb::types::AttributeValue;
+use serde::Serialize;
+
+use crate::fault::Fault;
+use crate::protocol::Item;
+
+/// One way for an application to write.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Operation {
+    /// PutItem of a new item, which drops a stamp.
+    Put,
+    /// UpdateItem, which keeps a stamp.
+    Update,
+    /// PutItem of an old copy as it was read, stamp and all.
+    PutBack,
+    Delete,
+}
+
+/// An application in one region, which writes to one table.
+#[derive(Debug)]
+pub struct Application {
+    client: Client,
+    table: String,
+    name: String,
+    keys: u64,
+    rng: fastrand::Rng,
+    written: u64,
+    /// Items as they were read some time ago.
+    copies: VecDeque<Item>,
+}
+
+impl Application {
+    /// The partition key, a string, of the tables that it writes to.
+    pub const KEY: &str = "id";
+    /// How many old copies it holds.
+    const COPIES: usize = 4;
+
+    /// An application that writes to `keys` different keys, as `seed` says.
+    pub fn new(client: Client, table: String, name: String, keys: u64, seed: u64) -> Self {
+        let rng = fastrand::Rng::with_seed(seed);
+        Self { client, table, name, keys: keys.max(1), rng, written: 0, copies: VecDeque::new() }
+    }
+
+    /// Makes one write.
+    pub async fn write(&mut self) -> Result<Operation, Fault> {
+        self.written += 1;
+        let id = AttributeValue::S(format!("item-{:05}", self.rng.u64(0..self.keys)));
+        match self.rng.u8(0..100) {
+            0..40 => self.put(id).await,
+            40..75 => self.update(id).await,
+            75..85 => self.put_back(id).await,
+            _ => self.delete(id).await,
+        }
+    }
+
+    async fn put(&mut self, id: AttributeValue) -> Result<Operation, Fault> {
+        let item = Item::from([
+            (Self::KEY.to_owned(), id),
+            ("by".to_owned(), AttributeValue::S(self.name.clone())),
+            ("serial".to_owned(), AttributeValue::N(self.written.to_string())),
+            (
+                "price".to_owned(),
+                AttributeValue::N(format!("{}.{:02}", self.rng.u16(..), self.rng.u8(0..100))),
+            ),
+            ("tags".to_owned(), AttributeValue::Ss(vec!["new".to_owned(), self.name.clone()])),
+            ("text".to_owned(), AttributeValue::S("x".repeat(self.rng.usize(0..400)))),
+        ]);
+        self.client.put_item().table_name(&self.table).set_item(Some(item)).send().await?;
+        Ok(Operation::Put)
+    }
+
+    async fn update(&mut self, id: AttributeValue) -> Result<Operation, Fault> {
+        let update = self.client.update_item().table_name(&self.table).key(Self::KEY, id);
+        update
+            .update_expression("SET #by = :by, #serial = :serial ADD #updates :one")
+            .expression_attribute_names("#by", "by")
+            .expression_attribute_names("#serial", "serial")
+            .expression_attribute_names("#updates", "updates")
+            .expression_attribute_values(":by", AttributeValue::S(self.name.clone()))
+            .expression_attribute_values(":serial", AttributeValue::N(self.written.to_string()))
+            .expression_attribute_values(":one", AttributeValue::N("1".to_owned()))
+            .send()
+            .await?;
+        Ok(Operation::Update)
+    }
+
+    /// Writes back a copy that was read before, and reads one for later.
+    async fn put_back(&mut self, id: AttributeValue) -> Result<Operation, Fault> {
+        let read = self.client.get_item().table_name(&self.table).key(Self::KEY, id.clone()).send().await?;
+        let fresh = read.item.filter(|item| !item.is_empty());
+        self.copies.extend(fresh);
+        if self.copies.len() < Self::COPIES {
+            return self.put(id).await;
+        }
+        let Some(copy) = self.copies.pop_front() else { return self.put(id).await };
+        self.client.put_item().table_name(&self.table).set_item(Some(copy)).send().await?;
+        Ok(Operation::PutBack)
+    }
+
+    async fn delete(&mut self, id: AttributeValue) -> Result<Operation, Fault> {
+        self.client.delete_item().table_name(&self.table).key(Self::KEY, id).send().await?;
+        Ok(Operation::Delete)
+    }
+}

@@ -1,0 +1,135 @@
+//! The command line, wrong configurations, and the demo: what needs no regions of the suite's own.
+
+use assert_cmd::Command;
+use serde_json::Value;
+
+fn tradewind(arguments: &[&str]) -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_tradewind"));
+    command.args(arguments).env_remove("TRADEWIND_CONFIG").env_remove("RUST_LOG");
+    command
+}
+
+const REGIONS: &str = r#"[[region]]
+name = "tokyo"
+aws_region = "ap-northeast-1"
+
+[[region]]
+name = "dublin"
+aws_region = "eu-west-1"
+"#;
+const TABLE: &str = r#"
+[[table]]
+name = "orders"
+"#;
+
+/// What a command says of a configuration, with the place where it points.
+fn complaint(config: &str) -> String {
+    let file = tempfile::NamedTempFile::with_suffix(".toml").unwrap();
+    std::fs::write(file.path(), config).unwrap();
+    let path = file.path().to_str().unwrap();
+    let run = tradewind(&["run", "--region", "tokyo", "--config", path]).assert().code(64);
+    let output = run.get_output();
+    assert_eq!(output.stdout, b"");
+    // Every command reads the file in the same way.
+    for command in ["init", "verify"] {
+        let other = tradewind(&[command, "--config", path]).assert().code(64);
+        assert_eq!(other.get_output().stderr, output.stderr);
+    }
+    String::from_utf8(output.stderr.clone()).unwrap().replace(path, "FILE")
+}
+
+#[test]
+fn wrong_configurations_are_told_with_line_and_column() {
+    let both = |rest: &str| format!("{REGIONS}{TABLE}{rest}");
+    let with_endpoint = |url: &str| both("").replacen("\n\n", &format!("\nendpoint = \"{url}\"\n\n"), 1);
+    for (config, place, says) in [
+        (both("nam = \"x\"\n"), "FILE:11:1", "unknown field `nam`"),
+        (both("[tuning]\npoll = \"1s\"\n"), "FILE:12:1", "unknown field `poll`"),
+        (both("[tuning]\npoll_interval = \"soon\"\n"), "FILE:12:", "250ms"),
+        (both("[tuning]\nconcurrency = 0\n"), "FILE:11:", "1 to 1024"),
+        (both("").replace("dublin", "tokyo"), "FILE:6:8", "twice"),
+        (both("").replace("\"dublin\"", "\"Dublin!\""), "FILE:6:8", "a-z"),
+        (both("").replace("\"eu-west-1\"", "\"\""), "FILE:7:14", "AWS region"),
+        (both("").replace("\"eu-west-1\"", "7"), "FILE:7:14", "string"),
+        (both("regions = [\"tokyo\", \"paris\"]\n"), "FILE:11:21", "no region is called"),
+        (both("regions = [\"tokyo\"]\n"), "FILE:11:11", "at least two"),
+        (both("regions = [\"tokyo\", \"tokyo\"]\n"), "FILE:11:21", "twice"),
+        (both("names = { paris = \"x\" }\n"), "FILE:11:11", "no region is called"),
+        (both("").replace("\"orders\"", "\"or ders\""), "FILE:10:8", "can't name a table"),
+        (both("\n[[table]]\nname = \"orders\"\n"), "FILE:13:8", "two entries"),
+        (REGIONS.to_owned(), "FILE:1:1", "[[table]]"),
+        (TABLE.to_owned(), "FILE:1:1", "at least two [[region]]"),
+        (with_endpoint("127.0.0.1:8000"), "FILE:4:12", "expected a URL"),
+        (with_endpoint("ftp://127.0.0.1"), "FILE:4:12", "expected a URL"),
+        (with_endpoint("http://example.com"), "FILE:4:12", "https"),
+        (with_endpoint("https://me:secret@example.com"), "FILE:4:12", "credentials"),
+        (
+            both("[[region]]\nname = \"unused\"\naws_region = \"us-west-2\"\n")
+                .replace("name = \"orders\"", "name = \"orders\"\nregions = [\"tokyo\", \"dublin\"]"),
+            "FILE:13:8",
+            "no table uses",
+        ),
+        ("[[region]\n".to_owned(), "FILE:1:", "expected"),
+    ] {
+        let complaint = complaint(&config);
+        assert!(complaint.contains(place), "no {place:?} in: {complaint}{config}");
+        assert!(complaint.contains(says), "no {says:?} in: {complaint}{config}");
+    }
+}
+
+#[test]
+fn a_missing_configuration_is_told_with_what_to_do() {
+    let run = tradewind(&["verify", "--config", "/nonexistent/regions.toml"]).assert().code(64);
+    let message = String::from_utf8(run.get_output().stderr.clone()).unwrap();
+    assert!(message.contains("/nonexistent/regions.toml") && message.contains("--config"), "{message}");
+}
+
+#[test]
+fn the_example_at_the_top_level_can_be_used() {
+    let example = concat!(env!("CARGO_MANIFEST_DIR"), "/regions.toml");
+    let config = tradewind::config::Config::load(std::path::Path::new(example)).unwrap();
+    assert_eq!((config.regions.len(), config.tables.len()), (3, 1));
+}
+
+#[test]
+fn a_wrong_command_line_ends_with_64() {
+    for arguments in
+        [&["sail"][..], &["run"], &["demo", "--regions", "1"], &["verify", "--settle", "soon"], &[]]
+    {
+        tradewind(arguments).assert().code(64);
+    }
+}
+
+#[test]
+fn help_teaches() {
+    for arguments in [&["--help"][..], &["demo", "--help"], &["init", "--help"], &["run", "--help"]] {
+        let help = tradewind(arguments).assert().success();
+        assert!(help.get_output().stdout.len() > 400);
+    }
+    let help = tradewind(&["--help"]).assert().success();
+    let help = String::from_utf8(help.get_output().stdout.clone()).unwrap();
+    assert!(["Exit codes", "demo", "init", "run", "verify"].iter().all(|word| help.contains(word)), "{help}");
+    tradewind(&["--version"]).assert().success();
+}
+
+#[test]
+fn the_demo_converges_and_tells_how() {
+    let arguments = ["demo", "--writes", "240", "--rate", "400", "--keys", "12", "--seed", "7"];
+    let demo = tradewind(&[&arguments[..], &["--json"]].concat()).assert().success();
+    let told: Value = serde_json::from_slice(&demo.get_output().stdout).unwrap();
+    assert_eq!(told["regions"].as_array().unwrap().len(), 3, "{told:#}");
+    let made: u64 = ["puts", "updates", "put_backs", "deletes"]
+        .iter()
+        .map(|kind| told["writes"][kind].as_u64().unwrap())
+        .sum();
+    assert_eq!((made, &told["writes"]["failed"]), (240, &0.into()), "{told:#}");
+    assert_eq!((&told["items_differing"], &told["seed"]), (&0.into(), &7.into()), "{told:#}");
+    assert!(told["items_compared"].as_u64().unwrap() > 0, "{told:#}");
+    assert_eq!(told["lag"].as_array().unwrap().len(), 6, "{told:#}");
+    assert!(told["agents"]["conflicts"].as_u64().unwrap() > 0, "{told:#}");
+    assert!(told["agent_writes"].as_u64().unwrap() <= 6 * made, "{told:#}");
+
+    let demo = tradewind(&[&arguments[..], &["--regions", "2"]].concat()).assert().success();
+    let text = String::from_utf8(demo.get_output().stdout.clone()).unwrap();
+    assert!(text.contains("0 differing") && text.contains("--seed 7"), "{text}");
+}

@@ -1,0 +1,198 @@
+//! Services that throttle, refuse, fail, or lose an answer: writes arrive all the same, once.
+
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
+
+use crate::items::{key, row};
+use crate::load::{Load, Mix, seed};
+use crate::tamper::{Fate, Tamper};
+use crate::world::{PLAIN, World};
+
+const DUBLIN: usize = 0;
+const TOKYO: usize = 1;
+const OREGON: usize = 2;
+
+fn writes(operation: &str) -> bool {
+    matches!(operation, "PutItem" | "UpdateItem" | "DeleteItem")
+}
+
+/// Fails the first writes to an application's table.
+fn fail_first(count: u32, code: &'static str) -> impl Tamper {
+    let left = AtomicU32::new(count);
+    move |operation: &str, body: &str| {
+        let counts = writes(operation) && body.contains("orders-");
+        let take = |left: u32| left.checked_sub(1);
+        if counts && left.fetch_update(Ordering::Relaxed, Ordering::Relaxed, take).is_ok() {
+            Fate::Fail(code)
+        } else {
+            Fate::Pass
+        }
+    }
+}
+
+async fn fails_at_first(count: u32, code: &'static str) -> World {
+    let mut world = World::prepared(3, PLAIN).await;
+    world.tamper(DUBLIN, TOKYO, fail_first(count, code)).await;
+    world.start_agents().await;
+    for i in 0..5 {
+        world.put(DUBLIN, row(&format!("key {i}"), "one")).await;
+    }
+    for i in 0..5 {
+        world.await_item(OREGON, &key(&format!("key {i}")), &row(&format!("key {i}"), "one")).await;
+    }
+    assert_eq!(world.converged().await.len(), 5);
+    assert_eq!(world.tally(DUBLIN).dead_letters, 0);
+    world
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_peer_that_throttles_gets_every_write_in_the_end() {
+    let world = fails_at_first(12, "ProvisionedThroughputExceededException").await;
+    let tally = world.tally(DUBLIN);
+    assert_eq!((tally.throttled, tally.retries), (12, 0), "{tally:?}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_peer_that_fails_gets_every_write_in_the_end() {
+    let world = fails_at_first(12, "InternalServerError").await;
+    let tally = world.tally(DUBLIN);
+    assert_eq!((tally.throttled, tally.retries), (0, 12), "{tally:?}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_peer_that_refuses_for_a_while_holds_nobody_up_and_gets_every_write() {
+    let world = fails_at_first(5, "AccessDeniedException").await;
+    let tally = world.tally(DUBLIN);
+    assert_eq!((tally.throttled, tally.retries), (0, 5), "{tally:?}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_write_whose_answer_is_lost_takes_effect_once() {
+    let mut world = World::prepared(2, PLAIN).await;
+    let count = AtomicU32::new(0);
+    let lose = move |operation: &str, body: &str| {
+        let every_other = writes(operation) && body.contains("orders-");
+        let odd = every_other && count.fetch_add(1, Ordering::Relaxed).is_multiple_of(2);
+        if odd { Fate::LoseAnswer } else { Fate::Pass }
+    };
+    world.tamper(DUBLIN, TOKYO, lose).await;
+    world.start_agents().await;
+    for i in 0..10 {
+        world.put(DUBLIN, row(&format!("key {i}"), "one")).await;
+    }
+    assert_eq!(world.converged().await.len(), 10);
+    for i in 0..10 {
+        world.delete(DUBLIN, key(&format!("key {i}"))).await;
+    }
+    assert_eq!(world.converged().await.len(), 0);
+    world.still_quiet().await;
+    // What was applied though its answer was lost is turned down when it comes again; only a mark
+    // whose item is gone by then is set once more, and carried out once more.
+    let (sent, carried_out) = (world.tally(DUBLIN), world.tally(TOKYO));
+    assert!(sent.retries > 0, "{sent:?}");
+    assert_eq!((sent.local_puts, sent.local_deletes, sent.echoes), (10, 10, 0), "{sent:?}");
+    assert_eq!((carried_out.local_puts, carried_out.local_deletes), (0, 0), "{carried_out:?}");
+}
+
+/// Fails one call in three, in one of three ways.
+struct Flaky(Mutex<fastrand::Rng>);
+
+impl Tamper for Flaky {
+    fn request(&self, operation: &str, _body: &str) -> Fate {
+        let iterators = matches!(operation, "GetRecords" | "GetShardIterator");
+        match self.0.lock().unwrap().u8(0..12) {
+            0 => Fate::Fail("ProvisionedThroughputExceededException"),
+            1 => Fate::Fail("InternalServerError"),
+            2 => Fate::LoseAnswer,
+            3 if iterators => Fate::Fail("ExpiredIteratorException"),
+            _ => Fate::Pass,
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn regions_converge_though_every_call_of_every_agent_may_fail() {
+    let mut world = World::prepared(3, PLAIN).await;
+    let seed = seed();
+    let mut rng = fastrand::Rng::with_seed(seed);
+    for from in world.regions() {
+        for to in world.regions() {
+            world.tamper(from, to, Flaky(Mutex::new(rng.fork()))).await;
+        }
+    }
+    world.start_agents().await;
+    let mut load = Load::start(&world, seed, Mix::Everything, 8, 60);
+    load.complete().await;
+    world.converged().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_expired_iterator_is_asked_for_again() {
+    let mut world = World::prepared(2, PLAIN).await;
+    let count = AtomicU32::new(0);
+    let expire = move |operation: &str, _: &str| {
+        let third = operation == "GetRecords" && count.fetch_add(1, Ordering::Relaxed) % 3 == 2;
+        if third { Fate::Fail("ExpiredIteratorException") } else { Fate::Pass }
+    };
+    world.tamper(DUBLIN, DUBLIN, expire).await;
+    world.start_agents().await;
+    for i in 0..30 {
+        world.put(DUBLIN, row(&format!("key {i}"), "one")).await;
+        world.await_item(TOKYO, &key(&format!("key {i}")), &row(&format!("key {i}"), "one")).await;
+    }
+    assert_eq!(world.converged().await.len(), 30);
+    assert_eq!(world.tally(DUBLIN).records, 30);
+}
+
+/// Says once that records are gone: before any has been read, or after some have.
+struct Trim {
+    after_some: bool,
+    seen_some: AtomicBool,
+    done: AtomicBool,
+}
+
+impl Trim {
+    fn once(after_some: bool) -> Self {
+        Self { after_some, seen_some: AtomicBool::new(false), done: AtomicBool::new(false) }
+    }
+}
+
+impl Tamper for Trim {
+    fn request(&self, operation: &str, _body: &str) -> Fate {
+        let due = operation == "GetRecords" && self.seen_some.load(Ordering::Relaxed) == self.after_some;
+        if due && !self.done.swap(true, Ordering::Relaxed) {
+            Fate::Fail("TrimmedDataAccessException")
+        } else {
+            Fate::Pass
+        }
+    }
+
+    fn answer(&self, operation: &str, body: String) -> String {
+        if operation == "GetRecords" && body.contains("SequenceNumber") {
+            self.seen_some.store(true, Ordering::Relaxed);
+        }
+        body
+    }
+}
+
+async fn gaps(trim: Trim) -> u64 {
+    let mut world = World::prepared(2, PLAIN).await;
+    world.tamper(DUBLIN, DUBLIN, trim).await;
+    world.start_agents().await;
+    for i in 0..10 {
+        world.put(DUBLIN, row(&format!("key {i}"), "one")).await;
+        world.await_item(TOKYO, &key(&format!("key {i}")), &row(&format!("key {i}"), "one")).await;
+    }
+    assert_eq!(world.converged().await.len(), 10);
+    world.tally(DUBLIN).gaps
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn trimmed_records_are_told_and_the_rest_is_read() {
+    assert_eq!(gaps(Trim::once(true)).await, 1);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_horizon_that_moves_before_the_first_read_is_no_gap() {
+    assert_eq!(gaps(Trim::once(false)).await, 0);
+}

@@ -1,0 +1,43 @@
+//! The integration suite: agents, and the real SDK over HTTP, on whole regions.
+//!
+//! | told to | runs on |
+//! | --- | --- |
+//! | nothing | embedded regions: needs nothing but Rust |
+//! | `TRADEWIND_TEST_ENGINE`, `TRADEWIND_TEST_ENDPOINT` | that server; `tests/with-engine` starts one and sets both |
+//!
+//! What the engines do differently is in `engine`, and nowhere else. A test that an engine can't
+//! serve says so and passes.
+
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::print_stderr,
+    reason = "a test fails by panicking, and says what it skips"
+)]
+
+mod clock;
+mod engine;
+mod items;
+mod load;
+mod process;
+mod proxy;
+mod tamper;
+mod world;
+
+mod command_line;
+mod conflicts;
+mod crash;
+mod expiry;
+mod faults;
+mod hazards;
+mod init;
+mod large;
+mod outage;
+mod random;
+mod replicate;
+mod run;
+mod start;
+mod types;
+mod unreadable;
+mod verify;
