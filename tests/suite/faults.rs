@@ -1,10 +1,8 @@
 //! Services that throttle, refuse, fail, or lose an answer: writes arrive all the same, once.
 
-use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 
 use crate::items::{key, row};
-use crate::load::{Load, Mix, seed};
 use crate::tamper::{Fate, Tamper};
 use crate::world::{PLAIN, World};
 
@@ -92,38 +90,6 @@ async fn a_write_whose_answer_is_lost_takes_effect_once() {
     assert!(sent.retries > 0, "{sent:?}");
     assert_eq!((sent.local_puts, sent.local_deletes, sent.echoes), (10, 10, 0), "{sent:?}");
     assert_eq!((carried_out.local_puts, carried_out.local_deletes), (0, 0), "{carried_out:?}");
-}
-
-/// Fails one call in three, in one of three ways.
-struct Flaky(Mutex<fastrand::Rng>);
-
-impl Tamper for Flaky {
-    fn request(&self, operation: &str, _body: &str) -> Fate {
-        let iterators = matches!(operation, "GetRecords" | "GetShardIterator");
-        match self.0.lock().unwrap().u8(0..12) {
-            0 => Fate::Fail("ProvisionedThroughputExceededException"),
-            1 => Fate::Fail("InternalServerError"),
-            2 => Fate::LoseAnswer,
-            3 if iterators => Fate::Fail("ExpiredIteratorException"),
-            _ => Fate::Pass,
-        }
-    }
-}
-
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn regions_converge_though_every_call_of_every_agent_may_fail() {
-    let mut world = World::prepared(3, PLAIN).await;
-    let seed = seed();
-    let mut rng = fastrand::Rng::with_seed(seed);
-    for from in world.regions() {
-        for to in world.regions() {
-            world.tamper(from, to, Flaky(Mutex::new(rng.fork()))).await;
-        }
-    }
-    world.start_agents().await;
-    let mut load = Load::start(&world, seed, Mix::Everything, 8, 60);
-    load.complete().await;
-    world.converged().await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

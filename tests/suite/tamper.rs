@@ -2,7 +2,7 @@
 
 use std::fmt;
 use std::net::Ipv4Addr;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 
 use axum::Router;
 use axum::body::{Body, Bytes, to_bytes};
@@ -43,6 +43,22 @@ pub(crate) trait Tamper: Send + Sync + 'static {
 impl<F: Fn(&str, &str) -> Fate + Send + Sync + 'static> Tamper for F {
     fn request(&self, operation: &str, body: &str) -> Fate {
         self(operation, body)
+    }
+}
+
+/// Fails one call in four, in one of several ways.
+pub(crate) struct Flaky(pub(crate) Mutex<fastrand::Rng>);
+
+impl Tamper for Flaky {
+    fn request(&self, operation: &str, _body: &str) -> Fate {
+        let iterators = matches!(operation, "GetRecords" | "GetShardIterator");
+        match self.0.lock().unwrap().u8(0..12) {
+            0 => Fate::Fail("ProvisionedThroughputExceededException"),
+            1 => Fate::Fail("InternalServerError"),
+            2 => Fate::LoseAnswer,
+            3 if iterators => Fate::Fail("ExpiredIteratorException"),
+            _ => Fate::Pass,
+        }
     }
 }
 
