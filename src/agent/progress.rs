@@ -184,11 +184,6 @@ impl Progress {
         self.open.values().map(|tip| tip.read_to).min().unwrap_or(None)
     }
 
-    /// No record to come, on any shard, has a creation time before this, in milliseconds.
-    pub(super) fn stream_millis(&self) -> u64 {
-        self.open.keys().map(|shard| self.shard_millis(shard)).min().unwrap_or_default()
-    }
-
     fn shard_millis(&self, shard: &ShardId) -> u64 {
         let own = self.reached(shard).millis.max(self.open.get(shard).map_or(0, |tip| tip.millis));
         let parent = self.parents.get(shard).and_then(|parent| self.base.get(parent).map(|_| parent));
@@ -255,8 +250,9 @@ impl Tip {
                 let margin = u64::try_from((settle + COARSEST).as_millis()).unwrap_or(u64::MAX);
                 (page.asked.checked_sub(settle), served.unwrap_or_default().saturating_sub(margin))
             }
+            // As long again, for requests that were under way when a watermark was seen.
             (Some(last), Some(served)) => {
-                (page.asked.checked_sub(Duration::from_millis(served.saturating_sub(last))), last)
+                (page.asked.checked_sub(settle + Duration::from_millis(served.saturating_sub(last))), last)
             }
             (Some(last), None) => (None, last),
         };
