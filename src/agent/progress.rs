@@ -214,12 +214,6 @@ impl Progress {
         self.frontier()?.into_iter().map(read_to).min().flatten()
     }
 
-    /// No record to come, on any shard, has a creation time before this, in milliseconds.
-    pub(super) fn stream_millis(&self) -> u64 {
-        let frontier = self.frontier().unwrap_or_default();
-        frontier.into_iter().map(|shard| self.shard_millis(shard)).min().unwrap_or_default()
-    }
-
     fn shard_millis(&self, shard: &ShardId) -> u64 {
         let own = self.reached(shard).millis.max(self.open.get(shard).map_or(0, |tip| tip.millis));
         let parent = self.listed.as_ref().and_then(|listed| listed.get(shard)).and_then(Option::as_ref);
@@ -289,7 +283,8 @@ impl Tip {
                 let margin = u64::try_from((settle + COARSEST).as_millis()).unwrap_or(u64::MAX);
                 (page.asked.checked_sub(settle), served.unwrap_or_default().saturating_sub(margin))
             }
-            // Further records of the last one's second may be unread.
+            // Further records of the last one's second may be unread, and requests may have been
+            // under way when a watermark was seen.
             (Some(last), Some(served)) => {
                 let behind = Duration::from_millis(served.saturating_sub(last));
                 (page.asked.checked_sub(behind + settle), last)

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::JoinSet;
-use tokio::time::{Instant, MissedTickBehavior};
+use tokio::time::MissedTickBehavior;
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, error, info, warn};
 
@@ -139,15 +139,15 @@ impl TablePlan {
             let Tuning { concurrency, queue_mib, .. } = self.tuning;
             let started = Lanes::start(Arc::new(destination), concurrency, queue_mib, &gate, tasks);
             lanes.insert(region.name.clone(), Arc::new(started));
+            let (promise, told) = watch::channel(Hlc::ZERO);
+            promises.insert(region.name.clone(), promise);
             if !is_local {
                 tasks.spawn(open_gate(region.clone(), physical, self.key_schema.clone(), open));
-                let (promise, told) = watch::channel(Hlc::ZERO);
-                promises.insert(region.name.clone(), promise);
                 let origin = self.local.name.clone();
                 tasks.spawn(publish(ControlTable::of(region), name.clone(), origin, told));
             }
         }
-        let (seen, watermarks) = watch::channel(None);
+        let (seen, watermarks) = watch::channel(Floors::default());
         tasks.spawn(observe(control.clone(), name.clone(), self.tuning.checkpoint_interval, seen));
         Arc::new(Shared {
             origin: self.local.name.clone(),
@@ -280,20 +280,14 @@ async fn publish(control: ControlTable, table: String, origin: Origin, mut promi
 }
 
 /// Reads, now and then, what the peers say has arrived here.
-async fn observe(
-    control: ControlTable,
-    table: String,
-    interval: Duration,
-    seen: watch::Sender<Option<(Instant, Floors)>>,
-) {
+async fn observe(control: ControlTable, table: String, interval: Duration, seen: watch::Sender<Floors>) {
     let mut ticks = tokio::time::interval(interval);
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
     loop {
         ticks.tick().await;
         match control.watermarks(&table).await {
-            // The moment after the answer: all that it speaks of was here by then.
             Ok(watermarks) => {
-                seen.send_replace(Some((Instant::now(), watermarks)));
+                seen.send_replace(watermarks);
             }
             Err(fault) => debug!(%fault, table, "can't read the watermarks; trying again"),
         }

@@ -43,9 +43,9 @@ pub(super) struct Shared {
     pub(super) lanes: BTreeMap<Origin, Arc<Lanes>>,
     /// That of the next save of checkpoints: a save that lands late must not undo later ones.
     pub(super) revision: AtomicU64,
-    /// What the peers say has arrived here, with the moment at which it was read.
-    pub(super) watermarks: watch::Receiver<Option<(Instant, Floors)>>,
-    /// What may be told to each peer.
+    /// What the peers say has arrived here.
+    pub(super) watermarks: watch::Receiver<Floors>,
+    /// What may be told to each peer, and to ourselves: what is durably done there.
     pub(super) promises: BTreeMap<Origin, watch::Sender<Hlc>>,
 }
 
@@ -396,7 +396,7 @@ impl Track {
     /// Takes in watermarks, forgets what may be forgotten, and makes progress durable.
     async fn checkpoint(&mut self) {
         self.settle();
-        self.memory.forget(&self.shared.peers, &self.floors, self.progress.stream_millis());
+        self.memory.forget(&self.shared.peers, &self.floors);
         self.oldest = self.memory.oldest().unwrap_or_else(|| self.progress.next());
         let now = self.needs();
         let mut changed: BTreeMap<ShardId, Vec<(Origin, Checkpoint)>> = BTreeMap::new();
@@ -448,13 +448,15 @@ impl Track {
         })
     }
 
-    /// Raises the floors by the watermarks that were seen before all that has now been read.
+    /// Raises the floors by the watermarks, the own one among them, that were seen before all that
+    /// has now been read.
     fn settle(&mut self) {
-        let latest = self.shared.watermarks.borrow().clone();
-        if let Some((seen, floors)) = latest
-            && self.unsettled.back().is_none_or(|(last, _)| *last < seen)
-        {
-            self.unsettled.push_back((seen, floors));
+        let mut floors = self.shared.watermarks.borrow().clone();
+        if let Some(own) = self.shared.promises.get(&self.shared.origin) {
+            floors.raise(&self.shared.origin, *own.borrow());
+        }
+        if self.unsettled.back().is_none_or(|(_, last)| *last != floors) {
+            self.unsettled.push_back((Instant::now(), floors));
         }
         let Some(read_to) = self.progress.read_to() else { return };
         while self.unsettled.front().is_some_and(|(seen, _)| *seen <= read_to) {

@@ -14,11 +14,12 @@ fn less_slack(floor: Hlc) -> Hlc {
     Hlc::at_millis(floor.millis().saturating_sub(SLACK_MILLIS))
 }
 
-/// How far each peer's writes are known to have arrived *and to have been read* here: no write of
-/// that origin with a lower clock can show up in the local stream any more.
+/// How far each region's writes are known to have arrived *and to have been read* here: no write of
+/// that origin with a lower clock can show up in the local stream any more. For the region itself:
+/// all that its agent had to do here is done.
 ///
-/// It comes from the peers' durable watermarks, and only after the local stream has been read
-/// past the point at which they were seen.
+/// They come from durable watermarks, and only after the local stream has been read past the point
+/// at which they were seen.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Floors(BTreeMap<Origin, Hlc>);
 
@@ -153,14 +154,11 @@ impl KeyMemory {
         judgement
     }
 
-    /// Forgets the keys whose highest version every peer has, and whose older versions can no
-    /// longer arrive.
-    ///
-    /// `stream_millis` is a creation time that the local stream has reached on every shard. A
-    /// version ahead of it is kept, or the key's next write could get a lower one.
-    pub fn forget(&mut self, peers: &[Origin], floors: &Floors, stream_millis: u64) {
-        let floor = peers.iter().map(|peer| floors.get(peer)).min().unwrap_or_default();
-        let floor = less_slack(floor.min(Hlc::at_millis(stream_millis)));
+    /// Forgets the keys whose highest version every region has, this one included: neither a
+    /// peer's push of an older version can still arrive, nor a heal or a stamp of our own.
+    pub fn forget(&mut self, peers: &[Origin], floors: &Floors) {
+        let regions = peers.iter().chain([&self.origin]);
+        let floor = less_slack(regions.map(|region| floors.get(region)).min().unwrap_or_default());
         self.keys.retain(|_, state| state.tip == Tip::Stale || state.latest.hlc >= floor);
     }
 

@@ -13,6 +13,7 @@
 //! | `classify` | whose write a record shows |
 //! | `memory` | what is remembered of a key, and when it may be forgotten |
 //! | `resolve` | which writes a record asks for |
+//! | `tests` | the last three as tables: record in, verdict and writes out |
 
 mod classify;
 mod fingerprint;
@@ -20,6 +21,8 @@ mod memory;
 mod record;
 mod resolve;
 mod stamp;
+#[cfg(test)]
+mod tests;
 mod version;
 
 pub use fingerprint::{Fingerprint, KeyId};

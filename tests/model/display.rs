@@ -76,6 +76,11 @@ impl Model {
             Step::Update { region, key: k } => {
                 format!("an application updates {} in {}, and keeps the stamp", key(k), name(region))
             }
+            Step::Edit { region, image } => {
+                let k = self.cat.get(image).key;
+                let image = self.show_image(image);
+                format!("an application edits a copy of {} and puts it in {}: {image}", key(k), name(region))
+            }
             Step::PutBack { region, image } => {
                 let k = self.cat.get(image).key;
                 format!("an application puts {} back in {}: {}", key(k), name(region), self.show_image(image))

@@ -16,7 +16,7 @@ pub(crate) struct Tally {
     pub(crate) quiet: usize,
     pub(crate) heals: usize,
     /// The most writes of agents, by the number of application writes and of faults.
-    pub(crate) agent_writes: BTreeMap<u8, usize>,
+    pub(crate) agent_writes: BTreeMap<(u8, u8), usize>,
     pub(crate) limits: BTreeMap<&'static str, usize>,
 }
 
@@ -32,10 +32,10 @@ impl Model {
     }
 
     /// Judges what the protocol said of a record that it was shown for the first time.
-    pub(crate) fn judge(&mut self, s: &mut State, r: usize, rec: &Rec, judged: &Judged) {
+    pub(crate) fn judge(&mut self, s: &mut State, r: usize, ordinal: u8, rec: &Rec, judged: &Judged) {
         let (is_local, is_echo) = (judged.verdict.is_local(), judged.verdict.is_echo());
         match (is_local, is_echo) {
-            (true, _) => self.judge_local(s, r, rec, judged),
+            (true, _) => self.judge_local(s, r, ordinal, rec, judged),
             (_, true) => self.judge_echo(s, r, rec, judged),
             _ => self.fail("a change was taken for none".to_owned()),
         }
@@ -50,8 +50,10 @@ impl Model {
         }
     }
 
-    fn judge_local(&mut self, s: &mut State, r: usize, rec: &Rec, judged: &Judged) {
-        if rec.truth == Truth::AgentDelete {
+    fn judge_local(&mut self, s: &mut State, r: usize, ordinal: u8, rec: &Rec, judged: &Judged) {
+        let before = s.regions[r].stream[..usize::from(ordinal)].iter().rev().find(|b| b.key == rec.key);
+        let updated = before.is_some_and(|before| !before.truth.is_agent());
+        if rec.truth == Truth::AgentDelete && updated {
             // An update that came between mark and delete: the agent's delete becomes a delete of
             // that region's own.
             self.tally.limit("updates between mark and delete");
@@ -154,9 +156,10 @@ impl Model {
         let writes: usize = s.regions.iter().map(|region| region.stream.len()).sum();
         let by_apps = self.set.ops - s.left.ops;
         let by_agents = writes - usize::from(by_apps);
-        let most = self.tally.agent_writes.entry(by_apps).or_default();
+        let faults = s.left.faults_since(&self.set);
+        let most = self.tally.agent_writes.entry((by_apps, faults)).or_default();
         *most = by_agents.max(*most);
-        let bound = self.set.most_agent_writes(s, by_apps);
+        let bound = self.set.most_agent_writes(by_apps, faults);
         if by_agents > bound {
             return Some(format!(
                 "{by_agents} writes of agents for {by_apps} of applications, above {bound}"

@@ -27,43 +27,74 @@ pub(crate) enum PutBacks {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Defect {
     None,
+    /// Every stamp matches the item that it is in.
     NoFingerprint,
+    /// A stamp counts though the old image's is not below it.
     StampNotAbove,
     NoHeal,
+    /// A delete is made at the peer at once.
     NoMark,
+    /// A mark is set only where there is an item.
     PlainMark,
+    /// The pusher marks, and deletes too.
+    FarDelete,
+    /// An agent knows the deletes that it carried out by having done so.
+    Recall,
+    /// The old image's stamp does not count for the version of what replaces it.
     NoBump,
+    /// Nor does what the memory knows.
     NoChainMemory,
-    MemoryLost,
+    /// Nor does the new image's stamp.
     NoNewStampFloor,
-    NoNonce,
-    MarkPutBack,
-    InPlaceBlind,
-    VolatileWatermark,
-    ForgetBeforeRead,
+    /// After a crash, the stream is read on from the first record that is not done.
+    MemoryLost,
+    /// After a crash, it is read from where the newest memory needs it.
     LateRewind,
+    /// A heal that is read again by an agent without memory is none.
+    StrangeHeal,
+    /// A delete is carried out wherever a mark of its version stands.
+    NoNonce,
+    /// A mark that is put back passes for one that was just set.
+    MarkPutBack,
+    /// A stamp in place is set on whatever data stands there.
+    InPlaceBlind,
+    /// A promise is made of what has been read.
+    EarlyWatermark,
+    /// A promise is made of what is done, but not yet durably.
+    VolatileWatermark,
+    /// Memory is forgotten before the own heals and stamps are done.
+    ForgetBeforeDone,
+    /// Memory is forgotten before the own stream has been read so far.
+    ForgetBeforeRead,
+    /// Memory is forgotten right up to the watermarks.
     NoSlack,
+    /// Watermarks count though requests from before them are under way.
     EagerSettle,
 }
 
 impl Defect {
-    pub(crate) const ALL: [Self; 18] = [
+    const ALL: [Self; 23] = [
         Self::None,
         Self::NoFingerprint,
         Self::StampNotAbove,
         Self::NoHeal,
         Self::NoMark,
         Self::PlainMark,
+        Self::FarDelete,
+        Self::Recall,
         Self::NoBump,
         Self::NoChainMemory,
-        Self::MemoryLost,
         Self::NoNewStampFloor,
+        Self::MemoryLost,
+        Self::LateRewind,
+        Self::StrangeHeal,
         Self::NoNonce,
         Self::MarkPutBack,
         Self::InPlaceBlind,
+        Self::EarlyWatermark,
         Self::VolatileWatermark,
+        Self::ForgetBeforeDone,
         Self::ForgetBeforeRead,
-        Self::LateRewind,
         Self::NoSlack,
         Self::EagerSettle,
     ];
@@ -93,6 +124,8 @@ pub(crate) struct Setting {
     pub(crate) zombies: u8,
     pub(crate) init: Init,
     pub(crate) put_backs: PutBacks,
+    /// Old copies may be put back with new data and their old stamp.
+    pub(crate) edits: bool,
     /// Peers' watermarks are taken in, and memory is forgotten.
     pub(crate) settles: bool,
     /// A checkpoint may rewind further than this key needs: to the start of a page, or because of
@@ -120,6 +153,7 @@ impl Setting {
             zombies: 0,
             init: Init::Absent,
             put_backs: PutBacks::Stamped,
+            edits: false,
             settles: true,
             pages: false,
             lazy: false,
@@ -149,6 +183,7 @@ impl Setting {
                 2 => PutBacks::Own,
                 _ => PutBacks::Any,
             },
+            edits: number("EDITS", 0) == 1,
             settles: number("SETTLES", 1) == 1,
             pages: number("PAGES", 0) == 1,
             lazy: number("LAZY", 0) == 1,
@@ -162,8 +197,14 @@ impl Setting {
 }
 
 impl Setting {
-    /// The most writes that agents may make.
-    pub(crate) fn most_agent_writes(&self, _s: &super::world::State, by_apps: u8) -> usize {
-        12 * self.regions * usize::from(by_apps.max(1))
+    /// The most writes that agents may make, for so many of applications and so many faults
+    /// (crashes, lost answers, late requests).
+    ///
+    /// Each push costs at most three: itself, and where it lost or deletes, a mark and the delete,
+    /// or a heal. One more stamps the write in place. A fault repeats that at most once.
+    pub(crate) fn most_agent_writes(&self, by_apps: u8, faults: u8) -> usize {
+        let stamps = self.stamp_in_place || self.put_backs != PutBacks::None;
+        let each = 3 * (self.regions - 1) + usize::from(stamps);
+        each * usize::from(by_apps) * usize::from(1 + faults)
     }
 }

@@ -12,7 +12,7 @@ use super::settings::{Defect, Init, PutBacks, Setting};
 use super::world::{Agent, Durable, Left, Pending, Rec, Region, State, Step, TICK, Truth, UNIT_MILLIS};
 
 /// What a judgement depends on.
-type Question = (u8, u32, u8, u8, u16, u16, [u8; MAX], bool, Truth);
+type Question = (u8, u32, u8, u8, u16, u16, [u8; MAX], bool, Option<Truth>, bool);
 
 pub(crate) struct Model {
     pub(crate) set: Setting,
@@ -23,7 +23,7 @@ pub(crate) struct Model {
     /// The state that is being built lies beyond a limit which costs convergence.
     pub(crate) is_beyond: bool,
     judged: HashMap<Question, (u32, u32)>,
-    forgotten: HashMap<(u8, u32, [u8; MAX], u8), u32>,
+    forgotten: HashMap<(u8, u32, [u8; MAX]), u32>,
 }
 
 /// A step, the state after it, and why that is a wrong one.
@@ -119,9 +119,9 @@ impl Model {
         let held = |image: &u16| region.items.contains(image);
         let put_backs = region.seen.iter().filter(|image| !held(image));
         steps.extend(put_backs.map(|image| Step::PutBack { region: r, image: *image }));
-        if state.left.ticks > 0 {
-            steps.push(Step::Tick { region: r });
-        }
+        let stamped = |image: &&u16| self.set.edits && self.cat.get(**image).stamp.is_some();
+        let edits = region.seen.iter().filter(|image| !held(image)).filter(stamped);
+        steps.extend(edits.map(|image| Step::Edit { region: r, image: *image }));
         if state.left.backs > 0 {
             steps.push(Step::Back { region: r });
         }
@@ -151,6 +151,9 @@ impl Model {
         if self.set.settles {
             steps.push(Step::Settle { region: r });
         }
+        if state.left.ticks > 0 && (self.set.settles || state.left.ops > 0) {
+            steps.push(Step::Tick { region: r });
+        }
         if state.left.crashes > 0 {
             let best = self.checkpoint(region);
             let first = if self.set.pages { agent.durable.rewind } else { best.rewind };
@@ -176,6 +179,11 @@ impl Model {
                 let stamp = self.cat.get(item).stamp.clone();
                 self.app_put(&mut s, region, key, stamp, Truth::Update);
             }
+            Step::Edit { region, image } => {
+                let image = self.cat.get(image);
+                let (key, stamp) = (image.key, image.stamp.clone());
+                self.app_put(&mut s, region, key, stamp, Truth::Update);
+            }
             Step::PutBack { region, image } => {
                 s.left.ops -= 1;
                 let key = self.cat.get(image).key;
@@ -197,8 +205,11 @@ impl Model {
             Step::Do { region, dest, key } => {
                 let queue = &mut s.regions[usize::from(region)].agent.queue;
                 let front = queue.iter().position(|p| p.dest == dest && p.key == key)?;
-                let act = queue.remove(front).act;
-                self.attempt(&mut s, dest.into(), act);
+                let done = queue.remove(front);
+                self.attempt(&mut s, dest.into(), done.act);
+                if self.set.defect == Defect::FarDelete {
+                    self.delete_from_afar(&mut s, region, done);
+                }
             }
             Step::Duplicate { region, dest, key } => {
                 let agent = &s.regions[usize::from(region)].agent;
@@ -342,13 +353,26 @@ impl Model {
         self.write(s, dest, act.key, new, truth);
     }
 
+    /// The second step of a delete that no replica's own agent makes.
+    fn delete_from_afar(&mut self, s: &mut State, r: u8, done: Pending) {
+        let act = self.cat.get_act(done.act);
+        let (key, deletes) = (act.key, act.data.is_none() && act.write().is_some());
+        let image = self.cat.get(s.regions[usize::from(done.dest)].items[usize::from(key)]);
+        if let (true, Some(mark)) = (deletes && image.mark, &image.stamp) {
+            let mark = AttributeValue::S(mark.to_string());
+            let item = self.cat.keys[usize::from(key)].clone();
+            let act = self.cat.act(key, Action::CarryOut { key: item, mark });
+            s.regions[usize::from(r)].agent.queue.insert(0, Pending { act, ..done });
+        }
+    }
+
     /// The agent judges its next record.
     fn read(&mut self, s: &mut State, r: usize) {
         let region = &s.regions[r];
         let ordinal = region.agent.read;
         let rec = region.stream[usize::from(ordinal)].clone();
         let oldest = self.oldest(&region.agent).unwrap_or(ordinal);
-        let (memory, id) = self.protocol(r, &region.agent, ordinal, &rec);
+        let (memory, id) = self.protocol(r, &region.agent, s.left.crashes, ordinal, &rec);
         let judged = Rc::clone(&self.cat.judgements[id as usize]);
         let agent = &mut s.regions[r].agent;
         agent.log.truncate(ordinal.into());
@@ -364,7 +388,7 @@ impl Model {
         }
         if rec.judged == 0 {
             s.regions[r].stream[usize::from(ordinal)].judged = id;
-            self.judge(s, r, &rec, &judged);
+            self.judge(s, r, ordinal, &rec, &judged);
         } else {
             let acts = agent.act_from[..self.set.regions].iter().any(|from| ordinal >= *from);
             self.judge_again(r, ordinal, &rec, &judged, acts);
@@ -372,15 +396,23 @@ impl Model {
     }
 
     /// Asks the shipped protocol.
-    fn protocol(&mut self, r: usize, agent: &Agent, ordinal: u8, rec: &Rec) -> (u32, u32) {
+    fn protocol(&mut self, r: usize, agent: &Agent, crashes: u8, ordinal: u8, rec: &Rec) -> (u32, u32) {
         // Who made a write, only a defect asks.
-        let truth = if self.set.defect == Defect::None { Truth::Put } else { rec.truth };
+        let truth = (self.set.defect != Defect::None).then_some(rec.truth);
+        let crashed = self.set.defect == Defect::Recall && crashes < self.set.crashes;
         let Agent { memory, floors, in_place, .. } = agent;
-        let question = (small(r), *memory, ordinal, rec.time, rec.old, rec.new, *floors, *in_place, truth);
+        let question =
+            (small(r), *memory, ordinal, rec.time, rec.old, rec.new, *floors, *in_place, truth, crashed);
         if let Some(known) = self.judged.get(&question) {
             return *known;
         }
-        let (old, new) = self.shown(rec, 0xdead_0000 + u64::from(ordinal));
+        let (mut old, new) = self.shown(rec, 0xdead_0000 + u64::from(ordinal));
+        let heals = rec.truth == Truth::AgentPut && self.cat.get(rec.old).stamp.is_some();
+        if crashed && rec.truth == Truth::AgentDelete {
+            old = old.map(|item| item.into_iter().filter(|(name, _)| name != STAMP).collect());
+        } else if self.set.defect == Defect::StrangeHeal && heals && self.cat.get_memory(*memory).is_empty() {
+            old = None;
+        }
         let key = self.cat.keys[usize::from(rec.key)].clone();
         let record = Record { created_millis: u64::from(rec.time) * UNIT_MILLIS, key, old, new };
         let mut mem = self.cat.get_memory(*memory).clone();
@@ -400,7 +432,7 @@ impl Model {
             if let Action::Push(write) = &action {
                 judged.version = Some(v_of(&write.version));
                 judged.for_peers.push(self.cat.act(rec.key, action));
-            } else {
+            } else if self.set.defect != Defect::FarDelete || !matches!(action, Action::CarryOut { .. }) {
                 judged.for_here.push(self.cat.act(rec.key, action));
             }
         }
@@ -415,7 +447,7 @@ impl Model {
         let image = |id: u16| (id != ABSENT).then(|| self.cat.get(id).item.clone());
         let (mut old, mut new) = (image(rec.old), image(rec.new));
         let (was, is) = (self.cat.get(rec.old), self.cat.get(rec.new));
-        let put_back = rec.truth == Truth::PutBack;
+        let (put_back, truth_is_agent) = (rec.truth == Truth::PutBack, rec.truth.is_agent());
         let text = is.stamp.as_deref().unwrap_or_default();
         let restamp = |item: &mut Option<Item>, stamp: String| {
             item.iter_mut()
@@ -430,7 +462,9 @@ impl Model {
             }
             Defect::StampNotAbove if is.matches && was.version >= is.version => unstamp(&mut old),
             Defect::NoBump if is.stamp.is_none() => unstamp(&mut old),
-            Defect::NoNewStampFloor if put_back && !is.mark => unstamp(&mut new),
+            Defect::NoNewStampFloor if !truth_is_agent && !is.mark && is.data != was.data => {
+                unstamp(&mut new)
+            }
             Defect::MarkPutBack if put_back && is.mark => {
                 old = Some(item_of(&self.cat.keys[usize::from(rec.key)], is.data, None));
                 restamp(&mut new, format!("{}{nonce:016x}", &text[..text.len() - 16]));
@@ -497,18 +531,18 @@ impl Model {
             return None;
         }
         let mut floors = region.agent.floors;
-        for (peer, floor) in floors.iter_mut().enumerate().take(self.set.regions).filter(|(p, _)| *p != r) {
+        for (peer, floor) in floors.iter_mut().enumerate().take(self.set.regions) {
             let other = &s.regions[peer];
             let watermark = match defect {
-                // All that was read is taken for done.
-                Defect::VolatileWatermark => other.time_at(other.agent.read),
+                Defect::ForgetBeforeDone if peer == r => other.time_at(other.agent.read),
+                Defect::EarlyWatermark => other.time_at(other.agent.read),
+                Defect::VolatileWatermark => self.checkpoint(other).watermark[r],
                 _ if s.left.crashes == 0 => self.checkpoint(other).watermark[r],
                 _ => other.agent.durable.watermark[r],
             };
             *floor = watermark.max(*floor);
         }
-        let stream_time = region.time_at(region.agent.read);
-        let memory = self.forget(r, region.agent.memory, floors, stream_time);
+        let memory = self.forget(r, region.agent.memory, floors);
         let agent = &mut s.regions[r].agent;
         if floors == agent.floors && memory == agent.memory {
             return None;
@@ -518,8 +552,8 @@ impl Model {
         Some(())
     }
 
-    fn forget(&mut self, r: usize, memory: u32, floors: [u8; MAX], stream_time: u8) -> u32 {
-        let question = (small(r), memory, floors, stream_time);
+    fn forget(&mut self, r: usize, memory: u32, floors: [u8; MAX]) -> u32 {
+        let question = (small(r), memory, floors);
         if let Some(next) = self.forgotten.get(&question) {
             return *next;
         }
@@ -528,7 +562,7 @@ impl Model {
         let extra = u8::from(self.set.defect == Defect::NoSlack);
         let floors = self.floors(floors.map(|floor| floor + extra));
         let mut mem = self.cat.get_memory(memory).clone();
-        mem.forget(&peers, &floors, u64::from(stream_time + extra) * UNIT_MILLIS);
+        mem.forget(&peers, &floors);
         let next = self.cat.memory(mem);
         self.forgotten.insert(question, next);
         next

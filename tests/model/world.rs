@@ -5,6 +5,7 @@ use std::collections::hash_map::DefaultHasher;
 use std::hash::{Hash, Hasher};
 
 use super::catalogue::{KEYS, MAX, V};
+use super::settings::Setting;
 
 /// One unit of the model's clocks: as far as the protocol lets record times go back.
 pub(crate) const UNIT_MILLIS: u64 = tradewind::protocol::SLACK_MILLIS;
@@ -114,6 +115,13 @@ pub(crate) struct Left {
     pub(crate) zombies: u8,
 }
 
+impl Left {
+    /// How many faults there have been.
+    pub(crate) fn faults_since(&self, set: &Setting) -> u8 {
+        (set.crashes - self.crashes) + (set.dups - self.dups) + (set.zombies - self.zombies)
+    }
+}
+
 /// What happens next. Regions, keys and destinations are numbers here, for brevity.
 #[derive(Clone, Copy, Debug)]
 pub(crate) enum Step {
@@ -124,6 +132,11 @@ pub(crate) enum Step {
     Update {
         region: u8,
         key: u8,
+    },
+    /// A copy with its old stamp, and new data.
+    Edit {
+        region: u8,
+        image: u16,
     },
     PutBack {
         region: u8,
@@ -225,9 +238,9 @@ impl State {
     pub(crate) fn digest(&self, watermarks: Option<&[[u8; MAX]]>) -> u64 {
         let mut h = DefaultHasher::new();
         let Left { ops, crashes, dups, zombies, ticks, backs } = self.left;
-        (ops, crashes, dups, zombies, &self.best, &self.zombies, watermarks).hash(&mut h);
+        (ops, crashes, dups, zombies, ticks, &self.best, &self.zombies, watermarks).hash(&mut h);
         if ops > 0 {
-            (ticks, backs).hash(&mut h);
+            backs.hash(&mut h);
         }
         for region in &self.regions {
             let agent = &region.agent;
