@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use aws_config::sts::AssumeRoleProvider;
 use aws_config::{BehaviorVersion, SdkConfig};
-use aws_sdk_dynamodb::config::retry::RetryConfig;
+use aws_sdk_dynamodb::config::retry::{RetryConfig, RetryPartition};
 use aws_sdk_dynamodb::config::timeout::TimeoutConfig;
 use aws_sdk_dynamodb::config::{
     Credentials as StaticCredentials, Region as AwsRegion, SharedCredentialsProvider,
@@ -23,6 +23,7 @@ pub struct Region {
     /// For writes to a replica: never retries, since every physical attempt needs a nonce of its
     /// own.
     pub writes: aws_sdk_dynamodb::Client,
+    /// Never retries: the service grants few calls a second, and every attempt counts.
     pub streams: aws_sdk_dynamodbstreams::Client,
     pub control_table: String,
 }
@@ -39,13 +40,21 @@ impl Region {
 
     /// Makes the clients; sends nothing yet.
     pub async fn connect(config: &RegionConfig) -> Self {
+        Self::over(config, load(config).await)
+    }
+
+    /// Makes the clients over an SDK whose credentials, HTTP client and clock are given.
+    pub fn over(config: &RegionConfig, sdk: SdkConfig) -> Self {
         let timeouts = TimeoutConfig::builder()
             .connect_timeout(Duration::from_secs(3))
             .operation_attempt_timeout(Duration::from_secs(10))
             .build();
-        let shared = load(config).await.into_builder().timeout_config(timeouts).build();
-        let mut tables = aws_sdk_dynamodb::config::Builder::from(&shared);
-        let mut streams = aws_sdk_dynamodbstreams::config::Builder::from(&shared);
+        let shared = sdk.into_builder().timeout_config(timeouts).build();
+        // The SDK's own partition is its region: a peer that is down would use up the retries of
+        // every other one that calls itself so.
+        let partition = RetryPartition::custom(config.name.to_string()).build();
+        let mut tables = aws_sdk_dynamodb::config::Builder::from(&shared).retry_partition(partition.clone());
+        let mut streams = aws_sdk_dynamodbstreams::config::Builder::from(&shared).retry_partition(partition);
         if let Some(endpoint) = &config.endpoint {
             tables = tables.endpoint_url(endpoint.as_str());
         }
@@ -56,7 +65,9 @@ impl Region {
             name: config.name.clone(),
             tables: aws_sdk_dynamodb::Client::from_conf(tables.clone().build()),
             writes: aws_sdk_dynamodb::Client::from_conf(tables.retry_config(RetryConfig::disabled()).build()),
-            streams: aws_sdk_dynamodbstreams::Client::from_conf(streams.build()),
+            streams: aws_sdk_dynamodbstreams::Client::from_conf(
+                streams.retry_config(RetryConfig::disabled()).build(),
+            ),
             control_table: config.control_table.clone(),
         }
     }

@@ -80,14 +80,23 @@ pub enum StartError {
 impl Agent {
     /// Checks what the agent needs of its own region, and starts it.
     pub async fn start(config: &Config, region: &str) -> Result<Self, StartError> {
+        let regions = Region::connect_all(config).await;
+        Self::start_over(config, region, &regions).await
+    }
+
+    /// Starts with the clients of regions that are connected already.
+    pub async fn start_over(
+        config: &Config,
+        region: &str,
+        regions: &BTreeMap<Origin, Region>,
+    ) -> Result<Self, StartError> {
         let Some(local) = config.region(region) else {
             let names: Vec<_> = config.regions.iter().map(|region| region.name.as_str()).collect();
             return Err(StartError::UnknownRegion(region.to_owned(), names.join(", ")));
         };
-        let regions = Region::connect_all(config).await;
         let mut plans = Vec::new();
         for table in config.tables.iter().filter(|table| table.name_in(&local.name).is_some()) {
-            plans.push(plan(config, local, table, &regions).await?);
+            plans.push(plan(config, local, table, regions).await?);
         }
         if plans.is_empty() {
             return Err(StartError::NoTable(local.name.clone()));
@@ -143,6 +152,11 @@ impl Figures {
     /// The calls in a row that found each table's stream drained.
     pub fn idle_calls(&self) -> u32 {
         self.tables.iter().map(|table| table.state.borrow().idle_calls).min().unwrap_or_default()
+    }
+
+    /// The keys that the agent holds in memory: those whose items do not say their own version.
+    pub fn remembered(&self) -> usize {
+        self.tables.iter().map(|table| table.state.borrow().remembered).sum()
     }
 
     /// What the agent has done, by table.

@@ -13,6 +13,9 @@ use crate::stream::{Page, Position, Sequence, ShardId};
 /// The coarsest creation times: DynamoDB Local's, which are whole minutes.
 const COARSEST: Duration = Duration::from_mins(1);
 
+/// The shards of a stream, each with its parent.
+pub(super) type Lineage = BTreeMap<ShardId, Option<ShardId>>;
+
 /// The pages of a track, in the order in which they were judged.
 #[derive(Clone, Debug)]
 pub(super) struct Progress {
@@ -20,9 +23,10 @@ pub(super) struct Progress {
     pages: VecDeque<JudgedPage>,
     /// Where each shard stood before them.
     base: BTreeMap<ShardId, Reached>,
-    parents: BTreeMap<ShardId, ShardId>,
     open: BTreeMap<ShardId, Tip>,
-    listed: Option<BTreeSet<ShardId>>,
+    /// The shards that there are, each with its parent.
+    listed: Option<Lineage>,
+    listings: u64,
     next: u64,
     settle: Duration,
 }
@@ -62,7 +66,12 @@ struct Tip {
     millis: u64,
     /// How many records the last page held.
     last_page: Option<usize>,
+    /// How many pages in a row have been empty.
+    empty_pages: u32,
 }
+
+/// So many empty pages in a row are taken for the tip; single ones come before it as well.
+const TIP_PAGES: u32 = 8;
 
 /// A page with fewer records than this was read near the tip.
 const SHORT_PAGE: usize = 500;
@@ -74,9 +83,9 @@ impl Progress {
         Self {
             pages: VecDeque::new(),
             base: base.into_iter().map(|(shard, at)| (shard, reached(at))).collect(),
-            parents: BTreeMap::new(),
             open: BTreeMap::new(),
             listed: None,
+            listings: 0,
             next: 0,
             settle,
         }
@@ -93,26 +102,29 @@ impl Progress {
     }
 
     /// Notes which shards there are; returns those that are gone.
-    pub(super) fn listed(&mut self, shards: BTreeSet<ShardId>) -> Vec<ShardId> {
-        let gone: Vec<_> = self.base.keys().filter(|shard| !shards.contains(shard)).cloned().collect();
-        let gone: Vec<_> = gone
-            .into_iter()
-            .filter(|shard| !self.open.contains_key(shard) && self.pages.iter().all(|p| p.shard != *shard))
-            .collect();
+    pub(super) fn listed(&mut self, shards: Lineage) -> Vec<ShardId> {
+        let is_gone = |shard: &&ShardId| {
+            !shards.contains_key(*shard)
+                && !self.open.contains_key(*shard)
+                && self.pages.iter().all(|page| page.shard != **shard)
+        };
+        let gone: Vec<_> = self.base.keys().filter(is_gone).cloned().collect();
         for shard in &gone {
             self.base.remove(shard);
-            self.parents.remove(shard);
         }
         self.listed = Some(shards);
+        self.listings += 1;
         gone
     }
 
-    pub(super) fn opened(&mut self, shard: ShardId, parent: Option<ShardId>) {
+    /// How often the shards have been listed.
+    pub(super) fn listings(&self) -> u64 {
+        self.listings
+    }
+
+    pub(super) fn opened(&mut self, shard: ShardId) {
         let unread = Reached { position: Position::TrimHorizon, millis: 0 };
         self.base.entry(shard.clone()).or_insert(unread);
-        if let Some(parent) = parent {
-            self.parents.insert(shard.clone(), parent);
-        }
         self.open.insert(shard, Tip::default());
     }
 
@@ -152,7 +164,7 @@ impl Progress {
         let Some(listed) = &self.listed else { return false };
         let mine = self.positions();
         positions.iter().all(|(shard, position)| {
-            !listed.contains(shard) || mine.get(shard).is_some_and(|mine| mine >= position)
+            !listed.contains_key(shard) || mine.get(shard).is_some_and(|mine| mine >= position)
         })
     }
 
@@ -168,7 +180,25 @@ impl Progress {
 
     fn last_pages_below(&self, records: usize) -> bool {
         let below = |tip: &Tip| tip.last_page.is_some_and(|last| last < records);
-        self.listed.is_some() && self.open.values().all(below)
+        self.frontier()
+            .is_some_and(|frontier| frontier.into_iter().all(|shard| self.open.get(shard).is_some_and(below)))
+    }
+
+    /// Where records to come can be: the shards that are being read, those that could be, and
+    /// those that have ended and whose children are not known yet. None, if there are no such.
+    pub(super) fn frontier(&self) -> Option<Vec<&ShardId>> {
+        let listed = self.listed.as_ref()?;
+        let ended: BTreeSet<&ShardId> = listed
+            .keys()
+            .filter(|shard| !self.open.contains_key(*shard) && self.reached(shard).position == Position::End)
+            .collect();
+        let with_children: BTreeSet<&ShardId> = listed.values().flatten().collect();
+        let is_open_end = |(shard, parent): &(&ShardId, &Option<ShardId>)| {
+            let waits = parent.as_ref().is_some_and(|p| listed.contains_key(p) && !ended.contains(p));
+            if ended.contains(shard) { !with_children.contains(shard) } else { !waits }
+        };
+        let frontier: Vec<_> = listed.iter().filter(is_open_end).map(|(shard, _)| shard).collect();
+        (!frontier.is_empty()).then_some(frontier)
     }
 
     /// What this is as far as records before `ordinal` go.
@@ -180,18 +210,14 @@ impl Progress {
 
     /// All that was written to the table before this moment has been read.
     pub(super) fn read_to(&self) -> Option<Instant> {
-        self.listed.as_ref()?;
-        self.open.values().map(|tip| tip.read_to).min().unwrap_or(None)
-    }
-
-    /// No record to come, on any shard, has a creation time before this, in milliseconds.
-    pub(super) fn stream_millis(&self) -> u64 {
-        self.open.keys().map(|shard| self.shard_millis(shard)).min().unwrap_or_default()
+        let read_to = |shard: &ShardId| self.open.get(shard).and_then(|tip| tip.read_to);
+        self.frontier()?.into_iter().map(read_to).min().flatten()
     }
 
     fn shard_millis(&self, shard: &ShardId) -> u64 {
         let own = self.reached(shard).millis.max(self.open.get(shard).map_or(0, |tip| tip.millis));
-        let parent = self.parents.get(shard).and_then(|parent| self.base.get(parent).map(|_| parent));
+        let parent = self.listed.as_ref().and_then(|listed| listed.get(shard)).and_then(Option::as_ref);
+        let parent = parent.filter(|parent| self.base.contains_key(parent));
         own.max(parent.map_or(0, |parent| self.reached(parent).millis))
     }
 
@@ -249,14 +275,19 @@ impl Progress {
 impl Tip {
     fn note(&mut self, page: &PageEnd, settle: Duration) {
         self.last_page = Some(page.records);
+        self.empty_pages = if page.records == 0 { self.empty_pages.saturating_add(1) } else { 0 };
         let (read_to, millis) = match (page.last_millis, page.served_millis) {
+            (None, _) if self.empty_pages < TIP_PAGES => return,
             // What was written some time ago would have shown by now.
             (None, served) => {
                 let margin = u64::try_from((settle + COARSEST).as_millis()).unwrap_or(u64::MAX);
                 (page.asked.checked_sub(settle), served.unwrap_or_default().saturating_sub(margin))
             }
+            // Further records of the last one's second may be unread, and requests may have been
+            // under way when a watermark was seen.
             (Some(last), Some(served)) => {
-                (page.asked.checked_sub(Duration::from_millis(served.saturating_sub(last))), last)
+                let behind = Duration::from_millis(served.saturating_sub(last));
+                (page.asked.checked_sub(behind + settle), last)
             }
             (Some(last), None) => (None, last),
         };
@@ -319,8 +350,8 @@ mod tests {
 
     fn three_pages() -> Progress {
         let mut progress = Progress::new(BTreeMap::new(), Duration::from_secs(1));
-        progress.listed(BTreeSet::from([shard()]));
-        progress.opened(shard(), None);
+        progress.listed(Lineage::from([(shard(), None)]));
+        progress.opened(shard());
         judge(&mut progress, 10, 0);
         judge(&mut progress, 10, 3);
         judge(&mut progress, 10, 12);

@@ -2,11 +2,12 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::JoinSet;
-use tokio::time::{Instant, MissedTickBehavior};
+use tokio::time::MissedTickBehavior;
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, error, info, warn};
 
@@ -19,6 +20,7 @@ use crate::lag::LagBook;
 use crate::protocol::{Floors, Hlc, Origin};
 use crate::region::Region;
 use crate::schema::{KeySchema, describe};
+use crate::stream::Source;
 use crate::tally::Tally;
 
 /// A destination whose checkpoint is older than the newest one by this much starts with a track
@@ -55,6 +57,7 @@ impl TablePlan {
             |fault| warn!(origin = %shared.origin, %fault, "can't read the checkpoints; trying again"),
         );
         let checkpoints = tokio::select! {
+            biased;
             checkpoints = checkpoints => checkpoints,
             () = stop.cancelled() => return,
         };
@@ -65,7 +68,8 @@ impl TablePlan {
                 return;
             }
         };
-        let (in_time, late) = split(&shared, &checkpoints);
+        shared.revision.store(checkpoints.next_run(), Ordering::Relaxed);
+        let (in_time, late) = split(&shared, &checkpoints.shards);
 
         let mut tracks: JoinSet<Ended> = JoinSet::new();
         let (notices, mut incoming) = mpsc::unbounded_channel();
@@ -87,6 +91,7 @@ impl TablePlan {
         refusals.extend(late.into_iter().map(|(peer, from)| start(peer, from, &mut tracks)));
         loop {
             tokio::select! {
+                biased;
                 Some(notice) = incoming.recv() => match notice {
                     Notice::Dropped(peer, from) => refusals.extend([start(peer, from, &mut tracks)]),
                     Notice::Refused(peer) => {
@@ -134,15 +139,15 @@ impl TablePlan {
             let Tuning { concurrency, queue_mib, .. } = self.tuning;
             let started = Lanes::start(Arc::new(destination), concurrency, queue_mib, &gate, tasks);
             lanes.insert(region.name.clone(), Arc::new(started));
+            let (promise, told) = watch::channel(Hlc::ZERO);
+            promises.insert(region.name.clone(), promise);
             if !is_local {
                 tasks.spawn(open_gate(region.clone(), physical, self.key_schema.clone(), open));
-                let (promise, told) = watch::channel(Hlc::ZERO);
-                promises.insert(region.name.clone(), promise);
                 let origin = self.local.name.clone();
                 tasks.spawn(publish(ControlTable::of(region), name.clone(), origin, told));
             }
         }
-        let (seen, watermarks) = watch::channel(None);
+        let (seen, watermarks) = watch::channel(Floors::default());
         tasks.spawn(observe(control.clone(), name.clone(), self.tuning.checkpoint_interval, seen));
         Arc::new(Shared {
             origin: self.local.name.clone(),
@@ -150,10 +155,14 @@ impl TablePlan {
             peers: self.peers.iter().map(|peer| peer.name.clone()).collect(),
             tuning: self.tuning.clone(),
             control,
-            streams: self.local.streams.clone(),
-            stream_arn: self.stream_arn.clone(),
+            source: Source {
+                client: self.local.streams.clone(),
+                arn: self.stream_arn.clone(),
+                pace: Arc::default(),
+            },
             tally: Arc::clone(&self.tally),
             lanes,
+            revision: AtomicU64::default(),
             watermarks,
             promises,
         })
@@ -203,6 +212,7 @@ impl CatchUp {
         let mut track = std::pin::pin!(track.run(Until::Passed(until), orders, stop));
         loop {
             tokio::select! {
+                biased;
                 () = &mut track => return Ended::CatchUp(self.peer),
                 changed = states.wait_for(|state| state.near_tip) => {
                     if changed.is_err() {
@@ -216,6 +226,7 @@ impl CatchUp {
                 passed.send_replace(Some(positions));
             }
             tokio::select! {
+                biased;
                 () = &mut track => return Ended::CatchUp(self.peer),
                 Some(()) = self.refused.recv() => {
                     passed.send_replace(None);
@@ -269,20 +280,14 @@ async fn publish(control: ControlTable, table: String, origin: Origin, mut promi
 }
 
 /// Reads, now and then, what the peers say has arrived here.
-async fn observe(
-    control: ControlTable,
-    table: String,
-    interval: Duration,
-    seen: watch::Sender<Option<(Instant, Floors)>>,
-) {
+async fn observe(control: ControlTable, table: String, interval: Duration, seen: watch::Sender<Floors>) {
     let mut ticks = tokio::time::interval(interval);
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
     loop {
         ticks.tick().await;
         match control.watermarks(&table).await {
-            // The moment after the answer: all that it speaks of was here by then.
             Ok(watermarks) => {
-                seen.send_replace(Some((Instant::now(), watermarks)));
+                seen.send_replace(watermarks);
             }
             Err(fault) => debug!(%fault, table, "can't read the watermarks; trying again"),
         }

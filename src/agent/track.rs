@@ -5,6 +5,7 @@
 
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use tokio::sync::{mpsc, oneshot, watch};
@@ -18,7 +19,7 @@ use crate::config::Tuning;
 use crate::control::{Checkpoint, ControlTable};
 use crate::fault::{Fault, FaultKind};
 use crate::protocol::{Action, Conflict, Floors, Hlc, KeyMemory, Origin};
-use crate::stream::{Page, Position, ShardId, StreamEvent, read};
+use crate::stream::{Page, Position, ShardId, Source, StreamEvent, read};
 use crate::tally::Tally;
 
 /// How long the other peers may be held up, in all, by one that is slow, before that one gets a
@@ -36,14 +37,15 @@ pub(super) struct Shared {
     pub(super) peers: Vec<Origin>,
     pub(super) tuning: Tuning,
     pub(super) control: ControlTable,
-    pub(super) streams: aws_sdk_dynamodbstreams::Client,
-    pub(super) stream_arn: String,
+    pub(super) source: Source,
     pub(super) tally: Arc<Tally>,
     /// The lanes to every region, the local one included.
     pub(super) lanes: BTreeMap<Origin, Arc<Lanes>>,
-    /// What the peers say has arrived here, with the moment at which it was read.
-    pub(super) watermarks: watch::Receiver<Option<(Instant, Floors)>>,
-    /// What may be told to each peer.
+    /// That of the next save of checkpoints: a save that lands late must not undo later ones.
+    pub(super) revision: AtomicU64,
+    /// What the peers say has arrived here.
+    pub(super) watermarks: watch::Receiver<Floors>,
+    /// What may be told to each peer, and to ourselves: what is durably done there.
     pub(super) promises: BTreeMap<Origin, watch::Sender<Hlc>>,
 }
 
@@ -117,6 +119,9 @@ pub(super) struct Track {
     feeds: BTreeMap<Origin, Feed>,
     notices: mpsc::UnboundedSender<Notice>,
     state: watch::Sender<TrackState>,
+    /// How often the shards must have been listed before the track may come to its end: what the
+    /// main track knows of shards is newer than its own list.
+    listings_needed: u64,
     is_main: bool,
 }
 
@@ -127,6 +132,8 @@ pub(super) struct TrackState {
     pub(super) idle_calls: u32,
     /// It reads what was written just now.
     pub(super) near_tip: bool,
+    /// The keys that are held in memory.
+    pub(super) remembered: usize,
 }
 
 impl Track {
@@ -171,6 +178,7 @@ impl Track {
             feeds,
             notices,
             state,
+            listings_needed: 0,
             is_main,
             shared,
         }
@@ -186,8 +194,7 @@ impl Track {
     ) {
         let (events, mut incoming) = mpsc::channel(4);
         let reader = read(
-            self.shared.streams.clone(),
-            self.shared.stream_arn.clone(),
+            self.shared.source.clone(),
             self.progress.positions(),
             self.shared.tuning.poll_interval,
             events,
@@ -196,12 +203,14 @@ impl Track {
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let mut reader = std::pin::pin!(reader);
         loop {
+            // In this order, so that a simulation repeats itself; events come last, being many.
             tokio::select! {
+                biased;
                 () = stop.cancelled() => break,
                 () = &mut reader => break,
-                Some(event) = incoming.recv() => self.event(event).await,
-                Some(command) = commands.recv() => self.command(command),
                 _ = ticks.tick() => self.checkpoint().await,
+                Some(command) = commands.recv() => self.command(command),
+                Some(event) = incoming.recv() => self.event(event).await,
             }
             if self.has_ended(&mut until) {
                 break;
@@ -212,11 +221,17 @@ impl Track {
         self.checkpoint().await;
     }
 
-    fn has_ended(&self, until: &mut Until) -> bool {
+    fn has_ended(&mut self, until: &mut Until) -> bool {
         let Until::Passed(positions) = until else { return false };
+        if positions.has_changed().unwrap_or(false) {
+            // One list may be on its way already.
+            self.listings_needed = self.progress.listings() + 2;
+        }
         let positions = positions.borrow_and_update();
         positions.as_ref().is_some_and(|positions| {
-            self.progress.has_passed(positions) && self.feeds.values().all(|feed| feed.ledger.is_empty())
+            self.progress.listings() >= self.listings_needed
+                && self.progress.has_passed(positions)
+                && self.feeds.values().all(|feed| feed.ledger.is_empty())
         })
     }
 
@@ -228,7 +243,7 @@ impl Track {
                     self.retire(&shard).await;
                 }
             }
-            StreamEvent::Opened { shard, parent } => self.progress.opened(shard, parent),
+            StreamEvent::Opened(shard) => self.progress.opened(shard),
             StreamEvent::Page(page) => self.page(page).await,
             StreamEvent::Trimmed { shard, after } => {
                 self.shared.tally.gaps.add();
@@ -370,7 +385,9 @@ impl Track {
             && self.feeds.values().all(|feed| feed.is_fed() && feed.ledger.is_empty())
             && (!self.is_main || self.feeds.len() == self.shared.lanes.len());
         let near_tip = self.progress.near_tip();
+        let remembered = self.memory.len();
         self.state.send_modify(|state| {
+            state.remembered = remembered;
             state.idle_calls = if idle { state.idle_calls.saturating_add(1) } else { 0 };
             state.near_tip = near_tip;
         });
@@ -379,7 +396,7 @@ impl Track {
     /// Takes in watermarks, forgets what may be forgotten, and makes progress durable.
     async fn checkpoint(&mut self) {
         self.settle();
-        self.memory.forget(&self.shared.peers, &self.floors, self.progress.stream_millis());
+        self.memory.forget(&self.shared.peers, &self.floors);
         self.oldest = self.memory.oldest().unwrap_or_else(|| self.progress.next());
         let now = self.needs();
         let mut changed: BTreeMap<ShardId, Vec<(Origin, Checkpoint)>> = BTreeMap::new();
@@ -423,20 +440,23 @@ impl Track {
 
     /// Saves, but holds the stream up only so long: the next checkpoint is soon.
     async fn save(&self, shard: &ShardId, changed: &[(Origin, Checkpoint)]) -> Result<(), Fault> {
-        let save = self.shared.control.save_checkpoints(&self.shared.table, shard, changed);
+        let revision = self.shared.revision.fetch_add(1, Ordering::Relaxed);
+        let save = self.shared.control.save_checkpoints(&self.shared.table, shard, revision, changed);
         tokio::time::timeout(SAVE_TIMEOUT, save).await.unwrap_or_else(|_| {
             let message = format!("no answer within {} s", SAVE_TIMEOUT.as_secs());
             Err(Fault { kind: FaultKind::Unreachable, code: String::new(), message })
         })
     }
 
-    /// Raises the floors by the watermarks that were seen before all that has now been read.
+    /// Raises the floors by the watermarks, the own one among them, that were seen before all that
+    /// has now been read.
     fn settle(&mut self) {
-        let latest = self.shared.watermarks.borrow().clone();
-        if let Some((seen, floors)) = latest
-            && self.unsettled.back().is_none_or(|(last, _)| *last < seen)
-        {
-            self.unsettled.push_back((seen, floors));
+        let mut floors = self.shared.watermarks.borrow().clone();
+        if let Some(own) = self.shared.promises.get(&self.shared.origin) {
+            floors.raise(&self.shared.origin, *own.borrow());
+        }
+        if self.unsettled.back().is_none_or(|(_, last)| *last != floors) {
+            self.unsettled.push_back((Instant::now(), floors));
         }
         let Some(read_to) = self.progress.read_to() else { return };
         while self.unsettled.front().is_some_and(|(seen, _)| *seen <= read_to) {
@@ -449,9 +469,13 @@ impl Track {
 
     /// Tells each peer what is durably with it: all writes older than its least advanced shard.
     fn promise(&self) {
+        let Some(frontier) = self.progress.frontier() else { return };
         for (peer, feed) in &self.feeds {
-            let open = feed.saved.values().filter(|checkpoint| checkpoint.done != Position::End);
-            let Some(millis) = open.map(|checkpoint| checkpoint.millis).min() else { continue };
+            let saved = |shard: &&ShardId| feed.saved.get(shard).map_or(0, |checkpoint| checkpoint.millis);
+            // Shards that have been read to their ends may still have records under way.
+            let unfinished = feed.saved.values().filter(|checkpoint| checkpoint.done != Position::End);
+            let unfinished = unfinished.map(|checkpoint| checkpoint.millis);
+            let Some(millis) = frontier.iter().map(saved).chain(unfinished).min() else { continue };
             if let (Some(promise), true) = (self.shared.promises.get(peer), feed.is_fed()) {
                 promise.send_if_modified(|promised| {
                     let raised = Hlc::at_millis(millis) > *promised;

@@ -22,24 +22,49 @@ pub struct Checkpoint {
     pub millis: u64,
 }
 
+/// All checkpoints of a table.
+#[derive(Clone, Debug, Default)]
+pub struct SavedCheckpoints {
+    /// By shard and destination.
+    pub shards: BTreeMap<ShardId, BTreeMap<Origin, Checkpoint>>,
+    /// That of the newest save.
+    pub revision: u64,
+}
+
+impl SavedCheckpoints {
+    /// The first revision of an agent that starts with these: above all that an earlier run of it
+    /// may have under way.
+    pub fn next_run(&self) -> u64 {
+        const SAVES_A_RUN: u64 = 1 << 32;
+        (self.revision / SAVES_A_RUN + 1) * SAVES_A_RUN
+    }
+}
+
 /// Precedes a destination's name in the name of its attribute.
 const DESTINATION: &str = "to ";
+const REVISION: &str = "revision";
 
 impl ControlTable {
-    /// The checkpoints of a table by shard and destination.
-    pub async fn checkpoints(
-        &self,
-        table: &str,
-    ) -> Result<BTreeMap<ShardId, BTreeMap<Origin, Checkpoint>>, Fault> {
+    /// The checkpoints of a table.
+    pub async fn checkpoints(&self, table: &str) -> Result<SavedCheckpoints, Fault> {
         let rows = self.rows(&format!("checkpoint/{table}")).await?;
-        Ok(rows.iter().filter_map(|row| Some((ShardId(read_text(row, SK)?.into()), read(row)))).collect())
+        let revisions = rows.iter().filter_map(|row| read_number(row, REVISION));
+        Ok(SavedCheckpoints {
+            revision: revisions.max().unwrap_or_default(),
+            shards: rows
+                .iter()
+                .filter_map(|row| Some((ShardId(read_text(row, SK)?.into()), read(row))))
+                .collect(),
+        })
     }
 
-    /// Saves what has changed in one shard, in one write.
+    /// Saves what has changed in one shard, in one write; fails where a later revision has been
+    /// saved.
     pub async fn save_checkpoints(
         &self,
         table: &str,
         shard: &ShardId,
+        revision: u64,
         changed: &[(Origin, Checkpoint)],
     ) -> Result<(), Fault> {
         let mut update = self
@@ -47,8 +72,11 @@ impl ControlTable {
             .update_item()
             .table_name(&self.name)
             .key(PK, text(format!("checkpoint/{table}")))
-            .key(SK, text(&*shard.0));
-        let mut sets = Vec::new();
+            .key(SK, text(&*shard.0))
+            .condition_expression("attribute_not_exists(#revision) OR #revision <= :revision")
+            .expression_attribute_names("#revision", REVISION)
+            .expression_attribute_values(":revision", number(revision));
+        let mut sets = vec!["#revision = :revision".to_owned()];
         for (i, (destination, checkpoint)) in changed.iter().enumerate() {
             sets.push(format!("#d{i} = :d{i}"));
             update = update

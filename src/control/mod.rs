@@ -20,7 +20,7 @@ use aws_sdk_dynamodb::types::AttributeValue;
 use crate::fault::Fault;
 use crate::region::Region;
 
-pub use checkpoint::Checkpoint;
+pub use checkpoint::{Checkpoint, SavedCheckpoints};
 pub use dead_letter::DeadLetter;
 pub use watermark::Watermarks;
 

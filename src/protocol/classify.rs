@@ -8,7 +8,7 @@ use super::stamp::{STAMP, Stamp, Stamped};
 use super::{Item, Origin};
 
 /// What a record is.
-#[derive(Debug)]
+#[derive(Debug, PartialEq)]
 pub(super) enum Kind {
     /// Nothing changed. DynamoDB writes no such record; the embedded engine does.
     Unchanged,
@@ -19,7 +19,8 @@ pub(super) enum Kind {
     /// This replica's agent carried out a mark.
     ReplicatedDelete,
     /// An application's put or update. `stray` is a stamp attribute that came along and must not
-    /// stay: a mark, or what no agent wrote.
+    /// stay: a mark, what no agent wrote, or the stamp of an old copy that was put back as it was,
+    /// which would pass for the agent's own later.
     LocalPut { stray: Option<AttributeValue> },
     /// An application's delete, or a TTL expiry.
     LocalDelete,
@@ -47,8 +48,9 @@ pub(super) fn classify(record: &Record, known: Option<&KeyState>, own: &Origin, 
     let old_stamp = record.old.as_ref().map_or(Stamped::No, Stamped::read);
     // Every write of an agent is conditional on a lower stamp, and its nonce is new.
     let rises = old_stamp.stamp().is_none_or(|old| old.version < new_stamp.version);
-    let agent_could = rises && !is_copy(&new_stamp, known, own, floors);
+    let agent_could = rises && !is_copy(record, new, &new_stamp, &old_stamp, known, own, floors);
 
+    let stray = || new.get(STAMP).cloned();
     if new_stamp.is_mark() {
         let data_kept = match &record.old {
             Some(old) => same_data(old, new),
@@ -57,12 +59,14 @@ pub(super) fn classify(record: &Record, known: Option<&KeyState>, own: &Origin, 
         if agent_could && data_kept {
             Kind::ReplicatedMark(new_stamp)
         } else {
-            Kind::LocalPut { stray: new.get(STAMP).cloned() }
+            Kind::LocalPut { stray: stray() }
         }
-    } else if agent_could && new_stamp.matches(new) {
+    } else if !new_stamp.matches(new) {
+        Kind::LocalPut { stray: None }
+    } else if agent_could {
         Kind::ReplicatedPut(new_stamp)
     } else {
-        Kind::LocalPut { stray: None }
+        Kind::LocalPut { stray: stray() }
     }
 }
 
@@ -76,10 +80,25 @@ fn classify_remove(old: &Item, known: Option<&KeyState>) -> Kind {
 
 /// Whether a stamp was in this table before, so that only an application's put-back can show it
 /// again: its nonce is remembered, or its version is one that can no longer arrive.
-fn is_copy(stamp: &Stamp, known: Option<&KeyState>, own: &Origin, floors: &Floors) -> bool {
+fn is_copy(
+    record: &Record,
+    new: &Item,
+    stamp: &Stamp,
+    old_stamp: &Stamped,
+    known: Option<&KeyState>,
+    own: &Origin,
+    floors: &Floors,
+) -> bool {
     match known {
-        Some(state) => state.nonces.contains(&stamp.nonce),
-        // An agent stamps its own versions only over what the memory holds.
-        None => stamp.version.origin == *own || floors.passed(&stamp.version),
+        Some(state) => state.has_seen(stamp.nonce),
+        // A heal or a stamp in place; the memory that asked for it may have been left behind by a
+        // rebuild that begins between the two.
+        None if stamp.version.origin == *own => {
+            let Some(old) = &record.old else { return true };
+            let heals = old_stamp.stamp().is_some_and(|below| below.is_mark() || below.matches(old));
+            let stamps_in_place = !stamp.is_mark() && same_data(old, new);
+            !heals && !stamps_in_place
+        }
+        None => floors.passed(&stamp.version),
     }
 }

@@ -1,16 +1,25 @@
 //! What is remembered of a key, and when it may be forgotten.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::BTreeMap;
 
 use super::classify::classify;
-use super::resolve::{Judgement, resolve};
-use super::{Hlc, KeyId, Nonce, Origin, Record, Version};
+use super::resolve::{Judgement, Reader, resolve};
+use super::{Hlc, KeyId, Nonce, Origin, Record, Stamp, Version};
 
-/// How far each peer's writes are known to have arrived *and to have been read* here: no write of
-/// that origin with a lower clock can show up in the local stream any more.
+/// How far the creation times of one stream may go back, from one record to a later one, and
+/// nothing is lost. What is forgotten lies this much further back than a watermark says.
+pub const SLACK_MILLIS: u64 = 60_000;
+
+fn less_slack(floor: Hlc) -> Hlc {
+    Hlc::at_millis(floor.millis().saturating_sub(SLACK_MILLIS))
+}
+
+/// How far each region's writes are known to have arrived *and to have been read* here: no write of
+/// that origin with a lower clock can show up in the local stream any more. For the region itself:
+/// all that its agent had to do here is done.
 ///
-/// It comes from the peers' durable watermarks, and only after the local stream has been read
-/// past the point at which they were seen.
+/// They come from durable watermarks, and only after the local stream has been read past the point
+/// at which they were seen.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Floors(BTreeMap<Origin, Hlc>);
 
@@ -38,7 +47,7 @@ impl Floors {
     }
 
     pub(super) fn passed(&self, version: &Version) -> bool {
-        version.hlc < self.get(&version.origin)
+        version.hlc < less_slack(self.get(&version.origin))
     }
 }
 
@@ -59,24 +68,47 @@ pub(super) struct KeyState {
     /// The highest version that the local stream has shown.
     pub(super) latest: Version,
     pub(super) tip: Tip,
-    /// The nonces of the stamps seen meanwhile, the newest last.
-    pub(super) nonces: Vec<Nonce>,
-    /// The record from which on the stream must be read again to arrive at this state.
+    /// The stamps seen meanwhile, the newest last.
+    pub(super) stamps: Vec<Seen>,
+    /// The record from which on the stream must be read again to arrive at this version and tip.
     pub(super) since: u64,
 }
 
-impl KeyState {
-    /// How many nonces are kept a key. A put-back of a copy with an older one is taken for the
-    /// replicated write that it copies, and healed away.
-    const NONCES: usize = 8;
+/// A stamp that a record showed.
+#[derive(Clone, Debug)]
+pub(super) struct Seen {
+    nonce: Nonce,
+    millis: u64,
+    ordinal: u64,
+}
 
-    pub(super) fn remember(&mut self, nonce: Nonce) {
-        if !self.nonces.contains(&nonce) {
-            if self.nonces.len() == Self::NONCES {
-                self.nonces.remove(0);
-            }
-            self.nonces.push(nonce);
+impl KeyState {
+    /// How many stamps are kept a key. A put-back of a copy with an older one is taken for the
+    /// replicated write that it copies, and healed away.
+    const STAMPS: usize = 8;
+    /// How long a stamp is kept, by the times of the key's records, which a rebuild sees again.
+    const STAMP_MILLIS: u64 = 600_000;
+
+    pub(super) fn remember(&mut self, stamp: &Stamp, record_millis: u64, ordinal: u64) {
+        self.stamps.retain(|seen| seen.nonce != stamp.nonce);
+        if self.stamps.len() == Self::STAMPS {
+            self.stamps.remove(0);
         }
+        self.stamps.push(Seen { nonce: stamp.nonce, millis: record_millis, ordinal });
+    }
+
+    /// The stamps that are still worth keeping when a record of this time comes.
+    pub(super) fn stamps_at(&self, record_millis: u64) -> Vec<Seen> {
+        let fresh = |seen: &&Seen| seen.millis + Self::STAMP_MILLIS >= record_millis;
+        self.stamps.iter().filter(fresh).cloned().collect()
+    }
+
+    pub(super) fn has_seen(&self, nonce: Nonce) -> bool {
+        self.stamps.iter().any(|seen| seen.nonce == nonce)
+    }
+
+    fn oldest(&self) -> u64 {
+        self.stamps.iter().map(|seen| seen.ordinal).fold(self.since, u64::min)
     }
 }
 
@@ -86,13 +118,13 @@ impl KeyState {
 #[derive(Clone, Debug)]
 pub struct KeyMemory {
     origin: Origin,
-    keys: HashMap<KeyId, KeyState>,
+    keys: BTreeMap<KeyId, KeyState>,
 }
 
 impl KeyMemory {
     /// An empty memory for the replica in region `origin`.
     pub fn new(origin: Origin) -> Self {
-        Self { origin, keys: HashMap::new() }
+        Self { origin, keys: BTreeMap::new() }
     }
 
     /// Judges the next record of the local stream.
@@ -110,7 +142,11 @@ impl KeyMemory {
         let key = KeyId::of(&record.key);
         let known = self.keys.get(&key);
         let kind = classify(&record, known, &self.origin, floors);
-        let (judgement, next) = resolve(&self.origin, ordinal, record, kind, known, stamp_in_place);
+        // Where the memory told nothing that the record does not, a rebuild may begin here.
+        let is_plain = known.is_none() || classify(&record, None, &self.origin, floors) == kind;
+        let record_millis = record.created_millis;
+        let reader = Reader { own: &self.origin, ordinal, record_millis, is_plain, stamp_in_place };
+        let (judgement, next) = resolve(&reader, record, kind, known);
         match next {
             Some(state) => self.keys.insert(key, state),
             None => self.keys.remove(&key),
@@ -118,20 +154,17 @@ impl KeyMemory {
         judgement
     }
 
-    /// Forgets the keys whose highest version every peer has, and whose older versions can no
-    /// longer arrive.
-    ///
-    /// `stream_millis` is a creation time that the local stream has reached on every shard. A
-    /// version ahead of it is kept, or the key's next write could get a lower one.
-    pub fn forget(&mut self, peers: &[Origin], floors: &Floors, stream_millis: u64) {
-        let floor = peers.iter().map(|peer| floors.get(peer)).min().unwrap_or_default();
-        let floor = floor.min(Hlc::at_millis(stream_millis));
+    /// Forgets the keys whose highest version every region has, this one included: neither a
+    /// peer's push of an older version can still arrive, nor a heal or a stamp of our own.
+    pub fn forget(&mut self, peers: &[Origin], floors: &Floors) {
+        let regions = peers.iter().chain([&self.origin]);
+        let floor = less_slack(regions.map(|region| floors.get(region)).min().unwrap_or_default());
         self.keys.retain(|_, state| state.tip == Tip::Stale || state.latest.hlc >= floor);
     }
 
     /// The ordinal of the oldest record that is still needed to rebuild this memory.
     pub fn oldest(&self) -> Option<u64> {
-        self.keys.values().map(|state| state.since).min()
+        self.keys.values().map(KeyState::oldest).min()
     }
 
     /// The number of keys remembered.

@@ -13,6 +13,7 @@
 //! | `classify` | whose write a record shows |
 //! | `memory` | what is remembered of a key, and when it may be forgotten |
 //! | `resolve` | which writes a record asks for |
+//! | `tests` | the last three as tables: record in, verdict and writes out |
 
 mod classify;
 mod fingerprint;
@@ -20,10 +21,12 @@ mod memory;
 mod record;
 mod resolve;
 mod stamp;
+#[cfg(test)]
+mod tests;
 mod version;
 
 pub use fingerprint::{Fingerprint, KeyId};
-pub use memory::{Floors, KeyMemory};
+pub use memory::{Floors, KeyMemory, SLACK_MILLIS};
 pub use record::{Item, Record};
 pub use resolve::{Action, Body, Conflict, Judgement, Verdict, Write};
 pub use stamp::{Nonce, STAMP, STAMP_END, STAMP_MAGIC, Stamp};

@@ -109,21 +109,41 @@ impl Judgement {
     }
 }
 
+/// How a record is being read.
+pub(super) struct Reader<'a> {
+    pub(super) own: &'a Origin,
+    pub(super) ordinal: u64,
+    pub(super) record_millis: u64,
+    /// An empty memory would take the record for the same.
+    pub(super) is_plain: bool,
+    pub(super) stamp_in_place: bool,
+}
+
+impl Reader<'_> {
+    /// What is known of a key after this record, where its `version` is the highest.
+    fn state(&self, version: Version, tip: Tip, known: Option<&KeyState>, is_fresh: bool) -> KeyState {
+        KeyState {
+            latest: version,
+            tip,
+            stamps: known.map(|state| state.stamps_at(self.record_millis)).unwrap_or_default(),
+            since: known.filter(|_| !is_fresh).map_or(self.ordinal, |state| state.since),
+        }
+    }
+}
+
 /// Decides on one record, and what to remember of its key afterwards.
 pub(super) fn resolve(
-    own: &Origin,
-    ordinal: u64,
+    reader: &Reader<'_>,
     record: Record,
     kind: Kind,
     known: Option<&KeyState>,
-    stamp_in_place: bool,
 ) -> (Judgement, Option<KeyState>) {
     match kind {
         Kind::Unchanged => (Judgement::nothing(Verdict::Unchanged), known.cloned()),
-        Kind::LocalPut { stray } => local_put(own, ordinal, record, stray, known, stamp_in_place),
-        Kind::LocalDelete => local_delete(own, ordinal, record, known),
-        Kind::ReplicatedPut(stamp) => replicated_put(own, record, &stamp, known),
-        Kind::ReplicatedMark(stamp) => replicated_mark(own, ordinal, record, stamp, known),
+        Kind::LocalPut { stray } => local_put(reader, record, stray, known),
+        Kind::LocalDelete => local_delete(reader, record, known),
+        Kind::ReplicatedPut(stamp) => replicated_put(reader, record, &stamp, known),
+        Kind::ReplicatedMark(stamp) => replicated_mark(reader, record, &stamp, known),
         Kind::ReplicatedDelete => {
             let absent = known.cloned().map(|state| KeyState { tip: Tip::Absent, ..state });
             (Judgement::nothing(Verdict::EchoDelete), absent)
@@ -132,14 +152,12 @@ pub(super) fn resolve(
 }
 
 fn local_put(
-    own: &Origin,
-    ordinal: u64,
+    reader: &Reader<'_>,
     record: Record,
     stray: Option<AttributeValue>,
     known: Option<&KeyState>,
-    stamp_in_place: bool,
 ) -> (Judgement, Option<KeyState>) {
-    let (version, base, state) = next_local(own, ordinal, &record, known, Tip::Bare);
+    let (version, base, state) = next_local(reader, &record, known, Tip::Bare);
     let mut item = record.new.unwrap_or_default();
     let stored = item.remove(STAMP);
     let fingerprint = Fingerprint::of(&item);
@@ -151,7 +169,7 @@ fn local_put(
         replaced: record.old.map(Arc::new),
     };
     let mut actions = Vec::with_capacity(2);
-    if stray.is_some() || stamp_in_place {
+    if stray.is_some() || reader.stamp_in_place {
         actions.push(Action::Restamp(write.clone(), stored));
     }
     actions.push(Action::Push(write));
@@ -159,12 +177,11 @@ fn local_put(
 }
 
 fn local_delete(
-    own: &Origin,
-    ordinal: u64,
+    reader: &Reader<'_>,
     record: Record,
     known: Option<&KeyState>,
 ) -> (Judgement, Option<KeyState>) {
-    let (version, base, state) = next_local(own, ordinal, &record, known, Tip::Absent);
+    let (version, base, state) = next_local(reader, &record, known, Tip::Absent);
     let push = Action::Push(Write {
         key: record.key,
         version,
@@ -181,19 +198,18 @@ fn local_delete(
 /// The same on every replay: it takes the record's time, the stamps in its two images, and the
 /// memory, which is a function of the records before it.
 fn next_local(
-    own: &Origin,
-    ordinal: u64,
+    reader: &Reader<'_>,
     record: &Record,
     known: Option<&KeyState>,
     tip: Tip,
 ) -> (Version, Option<Version>, KeyState) {
     let old = record.old.as_ref().map_or(Stamped::No, Stamped::read);
     let new = record.new.as_ref().map_or(Stamped::No, Stamped::read);
-    let time = Hlc::at_millis(record.created_millis);
+    let time = Hlc::at_millis(reader.record_millis);
     let stamps = [&old, &new].into_iter().filter_map(Stamped::stamp);
     let seen = stamps.clone().map(|stamp| stamp.version.hlc).chain(known.map(|state| state.latest.hlc));
     let hlc = seen.map(Hlc::next).fold(time, Hlc::max);
-    let version = Version { hlc, origin: own.clone() };
+    let version = Version { hlc, origin: reader.own.clone() };
 
     let carried = match (&record.old, &old) {
         (Some(image), Stamped::Yes(stamp)) if stamp.is_mark() || stamp.matches(image) => {
@@ -204,20 +220,15 @@ fn next_local(
     let base =
         carried.or_else(|| known.filter(|state| state.tip != Tip::Stale).map(|state| state.latest.clone()));
 
-    // A version above all that was known is the same without the memory: the rebuild starts here.
-    let since = known.filter(|state| time <= state.latest.hlc).map_or(ordinal, |state| state.since);
-    let mut state = KeyState {
-        latest: version.clone(),
-        tip,
-        nonces: known.map(|state| state.nonces.clone()).unwrap_or_default(),
-        since,
-    };
-    stamps.for_each(|stamp| state.remember(stamp.nonce));
+    // A version above all that was known is the same without the memory.
+    let is_fresh = reader.is_plain && known.is_none_or(|state| state.latest.hlc < time);
+    let mut state = reader.state(version.clone(), tip, known, is_fresh);
+    stamps.for_each(|stamp| state.remember(stamp, reader.record_millis, reader.ordinal));
     (version, base, state)
 }
 
 fn replicated_put(
-    own: &Origin,
+    reader: &Reader<'_>,
     record: Record,
     stamp: &Stamp,
     known: Option<&KeyState>,
@@ -225,51 +236,51 @@ fn replicated_put(
     match known.filter(|state| stamp.version < state.latest) {
         // From now on the image says by itself what its version is.
         None => {
-            let conflict = conflict(own, record, stamp, known);
+            let conflict = conflict(reader.own, record, stamp, known);
             (Judgement { verdict: Verdict::EchoPut, actions: Vec::new(), conflict }, None)
         }
-        Some(state) => heal(Verdict::EchoPut, record, stamp, state),
+        Some(state) => heal(reader, Verdict::EchoPut, record, stamp, state),
     }
 }
 
 fn replicated_mark(
-    own: &Origin,
-    ordinal: u64,
+    reader: &Reader<'_>,
     record: Record,
-    mark: Stamp,
+    mark: &Stamp,
     known: Option<&KeyState>,
 ) -> (Judgement, Option<KeyState>) {
     let carry_out = Action::CarryOut { key: record.key.clone(), mark: AttributeValue::S(mark.to_string()) };
     match known.filter(|state| mark.version < state.latest) {
         None => {
-            let mut state = KeyState {
-                latest: mark.version.clone(),
-                tip: Tip::Absent,
-                nonces: known.map(|state| state.nonces.clone()).unwrap_or_default(),
-                since: ordinal,
-            };
-            state.remember(mark.nonce);
-            let conflict = conflict(own, record, &mark, known);
+            let mut state = reader.state(mark.version.clone(), Tip::Absent, known, reader.is_plain);
+            state.remember(mark, reader.record_millis, reader.ordinal);
+            let conflict = conflict(reader.own, record, mark, known);
             (Judgement { verdict: Verdict::EchoMark, actions: vec![carry_out], conflict }, Some(state))
         }
         // A mark where a newer delete already left nothing: only the mark itself is in the way.
         Some(state) if state.tip == Tip::Absent => {
             let mut state = state.clone();
-            state.remember(mark.nonce);
+            state.remember(mark, reader.record_millis, reader.ordinal);
             let judgement =
                 Judgement { verdict: Verdict::EchoMark, actions: vec![carry_out], conflict: None };
             (judgement, Some(state))
         }
-        Some(state) => heal(Verdict::EchoMark, record, &mark, state),
+        Some(state) => heal(reader, Verdict::EchoMark, record, mark, state),
     }
 }
 
 /// An older replicated write replaced a newer version: put that back, once. The stream is the
 /// log: where the newer version was a put, its data is the record's OLD image.
-fn heal(verdict: Verdict, record: Record, stamp: &Stamp, state: &KeyState) -> (Judgement, Option<KeyState>) {
+fn heal(
+    reader: &Reader<'_>,
+    verdict: Verdict,
+    record: Record,
+    stamp: &Stamp,
+    state: &KeyState,
+) -> (Judgement, Option<KeyState>) {
     let mut next = state.clone();
     next.tip = Tip::Stale;
-    next.remember(stamp.nonce);
+    next.remember(stamp, reader.record_millis, reader.ordinal);
     let body = match (state.tip, record.old) {
         (Tip::Bare, Some(mut image)) => {
             image.remove(STAMP);

@@ -6,10 +6,12 @@
 //! hours.
 
 mod lenient;
+mod pace;
 mod position;
 mod reader;
 mod record;
 mod service_clock;
 
+pub use pace::Pace;
 pub use position::{Position, Sequence, ShardId};
-pub use reader::{Page, StreamEvent, read};
+pub use reader::{Page, Source, StreamEvent, read};

@@ -1,19 +1,20 @@
 //! Reads one stream: finds its shards, keeps parents before children, and hands on pages.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 use std::time::Duration;
 
 use aws_sdk_dynamodbstreams::Client;
 use aws_sdk_dynamodbstreams::error::{ProvideErrorMetadata, SdkError};
 use aws_sdk_dynamodbstreams::types::{Shard, ShardIteratorType};
 use tokio::sync::mpsc;
-use tokio::task::JoinSet;
+use tokio::task::{AbortHandle, JoinSet};
 use tokio::time::{Instant, MissedTickBehavior};
 use tracing::{debug, warn};
 
 use super::record::ReadPage;
 use super::service_clock::ServiceClock;
-use super::{Position, Sequence, ShardId, lenient};
+use super::{Pace, Position, Sequence, ShardId, lenient};
 use crate::fault::{Fault, persist};
 use crate::protocol::Record;
 
@@ -41,13 +42,10 @@ pub struct Page {
 /// What a reader reports.
 #[derive(Debug)]
 pub enum StreamEvent {
-    /// The shards that there are; repeated now and then.
-    Listed(BTreeSet<ShardId>),
+    /// The shards that there are, each with its parent; repeated now and then.
+    Listed(BTreeMap<ShardId, Option<ShardId>>),
     /// A shard is being read from now on, until its last page.
-    Opened {
-        shard: ShardId,
-        parent: Option<ShardId>,
-    },
+    Opened(ShardId),
     Page(Page),
     /// Records after this position were trimmed before they were read: they are lost to this
     /// reader, which goes on with the oldest that is left.
@@ -62,79 +60,126 @@ pub enum StreamEvent {
     },
 }
 
+/// The stream that is read.
+#[derive(Clone, Debug)]
+pub struct Source {
+    /// Must not retry by itself: each attempt takes its turn.
+    pub client: Client,
+    pub arn: String,
+    /// Shared by all who read this stream.
+    pub pace: Arc<Pace>,
+}
+
 /// Reads a stream from the given positions on (from the oldest record where none is given) and
 /// sends what it reads until the receiver is dropped.
 pub async fn read(
-    client: Client,
-    stream_arn: String,
+    source: Source,
     start: BTreeMap<ShardId, Position>,
     poll_interval: Duration,
     events: mpsc::Sender<StreamEvent>,
 ) {
-    let mut started: BTreeSet<ShardId> = BTreeSet::new();
+    let mut started: BTreeMap<ShardId, Option<AbortHandle>> = BTreeMap::new();
     let mut ended: BTreeSet<ShardId> = BTreeSet::new();
     let mut readers: JoinSet<ShardId> = JoinSet::new();
+    // Shards that were left unread, and are gone.
+    let mut unseen = start.clone();
+    unseen.retain(|_, position| *position != Position::End);
     loop {
-        let shards = list_shards(&client, &stream_arn).await;
-        let listed: BTreeSet<ShardId> = shards.iter().filter_map(shard_id).collect();
+        let Some(listed) = list_shards(&source).await else {
+            tokio::time::sleep(DISCOVERY).await;
+            continue;
+        };
+        for (shard, after) in std::mem::take(&mut unseen) {
+            if !listed.contains_key(&shard)
+                && events.send(StreamEvent::Trimmed { shard, after }).await.is_err()
+            {
+                return;
+            }
+        }
+        for (shard, reader) in &mut started {
+            let gone = reader.take_if(|_| !listed.contains_key(shard) && !ended.contains(shard));
+            let Some(reader) = gone else { continue };
+            reader.abort();
+            ended.insert(shard.clone());
+            for event in lost(shard) {
+                if events.send(event).await.is_err() {
+                    return;
+                }
+            }
+        }
         if events.send(StreamEvent::Listed(listed.clone())).await.is_err() {
             return;
         }
         let mut ready = true;
         while ready {
             ready = false;
-            for shard in &shards {
-                let Some(id) = shard_id(shard) else { continue };
-                let parent = shard.parent_shard_id().map(|parent| ShardId(parent.into()));
-                let waits =
-                    parent.as_ref().is_some_and(|parent| listed.contains(parent) && !ended.contains(parent));
-                if waits || !started.insert(id.clone()) {
+            for (id, parent) in &listed {
+                let waits = parent
+                    .as_ref()
+                    .is_some_and(|parent| listed.contains_key(parent) && !ended.contains(parent));
+                if waits || started.contains_key(id) {
                     continue;
                 }
-                let position = start.get(&id).cloned().unwrap_or(Position::TrimHorizon);
+                let position = start.get(id).cloned().unwrap_or(Position::TrimHorizon);
                 if position == Position::End {
                     // Its children may start in the same round.
-                    ended.insert(id);
+                    started.insert(id.clone(), None);
+                    ended.insert(id.clone());
                     ready = true;
                     continue;
                 }
                 debug!(shard = %id, %position, "reading a shard");
-                let opened = StreamEvent::Opened { shard: id.clone(), parent };
-                if events.send(opened).await.is_err() {
+                if events.send(StreamEvent::Opened(id.clone())).await.is_err() {
                     return;
                 }
                 let reader = ShardReader {
-                    client: client.clone(),
-                    stream_arn: stream_arn.clone(),
-                    shard: id,
+                    source: source.clone(),
+                    shard: id.clone(),
                     position,
                     poll_interval,
                     events: events.clone(),
                 };
-                readers.spawn(reader.run());
+                started.insert(id.clone(), Some(readers.spawn(reader.run())));
             }
         }
         tokio::select! {
+            biased;
             () = events.closed() => return,
-            () = tokio::time::sleep(DISCOVERY) => {}
-            Some(Ok(shard)) = readers.join_next() => {
-                ended.insert(shard);
+            Some(ended_reader) = readers.join_next() => {
+                // One that was aborted has its shard noted already.
+                ended.extend(ended_reader.ok());
                 tokio::time::sleep(DISCOVERY_PAUSE).await;
             }
+            () = tokio::time::sleep(DISCOVERY) => {}
         }
     }
 }
 
-fn shard_id(shard: &Shard) -> Option<ShardId> {
-    shard.shard_id().map(|id| ShardId(id.into()))
+fn lineage(shard: &Shard) -> Option<(ShardId, Option<ShardId>)> {
+    let id = |text: &str| ShardId(text.into());
+    Some((id(shard.shard_id()?), shard.parent_shard_id().map(id)))
 }
 
-async fn list_shards(client: &Client, stream_arn: &str) -> Vec<Shard> {
-    let mut shards = Vec::new();
+/// What is said of a shard that went away while it was being read: it is older than 24 hours.
+fn lost(shard: &ShardId) -> [StreamEvent; 2] {
+    let end = Page {
+        shard: shard.clone(),
+        records: Vec::new(),
+        closed: true,
+        asked: Instant::now(),
+        served_millis: None,
+    };
+    [StreamEvent::Trimmed { shard: shard.clone(), after: Position::TrimHorizon }, StreamEvent::Page(end)]
+}
+
+/// All shards with their parents; none, if the service can't list them.
+async fn list_shards(source: &Source) -> Option<BTreeMap<ShardId, Option<ShardId>>> {
+    let mut shards = BTreeMap::new();
     let mut last = None;
     loop {
         let call = || async {
-            let request = client.describe_stream().stream_arn(stream_arn);
+            source.pace.shards().await;
+            let request = source.client.describe_stream().stream_arn(&source.arn);
             let answer = request.set_exclusive_start_shard_id(last.clone()).send().await?;
             Ok::<_, Fault>(answer.stream_description)
         };
@@ -142,28 +187,27 @@ async fn list_shards(client: &Client, stream_arn: &str) -> Vec<Shard> {
             persist(call, |fault| warn!(%fault, "can't list the shards of the local stream; trying again"))
                 .await;
         match described {
-            Ok(Some(description)) => {
-                shards.extend(description.shards.unwrap_or_default());
+            Ok(description) => {
+                let description = description?;
+                shards.extend(description.shards().iter().filter_map(lineage));
                 last = description.last_evaluated_shard_id;
                 if last.is_none() {
-                    return shards;
+                    return Some(shards);
                 }
             }
-            Ok(None) => return shards,
             Err(fault) => {
                 warn!(%fault, "the shards of the local stream can't be listed");
-                return shards;
+                return None;
             }
         }
     }
 }
 
-/// The records of one answer, the iterator for the next, and when it was given.
-type Records = (Vec<(Sequence, Record)>, Option<String>, Option<u64>);
+/// When a page was asked for, its records, the iterator for the next, and when it was given.
+type Records = (Instant, Vec<(Sequence, Record)>, Option<String>, Option<u64>);
 
 struct ShardReader {
-    client: Client,
-    stream_arn: String,
+    source: Source,
     shard: ShardId,
     position: Position,
     poll_interval: Duration,
@@ -204,8 +248,7 @@ impl ShardReader {
                 },
             };
             ticks.tick().await;
-            let asked = Instant::now();
-            let (records, next, served_millis) = match self.get_records(&current).await {
+            let (asked, records, next, served_millis) = match self.get_records(&current).await {
                 Answer::Good(page) => page,
                 Answer::Expired => continue,
                 Answer::Trimmed => {
@@ -225,6 +268,7 @@ impl ShardReader {
             }
             iterator = next;
         }
+        self.source.pace.ended(&self.shard);
         self.shard
     }
 
@@ -240,8 +284,8 @@ impl ShardReader {
 
     async fn get_iterator(&self) -> Answer<Option<String>> {
         let call = || async {
-            let request =
-                self.client.get_shard_iterator().stream_arn(&self.stream_arn).shard_id(&*self.shard.0);
+            let Source { client, arn, .. } = &self.source;
+            let request = client.get_shard_iterator().stream_arn(arn).shard_id(&*self.shard.0);
             let request = match &self.position {
                 Position::After(sequence) => request
                     .shard_iterator_type(ShardIteratorType::AfterSequenceNumber)
@@ -266,23 +310,25 @@ impl ShardReader {
     async fn get_records(&self, iterator: &str) -> Answer<Records> {
         let clock = ServiceClock::default();
         let call = || async {
-            let request = self.client.get_records().shard_iterator(iterator).limit(PAGE);
+            self.source.pace.records(&self.shard).await;
+            let request = self.source.client.get_records().shard_iterator(iterator).limit(PAGE);
+            let asked = Instant::now();
             let result = request.customize().interceptor(clock.clone()).send().await;
             if let Err(error) = &result
                 && let Some(page) = read_leniently(error)
             {
                 debug!(shard = %self.shard, error = %error.to_string(), "the SDK can't read a page");
-                return Ok(Answer::Good(page));
+                return Ok(Answer::Good((asked, page)));
             }
             Ok(match sort(result)? {
-                Answer::Good(output) => Answer::Good(ReadPage::from(output)),
+                Answer::Good(output) => Answer::Good((asked, ReadPage::from(output))),
                 Answer::Trimmed => Answer::Trimmed,
                 Answer::Expired => Answer::Expired,
             })
         };
         let answer = persist(call, |fault| self.complain(fault)).await;
         // A call that can never succeed is made anew, with a fresh iterator.
-        let page = match answer {
+        let (asked, page) = match answer {
             Ok(Answer::Good(page)) => page,
             Ok(Answer::Trimmed) => return Answer::Trimmed,
             Ok(Answer::Expired) => return Answer::Expired,
@@ -303,7 +349,7 @@ impl ShardReader {
                 }
             }
         }
-        Answer::Good((records, page.next, clock.millis()))
+        Answer::Good((asked, records, page.next, clock.millis()))
     }
 
     fn complain(&self, fault: &Fault) {

@@ -1,0 +1,207 @@
+//! The agents: started, killed, stopped, and started again.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use aws_config::{BehaviorVersion, SdkConfig};
+use aws_sdk_dynamodb::config::{
+    Credentials as StaticCredentials, Region as AwsRegion, SharedCredentialsProvider,
+};
+use aws_smithy_async::rt::sleep::{SharedAsyncSleep, TokioSleep};
+use aws_smithy_async::time::SharedTimeSource;
+use aws_smithy_runtime_api::client::http::SharedHttpClient;
+use tokio::task::JoinHandle;
+use tradewind::agent::Agent;
+use tradewind::config::{Config, Credentials, RegionConfig, TableConfig, Tuning};
+use tradewind::protocol::Origin;
+use tradewind::region::Region;
+use tradewind::tally::TallySnapshot;
+
+use crate::clock::SimClock;
+use crate::network::{Network, SharedWorld};
+use crate::service::{CONTROL, TABLE};
+use crate::settings::{Defect, NAMES, Settings};
+
+/// How long a process manager waits before it starts an agent again that could not start.
+const RESTART: u64 = 2_000;
+
+enum State {
+    Down,
+    /// Starts at this moment, unless it is kept down.
+    Due(u64),
+    Starting(JoinHandle<Result<Agent, String>>),
+    Running(Agent),
+    Stopping(JoinHandle<()>),
+}
+
+struct Slot {
+    state: State,
+    /// The faults that keep the agent down.
+    kept_down: u32,
+    tally: TallySnapshot,
+}
+
+/// One agent for each region.
+pub struct Crew {
+    config: Config,
+    world: SharedWorld,
+    clock: SimClock,
+    slots: Vec<Slot>,
+}
+
+impl Crew {
+    pub fn new(settings: &Settings, world: SharedWorld, clock: SimClock) -> Option<Self> {
+        let config = config(settings)?;
+        let slot = |_| Slot { state: State::Due(0), kept_down: 0, tally: TallySnapshot::default() };
+        let slots = (0..settings.regions).map(slot).collect();
+        Some(Self { config, world, clock, slots })
+    }
+
+    /// Kills an agent, whatever it is doing. What it has sent is still under way.
+    pub fn crash(&mut self, agent: usize) {
+        let slot = &mut self.slots[agent];
+        slot.kept_down += 1;
+        slot.count();
+        match std::mem::replace(&mut slot.state, State::Down) {
+            State::Starting(task) => task.abort(),
+            State::Stopping(task) => task.abort(),
+            State::Running(_) | State::Down | State::Due(_) => {}
+        }
+    }
+
+    /// Asks an agent to stop in good order.
+    pub fn stop(&mut self, agent: usize) {
+        let slot = &mut self.slots[agent];
+        slot.kept_down += 1;
+        slot.count();
+        slot.state = match std::mem::replace(&mut slot.state, State::Down) {
+            State::Running(agent) => State::Stopping(tokio::spawn(agent.stop())),
+            State::Starting(task) => {
+                task.abort();
+                State::Down
+            }
+            other => other,
+        };
+    }
+
+    /// A fault that kept an agent down is over.
+    pub fn let_up(&mut self, agent: usize) {
+        self.slots[agent].kept_down = self.slots[agent].kept_down.saturating_sub(1);
+    }
+
+    /// Starts what is due, and looks after what has started or stopped.
+    pub async fn tend(&mut self) {
+        let now = self.clock.now();
+        for agent in 0..self.slots.len() {
+            let is_free = self.slots[agent].kept_down == 0;
+            let state = std::mem::replace(&mut self.slots[agent].state, State::Down);
+            self.slots[agent].state = match state {
+                State::Down if is_free => State::Due(now),
+                State::Due(at) if is_free && at <= now => {
+                    State::Starting(tokio::spawn(start(self.config.clone(), self.regions(agent), agent)))
+                }
+                State::Starting(task) if task.is_finished() => match task.await {
+                    Ok(Ok(agent)) => State::Running(agent),
+                    _ => State::Due(now + RESTART),
+                },
+                State::Stopping(task) if task.is_finished() => State::Down,
+                other => other,
+            };
+        }
+    }
+
+    /// Whether all agents run, and have found their streams drained for so many calls in a row.
+    pub fn is_drained(&self, calls: u32) -> bool {
+        self.slots.iter().all(|slot| match &slot.state {
+            State::Running(agent) => agent.figures().idle_calls() >= calls,
+            _ => false,
+        })
+    }
+
+    /// The keys that the agents hold in memory.
+    pub fn remembered(&self) -> usize {
+        self.slots
+            .iter()
+            .map(|slot| match &slot.state {
+                State::Running(agent) => agent.figures().remembered(),
+                _ => 0,
+            })
+            .sum()
+    }
+
+    /// What the agents have done, all their lives together.
+    pub fn tally(&mut self) -> TallySnapshot {
+        let mut sum = TallySnapshot::default();
+        for slot in &mut self.slots {
+            slot.count();
+            sum += slot.tally;
+        }
+        sum
+    }
+
+    /// Fresh clients: an agent that starts again has no connection and no state of the old one.
+    fn regions(&self, from: usize) -> BTreeMap<Origin, Region> {
+        let network = Network { world: self.world.clone(), from };
+        let sdk = |config: &RegionConfig| {
+            SdkConfig::builder()
+                .behavior_version(BehaviorVersion::latest())
+                .region(AwsRegion::new(config.aws_region.clone()))
+                .credentials_provider(SharedCredentialsProvider::new(StaticCredentials::new(
+                    "sim", "sim", None, None, "sim",
+                )))
+                .http_client(SharedHttpClient::new(network.clone()))
+                .sleep_impl(SharedAsyncSleep::new(TokioSleep::new()))
+                .time_source(SharedTimeSource::new(self.clock))
+                .build()
+        };
+        self.config
+            .regions
+            .iter()
+            .map(|config| (config.name.clone(), Region::over(config, sdk(config))))
+            .collect()
+    }
+}
+
+impl Slot {
+    /// Takes over what the running agent has counted, once.
+    fn count(&mut self) {
+        if let State::Running(agent) = &self.state {
+            for report in agent.figures().report() {
+                self.tally += report.tally;
+            }
+        }
+    }
+}
+
+async fn start(config: Config, regions: BTreeMap<Origin, Region>, agent: usize) -> Result<Agent, String> {
+    Agent::start_over(&config, NAMES[agent], &regions).await.map_err(|error| error.to_string())
+}
+
+fn config(settings: &Settings) -> Option<Config> {
+    let names = NAMES[..settings.regions].iter();
+    let region = |name: &&str| {
+        Some(RegionConfig {
+            name: name.parse().ok()?,
+            // All call themselves the same: what is one region's must not hang on its AWS name.
+            aws_region: "us-east-1".to_owned(),
+            endpoint: format!("http://{name}.sim").parse().ok(),
+            streams_endpoint: None,
+            credentials: Credentials::Embedded,
+            control_table: CONTROL.to_owned(),
+        })
+    };
+    let regions = names.map(region).collect::<Option<Vec<_>>>()?;
+    let replicas = regions.iter().map(|region| (region.name.clone(), TABLE.to_owned())).collect();
+    let millis = Duration::from_millis;
+    let hasty = settings.defect == Some(Defect::Hasty);
+    let tuning = Tuning {
+        poll_interval: millis(if hasty { 100 } else { settings.poll_interval }),
+        checkpoint_interval: millis(settings.checkpoint_interval),
+        concurrency: settings.concurrency,
+        queue_mib: 1,
+        memory_keys: settings.memory_keys,
+        settle: millis(settings.settle),
+        ..Tuning::default()
+    };
+    Some(Config { regions, tables: vec![TableConfig { name: TABLE.to_owned(), replicas }], tuning })
+}

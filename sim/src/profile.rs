@@ -1,0 +1,224 @@
+//! Draws a scenario from a seed: settings, faults and writes, by profile.
+
+use fastrand::Rng;
+
+use crate::settings::{AppWrite, Fault, FaultKind, Scenario, Settings, WriteKind};
+
+/// A family of scenarios.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+pub enum Profile {
+    /// Nothing goes wrong; two regions write to the same keys all the same.
+    Calm,
+    /// Links are cut, slow and lossy; services answer with errors and throttle; agents crash.
+    Faulty,
+    /// Agents are killed and stopped again and again.
+    Crashes,
+    /// Shards roll and split all the time, under crashes.
+    Shards,
+    /// Clocks differ by minutes and step, forwards and back; whole minutes, too.
+    Skew,
+    /// One peer is away for hours, and much is written meanwhile.
+    LongOutage,
+    /// An agent is down for longer than the streams keep records.
+    Trimmed,
+}
+
+const MINUTE: u64 = 60_000;
+
+impl Profile {
+    pub const ALL: [Self; 7] =
+        [Self::Calm, Self::Faulty, Self::Crashes, Self::Shards, Self::Skew, Self::LongOutage, Self::Trimmed];
+
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Calm => "calm",
+            Self::Faulty => "faulty",
+            Self::Crashes => "crashes",
+            Self::Shards => "shards",
+            Self::Skew => "skew",
+            Self::LongOutage => "long-outage",
+            Self::Trimmed => "trimmed",
+        }
+    }
+
+    /// The scenario of a seed, with so many minutes of writes and faults.
+    pub fn draw(self, seed: u64, minutes: u64) -> Scenario {
+        let mut rng = Rng::with_seed(seed ^ 0x7472_6164_6577_696e);
+        let settings = self.settings(minutes * MINUTE, &mut rng);
+        let faults = self.faults(&settings, &mut rng);
+        let writes = self.writes(&settings, &mut rng);
+        Scenario { profile: self.name().to_owned(), seed, settings, faults, writes }
+    }
+
+    fn settings(self, safety: u64, rng: &mut Rng) -> Settings {
+        let regions = if rng.u8(..3) == 0 { 2 } else { 3 };
+        let is_skewed = self == Self::Skew;
+        let spread = if is_skewed { 5 * 60_000 } else { 1_500 };
+        let offsets = (0..regions).map(|_| rng.i64(-spread..=spread)).collect();
+        let settle = 1_000 * rng.u64(30..=60);
+        Settings {
+            regions,
+            keys: rng.usize(3..=40),
+            safety,
+            granularity: if is_skewed && rng.bool() { MINUTE } else { 1_000 },
+            offsets,
+            retention: if self == Self::Trimmed { 3 * MINUTE } else { 24 * 60 * MINUTE },
+            listing_delay: if self == Self::Shards { rng.u64(..8_000) } else { 0 },
+            shards_a_page: if self == Self::Shards { rng.usize(1..=5) } else { 100 },
+            page: if rng.u8(..4) == 0 { 1_000 } else { rng.usize(2..=30) },
+            stream_lag: rng.u64(50..=800),
+            near: 8,
+            far: rng.u64(60..=250),
+            late: settle * 2 / 3,
+            poll_interval: if self == Self::LongOutage { 2_000 } else { 250 * rng.u64(1..=6) },
+            checkpoint_interval: 1_000 * rng.u64(1..=5),
+            settle,
+            concurrency: rng.usize(1..=8),
+            memory_keys: if rng.u8(..4) == 0 { rng.usize(1..=10) } else { 1_000_000 },
+            converges: self != Self::Trimmed,
+            forget_within: if rng.u8(..4) == 0 { 20 * MINUTE } else { 0 },
+            defect: None,
+        }
+    }
+
+    fn faults(self, settings: &Settings, rng: &mut Rng) -> Vec<Fault> {
+        let minutes = settings.safety / MINUTE;
+        let mut faults = Vec::new();
+        // How many of each kind in ten minutes.
+        let (links, services, crashes, rolls, steps) = match self {
+            Self::Calm => (0, 0, 0, 0, 0),
+            Self::Faulty => (30, 16, 8, 4, 2),
+            Self::Crashes => (6, 4, 30, 2, 0),
+            Self::Shards => (6, 4, 10, 30, 0),
+            Self::Skew => (8, 4, 8, 4, 16),
+            Self::LongOutage => (4, 2, 4, 2, 0),
+            Self::Trimmed => (4, 2, 0, 6, 0),
+        };
+        let mut some = |a_ten_minutes: u64, draw: fn(&Settings, &mut Rng) -> FaultKind, rng: &mut Rng| {
+            let most = (a_ten_minutes * minutes).div_ceil(10);
+            for _ in 0..if most == 0 { 0 } else { rng.u64(most / 2..=most) } {
+                let kind = draw(settings, rng);
+                let lasts = if kind.is_moment() { 0 } else { 1_000 * rng.u64(1..=45) };
+                faults.push(Fault { at: rng.u64(..settings.safety), lasts, kind });
+            }
+        };
+        some(links, link_fault, rng);
+        some(services, service_fault, rng);
+        some(crashes, agent_fault, rng);
+        some(rolls, shard_fault, rng);
+        some(steps, clock_fault, rng);
+        match self {
+            Self::LongOutage => {
+                let to = rng.usize(..settings.regions);
+                for from in (0..settings.regions).filter(|from| *from != to) {
+                    let at = rng.u64(..settings.safety / 8);
+                    let lasts = settings.safety * rng.u64(3..=6) / 8;
+                    faults.push(Fault { at, lasts, kind: FaultKind::Cut { from, to } });
+                }
+            }
+            Self::Trimmed => {
+                let agent = rng.usize(..settings.regions);
+                let at = rng.u64(MINUTE..2 * MINUTE);
+                let lasts = settings.retention + rng.u64(MINUTE..3 * MINUTE);
+                faults.push(Fault { at, lasts, kind: FaultKind::Crash { agent } });
+            }
+            _ => {}
+        }
+        faults.sort_by_key(|fault| fault.at);
+        faults
+    }
+
+    fn writes(self, settings: &Settings, rng: &mut Rng) -> Vec<AppWrite> {
+        let mut writes = Vec::new();
+        let is_long = self == Self::LongOutage;
+        // Some scenarios are busy, others have long pauses.
+        let pause: u64 = if is_long { 8_000 } else { [300, 1_000, 3_000][rng.usize(..3)] };
+        let hot = rng.usize(1..=settings.keys.min(5));
+        let mut at = rng.u64(..2_000);
+        while at < settings.safety {
+            let burst = if rng.u8(..8) == 0 { rng.usize(2..=25) } else { 1 };
+            let shared = (rng.usize(..settings.keys), rng.u8(..4) == 0);
+            for _ in 0..burst {
+                let key = match shared {
+                    (key, true) => key,
+                    _ if rng.bool() => rng.usize(..hot),
+                    _ => rng.usize(..settings.keys),
+                };
+                let kind = write_kind(is_long, settings, rng);
+                let number = writes.len() as u64 + 1;
+                writes.push(AppWrite { number, at, region: rng.usize(..settings.regions), key, kind });
+                at += if rng.bool() { 0 } else { rng.u64(..120) };
+            }
+            at += rng.u64(..2 * pause);
+        }
+        // Deletes that meet in several regions, as TTL expiry does.
+        for _ in 0..rng.u64(0..=2) {
+            let (at, key) = (rng.u64(..settings.safety), rng.usize(..settings.keys));
+            for region in 0..settings.regions {
+                let number = writes.len() as u64 + 1;
+                let at = at + rng.u64(..1_000);
+                writes.push(AppWrite { number, at, region, key, kind: WriteKind::Delete });
+            }
+        }
+        writes.sort_by_key(|write| write.at);
+        writes
+    }
+}
+
+fn write_kind(is_long: bool, settings: &Settings, rng: &mut Rng) -> WriteKind {
+    let pick = rng.u32(..);
+    match rng.u8(..100) {
+        0..40 => {
+            let padding = match rng.u8(..100) {
+                0..30 if is_long => rng.u32(20_000..120_000),
+                0..2 => rng.u32(1_000..300_000),
+                _ => 0,
+            };
+            WriteKind::Put { padding }
+        }
+        40..70 => WriteKind::Update,
+        70..76 => WriteKind::PutBack { pick, from: rng.usize(..settings.regions) },
+        76..80 => WriteKind::PutBackBare { pick, from: rng.usize(..settings.regions) },
+        80..99 => WriteKind::Delete,
+        _ => WriteKind::Garbage,
+    }
+}
+
+fn link_fault(settings: &Settings, rng: &mut Rng) -> FaultKind {
+    // An agent's way to its own region fails less often.
+    let from = rng.usize(..settings.regions);
+    let away = (from + rng.usize(1..settings.regions)) % settings.regions;
+    let to = if rng.u8(..4) == 0 { from } else { away };
+    match rng.u8(..8) {
+        0..2 => FaultKind::Cut { from, to },
+        2 => FaultKind::Mute { from, to },
+        3 => FaultKind::Slow { from, to, millis: rng.u64(200..12_000) },
+        _ => FaultKind::Lossy { from, to, percent: rng.u8(5..60) },
+    }
+}
+
+fn service_fault(settings: &Settings, rng: &mut Rng) -> FaultKind {
+    let region = rng.usize(..settings.regions);
+    match rng.u8(..3) {
+        0 => FaultKind::Errors { region, percent: rng.u8(5..80) },
+        1 => FaultKind::Throttled { region, percent: rng.u8(5..95) },
+        _ => FaultKind::StreamLag { region, millis: rng.u64(500..10_000) },
+    }
+}
+
+fn agent_fault(settings: &Settings, rng: &mut Rng) -> FaultKind {
+    let agent = rng.usize(..settings.regions);
+    if rng.u8(..4) == 0 { FaultKind::Stop { agent } } else { FaultKind::Crash { agent } }
+}
+
+fn shard_fault(settings: &Settings, rng: &mut Rng) -> FaultKind {
+    let region = rng.usize(..settings.regions);
+    if rng.bool() { FaultKind::Split { region } } else { FaultKind::Roll { region } }
+}
+
+fn clock_fault(settings: &Settings, rng: &mut Rng) -> FaultKind {
+    let region = rng.usize(..settings.regions);
+    // Back by seconds, as a time daemon does; forwards by more.
+    let millis = if rng.bool() { -rng.i64(200..3_000) } else { rng.i64(200..60_000) };
+    FaultKind::ClockStep { region, millis }
+}

@@ -1,0 +1,178 @@
+//! What one simulation is made of: its settings, its faults and its writes, all of them data that
+//! can be printed, edited, and run again.
+
+use std::fmt;
+
+use serde::{Deserialize, Serialize};
+
+/// The regions' names, in the order in which equal clocks are decided.
+pub const NAMES: [&str; 4] = ["dublin", "ohio", "tokyo", "zurich"];
+
+/// Everything that a simulation depends on.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Scenario {
+    pub profile: String,
+    pub seed: u64,
+    pub settings: Settings,
+    pub faults: Vec<Fault>,
+    pub writes: Vec<AppWrite>,
+}
+
+/// How the service, the network and the agents are set. Times are in milliseconds.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Settings {
+    pub regions: usize,
+    pub keys: usize,
+    /// How long the phase with writes and faults lasts.
+    pub safety: u64,
+    /// What creation times are multiples of.
+    pub granularity: u64,
+    /// How far each region's clock is off.
+    pub offsets: Vec<i64>,
+    /// How long streams keep records.
+    pub retention: u64,
+    pub listing_delay: u64,
+    pub shards_a_page: usize,
+    /// The most records in a page; pages hold fewer at random.
+    pub page: usize,
+    /// The longest time until a record shows in the stream.
+    pub stream_lag: u64,
+    /// The longest way within a region, and between two.
+    pub near: u64,
+    pub far: u64,
+    /// The longest time that a request may outlive the patience of the agent that sent it.
+    pub late: u64,
+    pub poll_interval: u64,
+    pub checkpoint_interval: u64,
+    pub settle: u64,
+    pub concurrency: usize,
+    pub memory_keys: usize,
+    /// Whether all replicas must agree at last; not where records may be trimmed unread.
+    pub converges: bool,
+    /// How long to wait at rest for the key memory to be empty; 0 is not at all.
+    pub forget_within: u64,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub defect: Option<Defect>,
+}
+
+/// A fault, and when it begins.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Fault {
+    pub at: u64,
+    #[serde(default)]
+    pub lasts: u64,
+    #[serde(flatten)]
+    pub kind: FaultKind,
+}
+
+/// What goes wrong. Regions and agents are counted from 0.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(tag = "fault", rename_all = "kebab-case")]
+pub enum FaultKind {
+    /// No request of this agent reaches that region.
+    Cut { from: usize, to: usize },
+    /// Requests reach the region; no answer comes back.
+    Mute { from: usize, to: usize },
+    /// Each way takes up to this much longer.
+    Slow { from: usize, to: usize, millis: u64 },
+    /// So many of a hundred requests are lost, land late, land twice, or lose their answer.
+    Lossy { from: usize, to: usize, percent: u8 },
+    /// So many of a hundred calls get a 500, before or after they took effect.
+    Errors { region: usize, percent: u8 },
+    /// So many of a hundred calls are throttled.
+    Throttled { region: usize, percent: u8 },
+    /// Records take up to this much longer to show in the stream.
+    StreamLag { region: usize, millis: u64 },
+    /// The agent is killed; it starts again when the fault is over.
+    Crash { agent: usize },
+    /// The agent stops in good order; it starts again when the fault is over.
+    Stop { agent: usize },
+    /// Every open shard ends and has one child.
+    Roll { region: usize },
+    /// Every open shard ends and has two children.
+    Split { region: usize },
+    /// The region's clock is set forwards or back.
+    ClockStep { region: usize, millis: i64 },
+}
+
+impl FaultKind {
+    /// Whether it is over at once.
+    pub fn is_moment(&self) -> bool {
+        matches!(self, Self::Roll { .. } | Self::Split { .. } | Self::ClockStep { .. })
+    }
+}
+
+/// An application's write. What it writes follows from its number alone.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct AppWrite {
+    pub number: u64,
+    pub at: u64,
+    pub region: usize,
+    pub key: usize,
+    #[serde(flatten)]
+    pub kind: WriteKind,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(tag = "write", rename_all = "kebab-case")]
+pub enum WriteKind {
+    /// A new item without a stamp, with this many bytes of padding.
+    Put { padding: u32 },
+    /// A change of one attribute: all others stay, the stamp as well.
+    Update,
+    /// A copy that this region, or another, has held is put back as it was.
+    PutBack { pick: u32, from: usize },
+    /// The same, but the application drops the stamp.
+    PutBackBare { pick: u32, from: usize },
+    /// Deletes the item, as TTL does too.
+    Delete,
+    /// Puts an item with a stamp attribute that no agent wrote.
+    Garbage,
+}
+
+/// A rule that is broken on purpose, which the simulation must notice.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, clap::ValueEnum)]
+#[serde(rename_all = "kebab-case")]
+pub enum Defect {
+    /// Replicas take puts without looking at the condition.
+    DropCondition,
+    /// One push in twenty is acknowledged and not done.
+    AckWithoutDoing,
+    /// Heals are acknowledged and not done.
+    NoHeal,
+    /// Shards are listed without their parents, so that children are read first.
+    ChildFirst,
+    /// A restarted agent finds its checkpoints at the tip of each shard.
+    SkipAhead,
+    /// A mark is carried out whatever its nonce.
+    IgnoreNonce,
+    /// Watermarks reach the peers ten minutes too high.
+    BoldWatermark,
+    /// A record in a hundred is missing from the pages.
+    DropRecord,
+    /// The agents poll every 100 ms.
+    Hasty,
+}
+
+impl fmt::Display for Fault {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { at, lasts, kind } = self;
+        if kind.is_moment() {
+            write!(f, "at {:.1} s: {kind:?}", seconds(*at))
+        } else {
+            write!(f, "from {:.1} s for {:.1} s: {kind:?}", seconds(*at), seconds(*lasts))
+        }
+    }
+}
+
+impl fmt::Display for AppWrite {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { number, at, region, key, kind } = self;
+        write!(f, "at {:.1} s: #{number} key {key} in {}: {kind:?}", seconds(*at), NAMES[*region])
+    }
+}
+
+#[expect(clippy::cast_precision_loss, reason = "for people to read")]
+fn seconds(millis: u64) -> f64 {
+    millis as f64 / 1_000.0
+}

@@ -1,0 +1,402 @@
+//! The simulated world: the services, what is wrong with them just now, and who watches.
+
+use std::collections::{BTreeMap, VecDeque};
+
+use serde_json::Value;
+
+use crate::checkpoints::Checkpoints;
+use crate::clock::{RegionClock, SimClock};
+use crate::item::{Item, KEY_HISTORY, as_number, as_text, digest, number, text};
+use crate::oracle::{Oracle, Writer};
+use crate::service::{CONTROL, Change, KEY, Outcome, Refusal, Service, TABLE};
+use crate::settings::{AppWrite, Defect, FaultKind, NAMES, Settings, WriteKind};
+use crate::trace::Trace;
+
+/// Calls for records that DynamoDB allows a second and shard, and listings a second.
+const RECORDS_A_SECOND: usize = 5;
+const LISTINGS_A_SECOND: usize = 10;
+
+/// Everything that requests meet.
+#[derive(Debug)]
+pub struct World {
+    pub clock: SimClock,
+    pub settings: Settings,
+    pub services: Vec<Service>,
+    pub oracle: Oracle,
+    pub checkpoints: Checkpoints,
+    pub trace: Trace,
+    /// The faults that are in force, each with its number.
+    faults: Vec<(usize, FaultKind)>,
+    rng: fastrand::Rng,
+    /// When each agent last made a call that has a quota.
+    calls: BTreeMap<(usize, String), VecDeque<u64>>,
+    /// Images that keys have had, by region.
+    copies: BTreeMap<(usize, String), Vec<Item>>,
+    /// Agents' writes to replicas that are under way.
+    pub in_flight: usize,
+    pub requests: u64,
+}
+
+/// Who sent a request, to which region, and what it asks.
+#[derive(Clone, Debug)]
+pub struct Request {
+    pub number: u64,
+    pub from: usize,
+    pub to: usize,
+    pub operation: String,
+    pub body: Value,
+}
+
+impl Request {
+    /// Whether it writes to a replica.
+    pub fn writes(&self) -> bool {
+        matches!(self.operation.as_str(), "PutItem" | "UpdateItem" | "DeleteItem")
+            && self.body["TableName"] == TABLE
+    }
+}
+
+/// What becomes of a request, decided when it is sent. Times are in milliseconds.
+#[derive(Clone, Debug)]
+pub struct Fate {
+    /// When it lands, after it was sent; never, if it is lost.
+    pub lands: Option<u64>,
+    /// When it lands a second time, after the first.
+    pub again: Option<u64>,
+    /// When the answer is there, after the request has landed; never, if it is lost.
+    pub answered: Option<u64>,
+    pub refusal: Option<Refusal>,
+    /// Whether the refusal comes although the call took effect.
+    pub takes_effect: bool,
+}
+
+impl World {
+    pub fn new(clock: SimClock, settings: &Settings, seed: u64, keeps_text: bool) -> Self {
+        let service = |(name, offset): (&&str, &i64)| {
+            let clock = RegionClock { offset: *offset, granularity: settings.granularity };
+            Service::new(name, clock, settings)
+        };
+        let mut services: Vec<_> = NAMES.iter().zip(&settings.offsets).map(service).collect();
+        if settings.defect == Some(Defect::ChildFirst) {
+            services.iter_mut().for_each(Service::hide_parents);
+        }
+        Self {
+            clock,
+            settings: settings.clone(),
+            services,
+            oracle: Oracle::new(settings.regions, !settings.converges),
+            checkpoints: Checkpoints::default(),
+            trace: Trace::new(keeps_text),
+            faults: Vec::new(),
+            rng: fastrand::Rng::with_seed(seed ^ 0x776f_726c_64),
+            calls: BTreeMap::new(),
+            copies: BTreeMap::new(),
+            in_flight: 0,
+            requests: 0,
+        }
+    }
+
+    pub fn begin(&mut self, number: usize, fault: &FaultKind) {
+        let now = self.clock.now();
+        self.trace.note(format_args!("{now} fault {fault:?}"));
+        match fault {
+            FaultKind::Roll { region } => self.services[*region].roll(false, now),
+            FaultKind::Split { region } => self.services[*region].roll(true, now),
+            FaultKind::ClockStep { region, millis } => self.services[*region].clock.offset += millis,
+            lasting => self.faults.push((number, lasting.clone())),
+        }
+    }
+
+    pub fn end(&mut self, number: usize) {
+        self.faults.retain(|(fault, _)| *fault != number);
+    }
+
+    /// Takes in a request that is being sent, and says what becomes of it.
+    pub fn send(&mut self, from: usize, to: usize, operation: &str, body: Value) -> (Request, Fate) {
+        let now = self.clock.now();
+        self.requests += 1;
+        let request = Request { number: self.requests, from, to, operation: operation.to_owned(), body };
+        self.count_call(&request, now);
+        let fate = self.fate(&request);
+        let Fate { lands, again, answered, .. } = &fate;
+        self.trace.note(format_args!(
+            "{now} #{} {}>{} {operation} {:016x} lands {lands:?} again {again:?} answered {answered:?}",
+            request.number,
+            NAMES[from],
+            NAMES[to],
+            digest(&request.body),
+        ));
+        (request, fate)
+    }
+
+    /// Checks the quotas that the service grants an agent.
+    fn count_call(&mut self, request: &Request, now: u64) {
+        let (name, most) = match request.operation.as_str() {
+            "GetRecords" => {
+                let iterator = request.body["ShardIterator"].as_str().unwrap_or_default();
+                (iterator.split('|').next().unwrap_or_default(), RECORDS_A_SECOND)
+            }
+            "DescribeStream" => ("DescribeStream", LISTINGS_A_SECOND),
+            _ => return,
+        };
+        let calls = self.calls.entry((request.from, name.to_owned())).or_default();
+        calls.retain(|at| at + 1_000 > now);
+        calls.push_back(now);
+        if calls.len() > most {
+            let why = format!("{} made {} calls of {name} within a second", NAMES[request.from], calls.len());
+            self.oracle.fail(why);
+        }
+    }
+
+    fn fate(&mut self, request: &Request) -> Fate {
+        let Request { from, to, .. } = *request;
+        let most = if from == to { self.settings.near } else { self.settings.far };
+        let way = |rng: &mut fastrand::Rng| rng.u64(most / 4..=most);
+        let mut fate = Fate {
+            lands: Some(way(&mut self.rng)),
+            again: None,
+            answered: Some(way(&mut self.rng)),
+            refusal: None,
+            takes_effect: true,
+        };
+        let rng = &mut self.rng;
+        let hits = |percent: u8, rng: &mut fastrand::Rng| rng.u8(..100) < percent;
+        for (_, fault) in &self.faults {
+            match fault {
+                FaultKind::Cut { from: f, to: t } if (*f, *t) == (from, to) => fate.lands = None,
+                FaultKind::Mute { from: f, to: t } if (*f, *t) == (from, to) => fate.answered = None,
+                FaultKind::Slow { from: f, to: t, millis } if (*f, *t) == (from, to) => {
+                    fate.lands = fate.lands.map(|lands| lands + rng.u64(..=*millis));
+                    fate.answered = fate.answered.map(|answered| answered + rng.u64(..=*millis));
+                }
+                FaultKind::Lossy { from: f, to: t, percent } if (*f, *t) == (from, to) => {
+                    if hits(*percent, rng) {
+                        match rng.u8(..4) {
+                            0 => fate.lands = None,
+                            1 => fate.answered = None,
+                            // The agent waits for ten seconds.
+                            2 => fate.lands = Some(10_000 + rng.u64(..=self.settings.late)),
+                            // Nothing on the way repeats a POST over TLS; a nonce comes once.
+                            _ if request.writes() => fate.answered = None,
+                            _ => fate.again = Some(rng.u64(..=self.settings.late)),
+                        }
+                    }
+                }
+                FaultKind::Errors { region, percent } if *region == to && hits(*percent, rng) => {
+                    fate.refusal = Some(Refusal::internal());
+                    fate.takes_effect = rng.bool();
+                }
+                FaultKind::Throttled { region, percent } if *region == to && hits(*percent, rng) => {
+                    fate.refusal = Some(Refusal::throttled());
+                    fate.takes_effect = false;
+                }
+                _ => {}
+            }
+        }
+        fate
+    }
+
+    /// A request lands: the service answers it.
+    pub fn land(&mut self, request: &Request, fate: &Fate) -> Result<Value, Refusal> {
+        let now = self.clock.now();
+        let answer = match &fate.refusal {
+            Some(refusal) if !fate.takes_effect => Err(refusal.clone()),
+            refusal => {
+                let answer = self.serve(request, now);
+                refusal.clone().map_or(answer, Err)
+            }
+        };
+        match &answer {
+            Ok(body) => {
+                let hash = digest(body);
+                self.trace.note(format_args!("{now} #{} ok {hash:016x}", request.number));
+            }
+            Err(refusal) => self.trace.note(format_args!("{now} #{} {}", request.number, refusal.code)),
+        }
+        answer
+    }
+
+    fn serve(&mut self, request: &Request, now: u64) -> Result<Value, Refusal> {
+        let Request { from, to, operation, .. } = request;
+        let mut bent = None;
+        if let Some(defect) = self.settings.defect {
+            if self.is_swallowed(defect, request) {
+                return Ok(serde_json::json!({}));
+            }
+            bent = bend(defect, request);
+            if defect == Defect::SkipAhead && operation == "Query" {
+                self.services[*to].skip_ahead();
+            }
+        }
+        let lag = self.stream_lag(*to);
+        let page = self.rng.usize(0..=self.settings.page);
+        // An empty page before the tip, now and then; else at least one record.
+        let page = if page == 0 && self.rng.bool() { 0 } else { page.max(1) };
+        let body = bent.as_ref().unwrap_or(&request.body);
+        let outcome = self.services[*to].call(operation, body, now, lag, page);
+        let Outcome { mut answer, change, control, records, too_early } = outcome;
+        if let Some(change) = &change {
+            self.note_change(*to, change, Writer::Agent(*from));
+        }
+        if let Some(row) = &control {
+            self.note_control(*to, row);
+        }
+        if too_early {
+            let why = format!("{} read a page of a shard before its parent's end", NAMES[*from]);
+            self.oracle.fail(why);
+        }
+        if records > 0 && self.settings.defect == Some(Defect::DropRecord) && self.rng.u8(..100) == 0 {
+            let records = answer.as_mut().ok().and_then(|body| body["Records"].as_array_mut());
+            records.and_then(Vec::pop);
+        }
+        answer
+    }
+
+    /// Whether a write is acknowledged and not done: a defect.
+    fn is_swallowed(&mut self, defect: Defect, request: &Request) -> bool {
+        let is_own = request.from == request.to;
+        match defect {
+            Defect::AckWithoutDoing => !is_own && request.writes() && self.rng.u8(..20) == 0,
+            Defect::NoHeal => is_own && request.writes() && request.operation == "PutItem",
+            _ => false,
+        }
+    }
+
+    fn stream_lag(&mut self, region: usize) -> u64 {
+        let slow = self.faults.iter().filter_map(|(_, fault)| match fault {
+            FaultKind::StreamLag { region: r, millis } if *r == region => Some(*millis),
+            _ => None,
+        });
+        let most = self.settings.stream_lag + slow.sum::<u64>();
+        self.rng.u64(10..=most.max(10))
+    }
+
+    fn note_change(&mut self, region: usize, change: &Change, writer: Writer) {
+        let by = match writer {
+            Writer::App => "app",
+            Writer::Agent(agent) => NAMES[agent],
+        };
+        let (old, new) = (show(change.old.as_deref()), show(change.new.as_deref()));
+        let Change { key, created, .. } = change;
+        self.trace.note(format_args!(
+            "{} {} {key} by {by} at {created}: {old} -> {new}",
+            self.clock.now(),
+            NAMES[region],
+        ));
+        self.oracle.observe(region, change, writer);
+        if let Some(new) = &change.new {
+            let copies = self.copies.entry((region, change.key.clone())).or_default();
+            copies.push(Item::clone(new));
+            if copies.len() > KEY_HISTORY {
+                copies.remove(0);
+            }
+        }
+    }
+
+    fn note_control(&mut self, region: usize, row: &Item) {
+        let text = |name: &str| row.get(name).and_then(as_text).unwrap_or_default();
+        let pk = text("pk");
+        if pk.starts_with("watermark/") {
+            let hlc = row.get("hlc").and_then(as_number).unwrap_or_default();
+            self.oracle.watermark(region, text("sk"), hlc);
+        } else if pk.starts_with("checkpoint/") {
+            self.oracle.counts.checkpoints += 1;
+            if let Err(why) = self.checkpoints.saved(NAMES[region], text("sk"), row) {
+                self.oracle.fail(why);
+            }
+        }
+    }
+
+    /// Carries out an application's write.
+    pub fn write(&mut self, write: &AppWrite) {
+        let now = self.clock.now();
+        let key = format!("key-{:03}", write.key);
+        let stored = self.services[write.region].item(&key).map(|item| Item::clone(item));
+        let fresh = || Item::from([(KEY.to_owned(), text(&key)), ("n".to_owned(), number(write.number))]);
+        let copy = |pick: u32, from: usize| {
+            let copies = self.copies.get(&(from, key.clone()))?;
+            copies.get(usize::try_from(pick).unwrap_or(0) % copies.len()).cloned()
+        };
+        let new = match write.kind {
+            WriteKind::Put { padding } => {
+                let mut item = fresh();
+                let padding = usize::try_from(padding).unwrap_or(0);
+                if padding > 0 {
+                    item.insert("padding".to_owned(), text(&"x".repeat(padding)));
+                }
+                Some(item)
+            }
+            WriteKind::Update => {
+                let mut item = stored.unwrap_or_else(fresh);
+                item.insert("n".to_owned(), number(write.number));
+                Some(item)
+            }
+            WriteKind::PutBack { pick, from } => match copy(pick, from) {
+                Some(copy) => Some(copy),
+                None => return,
+            },
+            WriteKind::PutBackBare { pick, from } => match copy(pick, from) {
+                Some(mut copy) => {
+                    copy.remove(crate::item::STAMP);
+                    Some(copy)
+                }
+                None => return,
+            },
+            WriteKind::Delete => None,
+            WriteKind::Garbage => {
+                let mut item = fresh();
+                item.insert(crate::item::STAMP.to_owned(), number(write.number));
+                Some(item)
+            }
+        };
+        let lag = self.stream_lag(write.region);
+        let shown = new.as_ref().map_or(0, |item| digest(&crate::item::value_of(item)));
+        self.trace.note(format_args!("{now} app {} {key} {shown:016x}", NAMES[write.region]));
+        if let Some(change) = self.services[write.region].write(&key, new, now, lag) {
+            self.note_change(write.region, &change, Writer::App);
+        }
+    }
+
+    /// Whether nothing that an agent wrote is still under way, and what is wrong with the replicas.
+    pub fn at_rest(&mut self) -> Vec<String> {
+        let replicas: Vec<_> = self.services[..self.settings.regions].iter().map(Service::items).collect();
+        let mut wrong = self.oracle.judge(&replicas);
+        if self.in_flight > 0 {
+            wrong.push(format!("{} writes are under way", self.in_flight));
+        }
+        wrong
+    }
+}
+
+/// An image in few words: its data, and its stamp.
+fn show(item: Option<&Item>) -> String {
+    let Some(item) = item else { return "nothing".to_owned() };
+    let number = item.get("n").and_then(as_number).map_or_else(|| "bare".to_owned(), |n| format!("#{n}"));
+    match item.get(crate::item::STAMP).and_then(as_text) {
+        Some(stamp) => format!("{number} [{stamp}]"),
+        None => number,
+    }
+}
+
+/// A request as a defect has it.
+fn bend(defect: Defect, request: &Request) -> Option<Value> {
+    let mut body = request.body.clone();
+    match (defect, request.operation.as_str()) {
+        (Defect::DropCondition, "PutItem") if request.writes() => {
+            body.as_object_mut()?.remove("ConditionExpression");
+        }
+        (Defect::IgnoreNonce, "DeleteItem") if request.writes() => {
+            // The mark but for its nonce, which its last 16 characters are.
+            let mark = body["ExpressionAttributeValues"][":expected"]["S"].as_str()?;
+            let prefix = mark[..mark.len() - 16].to_owned();
+            body["ConditionExpression"] = "#tw BETWEEN :expected AND :end".into();
+            body["ExpressionAttributeValues"][":end"]["S"] = format!("{prefix}~").into();
+            body["ExpressionAttributeValues"][":expected"]["S"] = prefix.into();
+        }
+        (Defect::BoldWatermark, "PutItem") if body["TableName"] == CONTROL => {
+            let hlc = body["Item"]["hlc"]["N"].as_str()?.parse::<u64>().ok()?;
+            body["Item"]["hlc"]["N"] = (hlc + (600_000 << 20)).to_string().into();
+        }
+        _ => return None,
+    }
+    Some(body)
+}

@@ -1,0 +1,654 @@
+//! The protocol as tables: records of one key in, verdicts and writes out.
+//!
+//! The agent is that of region `a`. Times are seconds. An image is written `-` (absent), `x` (an
+//! item with this data), `x 5b` (with a stamp of that version), `x 5b kept` (a stamp of other
+//! data), `x 5b mark`, `. 5b mark` (a bare mark) or `x junk` (no agent's stamp); `#7` gives the
+//! stamp a nonce, `<3c` a base. `5.1b` is one above `5b`.
+
+use std::fmt::Write as _;
+
+use aws_sdk_dynamodb::types::AttributeValue;
+
+use super::*;
+
+fn hlc(text: &str) -> Hlc {
+    let (seconds, above) = text.split_once('.').unwrap_or((text, "0"));
+    let mut hlc = Hlc::at_millis(seconds.parse::<u64>().expect("seconds") * 1000);
+    for _ in 0..above.parse::<u64>().expect("a counter") {
+        hlc = hlc.next();
+    }
+    hlc
+}
+
+fn version(text: &str) -> Version {
+    let (clock, origin) = text.split_at(text.len() - 1);
+    Version { hlc: hlc(clock), origin: origin.parse().expect("a region") }
+}
+
+fn show(version: &Version) -> String {
+    let above = u64::from(version.hlc) - u64::from(Hlc::at_millis(version.hlc.millis()));
+    let seconds = version.hlc.millis() / 1000;
+    if above == 0 {
+        format!("{seconds}{}", version.origin)
+    } else {
+        format!("{seconds}.{above}{}", version.origin)
+    }
+}
+
+fn key() -> Item {
+    Item::from([("pk".to_owned(), AttributeValue::S("k".to_owned()))])
+}
+
+fn item(data: &str) -> Item {
+    let mut item = key();
+    if data != "." {
+        item.insert("d".to_owned(), AttributeValue::S(data.to_owned()));
+    }
+    item
+}
+
+fn image(text: &str) -> Option<Item> {
+    let mut words = text.split_whitespace();
+    let mut item = match words.next()? {
+        "-" => return None,
+        data => item(data),
+    };
+    let Some(stamp) = words.next() else { return Some(item) };
+    if stamp == "junk" {
+        item.insert(STAMP.to_owned(), AttributeValue::N("7".to_owned()));
+        return Some(item);
+    }
+    let version = version(stamp);
+    let write =
+        |base, body| super::Write { key: key(), version: version.clone(), base, body, replaced: None };
+    let (mut nonce, mut base) = (Nonce(u64::from(version.hlc)), None);
+    let mut body = Body::Put(Item::new().into(), Fingerprint::of(&item));
+    for word in words {
+        match (word, word.split_at(1)) {
+            ("kept", _) => body = Body::Put(Item::new().into(), Fingerprint::of(&Item::new())),
+            ("mark", _) => body = Body::Delete,
+            (_, ("#", number)) => nonce = Nonce(number.parse().expect("a nonce")),
+            (_, ("<", below)) => base = Some(super::tests::version(below)),
+            _ => panic!("{word}?"),
+        }
+    }
+    item.insert(STAMP.to_owned(), AttributeValue::S(write(base, body).stamp(nonce).to_string()));
+    Some(item)
+}
+
+fn data(item: &Item) -> &str {
+    item.get("d").map_or(".", |value| value.as_s().expect("text"))
+}
+
+fn stamp_text(stamp: Option<&AttributeValue>) -> String {
+    match stamp {
+        None => "nothing".to_owned(),
+        Some(AttributeValue::S(text)) => text.split(' ').nth(1).map_or("?", |_| "its stamp").to_owned(),
+        Some(_) => "junk".to_owned(),
+    }
+}
+
+fn show_write(write: &super::Write) -> String {
+    let mut text = match &write.body {
+        Body::Put(item, fingerprint) => {
+            assert!(!item.contains_key(STAMP), "a write carries no stamp of its own");
+            assert_eq!(*fingerprint, Fingerprint::of(item));
+            format!("{} as {}", data(item), show(&write.version))
+        }
+        Body::Delete => format!("delete as {}", show(&write.version)),
+    };
+    if let Some(base) = &write.base {
+        let _ = write!(text, " on {}", show(base));
+    }
+    text
+}
+
+fn show_judgement(judgement: &Judgement) -> String {
+    let mut text = match judgement.verdict {
+        Verdict::Unchanged => "unchanged",
+        Verdict::LocalPut => "local put",
+        Verdict::LocalDelete => "local delete",
+        Verdict::EchoPut => "echo put",
+        Verdict::EchoMark => "echo mark",
+        Verdict::EchoDelete => "echo delete",
+    }
+    .to_owned();
+    for action in &judgement.actions {
+        let _ = match action {
+            Action::Push(write) => write!(text, "; push {}", show_write(write)),
+            Action::Heal(write) => write!(text, "; heal {}", show_write(write)),
+            Action::Restamp(write, over) => {
+                write!(text, "; stamp {} over {}", show_write(write), stamp_text(over.as_ref()))
+            }
+            Action::CarryOut { key: carried, mark } => {
+                assert_eq!(*carried, key());
+                write!(
+                    text,
+                    "; carry out {}",
+                    mark.as_s().expect("a stamp").split(' ').nth(2).expect("an origin")
+                )
+            }
+        };
+    }
+    if let Some(conflict) = &judgement.conflict {
+        let side = |item: &Option<Item>| item.as_ref().map_or("-".to_owned(), |item| data(item).to_owned());
+        let _ = write!(
+            text,
+            "; conflict {} ({}) lost to {} ({})",
+            show(&conflict.lost),
+            side(&conflict.loser),
+            show(&conflict.won),
+            side(&conflict.winner)
+        );
+    }
+    text
+}
+
+/// One agent, and the steps that it is taken through.
+struct Table {
+    memory: KeyMemory,
+    floors: Floors,
+    ordinal: u64,
+    stamp_in_place: bool,
+}
+
+impl Table {
+    fn new() -> Self {
+        let memory = KeyMemory::new("a".parse().expect("a region"));
+        Self { memory, floors: Floors::default(), ordinal: 0, stamp_in_place: false }
+    }
+
+    fn step(&mut self, step: &str) -> String {
+        if let Some(floors) = step.strip_prefix("floors") {
+            for floor in floors.split_whitespace() {
+                let (origin, seconds) = floor.split_once('=').expect("origin=seconds");
+                self.floors.raise(&origin.parse().expect("a region"), hlc(seconds));
+            }
+            return String::new();
+        }
+        match step {
+            "stamp in place" => {
+                self.stamp_in_place = true;
+                return String::new();
+            }
+            "forget" => {
+                self.memory.forget(&["b".parse().expect("a region")], &self.floors);
+                return format!("{} known", self.memory.len());
+            }
+            "oldest" => {
+                return self.memory.oldest().map_or_else(|| "none".to_owned(), |oldest| oldest.to_string());
+            }
+            "restart" => {
+                *self = Self { floors: self.floors.clone(), ..Self::new() };
+                return String::new();
+            }
+            _ => {}
+        }
+        let (seconds, change) = step.split_once(": ").expect("seconds: old -> new");
+        let (old, new) = change.split_once(" -> ").expect("old -> new");
+        let record = Record {
+            created_millis: seconds.parse::<u64>().expect("seconds") * 1000,
+            key: key(),
+            old: image(old),
+            new: image(new),
+        };
+        let judgement = self.memory.judge(self.ordinal, record, &self.floors, self.stamp_in_place);
+        self.ordinal += 1;
+        show_judgement(&judgement)
+    }
+}
+
+fn check(name: &str, rows: &[(&str, &str)]) {
+    let mut table = Table::new();
+    for (step, expected) in rows {
+        assert_eq!(table.step(step), *expected, "{name}: {step}");
+    }
+}
+
+fn check_each(rows: &[(&str, &str)]) {
+    for (step, expected) in rows {
+        check(step, &[(step, expected)]);
+    }
+}
+
+#[test]
+fn whose_write_a_single_record_shows() {
+    check_each(&[
+        ("9: x -> x", "unchanged"),
+        ("9: - -> -", "unchanged"),
+        ("9: x 5b -> x 5b", "unchanged"),
+        // An application's.
+        ("9: - -> x", "local put; push x as 9a"),
+        ("9: x -> y", "local put; push y as 9a"),
+        ("9: x -> -", "local delete; push delete as 9a"),
+        ("9: x 5b -> y", "local put; push y as 9a on 5b"),
+        ("9: x 5b -> y 5b kept", "local put; push y as 9a on 5b"),
+        ("9: x 5b kept -> y 5b kept", "local put; push y as 9a"),
+        ("9: x 5b -> -", "local delete; push delete as 9a on 5b"),
+        // Replicated.
+        ("9: - -> x 5b", "echo put"),
+        ("9: x -> y 5b", "echo put"),
+        ("9: x 4b -> y 5b", "echo put"),
+        ("9: x 4b kept -> y 5b", "echo put"),
+        ("9: x junk -> y 5b", "echo put"),
+        ("9: x 4b -> x 5b mark", "echo mark; carry out b"),
+        ("9: x -> x 5b mark", "echo mark; carry out b"),
+        ("9: - -> . 5b mark", "echo mark; carry out b"),
+        ("9: x 5b mark -> -", "echo delete"),
+        ("9: . 5b mark -> -", "echo delete"),
+        ("9: x 5b mark -> y 6b", "echo put"),
+    ]);
+}
+
+#[test]
+fn a_stamp_that_no_agent_can_have_put_there_is_an_applications() {
+    check_each(&[
+        // An old copy, over a newer or equal stamp. It is stamped anew, or it would look like what it copies.
+        ("9: x 6b -> y 5b", "local put; stamp y as 9a on 6b over its stamp; push y as 9a on 6b"),
+        ("9: x 5b -> y 5b", "local put; stamp y as 9a on 5b over its stamp; push y as 9a on 5b"),
+        // A mark that came with other data, with nothing to keep, or over a newer stamp.
+        ("9: x -> y 5b mark", "local put; stamp y as 9a over its stamp; push y as 9a"),
+        ("9: - -> x 5b mark", "local put; stamp x as 9a over its stamp; push x as 9a"),
+        ("9: x 6b -> x 5b mark", "local put; stamp x as 9a on 6b over its stamp; push x as 9a on 6b"),
+        // What is no stamp.
+        ("9: x -> y junk", "local put; stamp y as 9a over junk; push y as 9a"),
+        ("9: x junk -> x", "local put; push x as 9a"),
+        ("9: x junk -> -", "local delete; push delete as 9a"),
+    ]);
+}
+
+#[test]
+fn an_own_stamp_is_a_heal_or_a_stamp_in_place_or_a_put_back() {
+    check_each(&[
+        // The agent heals over lower stamps, and stamps what stands there as it is.
+        ("9: x 4b -> y 5a", "echo put"),
+        ("9: x 4b mark -> y 5a", "echo put"),
+        ("9: x 4b -> x 5a mark", "echo mark; carry out a"),
+        ("9: x -> x 5a", "echo put"),
+        ("9: x junk -> x 5a", "echo put"),
+        // Nothing else.
+        ("9: - -> x 5a", "local put; stamp x as 9a over its stamp; push x as 9a"),
+        ("9: y -> x 5a", "local put; stamp x as 9a over its stamp; push x as 9a"),
+        ("9: y 4b kept -> x 5a", "local put; stamp x as 9a over its stamp; push x as 9a"),
+        ("9: x -> x 5a mark", "local put; stamp x as 9a over its stamp; push x as 9a"),
+        ("9: - -> . 5a mark", "local put; stamp . as 9a over its stamp; push . as 9a"),
+    ]);
+}
+
+#[test]
+fn a_version_is_above_all_that_the_record_shows() {
+    check_each(&[
+        ("9: x 20b -> y", "local put; push y as 20.1a on 20b"),
+        ("9: x 20b -> -", "local delete; push delete as 20.1a on 20b"),
+        ("9: x 20b -> y 20b kept", "local put; push y as 20.1a on 20b"),
+        ("9: x -> y 20b kept", "local put; push y as 20.1a"),
+        ("9: x 20b -> y 30b kept", "local put; push y as 30.1a on 20b"),
+        (
+            "9: x 20b mark -> y 20b mark",
+            "local put; stamp y as 20.1a on 20b over its stamp; push y as 20.1a on 20b",
+        ),
+    ]);
+}
+
+#[test]
+fn a_version_is_above_all_that_the_stream_has_shown() {
+    check(
+        "a chain of unstamped writes",
+        &[
+            ("9: x 20b -> y", "local put; push y as 20.1a on 20b"),
+            ("9: y -> z", "local put; push z as 20.2a on 20.1a"),
+            ("9: z -> -", "local delete; push delete as 20.3a on 20.2a"),
+            ("9: - -> w", "local put; push w as 20.4a on 20.3a"),
+            ("30: w -> v", "local put; push v as 30a on 20.4a"),
+        ],
+    );
+    check(
+        "a replicated delete counts too",
+        &[
+            ("9: x 4b -> x 20b mark", "echo mark; carry out b"),
+            ("9: x 20b mark -> -", "echo delete"),
+            ("9: - -> y", "local put; push y as 20.1a on 20b"),
+        ],
+    );
+    check(
+        "an update between mark and delete",
+        &[
+            ("9: x 4b -> x 20b mark", "echo mark; carry out b"),
+            (
+                "9: x 20b mark -> y 20b mark",
+                "local put; stamp y as 20.1a on 20b over its stamp; push y as 20.1a on 20b",
+            ),
+            ("9: y 20b mark -> -", "local delete; push delete as 20.2a on 20b"),
+        ],
+    );
+}
+
+#[test]
+fn an_older_replicated_write_is_healed_once() {
+    check(
+        "over a put",
+        &[
+            ("9: - -> x", "local put; push x as 9a"),
+            ("9: x -> y 5b", "echo put; heal x as 9a"),
+            ("9: y 5b -> z 6b", "echo put"),
+            ("9: z 6b -> x 9a", "echo put"),
+            ("9: x 9a -> y", "local put; push y as 9.1a on 9a"),
+        ],
+    );
+    check(
+        "over an update that kept its stamp",
+        &[
+            ("9: x 4b -> y 4b kept", "local put; push y as 9a on 4b"),
+            ("9: y 4b kept -> z 5b", "echo put; heal y as 9a"),
+        ],
+    );
+    check(
+        "a put over a delete",
+        &[
+            ("9: x -> -", "local delete; push delete as 9a"),
+            ("9: - -> y 5b", "echo put; heal delete as 9a"),
+            ("9: y 5b -> y 9a mark", "echo mark; carry out a"),
+            ("9: y 9a mark -> -", "echo delete"),
+        ],
+    );
+    check(
+        "a mark over a put",
+        &[
+            ("9: - -> x", "local put; push x as 9a"),
+            ("9: x -> x 5b mark", "echo mark; heal x as 9a"),
+            ("9: x 5b mark -> -", "local delete; push delete as 9.1a on 5b"),
+        ],
+    );
+    check(
+        "a mark over a delete leaves but the mark",
+        &[
+            ("9: x -> -", "local delete; push delete as 9a"),
+            ("9: - -> . 5b mark", "echo mark; carry out b"),
+            ("9: . 5b mark -> -", "echo delete"),
+            ("9: - -> y", "local put; push y as 9.1a on 9a"),
+        ],
+    );
+    check(
+        "an update of the older write",
+        &[
+            ("9: - -> x", "local put; push x as 9a"),
+            ("9: x -> y 5b", "echo put; heal x as 9a"),
+            ("9: y 5b -> z 5b kept", "local put; push z as 9.1a on 5b"),
+            ("9: z 5b kept -> x 9a", "echo put; heal z as 9.1a"),
+        ],
+    );
+    check(
+        "of equal clocks, the higher region wins",
+        &[
+            ("9: - -> x", "local put; push x as 9a"),
+            ("9: x -> y 9b", "echo put; conflict 9a (x) lost to 9b (y)"),
+            ("9: y 9b -> z", "local put; push z as 9.1a on 9b"),
+        ],
+    );
+}
+
+#[test]
+fn what_is_put_back_is_an_applications() {
+    check(
+        "while its nonce is known",
+        &[
+            ("9: x 5b -> y", "local put; push y as 9a on 5b"),
+            ("9: y -> x 5b", "local put; stamp x as 9.1a on 9a over its stamp; push x as 9.1a on 9a"),
+        ],
+    );
+    check(
+        "another write of the same version is not",
+        &[
+            ("9: x 5b -> y", "local put; push y as 9a on 5b"),
+            ("9: y -> x 5b #1", "echo put; heal y as 9a"),
+            ("9: x 5b #1 -> x 5b #1", "unchanged"),
+            ("9: x 5b #1 -> y", "local put; push y as 9.1a on 5b"),
+            ("9: y -> x 5b #1", "local put; stamp x as 9.2a on 9.1a over its stamp; push x as 9.2a on 9.1a"),
+        ],
+    );
+    check(
+        "a mark",
+        &[
+            ("9: x -> x 5b mark", "echo mark; carry out b"),
+            ("9: x 5b mark -> -", "echo delete"),
+            ("9: - -> . 5b mark", "local put; stamp . as 9a on 5b over its stamp; push . as 9a on 5b"),
+        ],
+    );
+    check(
+        "a mark over a newer delete",
+        &[
+            ("9: x -> -", "local delete; push delete as 9a"),
+            ("9: - -> . 5b mark", "echo mark; carry out b"),
+            ("9: . 5b mark -> -", "echo delete"),
+            ("9: - -> . 5b mark", "local put; stamp . as 9.1a on 9a over its stamp; push . as 9.1a on 9a"),
+        ],
+    );
+    check(
+        "a copy of what was healed",
+        &[
+            ("9: - -> x", "local put; push x as 9a"),
+            ("9: x -> y 5b", "echo put; heal x as 9a"),
+            ("9: y 5b -> z 5b kept", "local put; push z as 9.1a on 5b"),
+            ("9: z 5b kept -> -", "local delete; push delete as 9.2a on 9.1a"),
+            ("9: - -> y 5b", "local put; stamp y as 9.3a on 9.2a over its stamp; push y as 9.3a on 9.2a"),
+        ],
+    );
+    check(
+        "a nonce is known for ten minutes",
+        &[
+            ("9: x 5b -> y", "local put; push y as 9a on 5b"),
+            ("609: y -> z", "local put; push z as 609a on 9a"),
+            (
+                "609: z -> x 5b",
+                "local put; stamp x as 609.1a on 609a over its stamp; push x as 609.1a on 609a",
+            ),
+            ("1210: x 5b -> y", "local put; push y as 1210a on 5b"),
+            ("1811: y -> z", "local put; push z as 1811a on 1210a"),
+            ("1811: z -> x 5b", "echo put; heal z as 1811a"),
+        ],
+    );
+    check(
+        "of a key that was forgotten, by the floors",
+        &[
+            ("9: x 5b -> y", "local put; push y as 9a on 5b"),
+            ("floors a=100 b=100", ""),
+            ("forget", "0 known"),
+            ("99: y -> x 5b", "local put; stamp x as 99a over its stamp; push x as 99a"),
+        ],
+    );
+    check("of which the floors say nothing", &[("floors b=65", ""), ("99: - -> x 5b", "echo put")]);
+    check(
+        "of which the floors say that it is here",
+        &[("floors b=66", ""), ("99: - -> x 5b", "local put; stamp x as 99a over its stamp; push x as 99a")],
+    );
+    check("the floors of others don't count", &[("floors a=99 c=99", ""), ("99: - -> x 5b", "echo put")]);
+}
+
+#[test]
+fn eight_nonces_are_known_a_key() {
+    let mut table = Table::new();
+    table.step("9: - -> x");
+    for n in 0..9 {
+        assert_eq!(
+            table.step(&format!("9: x -> y 5b #{n}")),
+            if n == 0 { "echo put; heal x as 9a" } else { "echo put" }
+        );
+    }
+    assert_eq!(table.step("9: x -> y 5b #0"), "echo put");
+    assert_eq!(table.step("9: x -> y 5b #2").split(';').next(), Some("local put"));
+}
+
+#[test]
+fn a_conflict_is_a_winner_that_was_not_made_on_top() {
+    check(
+        "of a put",
+        &[
+            ("9: - -> x", "local put; push x as 9a"),
+            ("9: x -> y 10b", "echo put; conflict 9a (x) lost to 10b (y)"),
+        ],
+    );
+    check(
+        "a successor is none",
+        &[("9: - -> x", "local put; push x as 9a"), ("9: x -> y 10b <9a", "echo put")],
+    );
+    check(
+        "of another one's write there is none here",
+        &[("9: x 4b -> x 8b mark", "echo mark; carry out b"), ("9: x 8b mark -> y 10c", "echo put")],
+    );
+    check(
+        "an own version wins none",
+        &[("9: - -> x", "local put; push x as 9a"), ("9: x -> x 9a", "echo put")],
+    );
+    check(
+        "with a delete",
+        &[
+            ("9: - -> x", "local put; push x as 9a"),
+            ("9: x -> x 10b mark", "echo mark; carry out b; conflict 9a (x) lost to 10b (-)"),
+        ],
+    );
+    check(
+        "of a delete",
+        &[
+            ("9: x -> -", "local delete; push delete as 9a"),
+            ("9: - -> y 10b", "echo put; conflict 9a (-) lost to 10b (y)"),
+        ],
+    );
+    check(
+        "of what a third write replaced already",
+        &[
+            ("9: - -> x", "local put; push x as 9a"),
+            ("9: x -> y 5b", "echo put; heal x as 9a"),
+            ("9: y 5b -> z 10b", "echo put; conflict 9a (-) lost to 10b (z)"),
+        ],
+    );
+    check_each(&[
+        // Of an own write that says so itself, without memory.
+        ("9: x 5a -> y 10b", "echo put; conflict 5a (x) lost to 10b (y)"),
+        ("9: x 5a -> x 10b mark", "echo mark; carry out b; conflict 5a (x) lost to 10b (-)"),
+        ("9: x 5a -> y 10b <5a", "echo put"),
+        ("9: x 5a kept -> y 10b", "echo put"),
+        ("9: x 5c -> y 10b", "echo put"),
+        ("9: x 5a -> y 10a", "echo put"),
+    ]);
+}
+
+#[test]
+fn a_write_is_stamped_in_place_where_memory_would_not_do() {
+    check(
+        "put and update, not delete",
+        &[
+            ("stamp in place", ""),
+            ("9: - -> x", "local put; stamp x as 9a over nothing; push x as 9a"),
+            ("9: x -> x 9a", "echo put"),
+            ("oldest", "none"),
+            ("9: x 9a -> y 9a kept", "local put; stamp y as 9.1a on 9a over its stamp; push y as 9.1a on 9a"),
+            ("9: y 9a kept -> y 9.1a", "echo put"),
+            ("9: y 9.1a -> -", "local delete; push delete as 9.2a on 9.1a"),
+        ],
+    );
+}
+
+#[test]
+fn a_key_is_forgotten_when_every_region_has_its_version_and_a_minute_has_passed() {
+    let put = ("9: - -> x", "local put; push x as 9a");
+    for (floors, known) in [
+        ("floors a=70 b=70", "0 known"),
+        ("floors a=69 b=70", "1 known"),
+        ("floors a=70 b=69", "1 known"),
+        ("floors a=70", "1 known"),
+        ("floors b=70", "1 known"),
+        ("floors a=70 b=70 c=9", "0 known"),
+    ] {
+        check(floors, &[put, (floors, ""), ("forget", known)]);
+    }
+    check(
+        "but not while it is being healed",
+        &[
+            put,
+            ("9: x -> y 5b", "echo put; heal x as 9a"),
+            ("floors a=99 b=99", ""),
+            ("forget", "1 known"),
+            ("99: y 5b -> x 9a", "echo put"),
+            ("forget", "0 known"),
+        ],
+    );
+    check(
+        "a delete",
+        &[("9: x -> -", "local delete; push delete as 9a"), ("floors a=70 b=70", ""), ("forget", "0 known")],
+    );
+    check("an image that says what it is", &[("9: - -> x 5b", "echo put"), ("forget", "0 known")]);
+    assert!(Table::new().memory.is_empty());
+}
+
+#[test]
+fn floors_rise_and_meet() {
+    let (a, b): (Origin, Origin) = ("a".parse().expect("a region"), "b".parse().expect("a region"));
+    let (mut low, mut high) = (Floors::default(), Floors::default());
+    low.raise(&a, hlc("5"));
+    low.raise(&a, hlc("3"));
+    high.raise(&a, hlc("9"));
+    high.raise(&b, hlc("4"));
+    assert_eq!((low.get(&a), low.get(&b)), (hlc("5"), Hlc::ZERO));
+    assert_eq!(high.iter().collect::<Vec<_>>(), [(&a, hlc("9")), (&b, hlc("4"))]);
+    for met in [low.meet(&high), high.meet(&low)] {
+        assert_eq!((met.get(&a), met.get(&b)), (hlc("5"), Hlc::ZERO));
+    }
+}
+
+#[test]
+fn a_rebuild_starts_where_an_empty_memory_judges_the_same() {
+    check(
+        "a chain within one second",
+        &[
+            ("oldest", "none"),
+            ("9: - -> x", "local put; push x as 9a"),
+            ("9: x -> y", "local put; push y as 9.1a on 9a"),
+            ("oldest", "0"),
+            ("10: y -> z", "local put; push z as 10a on 9.1a"),
+            ("oldest", "2"),
+        ],
+    );
+    check(
+        "a version ahead of the time",
+        &[
+            ("9: x 20b -> y", "local put; push y as 20.1a on 20b"),
+            ("20: y -> z", "local put; push z as 20.2a on 20.1a"),
+            ("oldest", "0"),
+        ],
+    );
+    check(
+        "a nonce holds it back",
+        &[
+            ("9: x 5b -> y", "local put; push y as 9a on 5b"),
+            ("10: y -> z", "local put; push z as 10a on 9a"),
+            ("oldest", "0"),
+            ("700: z -> y", "local put; push y as 700a on 10a"),
+            ("oldest", "2"),
+        ],
+    );
+    check(
+        "what only memory tells from an echo",
+        &[
+            ("9: - -> x", "local put; push x as 9a"),
+            ("9: x -> x 5b mark", "echo mark; heal x as 9a"),
+            ("10: x 5b mark -> -", "local delete; push delete as 10a on 5b"),
+            ("oldest", "0"),
+        ],
+    );
+    check(
+        "a replicated mark",
+        &[
+            ("9: - -> x", "local put; push x as 9a"),
+            ("9: x -> x 9b mark", "echo mark; carry out b; conflict 9a (x) lost to 9b (-)"),
+            ("oldest", "1"),
+        ],
+    );
+    check(
+        "a mark of our own that only memory knows",
+        &[
+            ("9: y -> x", "local put; push x as 9a"),
+            ("9: x -> x 9a mark #5", "echo mark; carry out a"),
+            ("oldest", "0"),
+        ],
+    );
+}

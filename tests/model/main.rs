@@ -1,0 +1,118 @@
+//! The protocol, model-checked: an exhaustive search through everything that two or three small
+//! regions, one or two keys, a handful of application writes, crashes and retries can do to each
+//! other.
+//!
+//! The search calls the shipped protocol. What judges it is apart from it (`oracle`).
+
+#![allow(
+    clippy::print_stdout,
+    clippy::panic,
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::cast_possible_truncation
+)]
+
+mod catalogue;
+mod display;
+mod oracle;
+mod search;
+mod settings;
+mod steps;
+mod world;
+
+use search::{exhaust, shortest};
+use settings::{Defect, Init, PutBacks, Setting};
+
+/// Searches everything, and shows the shortest way to what is wrong.
+fn holds(set: Setting) {
+    let found = exhaust(set.clone());
+    println!("{}", found.summary());
+    if found.wrong.is_some() {
+        let short = shortest(Setting { max_states: 1_500_000, ..set });
+        println!("{}", if short.wrong.is_some() { short.story() } else { found.story() });
+        panic!("the search found a wrong state");
+    }
+    assert!(found.complete, "the search was cut short");
+}
+
+/// The search must notice a broken rule, and the same setting must hold without.
+fn notices(defect: Defect, set: Setting) {
+    let found = shortest(Setting { defect, ..set.clone() });
+    println!("{}\n{}", found.summary(), found.story());
+    assert!(found.wrong.is_some(), "the search did not notice {defect:?}");
+    let without = shortest(Setting { max_states: found.states.min(50_000), ..set });
+    assert!(without.wrong.is_none(), "{}", without.story());
+}
+
+/// `R=3 OPS=2 CRASHES=1 cargo test --release --test model explore -- --ignored --nocapture`
+#[test]
+#[ignore = "a search that the environment describes"]
+fn explore() {
+    let set = Setting::from_env();
+    if set.defect == Defect::None { holds(set) } else { notices(set.defect, set) }
+}
+
+macro_rules! settings {
+    ($check:expr; $($(#[$doc:meta])* $name:ident: $regions:literal regions, $ops:literal writes $(, $field:ident = $value:expr)*;)*) => {$(
+        $(#[$doc])*
+        #[test]
+        fn $name() {
+            $check(Setting { $($field: $value,)* ..Setting::new(stringify!($name), $regions, $ops) });
+        }
+    )*};
+}
+
+mod all_is_well {
+    use super::*;
+
+    settings! { holds;
+        three_writes: 2 regions, 3 writes;
+        three_regions: 3 regions, 2 writes, ticks = 0;
+        two_keys: 2 regions, 2 writes, keys = 2, ticks = 2;
+        shared_and_put_back: 2 regions, 2 writes, init = Init::Shared, put_backs = PutBacks::Any, edits = true;
+        long_requests: 2 regions, 2 writes, zombies = 1, ticks = 2;
+        lost_answers: 2 regions, 2 writes, dups = 1, init = Init::Shared;
+        a_clock_goes_back: 2 regions, 2 writes, backs = 1, ticks = 2;
+        stamps_in_place: 2 regions, 2 writes, stamp_in_place = true, ticks = 2;
+        records_read_one_by_one: 2 regions, 2 writes, lazy = true, ticks = 2;
+        a_crash: 2 regions, 2 writes, crashes = 1, ticks = 0, settles = false, pages = true;
+        a_crash_with_watermarks: 2 regions, 1 writes, crashes = 1, ticks = 1, pages = true, init = Init::Shared;
+        a_crash_with_two_keys: 2 regions, 2 writes, keys = 2, crashes = 1, ticks = 0, settles = false;
+    }
+}
+
+/// DESIGN.md's hazards, and those that the searches found.
+mod hazards {
+    use super::*;
+
+    macro_rules! defects {
+        ($($name:ident: $defect:ident, $regions:literal regions, $ops:literal writes $(, $field:ident = $value:expr)*;)*) => {
+            $(settings! { |set| notices(Defect::$defect, set); $name: $regions regions, $ops writes $(, $field = $value)*; })*
+        };
+    }
+
+    defects! {
+           no_fingerprint: NoFingerprint, 2 regions, 2 writes, init = Init::Shared, edits = true, settles = false;
+           a_stamp_not_above_the_old_images: StampNotAbove, 2 regions, 3 writes, settles = false;
+           no_heal: NoHeal, 2 regions, 2 writes, settles = false;
+           no_mark: NoMark, 2 regions, 2 writes, init = Init::Shared, settles = false;
+           a_mark_only_on_an_item: PlainMark, 3 regions, 2 writes, settles = false;
+           deleting_from_afar: FarDelete, 2 regions, 2 writes, init = Init::Shared, settles = false;
+           classifying_by_what_was_done: Recall, 2 regions, 1 writes, init = Init::Shared, settles = false, crashes = 1;
+           no_bump_above_the_old_image: NoBump, 2 regions, 2 writes, settles = false;
+           no_memory_of_a_chain: NoChainMemory, 2 regions, 2 writes, settles = false;
+           the_new_images_stamp_left_out: NoNewStampFloor, 2 regions, 3 writes, put_backs = PutBacks::Any, edits = true, settles = false;
+           memory_lost_in_a_crash: MemoryLost, 2 regions, 2 writes, crashes = 1, settles = false;
+           a_rewind_to_what_is_needed_now: LateRewind, 2 regions, 3 writes, crashes = 1, settles = false;
+           a_heal_read_without_its_memory: StrangeHeal, 2 regions, 3 writes, crashes = 1, pages = true, settles = false, ticks = 0;
+           no_nonce: NoNonce, 2 regions, 2 writes, init = Init::Shared, dups = 1, settles = false;
+           a_mark_put_back: MarkPutBack, 2 regions, 3 writes, settles = false;
+           a_stamp_in_place_on_other_data: InPlaceBlind, 2 regions, 2 writes, stamp_in_place = true, settles = false;
+           a_watermark_of_what_was_read: EarlyWatermark, 2 regions, 2 writes, ticks = 2;
+    a_watermark_that_is_not_durable: VolatileWatermark, 2 regions, 2 writes, ticks = 2, crashes = 1;
+           forgetting_before_reading: ForgetBeforeRead, 2 regions, 3 writes, lazy = true, ticks = 2;
+           forgetting_before_heals_are_done: ForgetBeforeDone, 2 regions, 3 writes, ticks = 2;
+        forgetting_right_up_to_a_watermark: NoSlack, 2 regions, 3 writes, ticks = 2, backs = 1;
+           forgetting_while_requests_are_under_way: EagerSettle, 2 regions, 3 writes, zombies = 1, ticks = 2;
+       }
+}

@@ -1,0 +1,191 @@
+//! What is right: apart from the protocol, by the design's rules and the ground truth of who made
+//! which write.
+
+use std::collections::BTreeMap;
+
+use super::catalogue::{ABSENT, Judged, NAMES, V, show_version};
+use super::steps::{Model, record_time};
+use super::world::{Rec, State, Truth};
+
+// What the documentation tells users of as limits is counted, not refused.
+
+/// What a search has seen.
+#[derive(Default)]
+pub(crate) struct Tally {
+    /// States in which nothing is left to do.
+    pub(crate) quiet: usize,
+    pub(crate) heals: usize,
+    /// The most writes of agents, by the number of application writes and of faults.
+    pub(crate) agent_writes: BTreeMap<(u8, u8), usize>,
+    pub(crate) limits: BTreeMap<&'static str, usize>,
+}
+
+impl Tally {
+    fn limit(&mut self, name: &'static str) {
+        *self.limits.entry(name).or_default() += 1;
+    }
+}
+
+impl Model {
+    pub(crate) fn fail(&mut self, why: String) {
+        self.failure.get_or_insert(why);
+    }
+
+    /// Judges what the protocol said of a record that it was shown for the first time.
+    pub(crate) fn judge(&mut self, s: &mut State, r: usize, ordinal: u8, rec: &Rec, judged: &Judged) {
+        let (is_local, is_echo) = (judged.verdict.is_local(), judged.verdict.is_echo());
+        match (is_local, is_echo) {
+            (true, _) => self.judge_local(s, r, ordinal, rec, judged),
+            (_, true) => self.judge_echo(s, r, rec, judged),
+            _ => self.fail("a change was taken for none".to_owned()),
+        }
+        if let Some((lost, _)) = judged.conflict {
+            let region = &mut s.regions[r];
+            if region.lost.contains(&(rec.key, lost)) {
+                self.tally.limit("conflicts told twice");
+            } else {
+                region.lost.push((rec.key, lost));
+                region.lost.sort_unstable();
+            }
+        }
+    }
+
+    fn judge_local(&mut self, s: &mut State, r: usize, ordinal: u8, rec: &Rec, judged: &Judged) {
+        let before = s.regions[r].stream[..usize::from(ordinal)].iter().rev().find(|b| b.key == rec.key);
+        let updated = before.is_some_and(|before| !before.truth.is_agent());
+        if rec.truth == Truth::AgentDelete && updated {
+            // An update that came between mark and delete: the agent's delete becomes a delete of
+            // that region's own.
+            self.tally.limit("updates between mark and delete");
+        } else if rec.truth.is_agent() {
+            return self.fail(format!("an agent's write in {} was taken for an application's", NAMES[r]));
+        }
+        let (old, new) = (self.cat.get(rec.old), self.cat.get(rec.new));
+        let highest = &mut s.regions[r].highest[usize::from(rec.key)];
+        // Above the stamps of both images, and above all that this stream has shown of the key.
+        let seen = [old.version, new.version, (*highest != (0, 0)).then_some(*highest)];
+        let hlc = seen.into_iter().flatten().map(|v| v.0 + 1).fold(record_time(rec).0, u64::max);
+        let version: V = (hlc, u8::try_from(r).unwrap());
+        *highest = version;
+        let best = &mut s.best[usize::from(rec.key)];
+        let clash = version == best.0;
+        if version > best.0 {
+            *best = (version, if rec.new == ABSENT { 0 } else { new.data });
+        }
+        if judged.version != Some(version) {
+            let got = judged.version.map_or_else(|| "none".to_owned(), show_version);
+            self.fail(format!(
+                "a write in {} got version {got} instead of {}",
+                NAMES[r],
+                show_version(version)
+            ));
+        } else if clash {
+            self.fail(format!("two writes have the version {}", show_version(version)));
+        }
+    }
+
+    fn judge_echo(&mut self, s: &mut State, r: usize, rec: &Rec, judged: &Judged) {
+        let (old, new) = (self.cat.get(rec.old), self.cat.get(rec.new));
+        let highest = s.regions[r].highest[usize::from(rec.key)];
+        let mut limit = None;
+        if !rec.truth.is_agent() {
+            if rec.truth == Truth::Delete && old.mark {
+                limit = Some("deletes of a marked item");
+            } else if rec.truth == Truth::PutBack && (new.matches || new.mark) && old.version < new.version {
+                limit = Some("put-backs taken for what they copy");
+            } else {
+                return self.fail(format!("an application's write in {} was taken for an echo", NAMES[r]));
+            }
+        }
+        // A conflict, by the ground truth: a local write loses to what was not based on it.
+        let won = new.version.filter(|v| {
+            *v > highest
+                && highest != (0, 0)
+                && usize::from(highest.1) == r
+                && usize::from(v.1) != r
+                && new.base != Some(highest)
+        });
+        let told = judged.conflict.map(|(_, won)| won);
+        if let Some(v) = new.version {
+            let highest = &mut s.regions[r].highest[usize::from(rec.key)];
+            *highest = v.max(*highest);
+        }
+        if let Some(name) = limit {
+            return self.tally.limit(name);
+        }
+        match (won, told) {
+            (Some(_), None) => self.tally.limit("conflicts not told"),
+            (None, Some(won)) => {
+                self.fail(format!(
+                    "{} told a conflict that was none, won by {}",
+                    NAMES[r],
+                    show_version(won)
+                ));
+            }
+            _ => {}
+        }
+    }
+
+    /// Judges what the protocol says of a record that it has been shown before. Where it is to act
+    /// on it, and may have acted in part, it must say the same again.
+    pub(crate) fn judge_again(&mut self, r: usize, ordinal: u8, rec: &Rec, judged: &Judged, acts: bool) {
+        let first = &self.cat.judgements[rec.judged as usize];
+        if rec.truth == Truth::PutBack && first.verdict.is_local() != judged.verdict.is_local() {
+            self.tally.limit("put-backs judged otherwise after a crash");
+            self.is_beyond = true;
+        } else if acts && (first.verdict, first.version) != (judged.verdict, judged.version) {
+            let show = |j: &Judged| {
+                format!(
+                    "{:?} {}",
+                    j.verdict,
+                    j.version.map_or_else(|| "without version".to_owned(), show_version)
+                )
+            };
+            let why = format!(
+                "read again, record {ordinal} of {} was {}, now {}",
+                NAMES[r],
+                show(first),
+                show(judged)
+            );
+            self.fail(why);
+        }
+    }
+
+    /// What must hold of every state, and of every state at rest.
+    pub(crate) fn check(&mut self, s: &State) -> Option<String> {
+        let writes: usize = s.regions.iter().map(|region| region.stream.len()).sum();
+        let by_apps = self.set.ops - s.left.ops;
+        let by_agents = writes - usize::from(by_apps);
+        let faults = s.left.faults_since(&self.set);
+        let most = self.tally.agent_writes.entry((by_apps, faults)).or_default();
+        *most = by_agents.max(*most);
+        let bound = self.set.most_agent_writes(by_apps, faults);
+        if by_agents > bound {
+            return Some(format!(
+                "{by_agents} writes of agents for {by_apps} of applications, above {bound}"
+            ));
+        }
+        if !s.is_quiet() {
+            return None;
+        }
+        self.tally.quiet += 1;
+        for (r, region) in s.regions.iter().enumerate() {
+            for key in 0..usize::from(self.set.keys) {
+                let image = self.cat.get(region.items[key]);
+                let data = if region.items[key] == ABSENT { 0 } else { image.data };
+                let (version, winner) = s.best[key];
+                if data != winner {
+                    return Some(format!(
+                        "at rest, {} holds {data} and the highest write is {winner} at {}",
+                        NAMES[r],
+                        show_version(version)
+                    ));
+                }
+                if image.mark {
+                    return Some(format!("at rest, {} holds a marked item", NAMES[r]));
+                }
+            }
+        }
+        None
+    }
+}
