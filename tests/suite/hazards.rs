@@ -13,10 +13,15 @@ const DUBLIN: usize = 0;
 const TOKYO: usize = 1;
 const OREGON: usize = 2;
 
-/// Waits until all is quiet, and every region holds the one item, with this value.
-async fn expect_everywhere(world: &World, value: &str) {
+/// Waits until every region holds the one item, with this value.
+async fn settles_on(world: &World, value: &str) {
     let contents = world.converged().await;
     assert_eq!(contents.values().collect::<Vec<_>>(), [&exact(&row("a", value))]);
+}
+
+/// The same, and nothing more happens after it.
+async fn expect_everywhere(world: &World, value: &str) {
+    settles_on(world, value).await;
     world.still_quiet().await;
 }
 
@@ -217,11 +222,11 @@ async fn a_stamp_attribute_that_no_agent_wrote_counts_as_none() {
         let mut mine = row("a", &format!("value {i}"));
         mine.insert(STAMP.to_owned(), garbage);
         world.put(i % 3, mine.clone()).await;
-        expect_everywhere(&world, &format!("value {i}")).await;
+        settles_on(&world, &format!("value {i}")).await;
         // Over a stamped item as well.
         mine.insert("v".to_owned(), s(&format!("again {i}")));
         world.put((i + 1) % 3, mine).await;
-        expect_everywhere(&world, &format!("again {i}")).await;
+        settles_on(&world, &format!("again {i}")).await;
     }
 }
 
@@ -238,6 +243,6 @@ async fn a_stamp_attribute_that_no_agent_wrote_holds_up_no_newer_write() {
         world.await_item(OREGON, &key("a"), &row("a", "later")).await;
         world.quiet().await;
         world.start_agent(DUBLIN).await;
-        expect_everywhere(&world, "later").await;
+        settles_on(&world, "later").await;
     }
 }

@@ -32,7 +32,7 @@ const LOOK: Duration = Duration::from_millis(20);
 /// The idle calls in a row, at every agent, that count as quiet.
 const QUIET_CALLS: u32 = 4;
 /// As many that, after that, nothing can have been going on.
-const LONG_QUIET_CALLS: u32 = 12;
+const LONG_QUIET_CALLS: u32 = 7;
 
 const PLACES: [(&str, &str); 3] =
     [("dublin", "eu-west-1"), ("tokyo", "ap-northeast-1"), ("oregon", "us-west-2")];
