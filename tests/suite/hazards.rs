@@ -90,11 +90,17 @@ async fn each_of_a_chain_of_unstamped_writes_wins_over_the_one_before() {
 }
 
 /// dublin's item as tokyo holds it, stamp and all.
-async fn stamped_copy(world: &World) -> Item {
+async fn copy_at_tokyo(world: &World) -> Item {
     world.put(DUBLIN, row("a", "first")).await;
     world.await_item(TOKYO, &key("a"), &row("a", "first")).await;
     let copy = world.stored(TOKYO, &key("a")).await.unwrap();
     assert!(stamp_of(&copy).is_some(), "{copy:?}");
+    copy
+}
+
+/// The same, once all is quiet.
+async fn stamped_copy(world: &World) -> Item {
+    let copy = copy_at_tokyo(world).await;
     world.quiet().await;
     copy
 }
@@ -145,6 +151,33 @@ async fn a_stamp_moved_to_other_data_does_not_hide_a_write() {
     let mut copy = stamped_copy(&world).await;
     copy.insert("v".to_owned(), s("other"));
     world.put(OREGON, copy).await;
+    expect_everywhere(&world, "other").await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_item_copied_to_another_key_with_its_stamp_is_a_new_write() {
+    let world = World::running(3).await;
+    let mut copy = stamped_copy(&world).await;
+    copy.insert("pk".to_owned(), s("b"));
+    world.put(OREGON, copy).await;
+    for region in world.regions() {
+        world.await_item(region, &key("b"), &row("b", "first")).await;
+    }
+    assert_eq!(world.converged().await.len(), 2);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_stamp_that_is_newer_than_a_regions_own_does_not_hide_a_write() {
+    let world = World::running(3).await;
+    world.put(DUBLIN, row("a", "zeroth")).await;
+    expect_everywhere(&world, "zeroth").await;
+    world.cut_off(OREGON);
+    let mut copy = copy_at_tokyo(&world).await;
+    copy.insert("v".to_owned(), s("other"));
+    // oregon has not seen the version that this stamp names.
+    world.put(OREGON, copy).await;
+    eventually("its record", || async { world.tally(OREGON).records }, |records| *records >= 2).await;
+    world.rejoin(OREGON);
     expect_everywhere(&world, "other").await;
 }
 
