@@ -83,7 +83,7 @@ impl World {
             clock,
             settings: settings.clone(),
             services,
-            oracle: Oracle::new(settings.regions, !settings.converges),
+            oracle: Oracle::new(settings.regions, !settings.converges, settings.clock_slack),
             checkpoints: Checkpoints::default(),
             trace: Trace::new(keeps_text),
             faults: Vec::new(),
@@ -223,7 +223,10 @@ impl World {
                 return Ok(serde_json::json!({}));
             }
             bent = bend(defect, request);
-            if defect == Defect::SkipAhead && operation == "Query" {
+            if defect == Defect::SkipAhead
+                && operation == "Query"
+                && request.body.to_string().contains("checkpoint/")
+            {
                 self.services[*to].skip_ahead();
             }
         }
@@ -384,13 +387,8 @@ fn bend(defect: Defect, request: &Request) -> Option<Value> {
         (Defect::DropCondition, "PutItem") if request.writes() => {
             body.as_object_mut()?.remove("ConditionExpression");
         }
-        (Defect::IgnoreNonce, "DeleteItem") if request.writes() => {
-            // The mark but for its nonce, which its last 16 characters are.
-            let mark = body["ExpressionAttributeValues"][":expected"]["S"].as_str()?;
-            let prefix = mark[..mark.len() - 16].to_owned();
-            body["ConditionExpression"] = "#tw BETWEEN :expected AND :end".into();
-            body["ExpressionAttributeValues"][":end"]["S"] = format!("{prefix}~").into();
-            body["ExpressionAttributeValues"][":expected"]["S"] = prefix.into();
+        (Defect::BlindDelete, "DeleteItem") if request.writes() => {
+            body.as_object_mut()?.remove("ConditionExpression");
         }
         (Defect::BoldWatermark, "PutItem") if body["TableName"] == CONTROL => {
             let hlc = body["Item"]["hlc"]["N"].as_str()?.parse::<u64>().ok()?;
