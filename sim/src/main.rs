@@ -87,7 +87,7 @@ struct Replay {
     /// A plan, as `run` writes it, in place of a seed.
     #[arg(long, conflicts_with_all = ["seed", "profile", "minutes", "defect"])]
     plan: Option<PathBuf>,
-    /// Prints every request, answer and write; RUST_LOG shows the agents' own log.
+    /// Prints every request, answer and write; `RUST_LOG` shows the agents' own log.
     #[arg(long)]
     trace: bool,
 }

@@ -196,7 +196,9 @@ impl Oracle {
                 stamp.version
             ));
         }
-        worlds.iter_mut().for_each(|world| world.replicated(seen.region, stamp));
+        for world in &mut worlds {
+            world.replicated(seen.region, stamp);
+        }
         worlds
     }
 
