@@ -20,7 +20,7 @@ use tradewind::tally::TallySnapshot;
 use crate::clock::SimClock;
 use crate::network::{Network, SharedWorld};
 use crate::service::{CONTROL, TABLE};
-use crate::settings::{Defect, NAMES, Settings};
+use crate::settings::{NAMES, Settings};
 
 /// How long a process manager waits before it starts an agent again that could not start.
 const RESTART: u64 = 2_000;
@@ -193,9 +193,8 @@ fn config(settings: &Settings) -> Option<Config> {
     let regions = names.map(region).collect::<Option<Vec<_>>>()?;
     let replicas = regions.iter().map(|region| (region.name.clone(), TABLE.to_owned())).collect();
     let millis = Duration::from_millis;
-    let hasty = settings.defect == Some(Defect::Hasty);
     let tuning = Tuning {
-        poll_interval: millis(if hasty { 100 } else { settings.poll_interval }),
+        poll_interval: millis(settings.poll_interval),
         checkpoint_interval: millis(settings.checkpoint_interval),
         concurrency: settings.concurrency,
         queue_mib: 1,

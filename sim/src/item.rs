@@ -69,7 +69,9 @@ fn hash(value: &Value, hasher: &mut DefaultHasher) {
         Value::String(text) => text.hash(hasher),
         Value::Array(list) => {
             list.len().hash(hasher);
-            list.iter().for_each(|element| hash(element, hasher));
+            for element in list {
+                hash(element, hasher);
+            }
         }
         Value::Object(map) => {
             map.len().hash(hasher);

@@ -11,6 +11,7 @@
 //! | `checkpoints` | checkpoints never go back |
 //! | `crew` | agents that start, stop and crash |
 //! | `run` | one scenario, from its first write to rest |
+//! | `shrink` | makes a failing scenario smaller |
 
 pub mod checkpoints;
 pub mod clock;
@@ -22,5 +23,6 @@ pub mod profile;
 pub mod run;
 pub mod service;
 pub mod settings;
+pub mod shrink;
 pub mod trace;
 pub mod world;

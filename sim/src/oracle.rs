@@ -44,6 +44,8 @@ pub struct Oracle {
     regions: usize,
     /// Records may be lost: then versions can't be told.
     is_lenient: bool,
+    /// How far clocks may go back, and watermarks be too high for it, in clock units.
+    slack: u64,
     keys: BTreeMap<String, Vec<World>>,
     /// The data that each stamp was written with.
     stamped: HashMap<String, u64>,
@@ -89,10 +91,11 @@ impl Stamp {
 }
 
 impl Oracle {
-    pub fn new(regions: usize, is_lenient: bool) -> Self {
+    pub fn new(regions: usize, is_lenient: bool, slack_millis: u64) -> Self {
         Self {
             regions,
             is_lenient,
+            slack: slack_millis << 20,
             keys: BTreeMap::new(),
             stamped: HashMap::new(),
             watermarks: vec![0; regions],
@@ -193,7 +196,9 @@ impl Oracle {
                 stamp.version
             ));
         }
-        worlds.iter_mut().for_each(|world| world.replicated(seen.region, stamp));
+        for world in &mut worlds {
+            world.replicated(seen.region, stamp);
+        }
         worlds
     }
 
@@ -223,6 +228,7 @@ impl Oracle {
         if self.is_lenient {
             return;
         }
+        let hlc = hlc.saturating_sub(self.slack);
         self.watermarks[origin] = self.watermarks[origin].max(hlc);
         let missing = |world: &World| {
             let below = world.issued.range(..(hlc, 0)).rev().find(|(version, _)| version.1 == origin);

@@ -98,7 +98,7 @@ async fn play(scenario: &Scenario, keeps_text: bool) -> Option<Report> {
     if counts.agent_writes > most {
         failures.push(format!("{} writes of agents for {}", counts.agent_writes, counts.app_writes));
     }
-    let trimmed = world.services.iter().any(|service| service.lost_unread());
+    let trimmed = world.services.iter().any(crate::service::Service::lost_unread);
     if trimmed && tally.gaps == 0 {
         failures.push("records were trimmed before they were read, and no agent said so".to_owned());
     }

@@ -18,6 +18,22 @@ pub struct Scenario {
     pub writes: Vec<AppWrite>,
 }
 
+impl Scenario {
+    /// Whether all regions and keys are there that a plan speaks of; a plan may be edited by hand.
+    pub fn check(&self) -> Result<(), String> {
+        let Settings { regions, offsets, .. } = &self.settings;
+        if !(2..=NAMES.len()).contains(regions) || offsets.len() != *regions {
+            return Err(format!("expected 2 to {} regions, each with an offset", NAMES.len()));
+        }
+        let named = self.faults.iter().flat_map(|fault| fault.kind.regions());
+        let written = self.writes.iter().flat_map(AppWrite::regions);
+        match named.chain(written).find(|region| region >= regions) {
+            Some(region) => Err(format!("there is no region {region}")),
+            None => Ok(()),
+        }
+    }
+}
+
 /// How the service, the network and the agents are set. Times are in milliseconds.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Settings {
@@ -47,6 +63,8 @@ pub struct Settings {
     pub settle: u64,
     pub concurrency: usize,
     pub memory_keys: usize,
+    /// How much too high watermarks may be, since clocks go back; agents forget no sooner.
+    pub clock_slack: u64,
     /// Whether all replicas must agree at last; not where records may be trimmed unread.
     pub converges: bool,
     /// How long to wait at rest for the key memory to be empty; 0 is not at all.
@@ -96,6 +114,22 @@ pub enum FaultKind {
 }
 
 impl FaultKind {
+    fn regions(&self) -> Vec<usize> {
+        match self {
+            Self::Cut { from, to }
+            | Self::Mute { from, to }
+            | Self::Slow { from, to, .. }
+            | Self::Lossy { from, to, .. } => vec![*from, *to],
+            Self::Errors { region, .. }
+            | Self::Throttled { region, .. }
+            | Self::StreamLag { region, .. }
+            | Self::Roll { region }
+            | Self::Split { region }
+            | Self::ClockStep { region, .. } => vec![*region],
+            Self::Crash { agent } | Self::Stop { agent } => vec![*agent],
+        }
+    }
+
     /// Whether it is over at once.
     pub fn is_moment(&self) -> bool {
         matches!(self, Self::Roll { .. } | Self::Split { .. } | Self::ClockStep { .. })
@@ -111,6 +145,15 @@ pub struct AppWrite {
     pub key: usize,
     #[serde(flatten)]
     pub kind: WriteKind,
+}
+
+impl AppWrite {
+    fn regions(&self) -> Vec<usize> {
+        match self.kind {
+            WriteKind::PutBack { from, .. } | WriteKind::PutBackBare { from, .. } => vec![self.region, from],
+            _ => vec![self.region],
+        }
+    }
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
@@ -144,14 +187,12 @@ pub enum Defect {
     ChildFirst,
     /// A restarted agent finds its checkpoints at the tip of each shard.
     SkipAhead,
-    /// A mark is carried out whatever its nonce.
-    IgnoreNonce,
+    /// A mark is carried out whatever stands there by then.
+    BlindDelete,
     /// Watermarks reach the peers ten minutes too high.
     BoldWatermark,
-    /// A record in a hundred is missing from the pages.
+    /// A page in a hundred lacks its last record.
     DropRecord,
-    /// The agents poll every 100 ms.
-    Hasty,
 }
 
 impl fmt::Display for Fault {

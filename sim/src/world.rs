@@ -48,6 +48,12 @@ pub struct Request {
 }
 
 impl Request {
+    /// Whether an agent that starts asks how far it has got.
+    fn reads_checkpoints(&self) -> bool {
+        let pk = as_text(&self.body["ExpressionAttributeValues"][":pk"]);
+        self.operation == "Query" && pk.is_some_and(|pk| pk.starts_with("checkpoint/"))
+    }
+
     /// Whether it writes to a replica.
     pub fn writes(&self) -> bool {
         matches!(self.operation.as_str(), "PutItem" | "UpdateItem" | "DeleteItem")
@@ -83,11 +89,11 @@ impl World {
             clock,
             settings: settings.clone(),
             services,
-            oracle: Oracle::new(settings.regions, !settings.converges),
+            oracle: Oracle::new(settings.regions, !settings.converges, settings.clock_slack),
             checkpoints: Checkpoints::default(),
             trace: Trace::new(keeps_text),
             faults: Vec::new(),
-            rng: fastrand::Rng::with_seed(seed ^ 0x776f_726c_64),
+            rng: fastrand::Rng::with_seed(seed ^ 0x77_6f72_6c64),
             calls: BTreeMap::new(),
             copies: BTreeMap::new(),
             in_flight: 0,
@@ -168,19 +174,20 @@ impl World {
                     fate.lands = fate.lands.map(|lands| lands + rng.u64(..=*millis));
                     fate.answered = fate.answered.map(|answered| answered + rng.u64(..=*millis));
                 }
-                FaultKind::Lossy { from: f, to: t, percent } if (*f, *t) == (from, to) => {
-                    if hits(*percent, rng) {
-                        match rng.u8(..4) {
-                            0 => fate.lands = None,
-                            1 => fate.answered = None,
-                            // The agent waits for ten seconds.
-                            2 => fate.lands = Some(10_000 + rng.u64(..=self.settings.late)),
-                            // Nothing on the way repeats a POST over TLS; a nonce comes once.
-                            _ if request.writes() => fate.answered = None,
-                            _ => fate.again = Some(rng.u64(..=self.settings.late)),
-                        }
+                FaultKind::Lossy { from: f, to: t, percent }
+                    if (*f, *t) == (from, to) && hits(*percent, rng) =>
+                {
+                    match rng.u8(..4) {
+                        0 => fate.lands = None,
+                        1 => fate.answered = None,
+                        // The agent waits for ten seconds.
+                        2 => fate.lands = Some(10_000 + rng.u64(..=self.settings.late)),
+                        // Nothing on the way repeats a POST over TLS; a nonce comes once.
+                        _ if request.writes() => fate.answered = None,
+                        _ => fate.again = Some(rng.u64(..=self.settings.late)),
                     }
                 }
+
                 FaultKind::Errors { region, percent } if *region == to && hits(*percent, rng) => {
                     fate.refusal = Some(Refusal::internal());
                     fate.takes_effect = rng.bool();
@@ -223,9 +230,12 @@ impl World {
                 return Ok(serde_json::json!({}));
             }
             bent = bend(defect, request);
-            if defect == Defect::SkipAhead && operation == "Query" {
+            if defect == Defect::SkipAhead && request.reads_checkpoints() {
                 self.services[*to].skip_ahead();
             }
+        }
+        if request.reads_checkpoints() {
+            self.checkpoints.read(NAMES[*to]);
         }
         let lag = self.stream_lag(*to);
         let page = self.rng.usize(0..=self.settings.page);
@@ -381,16 +391,8 @@ fn show(item: Option<&Item>) -> String {
 fn bend(defect: Defect, request: &Request) -> Option<Value> {
     let mut body = request.body.clone();
     match (defect, request.operation.as_str()) {
-        (Defect::DropCondition, "PutItem") if request.writes() => {
+        (Defect::DropCondition, "PutItem") | (Defect::BlindDelete, "DeleteItem") if request.writes() => {
             body.as_object_mut()?.remove("ConditionExpression");
-        }
-        (Defect::IgnoreNonce, "DeleteItem") if request.writes() => {
-            // The mark but for its nonce, which its last 16 characters are.
-            let mark = body["ExpressionAttributeValues"][":expected"]["S"].as_str()?;
-            let prefix = mark[..mark.len() - 16].to_owned();
-            body["ConditionExpression"] = "#tw BETWEEN :expected AND :end".into();
-            body["ExpressionAttributeValues"][":end"]["S"] = format!("{prefix}~").into();
-            body["ExpressionAttributeValues"][":expected"]["S"] = prefix.into();
         }
         (Defect::BoldWatermark, "PutItem") if body["TableName"] == CONTROL => {
             let hlc = body["Item"]["hlc"]["N"].as_str()?.parse::<u64>().ok()?;

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-use tokio::sync::{mpsc, oneshot, watch};
+use tokio::sync::{SetOnce, mpsc, oneshot, watch};
 use tokio::task::JoinSet;
 use tokio::time::MissedTickBehavior;
 use tokio_util::sync::CancellationToken;
@@ -43,7 +43,7 @@ pub(super) struct TablePlan {
 
 enum Ended {
     Main,
-    CatchUp(Origin),
+    CatchUp(Origin, Checkpoints),
 }
 
 impl TablePlan {
@@ -101,8 +101,8 @@ impl TablePlan {
                     }
                 },
                 ended = tracks.join_next() => match ended {
-                    Some(Ok(Ended::CatchUp(peer))) => {
-                        let _ = commands.send(Command::Joined(peer));
+                    Some(Ok(Ended::CatchUp(peer, saved))) => {
+                        let _ = commands.send(Command::Joined(peer, saved));
                     }
                     Some(Ok(Ended::Main)) => {}
                     Some(Err(error)) => {
@@ -123,7 +123,8 @@ impl TablePlan {
         let mut promises = BTreeMap::new();
         for region in self.peers.iter().chain([&self.local]) {
             let is_local = region.name == self.local.name;
-            let (open, gate) = watch::channel(is_local);
+            // Not a watch: that wakes the lanes in a random order.
+            let gate = Arc::new(if is_local { SetOnce::new_with(Some(())) } else { SetOnce::new() });
             let physical = self.table.name_in(&region.name).unwrap_or(&name).to_owned();
             let destination = Destination {
                 region: region.name.clone(),
@@ -142,7 +143,7 @@ impl TablePlan {
             let (promise, told) = watch::channel(Hlc::ZERO);
             promises.insert(region.name.clone(), promise);
             if !is_local {
-                tasks.spawn(open_gate(region.clone(), physical, self.key_schema.clone(), open));
+                tasks.spawn(open_gate(region.clone(), physical, self.key_schema.clone(), gate));
                 let origin = self.local.name.clone();
                 tasks.spawn(publish(ControlTable::of(region), name.clone(), origin, told));
             }
@@ -213,7 +214,7 @@ impl CatchUp {
         loop {
             tokio::select! {
                 biased;
-                () = &mut track => return Ended::CatchUp(self.peer),
+                saved = &mut track => return Ended::CatchUp(self.peer, saved),
                 changed = states.wait_for(|state| state.near_tip) => {
                     if changed.is_err() {
                         continue;
@@ -227,7 +228,7 @@ impl CatchUp {
             }
             tokio::select! {
                 biased;
-                () = &mut track => return Ended::CatchUp(self.peer),
+                saved = &mut track => return Ended::CatchUp(self.peer, saved),
                 Some(()) = self.refused.recv() => {
                     passed.send_replace(None);
                 }
@@ -237,7 +238,7 @@ impl CatchUp {
 }
 
 /// Lets writes to a peer begin once its table is there, with the same keys.
-async fn open_gate(peer: Region, physical: String, expected: KeySchema, gate: watch::Sender<bool>) {
+async fn open_gate(peer: Region, physical: String, expected: KeySchema, gate: Arc<SetOnce<()>>) {
     loop {
         let described = persist(
             || describe(&peer, &physical),
@@ -251,7 +252,8 @@ async fn open_gate(peer: Region, physical: String, expected: KeySchema, gate: wa
         );
         match described.await {
             Ok(described) if described.key_schema == expected => {
-                gate.send_replace(true);
+                // Nobody else opens it.
+                let _ = gate.set(());
                 return;
             }
             Ok(described) => error!(

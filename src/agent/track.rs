@@ -57,8 +57,8 @@ pub(super) type Checkpoints = BTreeMap<ShardId, Checkpoint>;
 pub(super) enum Command {
     /// Feed this peer again, from here on; the answer says where that is.
     Attach(Origin, oneshot::Sender<BTreeMap<ShardId, Position>>),
-    /// All that came before that has been done.
-    Joined(Origin),
+    /// All that came before that has been done, and saved so far.
+    Joined(Origin, Checkpoints),
 }
 
 /// What a track tells.
@@ -185,13 +185,13 @@ impl Track {
     }
 
     /// Reads until it is stopped, or has reached its end; then waits for what is under way, and
-    /// makes a last checkpoint.
+    /// makes a last checkpoint. Returns what has been saved for its last destination.
     pub(super) async fn run(
         mut self,
         mut until: Until,
         mut commands: mpsc::UnboundedReceiver<Command>,
         stop: CancellationToken,
-    ) {
+    ) -> Checkpoints {
         let (events, mut incoming) = mpsc::channel(4);
         let reader = read(
             self.shared.source.clone(),
@@ -219,6 +219,7 @@ impl Track {
         drop(incoming);
         self.drain().await;
         self.checkpoint().await;
+        self.feeds.pop_last().map(|(_, feed)| feed.saved).unwrap_or_default()
     }
 
     fn has_ended(&mut self, until: &mut Until) -> bool {
@@ -366,8 +367,10 @@ impl Track {
                 self.feeds.insert(peer, Feed::new(FeedState::Joining, BTreeMap::new(), BTreeMap::new()));
                 let _ = answer.send(positions);
             }
-            Command::Joined(peer) => {
+            Command::Joined(peer, saved) => {
                 if let Some(feed) = self.feeds.get_mut(&peer) {
+                    // What has been promised for these must not be taken back.
+                    feed.saved = saved;
                     feed.state = FeedState::Fed;
                     info!(origin = %self.shared.origin, %peer, table = self.shared.table, "the peer has caught up");
                 }

@@ -4,7 +4,7 @@
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, watch};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, SetOnce, mpsc};
 use tokio::task::JoinSet;
 use tokio::time::Instant;
 use tracing::{debug, error, warn};
@@ -79,7 +79,7 @@ impl Lanes {
         destination: Arc<Destination>,
         concurrency: usize,
         queue_mib: usize,
-        gate: &watch::Receiver<bool>,
+        gate: &Arc<SetOnce<()>>,
         tasks: &mut JoinSet<()>,
     ) -> Self {
         let capacity = (queue_mib * 1024).min(Semaphore::MAX_PERMITS);
@@ -87,7 +87,7 @@ impl Lanes {
         for _ in 0..concurrency {
             let (sender, jobs) = mpsc::unbounded_channel();
             senders.push(sender);
-            tasks.spawn(run_lane(Arc::clone(&destination), jobs, gate.clone()));
+            tasks.spawn(run_lane(Arc::clone(&destination), jobs, Arc::clone(gate)));
         }
         Self { senders, room: Arc::new(Semaphore::new(capacity)), capacity }
     }
@@ -163,11 +163,9 @@ fn key_of(action: &Action) -> &Item {
 async fn run_lane(
     destination: Arc<Destination>,
     mut jobs: mpsc::UnboundedReceiver<(Job, OwnedSemaphorePermit)>,
-    mut gate: watch::Receiver<bool>,
+    gate: Arc<SetOnce<()>>,
 ) {
-    if gate.wait_for(|open| *open).await.is_err() {
-        return;
-    }
+    gate.wait().await;
     while let Some((job, _room)) = jobs.recv().await {
         destination.finish(&job).await;
         job.ledger.finish(job.ordinal);

@@ -22,7 +22,6 @@ impl<'a> Expression<'a> {
     }
 
     /// Whether a condition holds for an item, or for the lack of one.
-    #[expect(clippy::panic, reason = "an expression that the simulation does not know")]
     pub(super) fn holds(&self, item: Option<&Item>) -> bool {
         let mut at = 0;
         let holds = self.any(&mut at, item);

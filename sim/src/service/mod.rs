@@ -174,6 +174,10 @@ impl Service {
     }
 
     /// Answers one call. `lag` is how long its record takes to show, `page` what a page may hold.
+    ///
+    /// # Panics
+    ///
+    /// At a call, or an expression, that the simulation does not know.
     #[expect(clippy::panic, reason = "a call that the simulation does not know")]
     pub fn call(&mut self, operation: &str, request: &Value, now: u64, lag: u64, page: usize) -> Outcome {
         match operation {

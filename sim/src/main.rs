@@ -1,0 +1,207 @@
+//! `tradewind-sim`: runs simulations by seed, shrinks those that fail, and replays one.
+//!
+//! Exit codes: 0, every seed passed; 1, a seed failed; 2, the command line or a plan is wrong.
+
+#![allow(clippy::print_stdout, clippy::print_stderr)]
+
+use std::ops::Range;
+use std::path::PathBuf;
+use std::process::ExitCode;
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use clap::{Args, Parser, Subcommand};
+use indicatif::{ProgressBar, ProgressStyle};
+use tradewind_sim::profile::Profile;
+use tradewind_sim::run::{Report, run};
+use tradewind_sim::settings::{Defect, Scenario};
+use tradewind_sim::shrink::shrink;
+
+/// Runs Tradewind's agents on a simulated DynamoDB, under virtual time.
+///
+/// Exit codes: 0, every seed passed; 1, a seed failed; 2, the command line or a plan is wrong.
+#[derive(Debug, Parser)]
+#[command(version)]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Runs many seeds; the first that fails is shrunk and printed.
+    Run(Run),
+    /// Runs one seed, or one plan, again.
+    Replay(Replay),
+}
+
+#[derive(Debug, Args)]
+struct What {
+    /// The kind of scenario.
+    #[arg(long, value_enum, default_value = "faulty")]
+    profile: Profile,
+    /// Minutes of writes and faults, in virtual time.
+    #[arg(long, default_value_t = 3, value_parser = clap::value_parser!(u64).range(1..=1_440))]
+    minutes: u64,
+    /// Breaks a rule on purpose, which must be noticed.
+    #[arg(long, value_enum)]
+    defect: Option<Defect>,
+}
+
+impl What {
+    fn draw(&self, seed: u64) -> Scenario {
+        let mut scenario = self.profile.draw(seed, self.minutes);
+        scenario.settings.defect = self.defect;
+        scenario
+    }
+}
+
+#[derive(Debug, Args)]
+struct Run {
+    /// The seeds, such as 0..100 (the end is not among them).
+    #[arg(long, value_parser = seeds, default_value = "0..100")]
+    seeds: Range<u64>,
+    /// How many run at once.
+    #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u16).range(1..=256))]
+    jobs: u16,
+    #[command(flatten)]
+    what: What,
+    /// One JSON object a seed, on standard output.
+    #[arg(long)]
+    json: bool,
+    /// How many runs may be spent on shrinking; 0 is none.
+    #[arg(long, default_value_t = 300)]
+    shrink_runs: usize,
+    /// Where the shrunken plan of a failing seed is written.
+    #[arg(long, default_value = "tradewind-sim-plan.json")]
+    plan_out: PathBuf,
+}
+
+#[derive(Debug, Args)]
+struct Replay {
+    /// The seed.
+    #[arg(long, required_unless_present = "plan")]
+    seed: Option<u64>,
+    #[command(flatten)]
+    what: What,
+    /// A plan, as `run` writes it, in place of a seed.
+    #[arg(long, conflicts_with_all = ["seed", "profile", "minutes", "defect"])]
+    plan: Option<PathBuf>,
+    /// Prints every request, answer and write; `RUST_LOG` shows the agents' own log.
+    #[arg(long)]
+    trace: bool,
+}
+
+fn seeds(text: &str) -> Result<Range<u64>, String> {
+    let parsed = text.split_once("..").and_then(|(from, to)| Some(from.parse().ok()?..to.parse().ok()?));
+    parsed.filter(|range| !range.is_empty()).ok_or_else(|| "expected two numbers such as 0..100".to_owned())
+}
+
+fn main() -> ExitCode {
+    match Cli::parse().command {
+        Command::Run(options) => run_many(&options),
+        Command::Replay(options) => replay(&options),
+    }
+}
+
+fn run_many(options: &Run) -> ExitCode {
+    let Range { start, end } = options.seeds;
+    let bar = ProgressBar::new(end - start);
+    if let Ok(style) =
+        ProgressStyle::with_template("{bar:30} {pos}/{len} seeds, {elapsed}, {eta} to go {msg}")
+    {
+        bar.set_style(style);
+    }
+    let next = AtomicU64::new(start);
+    let failed: Mutex<Vec<Report>> = Mutex::default();
+    std::thread::scope(|scope| {
+        for _ in 0..options.jobs {
+            scope.spawn(|| {
+                loop {
+                    let seed = next.fetch_add(1, Ordering::Relaxed);
+                    if seed >= end {
+                        return;
+                    }
+                    let report = run(&options.what.draw(seed), false);
+                    bar.inc(1);
+                    if options.json {
+                        bar.suspend(|| println!("{}", json(&report)));
+                    }
+                    if !report.passed()
+                        && let Ok(mut failed) = failed.lock()
+                    {
+                        failed.push(report);
+                        bar.set_message(format!("{} failed", failed.len()));
+                    }
+                }
+            });
+        }
+    });
+    bar.finish_and_clear();
+    let mut failed = failed.into_inner().unwrap_or_default();
+    failed.sort_by_key(|report| report.seed);
+    let profile = options.what.profile.name();
+    let Some(first) = failed.first() else {
+        eprintln!("{} seeds of {profile} passed", end - start);
+        return ExitCode::SUCCESS;
+    };
+    for report in &failed {
+        eprintln!("seed {} of {profile} failed: {}", report.seed, report.failures.join("; "));
+    }
+    if options.shrink_runs > 0 {
+        show_shrunken(options, first.seed);
+    }
+    ExitCode::from(1)
+}
+
+fn show_shrunken(options: &Run, seed: u64) {
+    let bar = ProgressBar::new_spinner();
+    let (plan, report) = shrink(&options.what.draw(seed), options.shrink_runs, |runs, faults, writes| {
+        bar.set_message(format!("shrinking: {runs} runs, {faults} faults and {writes} writes left"));
+        bar.tick();
+    });
+    bar.finish_and_clear();
+    eprintln!("seed {seed}, shrunken, fails so: {}", report.failures.join("; "));
+    plan.faults.iter().for_each(|fault| eprintln!("  {fault}"));
+    plan.writes.iter().for_each(|write| eprintln!("  {write}"));
+    let path = options.plan_out.display();
+    match serde_json::to_string_pretty(&plan).map(|text| std::fs::write(&options.plan_out, text)) {
+        Ok(Ok(())) => eprintln!("replay it with: tradewind-sim replay --plan {path} --trace"),
+        Ok(Err(error)) => eprintln!("the plan can't be written to {path}: {error}"),
+        Err(error) => eprintln!("the plan can't be written: {error}"),
+    }
+}
+
+fn replay(options: &Replay) -> ExitCode {
+    if std::env::var_os("RUST_LOG").is_some() {
+        tracing_subscriber::fmt()
+            .with_env_filter(tracing_subscriber::EnvFilter::from_default_env())
+            .with_writer(std::io::stderr)
+            .without_time()
+            .init();
+    }
+    let scenario = match (&options.plan, options.seed) {
+        (Some(path), _) => match read_plan(path) {
+            Ok(scenario) => scenario,
+            Err(error) => {
+                eprintln!("{}: {error}", path.display());
+                return ExitCode::from(2);
+            }
+        },
+        (None, seed) => options.what.draw(seed.unwrap_or_default()),
+    };
+    let report = run(&scenario, options.trace);
+    report.lines.iter().for_each(|line| println!("{line}"));
+    println!("{}", json(&report));
+    if report.passed() { ExitCode::SUCCESS } else { ExitCode::from(1) }
+}
+
+fn read_plan(path: &PathBuf) -> Result<Scenario, String> {
+    let text = std::fs::read_to_string(path).map_err(|error| error.to_string())?;
+    let scenario: Scenario = serde_json::from_str(&text).map_err(|error| error.to_string())?;
+    scenario.check().map(|()| scenario)
+}
+
+fn json(report: &Report) -> String {
+    serde_json::to_string(report).unwrap_or_default()
+}

@@ -1,0 +1,146 @@
+//! Seeds of every profile, traces that repeat themselves, and broken rules that must be noticed.
+//!
+//! `TRADEWIND_SIM_SEEDS` sets how many seeds of each profile run; the default takes about a minute.
+
+use std::ops::Range;
+
+use tradewind_sim::profile::Profile;
+use tradewind_sim::run::run;
+use tradewind_sim::settings::{Defect, Scenario};
+use tradewind_sim::shrink::shrink;
+
+fn seeds(default: u64) -> Range<u64> {
+    let asked = std::env::var("TRADEWIND_SIM_SEEDS").ok().and_then(|seeds| seeds.parse().ok());
+    0..asked.unwrap_or(default)
+}
+
+fn all_pass(profile: Profile, minutes: u64, seeds: Range<u64>) {
+    for seed in seeds {
+        let report = run(&profile.draw(seed, minutes), false);
+        assert!(
+            report.passed(),
+            "{:?}\nagain: tradewind-sim replay --profile {} --seed {seed} --minutes {minutes}",
+            report.failures,
+            profile.name(),
+        );
+    }
+}
+
+#[test]
+fn calm_seeds_pass() {
+    all_pass(Profile::Calm, 1, seeds(20));
+}
+
+#[test]
+fn faulty_seeds_pass() {
+    all_pass(Profile::Faulty, 1, seeds(60));
+}
+
+#[test]
+fn seeds_with_crashes_pass() {
+    all_pass(Profile::Crashes, 1, seeds(60));
+}
+
+#[test]
+fn seeds_with_rolling_shards_pass() {
+    all_pass(Profile::Shards, 1, seeds(40));
+}
+
+#[test]
+fn seeds_with_skewed_clocks_pass() {
+    all_pass(Profile::Skew, 1, seeds(40));
+}
+
+#[test]
+fn seeds_with_a_long_outage_pass() {
+    all_pass(Profile::LongOutage, 20, seeds(4));
+}
+
+#[test]
+fn records_that_are_trimmed_unread_are_told_of() {
+    all_pass(Profile::Trimmed, 8, seeds(6));
+    let told = (0..3).filter(|seed| run(&Profile::Trimmed.draw(*seed, 8), false).tally.gaps > 0);
+    assert!(told.count() > 0, "no seed trims a record");
+}
+
+#[test]
+fn one_seed_gives_one_trace_to_the_letter() {
+    for profile in [Profile::Faulty, Profile::Shards] {
+        let scenario = profile.draw(7, 2);
+        let (first, second) = (run(&scenario, true), run(&scenario, true));
+        assert!(first.lines.len() > 500, "{} lines", first.lines.len());
+        for (a, b) in first.lines.iter().zip(&second.lines) {
+            assert_eq!(a, b);
+        }
+        assert_eq!(first.lines.len(), second.lines.len());
+        assert_eq!(first.trace, second.trace);
+        assert_ne!(first.trace, run(&profile.draw(8, 2), false).trace);
+    }
+}
+
+#[test]
+fn a_plan_is_read_back_and_runs_the_same() {
+    let scenario = Profile::Faulty.draw(3, 1);
+    let text = serde_json::to_string(&scenario).expect("a plan is JSON");
+    let read: Scenario = serde_json::from_str(&text).expect("and is read back");
+    assert_eq!(read, scenario);
+    assert_eq!(run(&read, false).trace, run(&scenario, false).trace);
+}
+
+fn notices(defect: Defect, profile: Profile) {
+    let fails = |seed: &u64| {
+        let mut scenario = profile.draw(*seed, 2);
+        scenario.settings.defect = Some(defect);
+        !run(&scenario, false).passed()
+    };
+    assert!((0..12).any(|seed| fails(&seed)), "{defect:?} goes unnoticed");
+}
+
+#[test]
+fn a_dropped_condition_is_noticed() {
+    notices(Defect::DropCondition, Profile::Calm);
+}
+
+#[test]
+fn a_write_that_is_acknowledged_and_not_done_is_noticed() {
+    notices(Defect::AckWithoutDoing, Profile::Calm);
+}
+
+#[test]
+fn a_missing_heal_is_noticed() {
+    notices(Defect::NoHeal, Profile::Calm);
+}
+
+#[test]
+fn a_child_that_is_read_before_its_parent_is_noticed() {
+    notices(Defect::ChildFirst, Profile::Shards);
+}
+
+#[test]
+fn a_checkpoint_ahead_of_what_is_done_is_noticed() {
+    notices(Defect::SkipAhead, Profile::Crashes);
+}
+
+#[test]
+fn a_delete_without_its_condition_is_noticed() {
+    notices(Defect::BlindDelete, Profile::Calm);
+}
+
+#[test]
+fn a_watermark_that_is_too_high_is_noticed() {
+    notices(Defect::BoldWatermark, Profile::Calm);
+}
+
+#[test]
+fn a_record_that_is_lost_is_noticed() {
+    notices(Defect::DropRecord, Profile::Calm);
+}
+
+#[test]
+fn a_failing_scenario_is_shrunk() {
+    let mut scenario = Profile::Faulty.draw(1, 1);
+    scenario.settings.defect = Some(Defect::AckWithoutDoing);
+    let (small, report) = shrink(&scenario, 60, |_, _, _| {});
+    assert!(!report.passed());
+    assert!(small.faults.len() + small.writes.len() < (scenario.faults.len() + scenario.writes.len()) / 2);
+}
