@@ -132,7 +132,7 @@ mod tests {
     fn stamp(millis: u64, origin: &str, kind: StampKind, nonce: u64) -> Stamp {
         Stamp {
             version: version(millis, origin),
-            base: (nonce % 2 == 0).then(|| version(nonce, "base")),
+            base: nonce.is_multiple_of(2).then(|| version(nonce, "base")),
             kind,
             nonce: Nonce(nonce),
         }

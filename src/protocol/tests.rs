@@ -69,7 +69,7 @@ fn image(text: &str) -> Option<Item> {
             ("mark", _) => body = Body::Delete,
             (_, ("#", number)) => nonce = Nonce(number.parse().expect("a nonce")),
             (_, ("<", below)) => base = Some(super::tests::version(below)),
-            _ => panic!("{word}?"),
+            _ => unreachable!("{word}?"),
         }
     }
     item.insert(STAMP.to_owned(), AttributeValue::S(write(base, body).stamp(nonce).to_string()));

@@ -12,12 +12,14 @@
     clippy::cast_possible_truncation
 )]
 
+mod agent;
 mod catalogue;
 mod display;
 mod oracle;
 mod search;
 mod settings;
 mod steps;
+mod table;
 mod world;
 
 use search::{exhaust, shortest};
