@@ -78,7 +78,7 @@ fn write(checkpoint: &Checkpoint) -> AttributeValue {
     ]))
 }
 
-fn read(row: &Row) -> BTreeMap<Origin, Checkpoint> {
+pub(super) fn read(row: &Row) -> BTreeMap<Origin, Checkpoint> {
     row.iter()
         .filter_map(|(name, value)| {
             let destination = name.strip_prefix(DESTINATION)?.parse().ok()?;

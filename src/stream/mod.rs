@@ -12,3 +12,5 @@ mod service_clock;
 
 pub use position::{Position, Sequence, ShardId};
 pub use reader::{Page, StreamEvent, read};
+#[cfg(any(test, fuzzing))]
+pub(crate) use record::convert;

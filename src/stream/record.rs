@@ -10,11 +10,11 @@ use crate::protocol::{Item, Record};
 /// What a record lacks that every record has.
 #[derive(Debug, thiserror::Error)]
 #[error("a stream record without its {0}")]
-pub(super) struct Unreadable(&'static str);
+pub(crate) struct Unreadable(&'static str);
 
 /// The event's name is not looked at: the images say what happened, and newer releases of
 /// DynamoDB Local send names that the SDK does not know.
-pub(super) fn convert(record: StreamRecord) -> Result<(Sequence, Record), Unreadable> {
+pub(crate) fn convert(record: StreamRecord) -> Result<(Sequence, Record), Unreadable> {
     let body = record.dynamodb.ok_or(Unreadable("body"))?;
     let sequence = body.sequence_number.ok_or(Unreadable("sequence number"))?;
     let created = body.approximate_creation_date_time.ok_or(Unreadable("creation time"))?;
