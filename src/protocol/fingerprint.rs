@@ -200,6 +200,13 @@ mod tests {
     }
 
     #[test]
+    fn keys_are_spread_over_the_lanes() {
+        let lanes: Vec<usize> = (0..5).map(|id| KeyId(id).lane(3)).collect();
+        assert_eq!(lanes, [0, 1, 2, 0, 1]);
+        assert_eq!(KeyId(7).lane(0), 0, "no lanes count as one");
+    }
+
+    #[test]
     fn types_and_boundaries_count() {
         let text = |s: &str| AttributeValue::S(s.to_owned());
         let items = [
