@@ -112,7 +112,7 @@ mod deep {
         #[ignore = "deep"]
         a_crash_with_watermarks: 2 regions, 2 writes, crashes = 1;
         #[ignore = "deep"]
-        a_crash_with_watermarks_and_pages: 2 regions, 1 writes, crashes = 1, ticks = 2, pages = true, zombies = 1, backs = 1, init = Init::Shared;
+        a_crash_with_watermarks_and_pages: 2 regions, 1 writes, crashes = 1, ticks = 2, pages = true, init = Init::Shared;
         #[ignore = "deep"]
         a_crash_with_two_keys: 2 regions, 3 writes, keys = 2, crashes = 1, ticks = 0, settles = false, pages = true;
         #[ignore = "deep"]
