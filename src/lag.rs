@@ -29,7 +29,7 @@ pub struct Lag {
 }
 
 /// A lag histogram in figures, in milliseconds.
-#[derive(Clone, Debug, Serialize)]
+#[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct LagSummary {
     pub count: u64,
     pub p50_ms: f64,
@@ -38,7 +38,7 @@ pub struct LagSummary {
 }
 
 /// Both figures of one origin → peer.
-#[derive(Clone, Debug, Serialize)]
+#[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct PeerLag {
     pub since_seen: LagSummary,
     pub since_creation: LagSummary,
@@ -49,9 +49,16 @@ impl LagBook {
     pub fn note(&self, peer: &Origin, created_millis: u64, since_seen: Duration) {
         let since_creation = Duration::from_millis(wall_millis().saturating_sub(created_millis));
         let mut book = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        let lag = book.entry(peer.clone()).or_insert_with(Lag::new);
-        lag.since_creation.saturating_record(micros(since_creation));
-        lag.since_seen.saturating_record(micros(since_seen));
+        book.entry(peer.clone()).or_insert_with(Lag::new).record(since_creation, since_seen);
+    }
+
+    /// Takes in what another agent has noted.
+    pub fn merge(&self, other: &Self) {
+        let other = other.0.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        let mut book = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        for (peer, lag) in other {
+            book.entry(peer).or_insert_with(Lag::new).merge(&lag);
+        }
     }
 
     /// The lag to each peer so far.
@@ -68,6 +75,17 @@ impl Lag {
         #[expect(clippy::expect_used, reason = "the bounds are constants and legal")]
         let histogram = histogram.expect("legal bounds");
         Self { since_creation: histogram.clone(), since_seen: histogram }
+    }
+
+    fn record(&mut self, since_creation: Duration, since_seen: Duration) {
+        self.since_creation.saturating_record(micros(since_creation));
+        self.since_seen.saturating_record(micros(since_seen));
+    }
+
+    #[expect(clippy::expect_used, reason = "the bounds are the same everywhere")]
+    fn merge(&mut self, other: &Self) {
+        self.since_creation.add(&other.since_creation).expect("equal bounds");
+        self.since_seen.add(&other.since_seen).expect("equal bounds");
     }
 
     fn summary(&self) -> PeerLag {
@@ -95,4 +113,38 @@ fn micros(time: Duration) -> u64 {
 fn wall_millis() -> u64 {
     let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
     u64::try_from(since.as_millis()).unwrap_or(u64::MAX)
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::collection::vec;
+    use proptest::prelude::*;
+
+    use super::*;
+
+    /// A peer, and both lags in microseconds, now and then above what a histogram holds.
+    fn notes() -> impl Strategy<Value = Vec<(bool, u64, u64)>> {
+        let micros = || prop_oneof![0..5_u64, any::<u64>(), 0..2 * LONGEST];
+        vec((any::<bool>(), micros(), micros()), 0..20)
+    }
+
+    fn book(notes: &[(bool, u64, u64)]) -> LagBook {
+        let book = LagBook::default();
+        for (peer, creation, seen) in notes {
+            let peer = if *peer { "dublin" } else { "tokyo" }.parse().expect("a name");
+            let mut lags = book.0.lock().expect("unpoisoned");
+            let lag = lags.entry(peer).or_insert_with(Lag::new);
+            lag.record(Duration::from_micros(*creation), Duration::from_micros(*seen));
+        }
+        book
+    }
+
+    proptest! {
+        #[test]
+        fn merged_books_say_what_one_book_would(a in notes(), b in notes()) {
+            let merged = book(&a);
+            merged.merge(&book(&b));
+            prop_assert_eq!(merged.summary(), book(&[a, b].concat()).summary());
+        }
+    }
 }

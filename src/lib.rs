@@ -7,6 +7,8 @@ pub mod config;
 pub mod control;
 pub mod embedded;
 pub mod fault;
+#[cfg(any(test, fuzzing))]
+pub mod fuzzing;
 pub mod item_json;
 pub mod lag;
 pub mod operate;

@@ -106,7 +106,7 @@ fn write(checkpoint: &Checkpoint) -> AttributeValue {
     ]))
 }
 
-fn read(row: &Row) -> BTreeMap<Origin, Checkpoint> {
+pub(super) fn read(row: &Row) -> BTreeMap<Origin, Checkpoint> {
     row.iter()
         .filter_map(|(name, value)| {
             let destination = name.strip_prefix(DESTINATION)?.parse().ok()?;
@@ -128,10 +128,42 @@ fn read(row: &Row) -> BTreeMap<Origin, Checkpoint> {
 
 #[cfg(test)]
 mod tests {
+    use proptest::collection::btree_map;
+    use proptest::prelude::*;
+
     use super::*;
 
+    fn positions() -> impl Strategy<Value = Position> {
+        prop_oneof![
+            Just(Position::TrimHorizon),
+            Just(Position::End),
+            "[0-9]{1,40}".prop_map(|digits| Position::from(digits.as_str())),
+        ]
+    }
+
+    fn checkpoints() -> impl Strategy<Value = Checkpoint> {
+        let floors = btree_map("[a-z0-9_-]{1,32}", any::<u64>(), 0..4);
+        (positions(), positions(), floors, any::<u64>()).prop_map(|(done, rewind, raised, millis)| {
+            let mut floors = Floors::default();
+            for (origin, hlc) in raised {
+                floors.raise(&origin.parse().expect("a name"), Hlc::from(hlc));
+            }
+            Checkpoint { done, rewind, floors, millis }
+        })
+    }
+
+    proptest! {
+        #[test]
+        fn every_checkpoint_is_read_back(row in btree_map("[a-z0-9_-]{1,32}", checkpoints(), 0..4)) {
+            let row: BTreeMap<Origin, Checkpoint> =
+                row.into_iter().map(|(name, c)| (name.parse().expect("a name"), c)).collect();
+            let written = row.iter().map(|(name, c)| (format!("{DESTINATION}{name}"), write(c))).collect();
+            prop_assert_eq!(read(&written), row);
+        }
+    }
+
     #[test]
-    fn a_checkpoint_is_read_back() {
+    fn what_is_no_checkpoint_is_passed_over() {
         let mut floors = Floors::default();
         floors.raise(&"tokyo".parse().expect("a name"), Hlc::at_millis(1_700_000_000_000));
         let checkpoint = Checkpoint {

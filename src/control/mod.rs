@@ -70,6 +70,12 @@ impl ControlTable {
     }
 }
 
+/// Reads a row as whatever it may be, for the fuzzer.
+#[cfg(any(test, fuzzing))]
+pub(crate) fn read_any(row: &Row) {
+    let _ = (checkpoint::read(row), watermark::read(row));
+}
+
 fn text(value: impl Into<String>) -> AttributeValue {
     AttributeValue::S(value.into())
 }

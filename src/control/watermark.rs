@@ -12,9 +12,8 @@ impl ControlTable {
     pub async fn watermarks(&self, table: &str) -> Result<Watermarks, Fault> {
         let mut watermarks = Watermarks::default();
         for row in self.rows(&format!("watermark/{table}")).await? {
-            let origin = read_text(&row, SK).and_then(|name| name.parse().ok());
-            if let (Some(origin), Some(hlc)) = (origin, read_number(&row, "hlc")) {
-                watermarks.raise(&origin, Hlc::from(hlc));
+            if let Some((origin, hlc)) = read(&row) {
+                watermarks.raise(&origin, hlc);
             }
         }
         Ok(watermarks)
@@ -32,4 +31,8 @@ impl ControlTable {
         ]))
         .await
     }
+}
+
+pub(super) fn read(row: &Row) -> Option<(Origin, Hlc)> {
+    Some((read_text(row, SK)?.parse().ok()?, Hlc::from(read_number(row, "hlc")?)))
 }

@@ -162,7 +162,10 @@ fn canonical_number(text: &str) -> String {
 
 #[cfg(test)]
 mod tests {
+    use std::collections::{BTreeMap, BTreeSet};
+
     use aws_sdk_dynamodb::primitives::Blob;
+    use proptest::collection::{btree_map, btree_set, vec};
     use proptest::prelude::*;
 
     use super::*;
@@ -197,6 +200,13 @@ mod tests {
     }
 
     #[test]
+    fn keys_are_spread_over_the_lanes() {
+        let lanes: Vec<usize> = (0..5).map(|id| KeyId(id).lane(3)).collect();
+        assert_eq!(lanes, [0, 1, 2, 0, 1]);
+        assert_eq!(KeyId(7).lane(0), 0, "no lanes count as one");
+    }
+
+    #[test]
     fn types_and_boundaries_count() {
         let text = |s: &str| AttributeValue::S(s.to_owned());
         let items = [
@@ -221,7 +231,119 @@ mod tests {
         }
     }
 
+    /// A value as DynamoDB understands it: equal where DynamoDB says so.
+    #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+    enum Value {
+        S(String),
+        N(Number),
+        B(Vec<u8>),
+        Bool(bool),
+        Null,
+        Ss(BTreeSet<String>),
+        Ns(BTreeSet<Number>),
+        Bs(BTreeSet<Vec<u8>>),
+        L(Vec<Value>),
+        M(BTreeMap<String, Value>),
+    }
+
+    /// Digits without a zero at the end, and the power of ten of the last.
+    #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+    struct Number(i64, i32);
+
+    fn numbers() -> impl Strategy<Value = Number> {
+        (prop_oneof![-20..20_i64, any::<i64>()], -3..4_i32).prop_map(|(mut digits, mut power)| {
+            while digits != 0 && digits % 10 == 0 {
+                (digits, power) = (digits / 10, power + 1);
+            }
+            if digits == 0 { Number(0, 0) } else { Number(digits, power) }
+        })
+    }
+
+    /// Few distinct ones, so that equal values come up.
+    fn values() -> impl Strategy<Value = Value> {
+        let leaf = prop_oneof![
+            "[ab]{0,2}".prop_map(Value::S),
+            numbers().prop_map(Value::N),
+            vec(0..3_u8, 0..3).prop_map(Value::B),
+            any::<bool>().prop_map(Value::Bool),
+            Just(Value::Null),
+            btree_set("[ab]{1,2}", 1..4).prop_map(Value::Ss),
+            btree_set(numbers(), 1..4).prop_map(Value::Ns),
+            btree_set(vec(0..3_u8, 1..3), 1..4).prop_map(Value::Bs),
+        ];
+        leaf.prop_recursive(3, 12, 3, |inner| {
+            prop_oneof![
+                vec(inner.clone(), 0..3).prop_map(Value::L),
+                btree_map("[ab]{1,2}", inner, 0..3).prop_map(Value::M),
+            ]
+        })
+    }
+
+    /// One of the ways to write a number.
+    fn spell_number(Number(digits, power): Number, rng: &mut fastrand::Rng) -> String {
+        let sign = if digits < 0 { "-" } else { ["", "", "+"][rng.usize(..3)] };
+        let zeros = rng.usize(..3);
+        let mut text =
+            format!("{}{}{}", "0".repeat(rng.usize(..3)), digits.unsigned_abs(), "0".repeat(zeros));
+        let mut power = power - i32::try_from(zeros).expect("few");
+        if rng.bool() {
+            let places = rng.usize(..=text.len());
+            text.insert(text.len() - places, '.');
+            power += i32::try_from(places).expect("few");
+        }
+        let e = ["e", "E"][rng.usize(..2)];
+        let plus = if power >= 0 && rng.bool() { "+" } else { "" };
+        if power == 0 && rng.bool() {
+            format!("{sign}{text}")
+        } else {
+            format!("{sign}{text}{e}{plus}{power}")
+        }
+    }
+
+    /// One of the ways to write a value.
+    fn spell(value: &Value, rng: &mut fastrand::Rng) -> AttributeValue {
+        fn shuffled<T>(mut elements: Vec<T>, rng: &mut fastrand::Rng) -> Vec<T> {
+            rng.shuffle(&mut elements);
+            elements
+        }
+        match value {
+            Value::S(text) => AttributeValue::S(text.clone()),
+            Value::N(number) => AttributeValue::N(spell_number(*number, rng)),
+            Value::B(bytes) => AttributeValue::B(Blob::new(bytes.clone())),
+            Value::Bool(flag) => AttributeValue::Bool(*flag),
+            Value::Null => AttributeValue::Null(true),
+            Value::Ss(set) => AttributeValue::Ss(shuffled(set.iter().cloned().collect(), rng)),
+            Value::Ns(set) => {
+                let numbers = set.iter().map(|number| spell_number(*number, rng)).collect();
+                AttributeValue::Ns(shuffled(numbers, rng))
+            }
+            Value::Bs(set) => AttributeValue::Bs(shuffled(set.iter().cloned().map(Blob::new).collect(), rng)),
+            Value::L(list) => AttributeValue::L(list.iter().map(|value| spell(value, rng)).collect()),
+            Value::M(map) => {
+                AttributeValue::M(map.iter().map(|(name, value)| (name.clone(), spell(value, rng))).collect())
+            }
+        }
+    }
+
     proptest! {
+        #[test]
+        fn a_fingerprint_is_equal_just_where_dynamodb_says_so(a in values(), b in values(), seed: u64) {
+            let rng = &mut fastrand::Rng::with_seed(seed);
+            let mut print = |value: &Value| Fingerprint::of(&item(spell(value, rng)));
+            prop_assert_eq!(print(&a), print(&a));
+            prop_assert_eq!(print(&a) == print(&b), a == b);
+        }
+
+        #[test]
+        fn a_key_has_one_name_and_one_lane(a in values(), b in values(), seed: u64, lanes in 1..9_usize) {
+            let rng = &mut fastrand::Rng::with_seed(seed);
+            let mut id = |value: &Value| KeyId::of(&item(spell(value, rng)));
+            prop_assert_eq!(id(&a), id(&a));
+            prop_assert_eq!(id(&a) == id(&b), a == b);
+            prop_assert_eq!(id(&a).to_string() == id(&b).to_string(), a == b);
+            prop_assert!(id(&a).lane(lanes) < lanes);
+        }
+
         #[test]
         fn a_number_survives_a_shift_of_its_point(digits in "[1-9][0-9]{0,36}", shift in 0..40_usize, negative: bool) {
             let sign = if negative { "-" } else { "" };

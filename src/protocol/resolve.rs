@@ -144,10 +144,8 @@ pub(super) fn resolve(
         Kind::LocalDelete => local_delete(reader, record, known),
         Kind::ReplicatedPut(stamp) => replicated_put(reader, record, &stamp, known),
         Kind::ReplicatedMark(stamp) => replicated_mark(reader, record, &stamp, known),
-        Kind::ReplicatedDelete => {
-            let absent = known.cloned().map(|state| KeyState { tip: Tip::Absent, ..state });
-            (Judgement::nothing(Verdict::EchoDelete), absent)
-        }
+        // Its mark said already that the key is absent.
+        Kind::ReplicatedDelete => (Judgement::nothing(Verdict::EchoDelete), known.cloned()),
     }
 }
 

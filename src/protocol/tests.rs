@@ -69,7 +69,7 @@ fn image(text: &str) -> Option<Item> {
             ("mark", _) => body = Body::Delete,
             (_, ("#", number)) => nonce = Nonce(number.parse().expect("a nonce")),
             (_, ("<", below)) => base = Some(super::tests::version(below)),
-            _ => panic!("{word}?"),
+            _ => unreachable!("{word}?"),
         }
     }
     item.insert(STAMP.to_owned(), AttributeValue::S(write(base, body).stamp(nonce).to_string()));
@@ -577,7 +577,25 @@ fn a_key_is_forgotten_when_every_region_has_its_version_and_a_minute_has_passed(
         &[("9: x -> -", "local delete; push delete as 9a"), ("floors a=70 b=70", ""), ("forget", "0 known")],
     );
     check("an image that says what it is", &[("9: - -> x 5b", "echo put"), ("forget", "0 known")]);
-    assert!(Table::new().memory.is_empty());
+    let mut table = Table::new();
+    assert!(table.memory.is_empty());
+    table.step(put.0);
+    assert!(!table.memory.is_empty());
+}
+
+#[test]
+fn a_verdict_is_local_or_an_echo_or_neither() {
+    let verdicts = [
+        (Verdict::Unchanged, (false, false)),
+        (Verdict::LocalPut, (true, false)),
+        (Verdict::LocalDelete, (true, false)),
+        (Verdict::EchoPut, (false, true)),
+        (Verdict::EchoMark, (false, true)),
+        (Verdict::EchoDelete, (false, true)),
+    ];
+    for (verdict, expected) in verdicts {
+        assert_eq!((verdict.is_local(), verdict.is_echo()), expected, "{verdict:?}");
+    }
 }
 
 #[test]

@@ -15,3 +15,5 @@ mod service_clock;
 pub use pace::Pace;
 pub use position::{Position, Sequence, ShardId};
 pub use reader::{Page, Source, StreamEvent, read};
+#[cfg(any(test, fuzzing))]
+pub(crate) use record::convert;

@@ -30,7 +30,7 @@ impl From<GetRecordsOutput> for ReadPage {
 /// Why a record can't be read.
 #[derive(Debug, thiserror::Error)]
 #[error("{0}")]
-pub(super) struct Unreadable(String);
+pub(crate) struct Unreadable(String);
 
 impl Unreadable {
     pub(super) fn without(part: &str) -> Self {
@@ -54,7 +54,7 @@ impl Unreadable {
 
 /// The event's name is not looked at: the images say what happened, and newer releases of
 /// DynamoDB Local send names that the SDK does not know.
-fn convert(record: StreamRecord) -> Result<(Sequence, Record), Unreadable> {
+pub(crate) fn convert(record: StreamRecord) -> Result<(Sequence, Record), Unreadable> {
     let body = record.dynamodb.ok_or_else(|| Unreadable::without("body"))?;
     let sequence = body.sequence_number.ok_or_else(|| Unreadable::without("sequence number"))?;
     let created = body.approximate_creation_date_time.ok_or_else(|| Unreadable::without("creation time"))?;

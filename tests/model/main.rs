@@ -12,12 +12,14 @@
     clippy::cast_possible_truncation
 )]
 
+mod agent;
 mod catalogue;
 mod display;
 mod oracle;
 mod search;
 mod settings;
 mod steps;
+mod table;
 mod world;
 
 use search::{exhaust, shortest};
@@ -78,6 +80,43 @@ mod all_is_well {
         a_crash: 2 regions, 2 writes, crashes = 1, ticks = 0, settles = false, pages = true;
         a_crash_with_watermarks: 2 regions, 1 writes, crashes = 1, ticks = 1, pages = true, init = Init::Shared;
         a_crash_with_two_keys: 2 regions, 2 writes, keys = 2, crashes = 1, ticks = 0, settles = false;
+    }
+}
+
+/// Minutes each, and some gigabytes:
+/// `cargo test --release --test model deep -- --ignored --nocapture --test-threads 1`
+mod deep {
+    use super::*;
+
+    settings! { holds;
+        #[ignore = "deep"]
+        four_writes: 2 regions, 4 writes;
+        #[ignore = "deep"]
+        three_regions: 3 regions, 3 writes, ticks = 0;
+        #[ignore = "deep"]
+        three_regions_and_long_requests: 3 regions, 2 writes, zombies = 1;
+        #[ignore = "deep"]
+        three_regions_and_a_crash: 3 regions, 2 writes, crashes = 1, ticks = 0, settles = false, pages = true;
+        #[ignore = "deep"]
+        two_keys_and_a_clock_that_goes_back: 2 regions, 3 writes, keys = 2, backs = 1;
+        #[ignore = "deep"]
+        stamps_in_place: 2 regions, 3 writes, stamp_in_place = true, ticks = 2;
+        #[ignore = "deep"]
+        put_back_and_edited: 2 regions, 3 writes, init = Init::Shared, put_backs = PutBacks::Any, edits = true;
+        #[ignore = "deep"]
+        long_requests_read_one_by_one: 2 regions, 3 writes, zombies = 1, lazy = true;
+        #[ignore = "deep"]
+        a_crash: 2 regions, 3 writes, crashes = 1, settles = false, pages = true;
+        #[ignore = "deep"]
+        two_crashes: 2 regions, 2 writes, crashes = 2, settles = false, pages = true, zombies = 1;
+        #[ignore = "deep"]
+        a_crash_with_watermarks: 2 regions, 2 writes, crashes = 1;
+        #[ignore = "deep"]
+        a_crash_with_watermarks_and_pages: 2 regions, 1 writes, crashes = 1, ticks = 2, pages = true, init = Init::Shared;
+        #[ignore = "deep"]
+        a_crash_with_two_keys: 2 regions, 3 writes, keys = 2, crashes = 1, ticks = 0, settles = false, pages = true;
+        #[ignore = "deep"]
+        a_crash_while_stamping_in_place: 2 regions, 2 writes, crashes = 1, ticks = 0, settles = false, pages = true, stamp_in_place = true;
     }
 }
 

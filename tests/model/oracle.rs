@@ -1,13 +1,11 @@
 //! What is right: apart from the protocol, by the design's rules and the ground truth of who made
-//! which write.
+//! which write. What docs/correctness.md tells users of as limits is counted, not refused.
 
 use std::collections::BTreeMap;
 
 use super::catalogue::{ABSENT, Judged, NAMES, V, show_version};
-use super::steps::{Model, record_time};
-use super::world::{Rec, State, Truth};
-
-// What the documentation tells users of as limits is counted, not refused.
+use super::steps::Model;
+use super::world::{Rec, State, Truth, UNIT_MILLIS};
 
 /// What a search has seen.
 #[derive(Default)]
@@ -64,7 +62,11 @@ impl Model {
         let highest = &mut s.regions[r].highest[usize::from(rec.key)];
         // Above the stamps of both images, and above all that this stream has shown of the key.
         let seen = [old.version, new.version, (*highest != (0, 0)).then_some(*highest)];
-        let hlc = seen.into_iter().flatten().map(|v| v.0 + 1).fold(record_time(rec).0, u64::max);
+        let hlc = seen
+            .into_iter()
+            .flatten()
+            .map(|v| v.0 + 1)
+            .fold((u64::from(rec.time) * UNIT_MILLIS) << 20, u64::max);
         let version: V = (hlc, u8::try_from(r).unwrap());
         *highest = version;
         let best = &mut s.best[usize::from(rec.key)];

@@ -107,6 +107,7 @@ impl Defect {
 
 /// One search.
 #[derive(Clone, Debug)]
+#[expect(clippy::struct_excessive_bools, reason = "each is one thing that may happen")]
 pub(crate) struct Setting {
     pub(crate) name: &'static str,
     pub(crate) regions: usize,

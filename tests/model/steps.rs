@@ -1,18 +1,15 @@
 //! What can happen in a state, and what comes of it.
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::BTreeSet;
 use std::rc::Rc;
 
-use aws_sdk_dynamodb::types::AttributeValue;
-use tradewind::protocol::{Action, Body, Floors, Hlc, Item, KeyMemory, Nonce, Record, STAMP, Verdict};
+use tradewind::protocol::Nonce;
 
-use super::catalogue::{ABSENT, BARE, Catalogue, Judged, KEYS, MAX, V, item_of, v_of};
+use super::agent::Answers;
+use super::catalogue::{ABSENT, Catalogue, KEYS, MAX};
 use super::oracle::Tally;
-use super::settings::{Defect, Init, PutBacks, Setting};
-use super::world::{Agent, Durable, Left, Pending, Rec, Region, State, Step, TICK, Truth, UNIT_MILLIS};
-
-/// What a judgement depends on.
-type Question = (u8, u32, u8, u8, u16, u16, [u8; MAX], bool, Option<Truth>, bool);
+use super::settings::{Defect, Init, Setting};
+use super::world::{Agent, Durable, Left, Region, State, Step, TICK, Truth};
 
 pub(crate) struct Model {
     pub(crate) set: Setting,
@@ -22,14 +19,13 @@ pub(crate) struct Model {
     pub(crate) failure: Option<String>,
     /// The state that is being built lies beyond a limit which costs convergence.
     pub(crate) is_beyond: bool,
-    judged: HashMap<Question, (u32, u32)>,
-    forgotten: HashMap<(u8, u32, [u8; MAX]), u32>,
+    pub(crate) answers: Answers,
 }
 
 /// A step, the state after it, and why that is a wrong one.
 pub(crate) type Next = (Step, State, Option<String>);
 
-fn small(number: usize) -> u8 {
+pub(crate) fn small(number: usize) -> u8 {
     u8::try_from(number).expect("a small model")
 }
 
@@ -41,8 +37,7 @@ impl Model {
             tally: Tally::default(),
             failure: None,
             is_beyond: false,
-            judged: HashMap::new(),
-            forgotten: HashMap::new(),
+            answers: Answers::default(),
         }
     }
 
@@ -161,7 +156,7 @@ impl Model {
                 steps.push(Step::Checkpoint { region: r, rewind, pin_done: false });
             }
             if self.set.pages {
-                for rewind in first..=self.rewind(agent, &agent.durable.done) {
+                for rewind in first..=self.rewind(agent, agent.durable.done) {
                     steps.push(Step::Checkpoint { region: r, rewind, pin_done: true });
                 }
             }
@@ -276,300 +271,4 @@ impl Model {
         let image = self.cat.image(key, data, stamp);
         self.write(s, r.into(), key, image, truth);
     }
-
-    /// A write takes effect in a table. One that changes nothing makes no record.
-    fn write(&mut self, s: &mut State, r: usize, key: u8, new: u16, truth: Truth) {
-        let region = &mut s.regions[r];
-        let item = &mut region.items[usize::from(key)];
-        if *item == new {
-            return;
-        }
-        region.stream.push(Rec { key, time: region.clock, old: *item, new, truth, judged: 0 });
-        *item = new;
-        let put_backs = self.set.put_backs;
-        let stamped = self.cat.get(new).stamp.is_some();
-        if new != ABSENT && (put_backs > PutBacks::Stamped || put_backs == PutBacks::Stamped && stamped) {
-            let everywhere = put_backs == PutBacks::Any;
-            for (i, region) in s.regions.iter_mut().enumerate() {
-                if i == r || everywhere {
-                    region.seen.insert(new);
-                }
-            }
-        }
-    }
-
-    /// One physical write of an agent: what `apply::Replica` asks of DynamoDB.
-    fn attempt(&mut self, s: &mut State, dest: usize, act: u16) {
-        let act = Rc::clone(self.cat.get_act(act));
-        let region = &s.regions[dest];
-        let item = region.items[usize::from(act.key)];
-        let stored = self.cat.get(item);
-        let stamp = stored.stamp.as_deref();
-        let (agents, stored_data, present) = (stored.is_stamped(), stored.data, item != ABSENT);
-        let nonce = Nonce((dest as u64) << 32 | (region.stream.len() as u64 + 1));
-        let defect = self.set.defect;
-        let holds = match &act.action {
-            Action::Push(write) => {
-                let marks = write.body == Body::Delete;
-                if marks && defect == Defect::NoMark && present {
-                    let holds = !agents || stamp < Some(&act.bound);
-                    return if holds {
-                        self.write(s, dest, act.key, ABSENT, Truth::AgentDelete)
-                    };
-                }
-                let blocked = marks && defect == Defect::PlainMark && !present;
-                !blocked && (!agents || stamp < Some(&act.bound))
-            }
-            Action::Heal(_) => defect != Defect::NoHeal && agents && stamp < Some(&act.bound),
-            Action::Restamp(write, expected) => {
-                if defect == Defect::InPlaceBlind && present {
-                    let stamp = write.stamp(nonce).to_string();
-                    let new = self.cat.image(act.key, stored_data, Some(stamp.into()));
-                    return self.write(s, dest, act.key, new, Truth::AgentPut);
-                }
-                stamp == expected.as_ref().and_then(|value| value.as_s().ok()).map(String::as_str)
-            }
-            Action::CarryOut { mark, .. } => {
-                let mark = mark.as_s().expect("a stamp is a string");
-                let same = |text: &str| match defect {
-                    Defect::NoNonce => {
-                        text.rsplit_once(' ').map(|t| t.0) == mark.rsplit_once(' ').map(|t| t.0)
-                    }
-                    _ => text == mark,
-                };
-                if stamp.is_some_and(same) {
-                    self.write(s, dest, act.key, ABSENT, Truth::AgentDelete);
-                }
-                return;
-            }
-        };
-        let Some(write) = act.write().filter(|_| holds) else { return };
-        let (data, truth) = match act.data {
-            Some(data) => (data, Truth::AgentPut),
-            None => (if present { stored_data } else { BARE }, Truth::AgentMark),
-        };
-        self.tally.heals += usize::from(matches!(act.action, Action::Heal(_)));
-        let new = self.cat.image(act.key, data, Some(write.stamp(nonce).to_string().into()));
-        self.write(s, dest, act.key, new, truth);
-    }
-
-    /// The second step of a delete that no replica's own agent makes.
-    fn delete_from_afar(&mut self, s: &mut State, r: u8, done: Pending) {
-        let act = self.cat.get_act(done.act);
-        let (key, deletes) = (act.key, act.data.is_none() && act.write().is_some());
-        let image = self.cat.get(s.regions[usize::from(done.dest)].items[usize::from(key)]);
-        if let (true, Some(mark)) = (deletes && image.mark, &image.stamp) {
-            let mark = AttributeValue::S(mark.to_string());
-            let item = self.cat.keys[usize::from(key)].clone();
-            let act = self.cat.act(key, Action::CarryOut { key: item, mark });
-            s.regions[usize::from(r)].agent.queue.insert(0, Pending { act, ..done });
-        }
-    }
-
-    /// The agent judges its next record.
-    fn read(&mut self, s: &mut State, r: usize) {
-        let region = &s.regions[r];
-        let ordinal = region.agent.read;
-        let rec = region.stream[usize::from(ordinal)].clone();
-        let oldest = self.oldest(&region.agent).unwrap_or(ordinal);
-        let (memory, id) = self.protocol(r, &region.agent, s.left.crashes, ordinal, &rec);
-        let judged = Rc::clone(&self.cat.judgements[id as usize]);
-        let agent = &mut s.regions[r].agent;
-        agent.log.truncate(ordinal.into());
-        agent.log.push((agent.floors, oldest));
-        agent.memory = memory;
-        agent.read += 1;
-        for dest in 0..self.set.regions {
-            let acts = if dest == r { &judged.for_here } else { &judged.for_peers };
-            if ordinal >= agent.act_from[dest] {
-                let pending = |act: &u16| Pending { ordinal, dest: small(dest), key: rec.key, act: *act };
-                agent.queue.extend(acts.iter().map(pending));
-            }
-        }
-        if rec.judged == 0 {
-            s.regions[r].stream[usize::from(ordinal)].judged = id;
-            self.judge(s, r, ordinal, &rec, &judged);
-        } else {
-            let acts = agent.act_from[..self.set.regions].iter().any(|from| ordinal >= *from);
-            self.judge_again(r, ordinal, &rec, &judged, acts);
-        }
-    }
-
-    /// Asks the shipped protocol.
-    fn protocol(&mut self, r: usize, agent: &Agent, crashes: u8, ordinal: u8, rec: &Rec) -> (u32, u32) {
-        // Who made a write, only a defect asks.
-        let truth = (self.set.defect != Defect::None).then_some(rec.truth);
-        let crashed = self.set.defect == Defect::Recall && crashes < self.set.crashes;
-        let Agent { memory, floors, in_place, .. } = agent;
-        let question =
-            (small(r), *memory, ordinal, rec.time, rec.old, rec.new, *floors, *in_place, truth, crashed);
-        if let Some(known) = self.judged.get(&question) {
-            return *known;
-        }
-        let (mut old, new) = self.shown(rec, 0xdead_0000 + u64::from(ordinal));
-        let heals = rec.truth == Truth::AgentPut && self.cat.get(rec.old).stamp.is_some();
-        if crashed && rec.truth == Truth::AgentDelete {
-            old = old.map(|item| item.into_iter().filter(|(name, _)| name != STAMP).collect());
-        } else if self.set.defect == Defect::StrangeHeal && heals && self.cat.get_memory(*memory).is_empty() {
-            old = None;
-        }
-        let key = self.cat.keys[usize::from(rec.key)].clone();
-        let record = Record { created_millis: u64::from(rec.time) * UNIT_MILLIS, key, old, new };
-        let mut mem = self.cat.get_memory(*memory).clone();
-        let judgement = mem.judge(ordinal.into(), record, &self.floors(*floors), *in_place);
-        if self.set.defect == Defect::NoChainMemory && judgement.verdict == Verdict::LocalPut {
-            mem = KeyMemory::new(self.cat.origins[r].clone());
-        }
-        let next = self.cat.memory(mem);
-        let mut judged = Judged {
-            verdict: judgement.verdict,
-            version: None,
-            for_peers: vec![],
-            for_here: vec![],
-            conflict: judgement.conflict.map(|c| (v_of(&c.lost), v_of(&c.won))),
-        };
-        for action in judgement.actions {
-            if let Action::Push(write) = &action {
-                judged.version = Some(v_of(&write.version));
-                judged.for_peers.push(self.cat.act(rec.key, action));
-            } else if self.set.defect != Defect::FarDelete || !matches!(action, Action::CarryOut { .. }) {
-                judged.for_here.push(self.cat.act(rec.key, action));
-            }
-        }
-        let id = u32::try_from(self.cat.judgements.len()).unwrap();
-        self.cat.judgements.push(Rc::new(judged));
-        self.judged.insert(question, (next, id));
-        (next, id)
-    }
-
-    /// The images that the protocol is shown; some defects bend them.
-    fn shown(&self, rec: &Rec, nonce: u64) -> (Option<Item>, Option<Item>) {
-        let image = |id: u16| (id != ABSENT).then(|| self.cat.get(id).item.clone());
-        let (mut old, mut new) = (image(rec.old), image(rec.new));
-        let (was, is) = (self.cat.get(rec.old), self.cat.get(rec.new));
-        let (put_back, truth_is_agent) = (rec.truth == Truth::PutBack, rec.truth.is_agent());
-        let text = is.stamp.as_deref().unwrap_or_default();
-        let restamp = |item: &mut Option<Item>, stamp: String| {
-            item.iter_mut()
-                .for_each(|item| _ = item.insert(STAMP.to_owned(), AttributeValue::S(stamp.clone())));
-        };
-        let unstamp = |item: &mut Option<Item>| item.iter_mut().for_each(|item| _ = item.remove(STAMP));
-        match self.set.defect {
-            Defect::NoFingerprint if is.version.is_some() && !is.mark => {
-                let mut words: Vec<String> = text.split(' ').map(str::to_owned).collect();
-                words[5] = tradewind::protocol::Fingerprint::of(&is.item).to_string();
-                restamp(&mut new, words.join(" "));
-            }
-            Defect::StampNotAbove if is.matches && was.version >= is.version => unstamp(&mut old),
-            Defect::NoBump if is.stamp.is_none() => unstamp(&mut old),
-            Defect::NoNewStampFloor if !truth_is_agent && !is.mark && is.data != was.data => {
-                unstamp(&mut new)
-            }
-            Defect::MarkPutBack if put_back && is.mark => {
-                old = Some(item_of(&self.cat.keys[usize::from(rec.key)], is.data, None));
-                restamp(&mut new, format!("{}{nonce:016x}", &text[..text.len() - 16]));
-            }
-            _ => {}
-        }
-        (old, new)
-    }
-
-    fn floors(&self, floors: [u8; MAX]) -> Floors {
-        let mut built = Floors::default();
-        for (origin, floor) in self.cat.origins.iter().zip(floors).take(self.set.regions) {
-            built.raise(origin, Hlc::at_millis(u64::from(floor) * UNIT_MILLIS));
-        }
-        built
-    }
-
-    fn oldest(&self, agent: &Agent) -> Option<u8> {
-        self.cat.get_memory(agent.memory).oldest().map(|since| u8::try_from(since).unwrap())
-    }
-
-    /// What an agent may make durable now, at best.
-    pub(crate) fn checkpoint(&self, region: &Region) -> Durable {
-        let agent = &region.agent;
-        let mut next = agent.durable;
-        for dest in 0..self.set.regions {
-            next.done[dest] = agent.done(dest).max(agent.durable.done[dest]);
-            next.watermark[dest] = region.time_at(next.done[dest]).max(next.watermark[dest]);
-        }
-        next.rewind = self.rewind(agent, &next.done).max(agent.durable.rewind);
-        next.floors = agent.floors_at(next.rewind);
-        next
-    }
-
-    /// Where the stream must be read again from, at the latest, when these records are done.
-    fn rewind(&self, agent: &Agent, done: &[u8; MAX]) -> u8 {
-        let least = done[..self.set.regions].iter().copied().min().unwrap_or_default().min(agent.read);
-        let now = self.oldest(agent).unwrap_or(least);
-        // As the memory was before the first record that is not done.
-        let then = agent.log.get(usize::from(least)).map_or(now, |(_, since)| *since);
-        match self.set.defect {
-            Defect::MemoryLost => least,
-            Defect::LateRewind => least.min(now),
-            _ => least.min(then),
-        }
-    }
-
-    /// What each region would promise its peers now, where crashes no longer tell that apart from
-    /// what it has promised.
-    pub(crate) fn promises(&self, state: &State) -> Option<Vec<[u8; MAX]>> {
-        let counts = self.set.settles && state.left.crashes == 0;
-        counts.then(|| state.regions.iter().map(|region| self.checkpoint(region).watermark).collect())
-    }
-
-    fn settle(&mut self, s: &mut State, r: usize) -> Option<()> {
-        let region = &s.regions[r];
-        let defect = self.set.defect;
-        if !region.has_read_all() && defect != Defect::ForgetBeforeRead {
-            return None;
-        }
-        // A watermark counts only when requests that were under way with it have landed: the
-        // agent waits for longer than a request can live.
-        if s.zombies.iter().any(|(dest, _)| usize::from(*dest) == r) && defect != Defect::EagerSettle {
-            return None;
-        }
-        let mut floors = region.agent.floors;
-        for (peer, floor) in floors.iter_mut().enumerate().take(self.set.regions) {
-            let other = &s.regions[peer];
-            let watermark = match defect {
-                Defect::ForgetBeforeDone if peer == r => other.time_at(other.agent.read),
-                Defect::EarlyWatermark => other.time_at(other.agent.read),
-                Defect::VolatileWatermark => self.checkpoint(other).watermark[r],
-                _ if s.left.crashes == 0 => self.checkpoint(other).watermark[r],
-                _ => other.agent.durable.watermark[r],
-            };
-            *floor = watermark.max(*floor);
-        }
-        let memory = self.forget(r, region.agent.memory, floors);
-        let agent = &mut s.regions[r].agent;
-        if floors == agent.floors && memory == agent.memory {
-            return None;
-        }
-        agent.floors = floors;
-        agent.memory = memory;
-        Some(())
-    }
-
-    fn forget(&mut self, r: usize, memory: u32, floors: [u8; MAX]) -> u32 {
-        let question = (small(r), memory, floors);
-        if let Some(next) = self.forgotten.get(&question) {
-            return *next;
-        }
-        let peers: Vec<_> =
-            (0..self.set.regions).filter(|p| *p != r).map(|p| self.cat.origins[p].clone()).collect();
-        let extra = u8::from(self.set.defect == Defect::NoSlack);
-        let floors = self.floors(floors.map(|floor| floor + extra));
-        let mut mem = self.cat.get_memory(memory).clone();
-        mem.forget(&peers, &floors);
-        let next = self.cat.memory(mem);
-        self.forgotten.insert(question, next);
-        next
-    }
-}
-
-/// For the oracle.
-pub(crate) fn record_time(rec: &Rec) -> V {
-    ((u64::from(rec.time) * UNIT_MILLIS) << 20, 0)
 }

@@ -117,7 +117,7 @@ pub(crate) struct Left {
 
 impl Left {
     /// How many faults there have been.
-    pub(crate) fn faults_since(&self, set: &Setting) -> u8 {
+    pub(crate) fn faults_since(self, set: &Setting) -> u8 {
         (set.crashes - self.crashes) + (set.dups - self.dups) + (set.zombies - self.zombies)
     }
 }

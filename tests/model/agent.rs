@@ -1,0 +1,231 @@
+//! The agents: how the shipped protocol is asked, and what is made durable around it.
+
+use std::collections::HashMap;
+use std::rc::Rc;
+
+use aws_sdk_dynamodb::types::AttributeValue;
+use tradewind::protocol::{Action, Floors, Hlc, Item, KeyMemory, Record, STAMP, Verdict};
+
+use super::catalogue::{ABSENT, Judged, MAX, item_of, v_of};
+use super::settings::Defect;
+use super::steps::{Model, small};
+use super::world::{Agent, Durable, Pending, Rec, Region, State, Truth, UNIT_MILLIS};
+
+/// What a judgement depends on.
+type Question = (u8, u32, u8, u8, u16, u16, [u8; MAX], bool, Option<Truth>, bool);
+
+/// What the protocol has been asked already.
+#[derive(Default)]
+pub(crate) struct Answers {
+    judged: HashMap<Question, (u32, u32)>,
+    forgotten: HashMap<(u8, u32, [u8; MAX]), u32>,
+}
+
+impl Model {
+    /// The agent judges its next record.
+    pub(crate) fn read(&mut self, s: &mut State, r: usize) {
+        let region = &s.regions[r];
+        let ordinal = region.agent.read;
+        let rec = region.stream[usize::from(ordinal)].clone();
+        let oldest = self.oldest(&region.agent).unwrap_or(ordinal);
+        let (memory, id) = self.protocol(r, &region.agent, s.left.crashes, ordinal, &rec);
+        let judged = Rc::clone(&self.cat.judgements[id as usize]);
+        let agent = &mut s.regions[r].agent;
+        agent.log.truncate(ordinal.into());
+        agent.log.push((agent.floors, oldest));
+        agent.memory = memory;
+        agent.read += 1;
+        for dest in 0..self.set.regions {
+            let acts = if dest == r { &judged.for_here } else { &judged.for_peers };
+            if ordinal >= agent.act_from[dest] {
+                let pending = |act: &u16| Pending { ordinal, dest: small(dest), key: rec.key, act: *act };
+                agent.queue.extend(acts.iter().map(pending));
+            }
+        }
+        if rec.judged == 0 {
+            s.regions[r].stream[usize::from(ordinal)].judged = id;
+            self.judge(s, r, ordinal, &rec, &judged);
+        } else {
+            let acts = agent.act_from[..self.set.regions].iter().any(|from| ordinal >= *from);
+            self.judge_again(r, ordinal, &rec, &judged, acts);
+        }
+    }
+
+    /// Asks the shipped protocol.
+    fn protocol(&mut self, r: usize, agent: &Agent, left: u8, ordinal: u8, rec: &Rec) -> (u32, u32) {
+        // Who made a write, only a defect asks.
+        let truth = (self.set.defect != Defect::None).then_some(rec.truth);
+        let crashed = self.set.defect == Defect::Recall && left < self.set.crashes;
+        let Agent { memory, floors, in_place, .. } = agent;
+        let question =
+            (small(r), *memory, ordinal, rec.time, rec.old, rec.new, *floors, *in_place, truth, crashed);
+        if let Some(known) = self.answers.judged.get(&question) {
+            return *known;
+        }
+        let (mut old, new) = self.shown(rec, 0xdead_0000 + u64::from(ordinal));
+        let heals = rec.truth == Truth::AgentPut && self.cat.get(rec.old).stamp.is_some();
+        if crashed && rec.truth == Truth::AgentDelete {
+            old = old.map(|item| item.into_iter().filter(|(name, _)| name != STAMP).collect());
+        } else if self.set.defect == Defect::StrangeHeal && heals && self.cat.get_memory(*memory).is_empty() {
+            old = None;
+        }
+        let key = self.cat.keys[usize::from(rec.key)].clone();
+        let record = Record { created_millis: u64::from(rec.time) * UNIT_MILLIS, key, old, new };
+        let mut mem = self.cat.get_memory(*memory).clone();
+        let judgement = mem.judge(ordinal.into(), record, &self.floors(*floors), *in_place);
+        if self.set.defect == Defect::NoChainMemory && judgement.verdict == Verdict::LocalPut {
+            mem = KeyMemory::new(self.cat.origins[r].clone());
+        }
+        let next = self.cat.memory(mem);
+        let mut judged = Judged {
+            verdict: judgement.verdict,
+            version: None,
+            for_peers: vec![],
+            for_here: vec![],
+            conflict: judgement.conflict.map(|c| (v_of(&c.lost), v_of(&c.won))),
+        };
+        for action in judgement.actions {
+            if let Action::Push(write) = &action {
+                judged.version = Some(v_of(&write.version));
+                judged.for_peers.push(self.cat.act(rec.key, action));
+            } else if self.set.defect != Defect::FarDelete || !matches!(action, Action::CarryOut { .. }) {
+                judged.for_here.push(self.cat.act(rec.key, action));
+            }
+        }
+        let id = u32::try_from(self.cat.judgements.len()).unwrap();
+        self.cat.judgements.push(Rc::new(judged));
+        self.answers.judged.insert(question, (next, id));
+        (next, id)
+    }
+
+    /// The images that the protocol is shown; some defects bend them.
+    fn shown(&self, rec: &Rec, nonce: u64) -> (Option<Item>, Option<Item>) {
+        let image = |id: u16| (id != ABSENT).then(|| self.cat.get(id).item.clone());
+        let (mut old, mut new) = (image(rec.old), image(rec.new));
+        let (was, is) = (self.cat.get(rec.old), self.cat.get(rec.new));
+        let (put_back, truth_is_agent) = (rec.truth == Truth::PutBack, rec.truth.is_agent());
+        let text = is.stamp.as_deref().unwrap_or_default();
+        let restamp = |item: &mut Option<Item>, stamp: String| {
+            if let Some(item) = item {
+                item.insert(STAMP.to_owned(), AttributeValue::S(stamp));
+            }
+        };
+        let unstamp = |item: &mut Option<Item>| {
+            if let Some(item) = item {
+                item.remove(STAMP);
+            }
+        };
+        match self.set.defect {
+            Defect::NoFingerprint if is.version.is_some() && !is.mark => {
+                let mut words: Vec<String> = text.split(' ').map(str::to_owned).collect();
+                words[5] = tradewind::protocol::Fingerprint::of(&is.item).to_string();
+                restamp(&mut new, words.join(" "));
+            }
+            Defect::StampNotAbove if is.matches && was.version >= is.version => unstamp(&mut old),
+            Defect::NoBump if is.stamp.is_none() => unstamp(&mut old),
+            Defect::NoNewStampFloor if !truth_is_agent && !is.mark && is.data != was.data => {
+                unstamp(&mut new);
+            }
+            Defect::MarkPutBack if put_back && is.mark => {
+                old = Some(item_of(&self.cat.keys[usize::from(rec.key)], is.data, None));
+                restamp(&mut new, format!("{}{nonce:016x}", &text[..text.len() - 16]));
+            }
+            _ => {}
+        }
+        (old, new)
+    }
+
+    fn floors(&self, floors: [u8; MAX]) -> Floors {
+        let mut built = Floors::default();
+        for (origin, floor) in self.cat.origins.iter().zip(floors).take(self.set.regions) {
+            built.raise(origin, Hlc::at_millis(u64::from(floor) * UNIT_MILLIS));
+        }
+        built
+    }
+
+    fn oldest(&self, agent: &Agent) -> Option<u8> {
+        self.cat.get_memory(agent.memory).oldest().map(|since| u8::try_from(since).unwrap())
+    }
+
+    /// What an agent may make durable now, at best.
+    pub(crate) fn checkpoint(&self, region: &Region) -> Durable {
+        let agent = &region.agent;
+        let mut next = agent.durable;
+        for dest in 0..self.set.regions {
+            next.done[dest] = agent.done(dest).max(agent.durable.done[dest]);
+            next.watermark[dest] = region.time_at(next.done[dest]).max(next.watermark[dest]);
+        }
+        next.rewind = self.rewind(agent, next.done).max(agent.durable.rewind);
+        next.floors = agent.floors_at(next.rewind);
+        next
+    }
+
+    /// Where the stream must be read again from, at the latest, when these records are done.
+    pub(crate) fn rewind(&self, agent: &Agent, done: [u8; MAX]) -> u8 {
+        let least = done[..self.set.regions].iter().copied().min().unwrap_or_default().min(agent.read);
+        let now = self.oldest(agent).unwrap_or(least);
+        // As the memory was before the first record that is not done.
+        let then = agent.log.get(usize::from(least)).map_or(now, |(_, since)| *since);
+        match self.set.defect {
+            Defect::MemoryLost => least,
+            Defect::LateRewind => least.min(now),
+            _ => least.min(then),
+        }
+    }
+
+    /// What each region would promise its peers now, where crashes no longer tell that apart from
+    /// what it has promised.
+    pub(crate) fn promises(&self, state: &State) -> Option<Vec<[u8; MAX]>> {
+        let counts = self.set.settles && state.left.crashes == 0;
+        counts.then(|| state.regions.iter().map(|region| self.checkpoint(region).watermark).collect())
+    }
+
+    pub(crate) fn settle(&mut self, s: &mut State, r: usize) -> Option<()> {
+        let region = &s.regions[r];
+        let defect = self.set.defect;
+        if !region.has_read_all() && defect != Defect::ForgetBeforeRead {
+            return None;
+        }
+        // A watermark counts only when requests that were under way with it have landed: the
+        // agent waits for longer than a request can live.
+        if s.zombies.iter().any(|(dest, _)| usize::from(*dest) == r) && defect != Defect::EagerSettle {
+            return None;
+        }
+        let mut floors = region.agent.floors;
+        for (peer, floor) in floors.iter_mut().enumerate().take(self.set.regions) {
+            let other = &s.regions[peer];
+            let watermark = match defect {
+                Defect::ForgetBeforeDone if peer == r => other.time_at(other.agent.read),
+                Defect::EarlyWatermark => other.time_at(other.agent.read),
+                Defect::VolatileWatermark => self.checkpoint(other).watermark[r],
+                _ if s.left.crashes == 0 => self.checkpoint(other).watermark[r],
+                _ => other.agent.durable.watermark[r],
+            };
+            *floor = watermark.max(*floor);
+        }
+        let memory = self.forget(r, region.agent.memory, floors);
+        let agent = &mut s.regions[r].agent;
+        if floors == agent.floors && memory == agent.memory {
+            return None;
+        }
+        agent.floors = floors;
+        agent.memory = memory;
+        Some(())
+    }
+
+    fn forget(&mut self, r: usize, memory: u32, floors: [u8; MAX]) -> u32 {
+        let question = (small(r), memory, floors);
+        if let Some(next) = self.answers.forgotten.get(&question) {
+            return *next;
+        }
+        let peers: Vec<_> =
+            (0..self.set.regions).filter(|p| *p != r).map(|p| self.cat.origins[p].clone()).collect();
+        let extra = u8::from(self.set.defect == Defect::NoSlack);
+        let floors = self.floors(floors.map(|floor| floor + extra));
+        let mut mem = self.cat.get_memory(memory).clone();
+        mem.forget(&peers, &floors);
+        let next = self.cat.memory(mem);
+        self.answers.forgotten.insert(question, next);
+        next
+    }
+}
