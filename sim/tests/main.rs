@@ -142,5 +142,5 @@ fn a_failing_scenario_is_shrunk() {
     scenario.settings.defect = Some(Defect::AckWithoutDoing);
     let (small, report) = shrink(&scenario, 60, |_, _, _| {});
     assert!(!report.passed());
-    assert!(small.faults.len() + small.writes.len() < (scenario.faults.len() + scenario.writes.len()) / 2);
+    assert!(2 * (small.faults.len() + small.writes.len()) < scenario.faults.len() + scenario.writes.len());
 }
