@@ -59,9 +59,13 @@ fn seeds_with_a_long_outage_pass() {
 
 #[test]
 fn records_that_are_trimmed_unread_are_told_of() {
-    all_pass(Profile::Trimmed, 8, seeds(3));
-    let told = (0..2).filter(|seed| run(&Profile::Trimmed.draw(*seed, 8), false).tally.gaps > 0);
-    assert!(told.count() > 0, "no seed trims a record");
+    let mut gaps = 0;
+    for seed in seeds(2) {
+        let report = run(&Profile::Trimmed.draw(seed, 8), false);
+        assert!(report.passed(), "seed {seed}: {:?}", report.failures);
+        gaps += report.tally.gaps;
+    }
+    assert!(gaps > 0, "no seed trims a record unread");
 }
 
 #[test]
@@ -140,8 +144,8 @@ fn a_record_that_is_lost_is_noticed() {
 #[test]
 fn a_failing_scenario_is_shrunk() {
     let mut scenario = Profile::Faulty.draw(1, 1);
-    scenario.settings.defect = Some(Defect::AckWithoutDoing);
-    let (small, report) = shrink(&scenario, 30, |_, _, _| {});
+    scenario.settings.defect = Some(Defect::BoldWatermark);
+    let (small, report) = shrink(&scenario, 15, |_, _, _| {});
     assert!(!report.passed());
-    assert!(small.faults.len() + small.writes.len() < (scenario.faults.len() + scenario.writes.len()) / 2);
+    assert!(small.faults.len() + small.writes.len() < scenario.writes.len());
 }
