@@ -77,7 +77,7 @@ impl Profile {
             memory_keys: if rng.u8(..4) == 0 { rng.usize(1..=10) } else { 1_000_000 },
             clock_slack: if matches!(self, Self::Faulty | Self::Skew) { MINUTE } else { 0 },
             converges: self != Self::Trimmed,
-            forget_within: if rng.u8(..4) == 0 { 20 * MINUTE } else { 0 },
+            forget_within: if rng.u8(..8) == 0 { 20 * MINUTE } else { 0 },
             defect: None,
         }
     }

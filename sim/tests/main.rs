@@ -1,6 +1,7 @@
 //! Seeds of every profile, traces that repeat themselves, and broken rules that must be noticed.
 //!
-//! `TRADEWIND_SIM_SEEDS` sets how many seeds of each profile run; the default takes about a minute.
+//! `TRADEWIND_SIM_SEEDS` sets how many seeds of each profile run; the default takes about a
+//! minute of one core.
 
 use std::ops::Range;
 
@@ -28,39 +29,43 @@ fn all_pass(profile: Profile, minutes: u64, seeds: Range<u64>) {
 
 #[test]
 fn calm_seeds_pass() {
-    all_pass(Profile::Calm, 1, seeds(20));
+    all_pass(Profile::Calm, 1, seeds(8));
 }
 
 #[test]
 fn faulty_seeds_pass() {
-    all_pass(Profile::Faulty, 1, seeds(60));
+    all_pass(Profile::Faulty, 1, seeds(30));
 }
 
 #[test]
 fn seeds_with_crashes_pass() {
-    all_pass(Profile::Crashes, 1, seeds(60));
+    all_pass(Profile::Crashes, 1, seeds(30));
 }
 
 #[test]
 fn seeds_with_rolling_shards_pass() {
-    all_pass(Profile::Shards, 1, seeds(40));
+    all_pass(Profile::Shards, 1, seeds(20));
 }
 
 #[test]
 fn seeds_with_skewed_clocks_pass() {
-    all_pass(Profile::Skew, 1, seeds(40));
+    all_pass(Profile::Skew, 1, seeds(20));
 }
 
 #[test]
 fn seeds_with_a_long_outage_pass() {
-    all_pass(Profile::LongOutage, 20, seeds(4));
+    all_pass(Profile::LongOutage, 20, seeds(1));
 }
 
 #[test]
 fn records_that_are_trimmed_unread_are_told_of() {
-    all_pass(Profile::Trimmed, 8, seeds(6));
-    let told = (0..3).filter(|seed| run(&Profile::Trimmed.draw(*seed, 8), false).tally.gaps > 0);
-    assert!(told.count() > 0, "no seed trims a record");
+    let mut gaps = 0;
+    for seed in seeds(2) {
+        let report = run(&Profile::Trimmed.draw(seed, 8), false);
+        assert!(report.passed(), "seed {seed}: {:?}", report.failures);
+        gaps += report.tally.gaps;
+    }
+    assert!(gaps > 0, "no seed trims a record unread");
 }
 
 #[test]
@@ -139,8 +144,8 @@ fn a_record_that_is_lost_is_noticed() {
 #[test]
 fn a_failing_scenario_is_shrunk() {
     let mut scenario = Profile::Faulty.draw(1, 1);
-    scenario.settings.defect = Some(Defect::AckWithoutDoing);
-    let (small, report) = shrink(&scenario, 60, |_, _, _| {});
+    scenario.settings.defect = Some(Defect::BoldWatermark);
+    let (small, report) = shrink(&scenario, 15, |_, _, _| {});
     assert!(!report.passed());
-    assert!(2 * (small.faults.len() + small.writes.len()) < scenario.faults.len() + scenario.writes.len());
+    assert!(small.faults.len() + small.writes.len() < scenario.writes.len());
 }
