@@ -89,6 +89,21 @@ async fn each_of_a_chain_of_unstamped_writes_wins_over_the_one_before() {
     expect_everywhere(&world, "link 5").await;
 }
 
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_memory_of_an_unstamped_write_outlives_its_agent() {
+    let mut world = from_the_future().await;
+    world.put(DUBLIN, row("a", "link 0")).await;
+    expect_everywhere(&world, "link 0").await;
+    world.stop_agent(DUBLIN).await;
+    world.start_agent(DUBLIN).await;
+    world.put(DUBLIN, row("a", "link 1")).await;
+    expect_everywhere(&world, "link 1").await;
+    world.crash_agent(DUBLIN);
+    world.put(DUBLIN, row("a", "link 2")).await;
+    world.start_agent(DUBLIN).await;
+    expect_everywhere(&world, "link 2").await;
+}
+
 /// dublin's item as tokyo holds it, stamp and all.
 async fn copy_at_tokyo(world: &World) -> Item {
     world.put(DUBLIN, row("a", "first")).await;
