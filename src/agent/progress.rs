@@ -135,8 +135,8 @@ impl Progress {
         } else if let Some(tip) = self.open.get_mut(&page.shard) {
             tip.note(page, self.settle);
         }
-        let Some(position) = page.position.clone().or(page.closed.then_some(Position::End)) else { return };
-        let position = if page.closed { Position::End } else { position };
+        let position = if page.closed { Some(Position::End) } else { page.position.clone() };
+        let Some(position) = position else { return };
         let millis = page.last_millis.unwrap_or_else(|| self.reached(&page.shard).millis);
         let reached = Reached { position, millis };
         self.pages.push_back(JudgedPage { shard: page.shard.clone(), next: self.next, reached, before });
