@@ -70,6 +70,19 @@ pub struct TableConfig {
     pub name: String,
     /// The table's name in each region that has a replica, in the file's order.
     pub replicas: Vec<(Origin, String)>,
+    /// Where a first agent begins.
+    pub start: Start,
+}
+
+/// Which records a table's first agent replicates.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Start {
+    /// All that the stream still holds: up to 24 hours.
+    #[default]
+    TrimHorizon,
+    /// What is written from now on.
+    Latest,
 }
 
 impl TableConfig {
@@ -83,9 +96,15 @@ impl TableConfig {
 #[derive(Clone, Debug, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Tuning {
-    /// How often a shard is asked for records. DynamoDB allows 5 calls a second and shard.
+    /// How often a shard is asked for records while they come.
     #[serde(deserialize_with = "duration")]
     pub poll_interval: Duration,
+    /// How often a shard is asked that has had no record for half a minute.
+    #[serde(deserialize_with = "duration")]
+    pub idle_poll_interval: Duration,
+    /// How long an agent may be silent before others take its shards.
+    #[serde(deserialize_with = "duration")]
+    pub lease_duration: Duration,
     /// How often progress is made durable; what a crash repeats is at most this much.
     #[serde(deserialize_with = "duration")]
     pub checkpoint_interval: Duration,
@@ -112,6 +131,8 @@ impl Default for Tuning {
     fn default() -> Self {
         Self {
             poll_interval: Duration::from_millis(250),
+            idle_poll_interval: Duration::from_millis(500),
+            lease_duration: Duration::from_secs(5),
             checkpoint_interval: Duration::from_secs(5),
             concurrency: 64,
             queue_mib: 16,
@@ -261,6 +282,8 @@ struct TableEntry {
     regions: Option<Spanned<Vec<Spanned<String>>>>,
     #[serde(default)]
     names: BTreeMap<Spanned<String>, Spanned<String>>,
+    #[serde(default)]
+    start: Start,
 }
 
 impl File {
@@ -433,7 +456,7 @@ impl TableEntry {
                 }
             }
         }
-        Ok(TableConfig { name, replicas })
+        Ok(TableConfig { name, replicas, start: self.start })
     }
 }
 

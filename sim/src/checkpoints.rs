@@ -52,10 +52,10 @@ impl Checkpoints {
         for (name, value) in row {
             let Some(destination) = name.strip_prefix("to ") else { continue };
             let fields = &value["M"];
-            let position = |name: &str| as_text(&fields[name]).and_then(Position::of);
+            let position = |value: &Value| as_text(value).and_then(Position::of);
             let millis = as_number(&fields["millis"]);
-            let (Some(done), Some(rewind), Some(millis)) = (position("done"), position("rewind"), millis)
-            else {
+            let rewind = position(&fields["rewind"]["M"][shard]);
+            let (Some(done), Some(rewind), Some(millis)) = (position(&fields["done"]), rewind, millis) else {
                 return Err(format!("{region}: a checkpoint that can't be read: {}", Value::clone(value)));
             };
             if rewind > done {

@@ -12,7 +12,7 @@ use aws_smithy_async::time::SharedTimeSource;
 use aws_smithy_runtime_api::client::http::SharedHttpClient;
 use tokio::task::JoinHandle;
 use tradewind::agent::Agent;
-use tradewind::config::{Config, Credentials, RegionConfig, TableConfig, Tuning};
+use tradewind::config::{Config, Credentials, RegionConfig, Start, TableConfig, Tuning};
 use tradewind::protocol::Origin;
 use tradewind::region::Region;
 use tradewind::tally::TallySnapshot;
@@ -202,5 +202,9 @@ fn config(settings: &Settings) -> Option<Config> {
         settle: millis(settings.settle),
         ..Tuning::default()
     };
-    Some(Config { regions, tables: vec![TableConfig { name: TABLE.to_owned(), replicas }], tuning })
+    Some(Config {
+        regions,
+        tables: vec![TableConfig { name: TABLE.to_owned(), replicas, start: Start::default() }],
+        tuning,
+    })
 }

@@ -51,7 +51,7 @@ impl Request {
     /// Whether an agent that starts asks how far it has got.
     fn reads_checkpoints(&self) -> bool {
         let pk = as_text(&self.body["ExpressionAttributeValues"][":pk"]);
-        self.operation == "Query" && pk.is_some_and(|pk| pk.starts_with("checkpoint/"))
+        self.operation == "Query" && pk.is_some_and(|pk| pk.starts_with("lease/"))
     }
 
     /// Whether it writes to a replica.
@@ -308,7 +308,7 @@ impl World {
         if pk.starts_with("watermark/") {
             let hlc = row.get("hlc").and_then(as_number).unwrap_or_default();
             self.oracle.watermark(region, text("sk"), hlc);
-        } else if pk.starts_with("checkpoint/") {
+        } else if pk.starts_with("lease/") {
             self.oracle.counts.checkpoints += 1;
             if let Err(why) = self.checkpoints.saved(NAMES[region], text("sk"), row) {
                 self.oracle.fail(why);

@@ -2,10 +2,16 @@
 //!
 //! | file | subject |
 //! | --- | --- |
-//! | `table` | one table: lanes, tracks, watermarks |
-//! | `track` | one reading of the local stream |
+//! | `crew` | which agents of the region are alive |
+//! | `table` | one table: lanes, watermarks |
+//! | `coordinator` | shares the table's shards out among the crew |
+//! | `holding` | one shard that this agent reads |
+//! | `track` | one reading of the shard |
 //! | `progress` | what a track has judged, and what may be checkpointed |
 
+mod coordinator;
+mod crew;
+mod holding;
 mod progress;
 mod table;
 mod track;
@@ -21,9 +27,11 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
+use self::coordinator::Shards;
+use self::crew::Crew;
 use self::table::TablePlan;
-use self::track::TrackState;
 use crate::config::{Config, RegionConfig, TableConfig};
+use crate::control::{AgentId, ControlTable};
 use crate::fault::{Fault, FaultKind};
 use crate::lag::{LagBook, PeerLag};
 use crate::protocol::Origin;
@@ -51,7 +59,7 @@ struct TableStatus {
     name: String,
     tally: Arc<Tally>,
     lag: Arc<LagBook>,
-    state: watch::Receiver<TrackState>,
+    shards: Arc<Shards>,
 }
 
 /// What an agent has done for one table.
@@ -101,26 +109,38 @@ impl Agent {
         if plans.is_empty() {
             return Err(StartError::NoTable(local.name.clone()));
         }
-        Ok(Self::spawn(local.name.clone(), plans))
+        Ok(Self::spawn(&regions[&local.name], config.tuning.lease_duration, plans))
     }
 
-    fn spawn(region: Origin, plans: Vec<TablePlan>) -> Self {
+    fn spawn(local: &Region, lease_duration: Duration, plans: Vec<TablePlan>) -> Self {
         let stop = CancellationToken::new();
+        let me = AgentId::from(format!("{:016x}", fastrand::Rng::new().u64(..)).as_str());
+        let (crew_alive, alive) = watch::channel(Crew::new());
+        let watching = CancellationToken::new();
+        let control = ControlTable::of(local);
+        let watch = crew::keep_watch(control, me.clone(), lease_duration, crew_alive, watching.clone());
         let mut tables = Vec::new();
         let mut running = JoinSet::new();
         for plan in plans {
-            let (sender, state) = watch::channel(TrackState::default());
-            info!(origin = %region, table = plan.table.name, peers = plan.peers.len(), "replicating");
+            let shards = Arc::new(Shards::default());
+            info!(origin = %local.name, table = plan.table.name, peers = plan.peers.len(), agent = %me, "replicating");
             tables.push(TableStatus {
                 name: plan.table.name.clone(),
                 tally: Arc::clone(&plan.tally),
                 lag: Arc::clone(&plan.lag),
-                state,
+                shards: Arc::clone(&shards),
             });
-            running.spawn(plan.run(stop.clone(), sender));
+            running.spawn(plan.run(me.clone(), alive.clone(), shards, stop.clone()));
         }
-        let task = tokio::spawn(async move { while running.join_next().await.is_some() {} });
-        Self { stop, task, figures: Figures { region, tables: tables.into() } }
+        let task = tokio::spawn(async move {
+            let mut crew = JoinSet::new();
+            crew.spawn(watch);
+            while running.join_next().await.is_some() {}
+            // The others see at once that this agent is gone, all its leases given up.
+            watching.cancel();
+            while crew.join_next().await.is_some() {}
+        });
+        Self { stop, task, figures: Figures { region: local.name.clone(), tables: tables.into() } }
     }
 
     /// Lets the agent finish what is under way, make its checkpoints, and stop.
@@ -143,20 +163,20 @@ impl Figures {
     /// Returns when each table's stream has been found drained, with nothing under way, in
     /// `calls` calls in a row.
     pub async fn drained(&self, calls: u32) {
-        for table in self.tables.iter() {
-            // An error means that the table's agent is gone.
-            let _ = table.state.clone().wait_for(|state| state.idle_calls >= calls).await;
+        let mut ticks = tokio::time::interval(Duration::from_millis(50));
+        while self.idle_calls() < calls {
+            ticks.tick().await;
         }
     }
 
     /// The calls in a row that found each table's stream drained.
     pub fn idle_calls(&self) -> u32 {
-        self.tables.iter().map(|table| table.state.borrow().idle_calls).min().unwrap_or_default()
+        self.tables.iter().map(|table| table.shards.idle_calls()).min().unwrap_or_default()
     }
 
     /// The keys that the agent holds in memory: those whose items do not say their own version.
     pub fn remembered(&self) -> usize {
-        self.tables.iter().map(|table| table.state.borrow().remembered).sum()
+        self.tables.iter().map(|table| table.shards.remembered()).sum()
     }
 
     /// What the agent has done, by table.

@@ -1,6 +1,6 @@
 //! How far a track has got: the pages it has judged, and what may be checkpointed of them.
 
-use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -13,20 +13,16 @@ use crate::stream::{Page, Position, Sequence, ShardId};
 /// The coarsest creation times: DynamoDB Local's, which are whole minutes.
 const COARSEST: Duration = Duration::from_mins(1);
 
-/// The shards of a stream, each with its parent.
-pub(super) type Lineage = BTreeMap<ShardId, Option<ShardId>>;
-
 /// The pages of a track, in the order in which they were judged.
 #[derive(Clone, Debug)]
 pub(super) struct Progress {
+    /// The shard that is read; the others are its ancestors, which come first.
+    shard: ShardId,
     /// Those from which on the stream may have to be read again.
     pages: VecDeque<JudgedPage>,
     /// Where each shard stood before them.
     base: BTreeMap<ShardId, Reached>,
-    open: BTreeMap<ShardId, Tip>,
-    /// The shards that there are, each with its parent.
-    listed: Option<Lineage>,
-    listings: u64,
+    tip: Tip,
     next: u64,
     settle: Duration,
 }
@@ -57,7 +53,7 @@ struct Reached {
     millis: u64,
 }
 
-/// What is known of the end of an open shard.
+/// What is known of the end of the shard.
 #[derive(Clone, Debug, Default)]
 struct Tip {
     /// All that was written before this moment has been read.
@@ -68,6 +64,8 @@ struct Tip {
     last_page: Option<usize>,
     /// How many pages in a row have been empty.
     empty_pages: u32,
+    /// The shard is closed, and has been read to its end.
+    closed: bool,
 }
 
 /// So many empty pages in a row are taken for the tip; single ones come before it as well.
@@ -78,17 +76,12 @@ const SHORT_PAGE: usize = 500;
 
 impl Progress {
     /// Starts where `base` says, with what a checkpoint said of creation times.
-    pub(super) fn new(base: BTreeMap<ShardId, (Position, u64)>, settle: Duration) -> Self {
+    pub(super) fn new(shard: ShardId, base: BTreeMap<ShardId, (Position, u64)>, settle: Duration) -> Self {
         let reached = |(position, millis)| Reached { position, millis };
-        Self {
-            pages: VecDeque::new(),
-            base: base.into_iter().map(|(shard, at)| (shard, reached(at))).collect(),
-            open: BTreeMap::new(),
-            listed: None,
-            listings: 0,
-            next: 0,
-            settle,
-        }
+        let mut base: BTreeMap<_, _> = base.into_iter().map(|(shard, at)| (shard, reached(at))).collect();
+        let own = base.entry(shard.clone()).or_insert(Reached { position: Position::TrimHorizon, millis: 0 });
+        let tip = Tip { closed: own.position == Position::End, ..Tip::default() };
+        Self { shard, pages: VecDeque::new(), base, tip, next: 0, settle }
     }
 
     /// The ordinal of the next record.
@@ -101,39 +94,10 @@ impl Progress {
         self.next - 1
     }
 
-    /// Notes which shards there are; returns those that are gone.
-    pub(super) fn listed(&mut self, shards: Lineage) -> Vec<ShardId> {
-        let is_gone = |shard: &&ShardId| {
-            !shards.contains_key(*shard)
-                && !self.open.contains_key(*shard)
-                && self.pages.iter().all(|page| page.shard != **shard)
-        };
-        let gone: Vec<_> = self.base.keys().filter(is_gone).cloned().collect();
-        for shard in &gone {
-            self.base.remove(shard);
-        }
-        self.listed = Some(shards);
-        self.listings += 1;
-        gone
-    }
-
-    /// How often the shards have been listed.
-    pub(super) fn listings(&self) -> u64 {
-        self.listings
-    }
-
-    pub(super) fn opened(&mut self, shard: ShardId) {
-        let unread = Reached { position: Position::TrimHorizon, millis: 0 };
-        self.base.entry(shard.clone()).or_insert(unread);
-        self.open.insert(shard, Tip::default());
-    }
-
     /// Notes a page whose records have all been judged.
     pub(super) fn judged(&mut self, page: &PageEnd, before: Needs) {
-        if page.closed {
-            self.open.remove(&page.shard);
-        } else if let Some(tip) = self.open.get_mut(&page.shard) {
-            tip.note(page, self.settle);
+        if page.shard == self.shard {
+            self.tip.note(page, self.settle);
         }
         let position = if page.closed { Some(Position::End) } else { page.position.clone() };
         let Some(position) = position else { return };
@@ -159,46 +123,26 @@ impl Progress {
         positions
     }
 
-    /// Whether this track has judged all that lies before `positions`.
+    /// Whether this track has judged all that lies before `positions`. A shard that it does not
+    /// read, it need not.
     pub(super) fn has_passed(&self, positions: &BTreeMap<ShardId, Position>) -> bool {
-        let Some(listed) = &self.listed else { return false };
         let mine = self.positions();
-        positions.iter().all(|(shard, position)| {
-            !listed.contains_key(shard) || mine.get(shard).is_some_and(|mine| mine >= position)
-        })
+        positions.iter().all(|(shard, position)| mine.get(shard).is_none_or(|mine| mine >= position))
     }
 
-    /// Whether every open shard's last page was empty.
+    /// Whether the shard is closed, and has been read to its end.
+    pub(super) fn is_closed(&self) -> bool {
+        self.tip.closed
+    }
+
+    /// Whether the last page was empty.
     pub(super) fn at_tip(&self) -> bool {
-        self.last_pages_below(1)
+        self.tip.last_page == Some(0)
     }
 
-    /// Whether every open shard's last page was short.
+    /// Whether the last page was short.
     pub(super) fn near_tip(&self) -> bool {
-        self.last_pages_below(SHORT_PAGE)
-    }
-
-    fn last_pages_below(&self, records: usize) -> bool {
-        let below = |tip: &Tip| tip.last_page.is_some_and(|last| last < records);
-        self.frontier()
-            .is_some_and(|frontier| frontier.into_iter().all(|shard| self.open.get(shard).is_some_and(below)))
-    }
-
-    /// Where records to come can be: the shards that are being read, those that could be, and
-    /// those that have ended and whose children are not known yet. None, if there are no such.
-    pub(super) fn frontier(&self) -> Option<Vec<&ShardId>> {
-        let listed = self.listed.as_ref()?;
-        let ended: BTreeSet<&ShardId> = listed
-            .keys()
-            .filter(|shard| !self.open.contains_key(*shard) && self.reached(shard).position == Position::End)
-            .collect();
-        let with_children: BTreeSet<&ShardId> = listed.values().flatten().collect();
-        let is_open_end = |(shard, parent): &(&ShardId, &Option<ShardId>)| {
-            let waits = parent.as_ref().is_some_and(|p| listed.contains_key(p) && !ended.contains(p));
-            if ended.contains(shard) { !with_children.contains(shard) } else { !waits }
-        };
-        let frontier: Vec<_> = listed.iter().filter(is_open_end).map(|(shard, _)| shard).collect();
-        (!frontier.is_empty()).then_some(frontier)
+        self.tip.last_page.is_some_and(|last| last < SHORT_PAGE)
     }
 
     /// What this is as far as records before `ordinal` go.
@@ -208,57 +152,36 @@ impl Progress {
         before
     }
 
-    /// All that was written to the table before this moment has been read.
+    /// All that was written to the shard before this moment has been read.
     pub(super) fn read_to(&self) -> Option<Instant> {
-        let read_to = |shard: &ShardId| self.open.get(shard).and_then(|tip| tip.read_to);
-        self.frontier()?.into_iter().map(read_to).min().flatten()
+        if self.tip.closed { Some(Instant::now()) } else { self.tip.read_to }
     }
 
-    fn shard_millis(&self, shard: &ShardId) -> u64 {
-        let own = self.reached(shard).millis.max(self.open.get(shard).map_or(0, |tip| tip.millis));
-        let parent = self.listed.as_ref().and_then(|listed| listed.get(shard)).and_then(Option::as_ref);
-        let parent = parent.filter(|parent| self.base.contains_key(parent));
-        own.max(parent.map_or(0, |parent| self.reached(parent).millis))
+    /// No record to come has a creation time before this, in milliseconds.
+    fn stream_millis(&self) -> u64 {
+        self.reached(&self.shard).millis.max(self.tip.millis)
     }
 
     /// What is durable to say of a destination for which all records before `unfinished` are
     /// done, when the memory needs `now`.
-    pub(super) fn checkpoints(&self, unfinished: u64, now: &Needs) -> BTreeMap<ShardId, Checkpoint> {
+    pub(super) fn checkpoint(&self, unfinished: u64, now: &Needs) -> Checkpoint {
         let done = self.pages.partition_point(|page| page.next <= unfinished);
         let needs = self.pages.get(done).map_or(now, |page| &page.before);
         let kept = self.pages.partition_point(|page| page.next <= needs.oldest).min(done);
         let floors = self.pages.get(kept).map_or(&now.floors, |page| &page.before.floors);
-        let mut checkpoints: BTreeMap<ShardId, Checkpoint> = self
-            .base
-            .iter()
-            .map(|(shard, reached)| {
-                let Reached { position, millis } = reached.clone();
-                let checkpoint = Checkpoint {
-                    done: position.clone(),
-                    rewind: position,
-                    floors: Floors::clone(floors),
-                    millis,
-                };
-                (shard.clone(), checkpoint)
-            })
-            .collect();
-        for (i, page) in self.pages.iter().take(done).enumerate() {
-            if let Some(checkpoint) = checkpoints.get_mut(&page.shard) {
-                checkpoint.done = page.reached.position.clone();
-                checkpoint.millis = page.reached.millis;
-                if i < kept {
-                    checkpoint.rewind = page.reached.position.clone();
-                }
-            }
+        let mut rewind: BTreeMap<ShardId, Position> =
+            self.base.iter().map(|(shard, reached)| (shard.clone(), reached.position.clone())).collect();
+        for page in self.pages.iter().take(kept) {
+            rewind.insert(page.shard.clone(), page.reached.position.clone());
         }
+        rewind.retain(|shard, position| *shard == self.shard || *position != Position::End);
+        let own = self.pages.iter().take(done).rev().find(|page| page.shard == self.shard);
+        let unread = Reached { position: Position::TrimHorizon, millis: 0 };
+        let own = own.map(|page| &page.reached).or_else(|| self.base.get(&self.shard)).unwrap_or(&unread);
         // A shard of which nothing is left to do promises what its tip does.
-        let busy: BTreeSet<&ShardId> = self.pages.iter().skip(done).map(|page| &page.shard).collect();
-        for (shard, checkpoint) in &mut checkpoints {
-            if !busy.contains(shard) {
-                checkpoint.millis = checkpoint.millis.max(self.shard_millis(shard));
-            }
-        }
-        checkpoints
+        let busy = self.pages.iter().skip(done).any(|page| page.shard == self.shard);
+        let millis = if busy { own.millis } else { own.millis.max(self.stream_millis()) };
+        Checkpoint { done: own.position.clone(), rewind, floors: Floors::clone(floors), millis }
     }
 
     /// Drops the pages that no destination needs any more.
@@ -276,6 +199,7 @@ impl Tip {
     fn note(&mut self, page: &PageEnd, settle: Duration) {
         self.last_page = Some(page.records);
         self.empty_pages = if page.records == 0 { self.empty_pages.saturating_add(1) } else { 0 };
+        self.closed |= page.closed;
         let (read_to, millis) = match (page.last_millis, page.served_millis) {
             (None, _) if self.empty_pages < TIP_PAGES => return,
             // What was written some time ago would have shown by now.
@@ -349,9 +273,7 @@ mod tests {
     }
 
     fn three_pages() -> Progress {
-        let mut progress = Progress::new(BTreeMap::new(), Duration::from_secs(1));
-        progress.listed(Lineage::from([(shard(), None)]));
-        progress.opened(shard());
+        let mut progress = Progress::new(shard(), BTreeMap::new(), Duration::from_secs(1));
         judge(&mut progress, 10, 0);
         judge(&mut progress, 10, 3);
         judge(&mut progress, 10, 12);
@@ -359,10 +281,9 @@ mod tests {
     }
 
     fn at(progress: &Progress, unfinished: u64, oldest: u64) -> (String, String) {
-        let checkpoint =
-            progress.checkpoints(unfinished, &Needs { oldest, floors: Arc::default() }).remove(&shard());
-        let Checkpoint { done, rewind, .. } = checkpoint.expect("the shard");
-        (done.to_string(), rewind.to_string())
+        let Checkpoint { done, rewind, .. } =
+            progress.checkpoint(unfinished, &Needs { oldest, floors: Arc::default() });
+        (done.to_string(), rewind[&shard()].to_string())
     }
 
     fn pair(done: &str, rewind: &str) -> (String, String) {

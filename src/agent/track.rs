@@ -1,25 +1,24 @@
-//! One reading of the local stream: stream → classify → resolve → apply.
+//! One reading of one shard: stream → classify → resolve → apply.
 //!
-//! The main track feeds the local replica and every peer that keeps up. A peer that has fallen
+//! The main track of a shard feeds the local replica and every peer that keeps up. A peer that has fallen
 //! behind is fed by a track of its own, from where it was left, until it has caught up.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-use tokio::sync::{mpsc, oneshot, watch};
+use tokio::sync::{Notify, mpsc, oneshot, watch};
 use tokio::time::{Instant, MissedTickBehavior};
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, error, info, warn};
 
+use super::holding::{From, Holding};
 use super::progress::{Needs, PageEnd, Progress};
 use crate::apply::{Job, Lanes, Ledger};
 use crate::config::Tuning;
-use crate::control::{Checkpoint, ControlTable};
-use crate::fault::{Fault, FaultKind};
+use crate::control::{Checkpoint, ControlTable, Held};
 use crate::protocol::{Action, Conflict, Floors, Hlc, KeyMemory, Origin};
-use crate::stream::{Page, Position, ShardId, Source, StreamEvent, read};
+use crate::stream::{Page, Position, ShardId, Stream, StreamEvent};
 use crate::tally::Tally;
 
 /// How long the other peers may be held up, in all, by one that is slow, before that one gets a
@@ -28,6 +27,8 @@ const PATIENCE: Duration = Duration::from_secs(3);
 /// Creation times move the durable promise by at least this much, or it is not worth a write.
 const WORTH_A_WRITE_MILLIS: u64 = 60_000;
 const SAVE_TIMEOUT: Duration = Duration::from_secs(5);
+/// How often a track that has read its shard looks whether all is done.
+const SETTLE_POLL: Duration = Duration::from_millis(50);
 
 /// What all tracks of one table share.
 #[derive(Debug)]
@@ -37,20 +38,17 @@ pub(super) struct Shared {
     pub(super) peers: Vec<Origin>,
     pub(super) tuning: Tuning,
     pub(super) control: ControlTable,
-    pub(super) source: Source,
+    pub(super) stream: Stream,
     pub(super) tally: Arc<Tally>,
     /// The lanes to every region, the local one included.
     pub(super) lanes: BTreeMap<Origin, Arc<Lanes>>,
-    /// That of the next save of checkpoints: a save that lands late must not undo later ones.
-    pub(super) revision: AtomicU64,
     /// What the peers say has arrived here.
     pub(super) watermarks: watch::Receiver<Floors>,
-    /// What may be told to each peer, and to ourselves: what is durably done there.
-    pub(super) promises: BTreeMap<Origin, watch::Sender<Hlc>>,
+    /// What all leases together say is durably done here, of our own writes.
+    pub(super) own_watermark: watch::Receiver<Hlc>,
+    /// Wakes whoever shares the shards out: one has ended.
+    pub(super) wake: Notify,
 }
-
-/// The checkpoints of one destination.
-pub(super) type Checkpoints = BTreeMap<ShardId, Checkpoint>;
 
 /// What a track is asked.
 #[derive(Debug)]
@@ -58,14 +56,14 @@ pub(super) enum Command {
     /// Feed this peer again, from here on; the answer says where that is.
     Attach(Origin, oneshot::Sender<BTreeMap<ShardId, Position>>),
     /// All that came before that has been done, and saved so far.
-    Joined(Origin, Checkpoints),
+    Joined(Origin, Option<Checkpoint>),
 }
 
 /// What a track tells.
 #[derive(Debug)]
 pub(super) enum Notice {
-    /// A peer can't keep up; it has been given everything up to these checkpoints.
-    Dropped(Origin, Checkpoints),
+    /// A peer can't keep up; it has been given everything up to this checkpoint.
+    Dropped(Origin, Checkpoint),
     /// A peer that was being attached can't keep up.
     Refused(Origin),
 }
@@ -74,11 +72,12 @@ pub(super) enum Notice {
 #[derive(Debug)]
 struct Feed {
     ledger: Arc<Ledger>,
-    /// What was done before this track began.
-    start: BTreeMap<ShardId, Position>,
+    /// What was done of the shard before this track began.
+    start: Position,
     state: FeedState,
     held_up: Duration,
-    saved: Checkpoints,
+    /// What the lease says; nothing of a destination that it does not name yet.
+    saved: Option<Checkpoint>,
 }
 
 #[derive(Debug)]
@@ -98,7 +97,7 @@ struct Dropped {
     needs: Needs,
 }
 
-/// When a track comes to its end.
+/// When a track comes to its end, other than at the shard's.
 #[derive(Debug)]
 pub(super) enum Until {
     /// When it is told to.
@@ -109,6 +108,7 @@ pub(super) enum Until {
 
 pub(super) struct Track {
     shared: Arc<Shared>,
+    holding: Arc<Holding>,
     memory: KeyMemory,
     floors: Arc<Floors>,
     /// Watermarks that wait until the stream has been read past the moment they were seen.
@@ -119,9 +119,6 @@ pub(super) struct Track {
     feeds: BTreeMap<Origin, Feed>,
     notices: mpsc::UnboundedSender<Notice>,
     state: watch::Sender<TrackState>,
-    /// How often the shards must have been listed before the track may come to its end: what the
-    /// main track knows of shards is newer than its own list.
-    listings_needed: u64,
     is_main: bool,
 }
 
@@ -137,114 +134,117 @@ pub(super) struct TrackState {
 }
 
 impl Track {
-    /// A track that goes on from the checkpoints of its destinations.
+    /// A track that goes on from what a lease says of each destination.
     pub(super) fn new(
         shared: Arc<Shared>,
-        destinations: BTreeMap<Origin, Checkpoints>,
+        holding: Arc<Holding>,
+        destinations: &BTreeMap<Origin, From>,
         notices: mpsc::UnboundedSender<Notice>,
         state: watch::Sender<TrackState>,
     ) -> Self {
-        let mut base: BTreeMap<ShardId, (Position, u64)> = BTreeMap::new();
-        let mut floors: Option<Floors> = None;
-        for checkpoint in destinations.values().flat_map(BTreeMap::values) {
-            floors = Some(floors.map_or_else(|| checkpoint.floors.clone(), |f| f.meet(&checkpoint.floors)));
-        }
-        let shards = destinations.values().flat_map(BTreeMap::keys);
-        for shard in shards {
-            let mut least: Option<(Position, u64)> = None;
-            for checkpoints in destinations.values() {
-                let (position, millis) = checkpoints
-                    .get(shard)
-                    .map_or((Position::TrimHorizon, 0), |c| (c.rewind.clone(), c.millis));
-                least =
-                    Some(least.map_or((position.clone(), millis), |(p, m)| (p.min(position), m.min(millis))));
-            }
-            base.extend(least.map(|least| (shard.clone(), least)));
-        }
+        let base = holding.base(destinations.values().map(|from| &from.checkpoint));
+        let floors = destinations.values().map(|from| from.checkpoint.floors.clone());
+        let floors = floors.reduce(|a, b| a.meet(&b)).unwrap_or_default();
         let is_main = destinations.contains_key(&shared.origin);
         let feeds = destinations
-            .into_iter()
-            .map(|(destination, saved)| {
-                let start = saved.iter().map(|(shard, c)| (shard.clone(), c.done.clone())).collect();
-                (destination, Feed::new(FeedState::Fed, start, saved))
+            .iter()
+            .map(|(destination, from)| {
+                let saved = from.begun.then(|| from.checkpoint.clone());
+                (destination.clone(), Feed::new(FeedState::Fed, from.checkpoint.done.clone(), saved))
             })
             .collect();
         Self {
             memory: KeyMemory::new(shared.origin.clone()),
-            floors: Arc::new(floors.unwrap_or_default()),
+            floors: Arc::new(floors),
             unsettled: VecDeque::new(),
             oldest: 0,
-            progress: Progress::new(base, shared.tuning.settle),
+            progress: Progress::new(holding.lease.shard.clone(), base, shared.tuning.settle),
             feeds,
             notices,
             state,
-            listings_needed: 0,
             is_main,
             shared,
+            holding,
         }
     }
 
-    /// Reads until it is stopped, or has reached its end; then waits for what is under way, and
-    /// makes a last checkpoint. Returns what has been saved for its last destination.
+    /// Reads until it is stopped, has lost its lease, or has reached its end; in the last case all
+    /// that it did is done, and durably so. Returns what has been saved for its last destination.
     pub(super) async fn run(
         mut self,
         mut until: Until,
         mut commands: mpsc::UnboundedReceiver<Command>,
         stop: CancellationToken,
-    ) -> Checkpoints {
+    ) -> Option<Checkpoint> {
         let (events, mut incoming) = mpsc::channel(4);
-        let reader = read(
-            self.shared.source.clone(),
-            self.progress.positions(),
-            self.shared.tuning.poll_interval,
-            events,
-        );
+        let reader =
+            self.shared.stream.clone().read(self.holding.in_order(self.progress.positions()), events);
+        let mut reader = std::pin::pin!(reader);
+        let mut reading = true;
+        let holding = Arc::clone(&self.holding);
         let mut ticks = tokio::time::interval(self.shared.tuning.checkpoint_interval);
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
-        let mut reader = std::pin::pin!(reader);
         loop {
             // In this order, so that a simulation repeats itself; events come last, being many.
             tokio::select! {
                 biased;
+                () = holding.lost.cancelled() => return None,
                 () = stop.cancelled() => break,
-                () = &mut reader => break,
-                _ = ticks.tick() => self.checkpoint().await,
+                () = &mut reader, if reading => reading = false,
+                _ = ticks.tick() => {
+                    self.checkpoint().await;
+                }
                 Some(command) = commands.recv() => self.command(command),
                 Some(event) = incoming.recv() => self.event(event).await,
+                () = self.settled(), if self.is_at_end() => {
+                    if self.checkpoint().await {
+                        return self.last_saved();
+                    }
+                }
             }
-            if self.has_ended(&mut until) {
-                break;
+            if self.has_passed(&mut until) && self.checkpoint().await {
+                return self.last_saved();
             }
         }
         drop(incoming);
         self.drain().await;
         self.checkpoint().await;
-        self.feeds.pop_last().map(|(_, feed)| feed.saved).unwrap_or_default()
+        self.last_saved()
     }
 
-    fn has_ended(&mut self, until: &mut Until) -> bool {
+    /// What has been saved for the last destination; the only one of a track that catches up.
+    fn last_saved(mut self) -> Option<Checkpoint> {
+        self.feeds.pop_last().and_then(|(_, feed)| feed.saved)
+    }
+
+    /// Whether a catch-up has come to where the main track took over.
+    fn has_passed(&self, until: &mut Until) -> bool {
         let Until::Passed(positions) = until else { return false };
-        if positions.has_changed().unwrap_or(false) {
-            // One list may be on its way already.
-            self.listings_needed = self.progress.listings() + 2;
-        }
         let positions = positions.borrow_and_update();
         positions.as_ref().is_some_and(|positions| {
-            self.progress.listings() >= self.listings_needed
-                && self.progress.has_passed(positions)
-                && self.feeds.values().all(|feed| feed.ledger.is_empty())
+            self.progress.has_passed(positions) && self.feeds.values().all(|feed| feed.ledger.is_empty())
         })
+    }
+
+    /// Whether the shard has been read to its end, and nobody is about to join.
+    fn is_at_end(&self) -> bool {
+        let joining = |feed: &Feed| matches!(feed.state, FeedState::Joining);
+        self.progress.is_closed() && !self.feeds.values().any(joining)
+    }
+
+    /// Waits until nothing is under way any more.
+    async fn settled(&self) {
+        loop {
+            tokio::time::sleep(SETTLE_POLL).await;
+            if self.feeds.values().all(|feed| feed.ledger.is_empty()) {
+                return;
+            }
+        }
     }
 
     async fn event(&mut self, event: StreamEvent) {
         let table = &self.shared.table;
         match event {
-            StreamEvent::Listed(shards) => {
-                for shard in self.progress.listed(shards) {
-                    self.retire(&shard).await;
-                }
-            }
-            StreamEvent::Opened(shard) => self.progress.opened(shard),
             StreamEvent::Page(page) => self.page(page).await,
             StreamEvent::Trimmed { shard, after } => {
                 self.shared.tally.gaps.add();
@@ -261,18 +261,6 @@ impl Track {
         }
     }
 
-    async fn retire(&mut self, shard: &ShardId) {
-        for feed in self.feeds.values_mut() {
-            feed.saved.remove(shard);
-        }
-        if self.is_main {
-            let retire = || self.shared.control.retire_shard(&self.shared.table, shard);
-            if let Err(fault) = retire().await {
-                debug!(%shard, %fault, "can't remove the checkpoint of a shard that is gone");
-            }
-        }
-    }
-
     async fn page(&mut self, page: Page) {
         let seen = Instant::now();
         let end = PageEnd::of(&page);
@@ -283,8 +271,9 @@ impl Track {
             let created_millis = record.created_millis;
             let stamp_in_place = self.is_main && !full && self.memory.len() >= self.shared.tuning.memory_keys;
             let judgement = self.memory.judge(ordinal, record, &self.floors, stamp_in_place);
-            let is_new =
-                |feed: &Feed| feed.start.get(&page.shard).is_none_or(|position| !position.covers(&sequence));
+            let acts =
+                page.shard == self.holding.lease.shard && created_millis >= self.holding.lease.since_millis;
+            let is_new = |feed: &Feed| acts && !feed.start.covers(&sequence);
             if self.is_main && self.feeds.values().any(is_new) {
                 self.shared.tally.count_verdict(judgement.verdict);
                 if let Some(conflict) = &judgement.conflict {
@@ -364,7 +353,8 @@ impl Track {
         match command {
             Command::Attach(peer, answer) => {
                 let positions = self.progress.positions();
-                self.feeds.insert(peer, Feed::new(FeedState::Joining, BTreeMap::new(), BTreeMap::new()));
+                // All that is read from now on is new to it.
+                self.feeds.insert(peer, Feed::new(FeedState::Joining, Position::TrimHorizon, None));
                 let _ = answer.send(positions);
             }
             Command::Joined(peer, saved) => {
@@ -396,68 +386,73 @@ impl Track {
         });
     }
 
-    /// Takes in watermarks, forgets what may be forgotten, and makes progress durable.
-    async fn checkpoint(&mut self) {
+    /// Takes in watermarks, forgets what may be forgotten, and makes progress durable; whether
+    /// all of it now is.
+    async fn checkpoint(&mut self) -> bool {
         self.settle();
         self.memory.forget(&self.shared.peers, &self.floors);
         self.oldest = self.memory.oldest().unwrap_or_else(|| self.progress.next());
         let now = self.needs();
-        let mut changed: BTreeMap<ShardId, Vec<(Origin, Checkpoint)>> = BTreeMap::new();
+        let mut changed: Vec<(Origin, Checkpoint)> = Vec::new();
         let mut least = self.progress.next();
         for (destination, feed) in &self.feeds {
             let unfinished = feed.unfinished(self.progress.next());
-            let checkpoints = match &feed.state {
+            let checkpoint = match &feed.state {
                 FeedState::Joining => continue,
                 FeedState::Fed => {
                     least = least.min(unfinished);
-                    self.progress.checkpoints(unfinished, &now)
+                    self.progress.checkpoint(unfinished, &now)
                 }
-                FeedState::Dropped(dropped) => dropped.progress.checkpoints(unfinished, &dropped.needs),
+                FeedState::Dropped(dropped) => dropped.progress.checkpoint(unfinished, &dropped.needs),
             };
-            for (shard, checkpoint) in checkpoints {
-                let checkpoint = feed.advance(&shard, checkpoint);
-                if feed.is_worth_saving(&shard, &checkpoint) {
-                    changed.entry(shard).or_default().push((destination.clone(), checkpoint));
+            let checkpoint = feed.advance(checkpoint);
+            if feed.is_worth_saving(&checkpoint) {
+                changed.push((destination.clone(), checkpoint));
+            }
+        }
+        let durable = changed.is_empty() || self.save(&changed).await;
+        if durable {
+            for (destination, checkpoint) in changed {
+                if let Some(feed) = self.feeds.get_mut(&destination) {
+                    feed.saved = Some(checkpoint);
                 }
             }
         }
-        for (shard, changed) in changed {
-            match self.save(&shard, &changed).await {
-                Ok(()) => {
-                    for (destination, checkpoint) in changed {
-                        if let Some(feed) = self.feeds.get_mut(&destination) {
-                            feed.saved.insert(shard.clone(), checkpoint);
-                        }
-                    }
-                }
-                Err(fault) => warn!(
-                    origin = %self.shared.origin, table = self.shared.table, %fault,
-                    "can't save a checkpoint in the control table; trying again"
-                ),
-            }
-        }
-        self.promise();
         self.release_dropped();
         self.progress.prune(least, &now);
+        durable
     }
 
     /// Saves, but holds the stream up only so long: the next checkpoint is soon.
-    async fn save(&self, shard: &ShardId, changed: &[(Origin, Checkpoint)]) -> Result<(), Fault> {
-        let revision = self.shared.revision.fetch_add(1, Ordering::Relaxed);
-        let save = self.shared.control.save_checkpoints(&self.shared.table, shard, revision, changed);
-        tokio::time::timeout(SAVE_TIMEOUT, save).await.unwrap_or_else(|_| {
-            let message = format!("no answer within {} s", SAVE_TIMEOUT.as_secs());
-            Err(Fault { kind: FaultKind::Unreachable, code: String::new(), message })
-        })
+    async fn save(&self, changed: &[(Origin, Checkpoint)]) -> bool {
+        let Shared { control, table, origin, .. } = &*self.shared;
+        let lease = &self.holding.lease;
+        let mut saves = self.holding.saves.lock().await;
+        *saves += 1;
+        let save = control.save_checkpoints(table, lease, *saves, changed);
+        match tokio::time::timeout(SAVE_TIMEOUT, save).await {
+            Ok(Ok(Held::Yes)) => return true,
+            Ok(Ok(Held::No)) => {
+                info!(%origin, table, shard = %lease.shard, "another agent has taken the shard");
+                self.holding.lost.cancel();
+            }
+            Ok(Err(fault)) => {
+                warn!(%origin, table, %fault, "can't save a checkpoint in the control table; trying again");
+            }
+            Err(_) => warn!(
+                %origin, table,
+                "the control table did not take a checkpoint within {} s; trying again",
+                SAVE_TIMEOUT.as_secs()
+            ),
+        }
+        false
     }
 
     /// Raises the floors by the watermarks, the own one among them, that were seen before all that
     /// has now been read.
     fn settle(&mut self) {
         let mut floors = self.shared.watermarks.borrow().clone();
-        if let Some(own) = self.shared.promises.get(&self.shared.origin) {
-            floors.raise(&self.shared.origin, *own.borrow());
-        }
+        floors.raise(&self.shared.origin, *self.shared.own_watermark.borrow());
         if self.unsettled.back().is_none_or(|(_, last)| *last != floors) {
             self.unsettled.push_back((Instant::now(), floors));
         }
@@ -470,33 +465,14 @@ impl Track {
         }
     }
 
-    /// Tells each peer what is durably with it: all writes older than its least advanced shard.
-    fn promise(&self) {
-        let Some(frontier) = self.progress.frontier() else { return };
-        for (peer, feed) in &self.feeds {
-            let saved = |shard: &&ShardId| feed.saved.get(shard).map_or(0, |checkpoint| checkpoint.millis);
-            // Shards that have been read to their ends may still have records under way.
-            let unfinished = feed.saved.values().filter(|checkpoint| checkpoint.done != Position::End);
-            let unfinished = unfinished.map(|checkpoint| checkpoint.millis);
-            let Some(millis) = frontier.iter().map(saved).chain(unfinished).min() else { continue };
-            if let (Some(promise), true) = (self.shared.promises.get(peer), feed.is_fed()) {
-                promise.send_if_modified(|promised| {
-                    let raised = Hlc::at_millis(millis) > *promised;
-                    *promised = (*promised).max(Hlc::at_millis(millis));
-                    raised
-                });
-            }
-        }
-    }
-
     /// Hands on the peers that have done all that they were given.
     fn release_dropped(&mut self) {
         let finished = |feed: &Feed| feed.is_dropped() && feed.is_saved();
         let released: Vec<Origin> =
             self.feeds.iter().filter(|(_, feed)| finished(feed)).map(|(peer, _)| peer.clone()).collect();
         for peer in released {
-            if let Some(feed) = self.feeds.remove(&peer) {
-                let _ = self.notices.send(Notice::Dropped(peer, feed.saved));
+            if let Some(saved) = self.feeds.remove(&peer).and_then(|feed| feed.saved) {
+                let _ = self.notices.send(Notice::Dropped(peer, saved));
             }
         }
     }
@@ -517,7 +493,7 @@ impl Track {
 }
 
 impl Feed {
-    fn new(state: FeedState, start: BTreeMap<ShardId, Position>, saved: Checkpoints) -> Self {
+    fn new(state: FeedState, start: Position, saved: Option<Checkpoint>) -> Self {
         Self { ledger: Arc::default(), start, state, held_up: Duration::ZERO, saved }
     }
 
@@ -533,10 +509,8 @@ impl Feed {
     fn is_saved(&self) -> bool {
         let FeedState::Dropped(dropped) = &self.state else { return false };
         let Dropped { fed_to, progress, needs } = dropped.as_ref();
-        self.ledger.is_empty()
-            && progress.checkpoints(*fed_to, needs).into_iter().all(|(shard, checkpoint)| {
-                self.saved.get(&shard).is_some_and(|saved| saved.done >= checkpoint.done)
-            })
+        let last = progress.checkpoint(*fed_to, needs).done;
+        self.ledger.is_empty() && self.saved.as_ref().is_some_and(|saved| saved.done >= last)
     }
 
     /// The first record that is not done.
@@ -549,8 +523,8 @@ impl Feed {
     }
 
     /// A checkpoint never goes back: while a restarted track re-reads, the old one holds.
-    fn advance(&self, shard: &ShardId, mut checkpoint: Checkpoint) -> Checkpoint {
-        if let Some(saved) = self.saved.get(shard) {
+    fn advance(&self, mut checkpoint: Checkpoint) -> Checkpoint {
+        if let Some(saved) = &self.saved {
             if checkpoint.done < saved.done {
                 checkpoint = saved.clone();
             }
@@ -559,8 +533,8 @@ impl Feed {
         checkpoint
     }
 
-    fn is_worth_saving(&self, shard: &ShardId, checkpoint: &Checkpoint) -> bool {
-        self.saved.get(shard).is_none_or(|saved| {
+    fn is_worth_saving(&self, checkpoint: &Checkpoint) -> bool {
+        self.saved.as_ref().is_none_or(|saved| {
             saved.done != checkpoint.done
                 || saved.rewind != checkpoint.rewind
                 || checkpoint.millis >= saved.millis + WORTH_A_WRITE_MILLIS

@@ -4,12 +4,14 @@
 //!
 //! | row | pk | sk | who writes it |
 //! | --- | --- | --- | --- |
-//! | checkpoint | `checkpoint/<table>` | the shard | this region's agent |
+//! | lease, with its checkpoints | `lease/<table>` | the shard | the agent that holds it |
+//! | beat | `agent` | the agent | that agent |
 //! | watermark | `watermark/<table>` | the origin | that origin's agent |
 //! | dead letter | `dead-letter/<table>` | version, peer, key | this region's agent |
 
-mod checkpoint;
+mod beat;
 mod dead_letter;
+mod lease;
 mod watermark;
 
 use std::collections::HashMap;
@@ -20,8 +22,9 @@ use aws_sdk_dynamodb::types::AttributeValue;
 use crate::fault::Fault;
 use crate::region::Region;
 
-pub use checkpoint::{Checkpoint, SavedCheckpoints};
+pub use beat::AgentId;
 pub use dead_letter::DeadLetter;
+pub use lease::{Checkpoint, Held, Lease};
 pub use watermark::Watermarks;
 
 /// The name of the partition key.
@@ -73,7 +76,7 @@ impl ControlTable {
 /// Reads a row as whatever it may be, for the fuzzer.
 #[cfg(any(test, fuzzing))]
 pub(crate) fn read_any(row: &Row) {
-    let _ = (checkpoint::read(row), watermark::read(row));
+    let _ = (lease::read(row), watermark::read(row));
 }
 
 fn text(value: impl Into<String>) -> AttributeValue {

@@ -1,5 +1,6 @@
 //! Watermarks: what each origin says has arrived here.
 
+use super::lease::held;
 use super::{ControlTable, PK, Row, SK, number, read_number, read_text, text};
 use crate::fault::Fault;
 use crate::protocol::{Floors, Hlc, Origin};
@@ -19,17 +20,22 @@ impl ControlTable {
         Ok(watermarks)
     }
 
-    /// Says that every write of `origin` with a lower clock is in this region's replica.
+    /// Says that every write of `origin` with a lower clock is in this region's replica. A
+    /// watermark never sinks, whichever of the origin's agents tells it.
     ///
     /// Only for what a durable checkpoint says: after a crash, none of it is written again.
     pub async fn save_watermark(&self, table: &str, origin: &Origin, hlc: Hlc) -> Result<(), Fault> {
-        self.put(Row::from([
+        let put = self.client.put_item().table_name(&self.name).set_item(Some(Row::from([
             (PK.to_owned(), text(format!("watermark/{table}"))),
             (SK.to_owned(), text(origin.as_str())),
             ("hlc".to_owned(), number(u64::from(hlc))),
             ("millis".to_owned(), number(hlc.millis())),
-        ]))
-        .await
+        ])));
+        let put = put
+            .condition_expression("attribute_not_exists(hlc) OR hlc < :hlc")
+            .expression_attribute_values(":hlc", number(u64::from(hlc)));
+        // Where another agent has told more already, all is well.
+        held(put.send().await).map(|_| ())
     }
 }
 

@@ -115,8 +115,11 @@ impl fmt::Display for Version {
 }
 
 impl Version {
-    /// Reads back the two words that [`fmt::Display`] writes, and other spellings of them too.
+    /// Reads back the two words that [`fmt::Display`] writes.
     pub(super) fn from_words(hlc: &str, origin: &str) -> Option<Self> {
+        if hlc.len() != 16 || !hlc.bytes().all(|c| matches!(c, b'0'..=b'9' | b'a'..=b'f')) {
+            return None;
+        }
         Some(Self { hlc: Hlc(u64::from_str_radix(hlc, 16).ok()?), origin: origin.parse().ok()? })
     }
 }
@@ -146,14 +149,6 @@ mod tests {
     fn a_full_counter_carries_into_the_wall_time() {
         let last = Hlc((7 << Hlc::COUNTER_BITS) | ((1 << Hlc::COUNTER_BITS) - 1));
         assert_eq!(last.next(), Hlc::at_millis(8));
-    }
-
-    #[test]
-    fn a_clock_and_a_name_are_read_back() {
-        assert_eq!(u64::from(Hlc::from(7)), 7);
-        assert_eq!(Hlc::at_millis(7).millis(), 7);
-        assert_eq!(Hlc::at_millis(u64::MAX), Hlc::at_millis((1 << 44) - 1), "years after 2500 saturate");
-        assert_eq!("tokyo-1".parse::<Origin>().expect("a legal name").as_str(), "tokyo-1");
     }
 
     #[test]

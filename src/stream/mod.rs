@@ -6,14 +6,16 @@
 //! hours.
 
 mod lenient;
-mod pace;
+mod lister;
+mod pacer;
 mod position;
 mod reader;
 mod record;
 mod service_clock;
 
-pub use pace::Pace;
+pub use lister::{Lineage, list};
+pub use pacer::Pacer;
 pub use position::{Position, Sequence, ShardId};
-pub use reader::{Page, Source, StreamEvent, read};
+pub use reader::{Page, Stream, StreamEvent};
 #[cfg(any(test, fuzzing))]
 pub(crate) use record::convert;

@@ -1,29 +1,24 @@
-//! Reads one stream: finds its shards, keeps parents before children, and hands on pages.
+//! Reads the shards of one lineage, parents before children, and hands on pages.
 
-use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
-use std::time::Duration;
 
 use aws_sdk_dynamodbstreams::Client;
 use aws_sdk_dynamodbstreams::error::{ProvideErrorMetadata, SdkError};
-use aws_sdk_dynamodbstreams::types::{Shard, ShardIteratorType};
-use tokio::sync::mpsc;
-use tokio::task::{AbortHandle, JoinSet};
-use tokio::time::{Instant, MissedTickBehavior};
+use aws_sdk_dynamodbstreams::types::ShardIteratorType;
+use tokio::sync::{mpsc, watch};
+use tokio::time::Instant;
 use tracing::{debug, warn};
 
 use super::record::ReadPage;
 use super::service_clock::ServiceClock;
-use super::{Pace, Position, Sequence, ShardId, lenient};
+use super::{Lineage, Pacer, Position, Sequence, ShardId, lenient};
 use crate::fault::{Fault, persist};
 use crate::protocol::Record;
 
-/// How often new shards are looked for; also whenever one has ended.
-const DISCOVERY: Duration = Duration::from_secs(15);
-/// The least time between two looks: DescribeStream allows 10 calls a second.
-const DISCOVERY_PAUSE: Duration = Duration::from_millis(500);
 /// GetRecords' own limit.
 const PAGE: i32 = 1_000;
+/// A page with at least so many records hardly was the last one.
+const FULL: usize = 500;
 
 /// What came of one call for records.
 #[derive(Debug)]
@@ -42,10 +37,6 @@ pub struct Page {
 /// What a reader reports.
 #[derive(Debug)]
 pub enum StreamEvent {
-    /// The shards that there are, each with its parent; repeated now and then.
-    Listed(BTreeMap<ShardId, Option<ShardId>>),
-    /// A shard is being read from now on, until its last page.
-    Opened(ShardId),
     Page(Page),
     /// Records after this position were trimmed before they were read: they are lost to this
     /// reader, which goes on with the oldest that is left.
@@ -60,157 +51,41 @@ pub enum StreamEvent {
     },
 }
 
-/// The stream that is read.
+/// One stream, to be read.
 #[derive(Clone, Debug)]
-pub struct Source {
-    /// Must not retry by itself: each attempt takes its turn.
+pub struct Stream {
     pub client: Client,
     pub arn: String,
-    /// Shared by all who read this stream.
-    pub pace: Arc<Pace>,
+    /// Shared by all of an agent's readers of the stream.
+    pub pacer: Arc<Pacer>,
+    /// The shards that there are; see [`super::list`].
+    pub lineage: watch::Receiver<Option<Lineage>>,
 }
 
-/// Reads a stream from the given positions on (from the oldest record where none is given) and
-/// sends what it reads until the receiver is dropped.
-pub async fn read(
-    source: Source,
-    start: BTreeMap<ShardId, Position>,
-    poll_interval: Duration,
-    events: mpsc::Sender<StreamEvent>,
-) {
-    let mut started: BTreeMap<ShardId, Option<AbortHandle>> = BTreeMap::new();
-    let mut ended: BTreeSet<ShardId> = BTreeSet::new();
-    let mut readers: JoinSet<ShardId> = JoinSet::new();
-    // Shards that were left unread, and are gone.
-    let mut unseen = start.clone();
-    unseen.retain(|_, position| *position != Position::End);
-    loop {
-        let Some(listed) = list_shards(&source).await else {
-            tokio::time::sleep(DISCOVERY).await;
-            continue;
-        };
-        for (shard, after) in std::mem::take(&mut unseen) {
-            if !listed.contains_key(&shard)
-                && events.send(StreamEvent::Trimmed { shard, after }).await.is_err()
-            {
+impl Stream {
+    /// Reads shards one after the other, each from its position to its end, and sends what it
+    /// reads until the receiver is dropped.
+    pub async fn read(self, shards: Vec<(ShardId, Position)>, events: mpsc::Sender<StreamEvent>) {
+        for (shard, position) in shards {
+            if position == Position::End {
+                continue;
+            }
+            debug!(%shard, %position, "reading a shard");
+            let reader = ShardReader { stream: self.clone(), shard, position, events: events.clone() };
+            if !reader.run().await {
                 return;
             }
         }
-        for (shard, reader) in &mut started {
-            let gone = reader.take_if(|_| !listed.contains_key(shard) && !ended.contains(shard));
-            let Some(reader) = gone else { continue };
-            reader.abort();
-            ended.insert(shard.clone());
-            for event in lost(shard) {
-                if events.send(event).await.is_err() {
-                    return;
-                }
-            }
-        }
-        if events.send(StreamEvent::Listed(listed.clone())).await.is_err() {
-            return;
-        }
-        let mut ready = true;
-        while ready {
-            ready = false;
-            for (id, parent) in &listed {
-                let waits = parent
-                    .as_ref()
-                    .is_some_and(|parent| listed.contains_key(parent) && !ended.contains(parent));
-                if waits || started.contains_key(id) {
-                    continue;
-                }
-                let position = start.get(id).cloned().unwrap_or(Position::TrimHorizon);
-                if position == Position::End {
-                    // Its children may start in the same round.
-                    started.insert(id.clone(), None);
-                    ended.insert(id.clone());
-                    ready = true;
-                    continue;
-                }
-                debug!(shard = %id, %position, "reading a shard");
-                if events.send(StreamEvent::Opened(id.clone())).await.is_err() {
-                    return;
-                }
-                let reader = ShardReader {
-                    source: source.clone(),
-                    shard: id.clone(),
-                    position,
-                    poll_interval,
-                    events: events.clone(),
-                };
-                started.insert(id.clone(), Some(readers.spawn(reader.run())));
-            }
-        }
-        tokio::select! {
-            biased;
-            () = events.closed() => return,
-            Some(ended_reader) = readers.join_next() => {
-                // One that was aborted has its shard noted already.
-                ended.extend(ended_reader.ok());
-                tokio::time::sleep(DISCOVERY_PAUSE).await;
-            }
-            () = tokio::time::sleep(DISCOVERY) => {}
-        }
     }
 }
 
-fn lineage(shard: &Shard) -> Option<(ShardId, Option<ShardId>)> {
-    let id = |text: &str| ShardId(text.into());
-    Some((id(shard.shard_id()?), shard.parent_shard_id().map(id)))
-}
-
-/// What is said of a shard that went away while it was being read: it is older than 24 hours.
-fn lost(shard: &ShardId) -> [StreamEvent; 2] {
-    let end = Page {
-        shard: shard.clone(),
-        records: Vec::new(),
-        closed: true,
-        asked: Instant::now(),
-        served_millis: None,
-    };
-    [StreamEvent::Trimmed { shard: shard.clone(), after: Position::TrimHorizon }, StreamEvent::Page(end)]
-}
-
-/// All shards with their parents; none, if the service can't list them.
-async fn list_shards(source: &Source) -> Option<BTreeMap<ShardId, Option<ShardId>>> {
-    let mut shards = BTreeMap::new();
-    let mut last = None;
-    loop {
-        let call = || async {
-            source.pace.shards().await;
-            let request = source.client.describe_stream().stream_arn(&source.arn);
-            let answer = request.set_exclusive_start_shard_id(last.clone()).send().await?;
-            Ok::<_, Fault>(answer.stream_description)
-        };
-        let described =
-            persist(call, |fault| warn!(%fault, "can't list the shards of the local stream; trying again"))
-                .await;
-        match described {
-            Ok(description) => {
-                let description = description?;
-                shards.extend(description.shards().iter().filter_map(lineage));
-                last = description.last_evaluated_shard_id;
-                if last.is_none() {
-                    return Some(shards);
-                }
-            }
-            Err(fault) => {
-                warn!(%fault, "the shards of the local stream can't be listed");
-                return None;
-            }
-        }
-    }
-}
-
-/// When a page was asked for, its records, the iterator for the next, and when it was given.
-type Records = (Instant, Vec<(Sequence, Record)>, Option<String>, Option<u64>);
+/// The records of one answer, the iterator for the next, and when it was given.
+type Records = (Vec<(Sequence, Record)>, Option<String>, Option<u64>);
 
 struct ShardReader {
-    source: Source,
+    stream: Stream,
     shard: ShardId,
     position: Position,
-    poll_interval: Duration,
     events: mpsc::Sender<StreamEvent>,
 }
 
@@ -221,55 +96,66 @@ enum Answer<T> {
     Expired,
     /// The position is older than 24 hours.
     Trimmed,
+    /// The shard is: it is not there any more.
+    Gone,
 }
 
 impl ShardReader {
-    /// Reads the shard to its end, or until nobody listens any more.
-    async fn run(mut self) -> ShardId {
+    /// Reads the shard to its end, and says whether anyone listened to the end.
+    async fn run(mut self) -> bool {
         let mut iterator = None;
-        let mut ticks = tokio::time::interval(self.poll_interval);
-        ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        // When records came last: a shard that begins is taken for a busy one.
+        let mut fresh = Instant::now();
         loop {
             let current = match iterator.take() {
                 Some(current) => current,
                 None => match self.get_iterator().await {
-                    Answer::Good(Some(fresh)) => fresh,
+                    Answer::Good(Some(current)) => current,
                     // Nothing to go on with: ask again, at the pace of polling.
                     Answer::Good(None) | Answer::Expired => {
-                        ticks.tick().await;
+                        self.stream.pacer.pause(Instant::now(), fresh, false).await;
                         continue;
                     }
                     Answer::Trimmed => {
                         if self.skip_trimmed().await.is_err() {
-                            break;
+                            return false;
                         }
                         continue;
                     }
+                    Answer::Gone => return self.end_unread().await.is_ok(),
                 },
             };
-            ticks.tick().await;
-            let (asked, records, next, served_millis) = match self.get_records(&current).await {
+            let asked = Instant::now();
+            let (records, next, served_millis) = match self.get_records(&current).await {
                 Answer::Good(page) => page,
-                Answer::Expired => continue,
+                Answer::Expired => {
+                    self.stream.pacer.pause(asked, fresh, false).await;
+                    continue;
+                }
                 Answer::Trimmed => {
                     if self.skip_trimmed().await.is_err() {
-                        break;
+                        return false;
                     }
                     continue;
                 }
+                Answer::Gone => return self.end_unread().await.is_ok(),
             };
             if let Some((last, _)) = records.last() {
                 self.position = Position::After(last.clone());
+                fresh = asked;
             }
+            let full = records.len() >= FULL;
             let closed = next.is_none();
             let page = Page { shard: self.shard.clone(), records, closed, asked, served_millis };
-            if self.events.send(StreamEvent::Page(page)).await.is_err() || closed {
-                break;
+            if self.events.send(StreamEvent::Page(page)).await.is_err() {
+                return false;
+            }
+            if closed {
+                return true;
             }
             iterator = next;
+            self.stream.pacer.pause(asked, fresh, full).await;
         }
-        self.source.pace.ended(&self.shard);
-        self.shard
     }
 
     async fn skip_trimmed(&mut self) -> Result<(), mpsc::error::SendError<StreamEvent>> {
@@ -282,10 +168,39 @@ impl ShardReader {
         self.events.send(StreamEvent::Trimmed { shard: self.shard.clone(), after }).await
     }
 
+    /// Ends a shard that went away while it was being read.
+    async fn end_unread(&mut self) -> Result<(), mpsc::error::SendError<StreamEvent>> {
+        let (shard, after) = (self.shard.clone(), self.position.clone());
+        self.events.send(StreamEvent::Trimmed { shard: shard.clone(), after }).await?;
+        let (asked, served_millis) = (Instant::now(), None);
+        let end = Page { shard, records: Vec::new(), closed: true, asked, served_millis };
+        self.events.send(StreamEvent::Page(end)).await
+    }
+
+    /// Sets apart the answers that are part of reading a stream.
+    fn sort<T, E>(&self, result: Result<T, SdkError<E>>) -> Result<Answer<T>, Fault>
+    where
+        E: ProvideErrorMetadata + std::error::Error + Send + Sync + 'static,
+    {
+        let error = match result {
+            Ok(output) => return Ok(Answer::Good(output)),
+            Err(error) => error,
+        };
+        let listed = self.stream.lineage.borrow();
+        let is_gone = listed.as_ref().is_some_and(|lineage| !lineage.contains(&self.shard));
+        match error.code() {
+            Some("ExpiredIteratorException") => Ok(Answer::Expired),
+            Some("TrimmedDataAccessException") => Ok(Answer::Trimmed),
+            // A stream that is missing as a whole can't be listed, and its shards are not gone.
+            Some("ResourceNotFoundException") if is_gone => Ok(Answer::Gone),
+            _ => Err(error.into()),
+        }
+    }
+
     async fn get_iterator(&self) -> Answer<Option<String>> {
         let call = || async {
-            let Source { client, arn, .. } = &self.source;
-            let request = client.get_shard_iterator().stream_arn(arn).shard_id(&*self.shard.0);
+            let request =
+                self.stream.client.get_shard_iterator().stream_arn(&self.stream.arn).shard_id(&*self.shard.0);
             let request = match &self.position {
                 Position::After(sequence) => request
                     .shard_iterator_type(ShardIteratorType::AfterSequenceNumber)
@@ -294,12 +209,13 @@ impl ShardReader {
                     request.shard_iterator_type(ShardIteratorType::TrimHorizon)
                 }
             };
-            sort(request.send().await)
+            self.sort(request.send().await)
         };
         match persist(call, |fault| self.complain(fault)).await {
             Ok(Answer::Good(output)) => Answer::Good(output.shard_iterator),
             Ok(Answer::Expired) => Answer::Expired,
             Ok(Answer::Trimmed) => Answer::Trimmed,
+            Ok(Answer::Gone) => Answer::Gone,
             Err(fault) => {
                 self.complain(&fault);
                 Answer::Expired
@@ -310,28 +226,24 @@ impl ShardReader {
     async fn get_records(&self, iterator: &str) -> Answer<Records> {
         let clock = ServiceClock::default();
         let call = || async {
-            self.source.pace.records(&self.shard).await;
-            let request = self.source.client.get_records().shard_iterator(iterator).limit(PAGE);
-            let asked = Instant::now();
+            self.stream.pacer.attempt(&self.shard).await;
+            let request = self.stream.client.get_records().shard_iterator(iterator).limit(PAGE);
             let result = request.customize().interceptor(clock.clone()).send().await;
             if let Err(error) = &result
                 && let Some(page) = read_leniently(error)
             {
                 debug!(shard = %self.shard, error = %error.to_string(), "the SDK can't read a page");
-                return Ok(Answer::Good((asked, page)));
+                return Ok(Answer::Good(page));
             }
-            Ok(match sort(result)? {
-                Answer::Good(output) => Answer::Good((asked, ReadPage::from(output))),
-                Answer::Trimmed => Answer::Trimmed,
-                Answer::Expired => Answer::Expired,
-            })
+            self.sort(result.map(ReadPage::from))
         };
         let answer = persist(call, |fault| self.complain(fault)).await;
         // A call that can never succeed is made anew, with a fresh iterator.
-        let (asked, page) = match answer {
+        let page = match answer {
             Ok(Answer::Good(page)) => page,
             Ok(Answer::Trimmed) => return Answer::Trimmed,
             Ok(Answer::Expired) => return Answer::Expired,
+            Ok(Answer::Gone) => return Answer::Gone,
             Err(fault) => {
                 self.complain(&fault);
                 return Answer::Expired;
@@ -349,7 +261,7 @@ impl ShardReader {
                 }
             }
         }
-        Answer::Good((asked, records, page.next, clock.millis()))
+        Answer::Good((records, page.next, clock.millis()))
     }
 
     fn complain(&self, fault: &Fault) {
@@ -361,19 +273,4 @@ impl ShardReader {
 fn read_leniently<E>(error: &SdkError<E>) -> Option<ReadPage> {
     let answer = error.raw_response().filter(|answer| answer.status().is_success())?;
     lenient::read(answer.body().bytes()?)
-}
-
-/// Sets apart the two answers that are part of reading a stream.
-fn sort<T, E>(result: Result<T, SdkError<E>>) -> Result<Answer<T>, Fault>
-where
-    E: ProvideErrorMetadata + std::error::Error + Send + Sync + 'static,
-{
-    match result {
-        Ok(output) => Ok(Answer::Good(output)),
-        Err(error) => match error.code() {
-            Some("ExpiredIteratorException") => Ok(Answer::Expired),
-            Some("TrimmedDataAccessException") => Ok(Answer::Trimmed),
-            _ => Err(error.into()),
-        },
-    }
 }

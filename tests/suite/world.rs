@@ -13,7 +13,7 @@ use tempfile::TempDir;
 use tokio::process::Command;
 use tokio::time::Instant;
 use tradewind::agent::Agent;
-use tradewind::config::{Config, RegionConfig, TableConfig, Tuning};
+use tradewind::config::{Config, RegionConfig, Start, TableConfig, Tuning};
 use tradewind::control::{PK, SK};
 use tradewind::item_json::item_json;
 use tradewind::protocol::{Item, Origin};
@@ -99,6 +99,7 @@ impl World {
             poll_interval: Duration::from_millis(40),
             checkpoint_interval: Duration::from_millis(200),
             settle: Duration::from_millis(500),
+            lease_duration: Duration::from_secs(1),
             concurrency: 16,
             startup_timeout: Duration::from_secs(2),
             ..Tuning::default()
@@ -201,7 +202,8 @@ impl World {
             control_table: self.control.clone(),
         });
         let replicas = self.places.iter().map(|place| (place.name.clone(), self.table.clone()));
-        let table = TableConfig { name: self.table.clone(), replicas: replicas.collect() };
+        let table =
+            TableConfig { name: self.table.clone(), replicas: replicas.collect(), start: Start::default() };
         Config { regions: regions.collect(), tables: vec![table], tuning: self.tuning.clone() }
     }
 
@@ -231,12 +233,19 @@ impl World {
             )
             .expect("memory");
         }
-        let Tuning { poll_interval, checkpoint_interval, settle, concurrency, startup_timeout, .. } =
-            &self.tuning;
+        let Tuning {
+            poll_interval,
+            checkpoint_interval,
+            settle,
+            lease_duration,
+            concurrency,
+            startup_timeout,
+            ..
+        } = &self.tuning;
         write!(
             text,
             "[[table]]\nname = \"{}\"\n\n[tuning]\npoll_interval = \"{poll_interval:?}\"\n\
-             checkpoint_interval = \"{checkpoint_interval:?}\"\nsettle = \"{settle:?}\"\n\
+             checkpoint_interval = \"{checkpoint_interval:?}\"\nsettle = \"{settle:?}\"\nlease_duration = \"{lease_duration:?}\"\n\
              concurrency = {concurrency}\nstartup_timeout = \"{startup_timeout:?}\"\n",
             self.table
         )

@@ -3,7 +3,7 @@
 
 use serde_json::{Map, Value};
 
-use crate::item::{Item, as_number};
+use crate::item::{Item, as_number, number};
 
 /// An expression with its names and values.
 pub(super) struct Expression<'a> {
@@ -29,14 +29,29 @@ impl<'a> Expression<'a> {
         holds
     }
 
-    /// Carries out `SET #name = :value, ...`.
+    /// Carries out `SET #name = :value, #name = #name + :value, ...`, and `REMOVE #name`.
     #[expect(clippy::panic, reason = "an expression that the simulation does not know")]
-    pub(super) fn set(&self, item: &mut Item) {
+    pub(super) fn update(&self, item: &mut Item) {
         let [first, rest @ ..] = self.words.as_slice() else { panic!("an empty update") };
         assert!(*first == "SET", "not a SET: {:?}", self.words);
-        for clause in rest.split(|word| *word == ",") {
-            let [name, "=", value] = clause else { panic!("not understood: {clause:?}") };
-            item.insert(self.name(name).to_owned(), self.value(value).clone());
+        let (sets, removed) = match rest {
+            [sets @ .., "REMOVE", name] => (sets, Some(name)),
+            sets => (sets, None),
+        };
+        let before = item.clone();
+        for clause in sets.split(|word| *word == ",") {
+            let (name, value) = match clause {
+                [name, "=", value] => (name, self.value(value).clone()),
+                [name, "=", base, "+", value] => {
+                    let base = self.stored(base, Some(&before)).and_then(as_number).unwrap_or_default();
+                    (name, number(base + as_number(self.value(value)).unwrap_or_default()))
+                }
+                _ => panic!("not understood: {clause:?}"),
+            };
+            item.insert(self.name(name).to_owned(), value);
+        }
+        if let Some(name) = removed {
+            item.remove(self.name(name));
         }
     }
 
@@ -95,6 +110,12 @@ impl<'a> Expression<'a> {
                 matches!((text(from), stored, text(to)), (Some(from), Some(stored), Some(to))
                     if (from..=to).contains(&stored))
             }
+            [name, "<", value, ..] => {
+                *at += 3;
+                let bound = as_number(self.value(value));
+                let stored = self.stored(name, item).and_then(as_number);
+                matches!((stored, bound), (Some(stored), Some(bound)) if stored < bound)
+            }
             [name, "<=", value, ..] => {
                 *at += 3;
                 let bound = as_number(self.value(value));
@@ -110,7 +131,10 @@ impl<'a> Expression<'a> {
     }
 
     #[expect(clippy::panic, reason = "a request that the simulation does not know")]
-    fn name(&self, word: &str) -> &str {
+    fn name<'b>(&'b self, word: &'b str) -> &'b str {
+        if !word.starts_with('#') {
+            return word;
+        }
         let found = self.names.and_then(|names| names.get(word)).and_then(Value::as_str);
         found.unwrap_or_else(|| panic!("the name {word} is not given"))
     }

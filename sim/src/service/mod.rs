@@ -220,7 +220,7 @@ impl Service {
             ("PutItem", _) => Some(named),
             ("UpdateItem", Some(update)) => {
                 let mut item = stored.map_or(named, |stored| Item::clone(stored));
-                Expression::new(update, request).set(&mut item);
+                Expression::new(update, request).update(&mut item);
                 Some(item)
             }
             _ => None,
@@ -250,7 +250,7 @@ impl Service {
             ("PutItem", _) => row,
             ("UpdateItem", Some(update)) => {
                 let mut row = stored.map_or(row, |stored| Item::clone(stored));
-                Expression::new(update, request).set(&mut row);
+                Expression::new(update, request).update(&mut row);
                 row
             }
             _ => {
@@ -260,7 +260,11 @@ impl Service {
         };
         let row = Arc::new(row);
         self.control.insert(key, Arc::clone(&row));
-        Outcome { control: Some(row), ..Outcome::answer(Ok(json!({}))) }
+        let answer = match request["ReturnValues"].as_str() {
+            Some("ALL_NEW") => json!({ "Attributes": value_of(&row) }),
+            _ => json!({}),
+        };
+        Outcome { control: Some(row), ..Outcome::answer(Ok(answer)) }
     }
 
     fn query(&self, request: &Value) -> Result<Value, Refusal> {
@@ -305,13 +309,13 @@ impl Service {
 
     /// Moves every checkpoint to the tip of its shard, done or not: a defect.
     pub fn skip_ahead(&mut self) {
-        for row in self.control.iter_mut().filter(|((pk, _), _)| pk.starts_with("checkpoint/")) {
+        for row in self.control.iter_mut().filter(|((pk, _), _)| pk.starts_with("lease/")) {
             let Some(tip) = self.stream.tip(&row.0.1) else { continue };
             let item = Arc::make_mut(row.1);
             for value in item.values_mut() {
                 if let Some(fields) = value.get_mut("M") {
                     fields["done"] = json!({ "S": tip });
-                    fields["rewind"] = json!({ "S": tip });
+                    fields["rewind"] = json!({ "M": { (&row.0.1): { "S": tip } } });
                 }
             }
         }

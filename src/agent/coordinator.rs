@@ -1,0 +1,344 @@
+//! Shares a table's shards out among the agents of the region: takes, steals and gives up leases,
+//! and tells the peers what all leases together promise.
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use tokio::sync::{Notify, watch};
+use tokio::task::JoinSet;
+use tokio::time::MissedTickBehavior;
+use tokio_util::sync::CancellationToken;
+use tracing::{debug, error, warn};
+
+use super::crew::Crew;
+use super::holding::{Holding, Leases};
+use super::track::{Shared, TrackState};
+use crate::config::Start;
+use crate::control::{AgentId, Lease};
+use crate::fault::Fault;
+use crate::protocol::{Hlc, Origin};
+use crate::stream::{Lineage, ShardId};
+
+/// How many rows are made at once, of a stream with many shards.
+const CREATIONS: usize = 16;
+
+/// Where the shards of one table stand, for those that wait for it.
+#[derive(Debug, Default)]
+pub(super) struct Shards(Mutex<State>);
+
+#[derive(Debug, Default)]
+struct State {
+    /// Every shard that can be read is being read by an agent that is seen to be alive.
+    settled: bool,
+    /// How often that was found so in a row.
+    rounds: u32,
+    tracks: BTreeMap<ShardId, watch::Receiver<TrackState>>,
+}
+
+impl Shards {
+    /// The calls in a row that found every shard of this agent drained; for an agent that has
+    /// none to read, how often that was found so.
+    pub(super) fn idle_calls(&self) -> u32 {
+        let state = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let least = state.tracks.values().map(|track| track.borrow().idle_calls).min();
+        if state.settled { least.unwrap_or(state.rounds) } else { 0 }
+    }
+
+    /// The keys that are held in memory.
+    pub(super) fn remembered(&self) -> usize {
+        let state = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        state.tracks.values().map(|track| track.borrow().remembered).sum()
+    }
+
+    fn change(&self, change: impl FnOnce(&mut State)) {
+        change(&mut self.0.lock().unwrap_or_else(PoisonError::into_inner));
+    }
+}
+
+/// Shares out the shards of one table.
+pub(super) struct Coordinator {
+    pub(super) shared: Arc<Shared>,
+    pub(super) me: AgentId,
+    pub(super) start: Start,
+    pub(super) alive: watch::Receiver<Crew>,
+    pub(super) lineage: watch::Receiver<Option<Lineage>>,
+    /// Asks for a fresh lineage.
+    pub(super) look: Arc<Notify>,
+    /// What may be told to each peer, and to ourselves: what is durably done there.
+    pub(super) promises: BTreeMap<Origin, watch::Sender<Hlc>>,
+    pub(super) shards: Arc<Shards>,
+    pub(super) rng: fastrand::Rng,
+}
+
+/// A shard that this agent reads.
+struct Running {
+    lease: Lease,
+    lost: CancellationToken,
+}
+
+impl Coordinator {
+    /// Holds leases until it is stopped; then finishes what is under way, and gives them up.
+    pub(super) async fn run(mut self, stop: CancellationToken) {
+        let (leases, read_leases) = watch::channel(Leases::new());
+        let mut holdings: JoinSet<ShardId> = JoinSet::new();
+        let mut running: BTreeMap<ShardId, Running> = BTreeMap::new();
+        let mut ticks = tokio::time::interval(self.shared.tuning.checkpoint_interval);
+        ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        loop {
+            let sharing = Arc::clone(&self.shared);
+            tokio::select! {
+                biased;
+                () = stop.cancelled() => break,
+                Some(ended) = holdings.join_next() => match ended {
+                    Ok(shard) => {
+                        self.ended(&shard, &mut running).await;
+                        self.look.notify_one();
+                    }
+                    Err(error) => {
+                        error!(%error, table = self.shared.table, "a shard's task broke down");
+                        return;
+                    }
+                },
+                () = sharing.wake.notified() => {
+                    self.shards.change(|state| state.settled = false);
+                    self.look.notify_one();
+                }
+                changed = self.lineage.changed() => if changed.is_err() { return },
+                changed = self.alive.changed() => if changed.is_err() { return },
+                _ = ticks.tick() => {}
+            }
+            let found = self.share_out(&mut running).await;
+            let (lineage, rows, taken) = match found {
+                Ok(Some(found)) => found,
+                Ok(None) => continue,
+                Err(fault) => {
+                    let Shared { origin, table, .. } = &*self.shared;
+                    warn!(%origin, table, %fault, "can't read the leases in the control table; trying again");
+                    continue;
+                }
+            };
+            self.promise(&lineage, &rows);
+            leases.send_replace(rows);
+            for lease in taken {
+                let (state, states) = watch::channel(TrackState::default());
+                let lost = CancellationToken::new();
+                let shard = lease.shard.clone();
+                debug!(origin = %self.shared.origin, table = self.shared.table, %shard, "holding a shard");
+                self.shards.change(|all| _ = all.tracks.insert(shard.clone(), states));
+                running.insert(shard.clone(), Running { lease: lease.clone(), lost: lost.clone() });
+                let saves = tokio::sync::Mutex::default();
+                let holding = Holding { ancestors: lineage.ancestors(&shard), lease, lost, saves };
+                let run = holding.run(Arc::clone(&self.shared), read_leases.clone(), state, stop.clone());
+                holdings.spawn(async move {
+                    run.await;
+                    shard
+                });
+            }
+        }
+        while let Some(ended) = holdings.join_next().await {
+            if let Ok(shard) = ended {
+                self.ended(&shard, &mut running).await;
+            }
+        }
+    }
+
+    /// Gives up the lease of a shard that this agent reads no more, unless it has been taken.
+    async fn ended(&self, shard: &ShardId, running: &mut BTreeMap<ShardId, Running>) {
+        self.shards.change(|state| {
+            state.tracks.remove(shard);
+            state.settled = false;
+        });
+        let Some(Running { lease, lost }) = running.remove(shard) else { return };
+        if !lost.is_cancelled()
+            && let Err(fault) = self.shared.control.release_lease(&self.shared.table, &lease).await
+        {
+            debug!(%shard, %fault, "can't give up a lease; it runs out by itself");
+        }
+    }
+
+    /// Reads all leases, and takes what is this agent's to take.
+    async fn share_out(
+        &mut self,
+        running: &mut BTreeMap<ShardId, Running>,
+    ) -> Result<Option<(Lineage, Leases, Vec<Lease>)>, Fault> {
+        let alive = self.alive.borrow_and_update().clone();
+        let Some(lineage) = self.lineage.borrow_and_update().clone() else { return Ok(None) };
+        // Until the crew has been looked at, everyone else would seem dead.
+        if !alive.contains_key(&self.me) {
+            return Ok(None);
+        }
+        let Shared { control, table, .. } = &*self.shared;
+        let mut rows = control.leases(table).await?;
+        if lineage.shards().any(|shard| !rows.contains_key(shard)) {
+            self.create(&lineage, &rows).await?;
+            rows = control.leases(table).await?;
+        }
+        self.retire(&lineage, &mut rows, running).await;
+        for (shard, Running { lease, lost }) in running.iter() {
+            if rows.get(shard).is_none_or(|row| row.counter != lease.counter) {
+                lost.cancel();
+            }
+        }
+        let standing = Standing { shared: &self.shared, lineage: &lineage, rows: &rows, alive: &alive };
+        let wanted = standing.wanted(&self.me, running, &mut self.rng);
+        let mut taken = Vec::new();
+        for lease in wanted {
+            if let Some(lease) = control.take_lease(table, &lease, &self.me).await? {
+                rows.insert(lease.shard.clone(), lease.clone());
+                taken.push(lease);
+            }
+        }
+        let standing = Standing { shared: &self.shared, lineage: &lineage, rows: &rows, alive: &alive };
+        let settled = standing.settled();
+        self.shards.change(|state| {
+            state.settled = settled;
+            state.rounds = if settled { state.rounds.saturating_add(1) } else { 0 };
+        });
+        Ok(Some((lineage, rows, taken)))
+    }
+
+    /// Makes the rows of new shards.
+    async fn create(&self, lineage: &Lineage, rows: &Leases) -> Result<(), Fault> {
+        let since_millis = match self.start {
+            Start::Latest if rows.is_empty() => lineage.listed_millis.unwrap_or_default(),
+            Start::Latest | Start::TrimHorizon => 0,
+        };
+        let mut creations = JoinSet::new();
+        for shard in lineage.shards().filter(|shard| !rows.contains_key(*shard)) {
+            if creations.len() == CREATIONS {
+                creations.join_next().await;
+            }
+            let sharing = Arc::clone(&self.shared);
+            let (shard, parent) = (shard.clone(), lineage.parent(shard).cloned());
+            creations.spawn(async move {
+                sharing.control.create_lease(&sharing.table, &shard, parent.as_ref(), since_millis).await
+            });
+        }
+        while let Some(created) = creations.join_next().await {
+            if let Ok(Err(fault)) = created {
+                return Err(fault);
+            }
+        }
+        Ok(())
+    }
+
+    /// Removes the rows of shards that are gone, as they are a day after their end.
+    async fn retire(&self, lineage: &Lineage, rows: &mut Leases, running: &BTreeMap<ShardId, Running>) {
+        let Shared { control, table, origin, lanes, tally, .. } = &*self.shared;
+        let gone: Vec<ShardId> = rows
+            .keys()
+            .filter(|shard| !lineage.contains(shard) && !running.contains_key(*shard))
+            .cloned()
+            .collect();
+        for shard in gone {
+            let Some(row) = rows.remove(&shard) else { continue };
+            let missed: Vec<&str> =
+                lanes.keys().filter(|peer| !row.is_done_for(peer)).map(Origin::as_str).collect();
+            if !missed.is_empty() {
+                tally.gaps.add();
+                error!(
+                    %origin, table, %shard, peers = missed.join(", "),
+                    "the shard was trimmed before all of it was replicated (streams keep 24 hours): writes may \
+                     be missing at these peers; run `tradewind verify`"
+                );
+            }
+            if let Err(fault) = control.retire_lease(table, &shard).await {
+                debug!(%shard, %fault, "can't remove the lease of a shard that is gone");
+            }
+        }
+    }
+
+    /// Tells each peer what is durably with it: all writes older than its least advanced shard.
+    fn promise(&self, lineage: &Lineage, rows: &Leases) {
+        for (peer, promise) in &self.promises {
+            let millis = lineage.shards().filter_map(|shard| promised(lineage, rows, shard, peer)).min();
+            let hlc = Hlc::at_millis(millis.unwrap_or_default());
+            promise.send_if_modified(|promised| {
+                let raised = hlc > *promised;
+                *promised = (*promised).max(hlc);
+                raised
+            });
+        }
+    }
+}
+
+/// No write of the shard that is not yet at the peer has a creation time before this; `None` where
+/// the shard's children answer for it.
+fn promised(lineage: &Lineage, rows: &Leases, shard: &ShardId, peer: &Origin) -> Option<u64> {
+    match rows.get(shard).and_then(|row| Some((row, row.checkpoints.get(peer)?))) {
+        // A closed shard without children has some that are not listed yet.
+        Some((row, _)) if row.is_done_for(peer) && lineage.has_children(shard) => None,
+        Some((_, checkpoint)) => Some(checkpoint.millis),
+        // Nothing here is older than the parent's last record.
+        None => {
+            let parent = lineage.parent(shard).and_then(|parent| rows.get(parent));
+            Some(parent.and_then(|parent| parent.checkpoints.get(peer)).map_or(0, |from| from.millis))
+        }
+    }
+}
+
+/// Who reads what.
+struct Standing<'a> {
+    shared: &'a Shared,
+    lineage: &'a Lineage,
+    rows: &'a Leases,
+    alive: &'a Crew,
+}
+
+impl Standing<'_> {
+    /// The leases of the shards that can be read: not yet read to their ends, though their parents
+    /// have been.
+    fn open(&self) -> impl Iterator<Item = &Lease> {
+        let Self { shared, lineage, rows, .. } = self;
+        let is_done = |row: &Lease| shared.lanes.keys().all(|destination| row.is_done_for(destination));
+        rows.values().filter(move |row| {
+            let parent = lineage.parent(&row.shard);
+            let ready = parent.is_none_or(|parent| {
+                rows.get(parent).is_some_and(|parent| parent.is_done_for(&shared.origin))
+            });
+            lineage.contains(&row.shard) && ready && !is_done(row)
+        })
+    }
+
+    /// The agent that reads a shard, if it is alive.
+    fn owner<'a>(&self, lease: &'a Lease) -> Option<&'a AgentId> {
+        lease.owner.as_ref().filter(|owner| self.alive.contains_key(*owner))
+    }
+
+    fn settled(&self) -> bool {
+        let seen = |lease: &Lease| self.owner(lease).is_some_and(|owner| self.alive[owner]);
+        self.open().all(seen)
+    }
+
+    /// The leases that `me` should take now: an even share of them, free ones first, and else
+    /// what whoever has the most has too many.
+    fn wanted(
+        &self,
+        me: &AgentId,
+        running: &BTreeMap<ShardId, Running>,
+        rng: &mut fastrand::Rng,
+    ) -> Vec<Lease> {
+        let share = self.open().count().div_ceil(self.alive.len().max(1));
+        let mine = self.open().filter(|lease| running.contains_key(&lease.shard)).count();
+        let missing = share.saturating_sub(mine);
+        let mut free: Vec<&Lease> = self
+            .open()
+            .filter(|lease| !running.contains_key(&lease.shard))
+            .filter(|lease| self.owner(lease).is_none_or(|owner| owner == me))
+            .collect();
+        // Agents that wake up together should not all want the same ones.
+        rng.shuffle(&mut free);
+        if !free.is_empty() || missing == 0 {
+            return free.into_iter().take(missing).cloned().collect();
+        }
+        let mut loads: BTreeMap<&AgentId, Vec<&Lease>> = BTreeMap::new();
+        for lease in self.open() {
+            if let Some(owner) = self.owner(lease).filter(|owner| *owner != me) {
+                loads.entry(owner).or_default().push(lease);
+            }
+        }
+        let Some(richest) = loads.into_values().max_by_key(Vec::len) else { return Vec::new() };
+        let excess = richest.len().saturating_sub(share).min(missing);
+        rng.choose_multiple(richest, excess).into_iter().cloned().collect()
+    }
+}

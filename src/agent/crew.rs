@@ -1,0 +1,91 @@
+//! The crew: which agents of this region are alive. One beat an agent stands for all its leases.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use tokio::sync::watch;
+use tokio::time::{Instant, MissedTickBehavior};
+use tokio_util::sync::CancellationToken;
+use tracing::{debug, info};
+
+use crate::control::{AgentId, ControlTable};
+
+/// An agent that has been silent for this many lease durations is taken off the list.
+const FORGOTTEN: u32 = 10;
+
+/// The agents that are taken for alive; of each, whether it has been seen to beat. One that has
+/// not may be long gone: its row was there when this agent began to look.
+pub(super) type Crew = BTreeMap<AgentId, bool>;
+
+/// Beats for this agent, and tells who is alive, until it is stopped.
+///
+/// An agent is taken for alive as long as its beat has changed within the lease duration, by this
+/// agent's own monotonic clock: no two machines' clocks are compared.
+pub(super) async fn keep_watch(
+    control: ControlTable,
+    me: AgentId,
+    lease_duration: Duration,
+    alive: watch::Sender<Crew>,
+    stop: CancellationToken,
+) {
+    let mut last_changes: BTreeMap<AgentId, Last> = BTreeMap::new();
+    let mut ticks = tokio::time::interval(lease_duration / 4);
+    ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    let mut beat = 0;
+    loop {
+        tokio::select! {
+            biased;
+            () = stop.cancelled() => break,
+            _ = ticks.tick() => {}
+        }
+        beat += 1;
+        if let Err(fault) = control.beat(&me, beat).await {
+            debug!(%fault, "can't beat; trying again");
+        }
+        let beats = match control.beats().await {
+            Ok(beats) => beats,
+            Err(fault) => {
+                debug!(%fault, "can't see the other agents; trying again");
+                continue;
+            }
+        };
+        let now = Instant::now();
+        last_changes.retain(|agent, _| beats.contains_key(agent));
+        for (agent, beat) in beats {
+            let last = last_changes.entry(agent).or_insert(Last { beat, at: now, seen: false });
+            if last.beat != beat {
+                *last = Last { beat, at: now, seen: true };
+            }
+        }
+        let silent = |last: &Last| now.duration_since(last.at);
+        let living = last_changes.iter().filter(|(_, last)| silent(last) < lease_duration);
+        let mut crew: Crew = living.map(|(agent, last)| (agent.clone(), last.seen)).collect();
+        crew.insert(me.clone(), true);
+        alive.send_if_modified(|alive| {
+            for agent in alive.keys().filter(|agent| !crew.contains_key(*agent)) {
+                info!(%agent, "an agent of this region is silent; its shards are taken over");
+            }
+            let changed = *alive != crew;
+            alive.clone_from(&crew);
+            changed
+        });
+        for (agent, last) in &last_changes {
+            if *agent != me && silent(last) > lease_duration * FORGOTTEN {
+                // Where this fails, it is tried again at the next beat.
+                let _ = control.strike(agent).await;
+            }
+        }
+    }
+    if let Err(fault) = control.strike(&me).await {
+        debug!(%fault, "can't take leave");
+    }
+}
+
+/// The last beat of an agent.
+struct Last {
+    beat: u64,
+    /// When it was seen first, by this agent's monotonic clock.
+    at: Instant,
+    /// It followed on another one.
+    seen: bool,
+}

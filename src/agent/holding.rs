@@ -1,0 +1,244 @@
+//! One lease that this agent holds: the main track of its shard, and a track for each peer that
+//! has fallen behind in it.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use tokio::sync::{Mutex, mpsc, oneshot, watch};
+use tokio::task::JoinSet;
+use tokio_util::sync::CancellationToken;
+use tracing::{error, info};
+
+use super::track::{Command, Notice, Shared, Track, TrackState, Until};
+use crate::control::{Checkpoint, Lease};
+use crate::protocol::{Floors, Origin};
+use crate::stream::{Position, ShardId};
+
+/// A destination whose checkpoint is older than the newest one by this much starts with a track
+/// of its own.
+const LATE_MILLIS: u64 = 120_000;
+
+/// The leases of a table, as the coordinator last read them.
+pub(super) type Leases = BTreeMap<ShardId, Lease>;
+
+/// A lease, held.
+#[derive(Debug)]
+pub(super) struct Holding {
+    pub(super) lease: Lease,
+    /// The shard's ancestors that are still listed, the oldest first.
+    pub(super) ancestors: Vec<ShardId>,
+    /// Set when another agent has taken the lease.
+    pub(super) lost: CancellationToken,
+    /// The number of saves so far; held while one is made, so that they land in this order.
+    pub(super) saves: Mutex<u64>,
+}
+
+/// Where a destination goes on.
+#[derive(Clone, Debug)]
+pub(super) struct From {
+    pub(super) checkpoint: Checkpoint,
+    /// Whether the lease says so; it says nothing of a destination that has not begun the shard.
+    pub(super) begun: bool,
+}
+
+enum Ended {
+    Main,
+    CatchUp(Origin, Option<Checkpoint>),
+}
+
+impl Holding {
+    fn parent<'a>(&self, leases: &'a Leases) -> Option<&'a Lease> {
+        self.ancestors.last().and_then(|parent| leases.get(parent))
+    }
+
+    /// Where a destination goes on: where the lease says; in a shard that it has not begun, with
+    /// the key memory that it had at the end of the parent.
+    fn from(&self, destination: &Origin, leases: &Leases) -> From {
+        if let Some(checkpoint) = self.lease.checkpoints.get(destination) {
+            return From { checkpoint: checkpoint.clone(), begun: true };
+        }
+        let at_parents_end = self.parent(leases).and_then(|parent| parent.checkpoints.get(destination));
+        let (mut rewind, floors, millis) = match at_parents_end.cloned() {
+            Some(Checkpoint { rewind, floors, millis, .. }) => (rewind, floors, millis),
+            None => (BTreeMap::new(), Floors::default(), 0),
+        };
+        rewind.retain(|_, position| *position != Position::End);
+        rewind.insert(self.lease.shard.clone(), Position::TrimHorizon);
+        From { checkpoint: Checkpoint { done: Position::TrimHorizon, rewind, floors, millis }, begun: false }
+    }
+
+    /// Where the shard and its ancestors are read from, and what is known of creation times, for
+    /// several destinations together.
+    pub(super) fn base<'a>(
+        &self,
+        destinations: impl Iterator<Item = &'a Checkpoint> + Clone,
+    ) -> BTreeMap<ShardId, (Position, u64)> {
+        let shards = self.ancestors.iter().chain([&self.lease.shard]);
+        shards
+            .filter_map(|shard| {
+                let position = destinations.clone().filter_map(|from| from.rewind.get(shard)).min()?;
+                let millis = destinations.clone().map(|from| from.millis).min()?;
+                Some((shard.clone(), (position.clone(), millis)))
+            })
+            .collect()
+    }
+
+    /// The shards to read, the oldest first, each with its position.
+    pub(super) fn in_order(&self, positions: BTreeMap<ShardId, Position>) -> Vec<(ShardId, Position)> {
+        let mut positions = positions;
+        let shards = self.ancestors.iter().chain([&self.lease.shard]);
+        shards.filter_map(|shard| positions.remove_entry(shard)).collect()
+    }
+
+    /// Replicates the shard to its end, or until it is stopped or the lease is lost.
+    pub(super) async fn run(
+        self,
+        shared: Arc<Shared>,
+        leases: watch::Receiver<Leases>,
+        state: watch::Sender<TrackState>,
+        stop: CancellationToken,
+    ) {
+        let holding = Arc::new(self);
+        let (in_time, late) = holding.split(&shared, &leases.borrow());
+        let mut tracks: JoinSet<Ended> = JoinSet::new();
+        let (notices, mut incoming) = mpsc::unbounded_channel();
+        let (commands, orders) = mpsc::unbounded_channel();
+        let main = Track::new(Arc::clone(&shared), Arc::clone(&holding), &in_time, notices, state);
+        let main_stop = stop.clone();
+        tracks.spawn(async move {
+            main.run(Until::Stopped, orders, main_stop).await;
+            Ended::Main
+        });
+        let mut refusals: BTreeMap<Origin, mpsc::UnboundedSender<()>> = BTreeMap::new();
+        let start = |peer: Origin, from: Option<From>, tracks: &mut JoinSet<Ended>| {
+            let (refuse, refused) = mpsc::unbounded_channel();
+            let catch_up = CatchUp {
+                shared: Arc::clone(&shared),
+                holding: Arc::clone(&holding),
+                peer: peer.clone(),
+                main: commands.clone(),
+                refused,
+            };
+            tracks.spawn(catch_up.run(from, leases.clone(), stop.clone()));
+            (peer, refuse)
+        };
+        refusals.extend(late.into_iter().map(|peer| start(peer, None, &mut tracks)));
+        loop {
+            tokio::select! {
+                biased;
+                Some(notice) = incoming.recv() => match notice {
+                    Notice::Dropped(peer, checkpoint) => {
+                        let from = From { checkpoint, begun: true };
+                        refusals.extend([start(peer, Some(from), &mut tracks)]);
+                    }
+                    Notice::Refused(peer) => {
+                        if let Some(refuse) = refusals.get(&peer) {
+                            let _ = refuse.send(());
+                        }
+                    }
+                },
+                ended = tracks.join_next() => match ended {
+                    Some(Ok(Ended::CatchUp(peer, saved))) => {
+                        let _ = commands.send(Command::Joined(peer, saved));
+                    }
+                    // The shard's children may begin.
+                    Some(Ok(Ended::Main)) => shared.wake.notify_one(),
+                    Some(Err(error)) => {
+                        error!(%error, table = shared.table, "a track broke down");
+                        return;
+                    }
+                    None => return,
+                },
+            }
+        }
+    }
+
+    /// The destinations that go on together, each with where from; and the peers that are too far
+    /// behind for it, or not yet at the end of the parent.
+    fn split(&self, shared: &Shared, leases: &Leases) -> (BTreeMap<Origin, From>, Vec<Origin>) {
+        let all: BTreeMap<Origin, From> = shared
+            .lanes
+            .keys()
+            .map(|destination| (destination.clone(), self.from(destination, leases)))
+            .collect();
+        let newest = all.values().map(|from| from.checkpoint.millis).max().unwrap_or_default();
+        let in_time = |destination: &Origin, from: &From| {
+            *destination == shared.origin
+                || from.checkpoint.millis + LATE_MILLIS >= newest && self.may_begin(destination, leases)
+        };
+        let (in_time, late): (BTreeMap<_, _>, BTreeMap<_, _>) =
+            all.into_iter().partition(|(destination, from)| in_time(destination, from));
+        (in_time, late.into_keys().collect())
+    }
+
+    /// Whether a destination is at the end of the parent; it must be, to begin with this shard.
+    fn may_begin(&self, destination: &Origin, leases: &Leases) -> bool {
+        self.parent(leases).is_none_or(|parent| parent.is_done_for(destination))
+    }
+}
+
+/// Brings one peer up to where the main track is.
+struct CatchUp {
+    shared: Arc<Shared>,
+    holding: Arc<Holding>,
+    peer: Origin,
+    main: mpsc::UnboundedSender<Command>,
+    refused: mpsc::UnboundedReceiver<()>,
+}
+
+impl CatchUp {
+    /// Goes on from where the peer was dropped, or else from what the leases say.
+    async fn run(
+        mut self,
+        from: Option<From>,
+        mut leases: watch::Receiver<Leases>,
+        stop: CancellationToken,
+    ) -> Ended {
+        let Shared { origin, table, .. } = &*self.shared;
+        let from = match from {
+            Some(from) => from,
+            None => tokio::select! {
+                biased;
+                () = stop.cancelled() => return Ended::CatchUp(self.peer, None),
+                () = self.holding.lost.cancelled() => return Ended::CatchUp(self.peer, None),
+                leases = leases.wait_for(|leases| self.holding.may_begin(&self.peer, leases)) => match leases {
+                    Ok(leases) => self.holding.from(&self.peer, &leases),
+                    Err(_) => return Ended::CatchUp(self.peer, None),
+                },
+            },
+        };
+        info!(%origin, peer = %self.peer, table, shard = %self.holding.lease.shard, "the peer is catching up");
+        let (passed, until) = watch::channel(None);
+        let (state, mut states) = watch::channel(TrackState::default());
+        // A track for one peer is never asked, and drops nobody.
+        let (_commands, orders) = mpsc::unbounded_channel();
+        let (notices, _notices) = mpsc::unbounded_channel();
+        let destinations = BTreeMap::from([(self.peer.clone(), from)]);
+        let (shared, holding) = (Arc::clone(&self.shared), Arc::clone(&self.holding));
+        let track = Track::new(shared, holding, &destinations, notices, state);
+        let mut track = std::pin::pin!(track.run(Until::Passed(until), orders, stop));
+        loop {
+            tokio::select! {
+                biased;
+                saved = &mut track => return Ended::CatchUp(self.peer, saved),
+                changed = states.wait_for(|state| state.near_tip) => {
+                    if changed.is_err() {
+                        continue;
+                    }
+                }
+            }
+            let (answer, positions) = oneshot::channel();
+            let _ = self.main.send(Command::Attach(self.peer.clone(), answer));
+            if let Ok(positions) = positions.await {
+                passed.send_replace(Some(positions));
+            }
+            tokio::select! {
+                biased;
+                saved = &mut track => return Ended::CatchUp(self.peer, saved),
+                Some(()) = self.refused.recv() => {
+                    passed.send_replace(None);
+                }
+            }
+        }
+    }
+}

@@ -1,0 +1,289 @@
+//! Leases: which agent reads a shard, and how far each destination has got in it.
+//!
+//! One row a shard, with the Kinesis Client Library's field names: `leaseKey`, `leaseOwner`,
+//! `leaseCounter`, `parentShardId`, `checkpoint`. Unlike there, an owner does not renew each lease
+//! by a write of its own: one beat an agent stands for all of its leases (see `beat`), and the
+//! counter grows when the owner changes. It fences: what an owner saves is refused once another
+//! has taken the lease.
+
+use std::collections::{BTreeMap, HashMap};
+
+use aws_sdk_dynamodb::error::ProvideErrorMetadata;
+use aws_sdk_dynamodb::types::{AttributeValue, ReturnValue};
+
+use super::{AgentId, ControlTable, PK, Row, SK, number, read_number, read_text, text};
+use crate::fault::Fault;
+use crate::protocol::{Floors, Hlc, Origin};
+use crate::stream::{Position, ShardId};
+
+/// One shard's row.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Lease {
+    pub shard: ShardId,
+    pub owner: Option<AgentId>,
+    /// Grows with each change of owner.
+    pub counter: u64,
+    /// Records created before this, in milliseconds, are remembered and not replicated.
+    pub since_millis: u64,
+    pub checkpoints: BTreeMap<Origin, Checkpoint>,
+}
+
+/// How far one destination has got in one shard.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Checkpoint {
+    /// Everything up to here has been done for the destination.
+    pub done: Position,
+    /// Where this shard and its ancestors must be read again from, to arrive at the same key
+    /// memory; an ancestor that is not named is not needed.
+    pub rewind: BTreeMap<ShardId, Position>,
+    /// The floors that were in force at `rewind`.
+    pub floors: Floors,
+    /// No write that is not yet done will have a creation time below this one, in milliseconds.
+    pub millis: u64,
+}
+
+/// What became of a write that only a lease's owner may make.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Held {
+    Yes,
+    /// Another agent has the lease.
+    No,
+}
+
+impl Lease {
+    /// Whether everything in the shard has been done for a destination.
+    pub fn is_done_for(&self, destination: &Origin) -> bool {
+        self.checkpoints.get(destination).is_some_and(|checkpoint| checkpoint.done == Position::End)
+    }
+}
+
+/// Precedes a destination's name in the name of its attribute.
+const DESTINATION: &str = "to ";
+const OWNER: &str = "leaseOwner";
+const COUNTER: &str = "leaseCounter";
+const REVISION: &str = "revision";
+
+impl ControlTable {
+    /// The leases of a table.
+    pub async fn leases(&self, table: &str) -> Result<BTreeMap<ShardId, Lease>, Fault> {
+        let rows = self.rows(&pk(table)).await?;
+        Ok(rows.iter().filter_map(read).map(|lease| (lease.shard.clone(), lease)).collect())
+    }
+
+    /// Makes a lease that nobody has, unless it is there.
+    pub async fn create_lease(
+        &self,
+        table: &str,
+        shard: &ShardId,
+        parent: Option<&ShardId>,
+        since_millis: u64,
+    ) -> Result<(), Fault> {
+        let mut row = Row::from([
+            (PK.to_owned(), text(pk(table))),
+            (SK.to_owned(), text(&*shard.0)),
+            ("leaseKey".to_owned(), text(&*shard.0)),
+            (COUNTER.to_owned(), number(0)),
+            ("checkpoint".to_owned(), text(Position::TrimHorizon.to_string())),
+            ("sinceMillis".to_owned(), number(since_millis)),
+        ]);
+        if let Some(parent) = parent {
+            row.insert("parentShardId".to_owned(), text(&*parent.0));
+        }
+        let put = self.client.put_item().table_name(&self.name).set_item(Some(row));
+        let put = put.condition_expression("attribute_not_exists(#pk)").expression_attribute_names("#pk", PK);
+        held(put.send().await).map(|_| ())
+    }
+
+    /// Takes a lease as it was read; the answer is the lease as it is now, if it was still so.
+    pub async fn take_lease(
+        &self,
+        table: &str,
+        lease: &Lease,
+        agent: &AgentId,
+    ) -> Result<Option<Lease>, Fault> {
+        let update = self
+            .lease_row(table, &lease.shard)
+            .update_expression(format!(
+                "SET {OWNER} = :owner, {COUNTER} = {COUNTER} + :one, {REVISION} = :zero"
+            ))
+            .condition_expression(format!("{COUNTER} = :counter"))
+            .expression_attribute_values(":owner", text(agent.as_str()))
+            .expression_attribute_values(":zero", number(0))
+            .expression_attribute_values(":one", number(1))
+            .expression_attribute_values(":counter", number(lease.counter))
+            .return_values(ReturnValue::AllNew);
+        match update.send().await {
+            Ok(answer) => Ok(answer.attributes.as_ref().and_then(read)),
+            Err(error) if error.code() == Some(CONDITION_FAILED) => Ok(None),
+            Err(error) => Err(error.into()),
+        }
+    }
+
+    /// Gives a lease up, so that others may take it at once.
+    pub async fn release_lease(&self, table: &str, lease: &Lease) -> Result<Held, Fault> {
+        let update = self
+            .lease_row(table, &lease.shard)
+            .update_expression(format!("SET {COUNTER} = {COUNTER} + :one REMOVE {OWNER}"))
+            .condition_expression(format!("{COUNTER} = :counter"))
+            .expression_attribute_values(":one", number(1))
+            .expression_attribute_values(":counter", number(lease.counter));
+        held(update.send().await)
+    }
+
+    /// Saves what has changed, in one write, if the lease is still held. `revision` grows with each
+    /// save of an owner, so that one that lands late undoes nothing.
+    pub async fn save_checkpoints(
+        &self,
+        table: &str,
+        lease: &Lease,
+        revision: u64,
+        changed: &[(Origin, Checkpoint)],
+    ) -> Result<Held, Fault> {
+        let mut update = self
+            .lease_row(table, &lease.shard)
+            .condition_expression(format!("{COUNTER} = :counter AND {REVISION} <= :revision"))
+            .expression_attribute_values(":counter", number(lease.counter))
+            .expression_attribute_values(":revision", number(revision));
+        let mut sets = vec![format!("{REVISION} = :revision")];
+        for (i, (destination, checkpoint)) in changed.iter().enumerate() {
+            sets.push(format!("#d{i} = :d{i}"));
+            update = update
+                .expression_attribute_names(format!("#d{i}"), format!("{DESTINATION}{destination}"))
+                .expression_attribute_values(format!(":d{i}"), write(checkpoint));
+        }
+        if let Some(least) = changed.iter().map(|(_, checkpoint)| &checkpoint.done).min() {
+            sets.push("checkpoint = :checkpoint".to_owned());
+            update = update.expression_attribute_values(":checkpoint", text(least.to_string()));
+        }
+        held(update.update_expression(format!("SET {}", sets.join(", "))).send().await)
+    }
+
+    /// Removes the lease of a shard that is no longer there.
+    pub async fn retire_lease(&self, table: &str, shard: &ShardId) -> Result<(), Fault> {
+        let delete = self.client.delete_item().table_name(&self.name);
+        delete.key(PK, text(pk(table))).key(SK, text(&*shard.0)).send().await?;
+        Ok(())
+    }
+
+    fn lease_row(
+        &self,
+        table: &str,
+        shard: &ShardId,
+    ) -> aws_sdk_dynamodb::operation::update_item::builders::UpdateItemFluentBuilder {
+        let update = self.client.update_item().table_name(&self.name);
+        update.key(PK, text(pk(table))).key(SK, text(&*shard.0))
+    }
+}
+
+const CONDITION_FAILED: &str = "ConditionalCheckFailedException";
+
+pub(super) fn held<T, E>(result: Result<T, aws_sdk_dynamodb::error::SdkError<E>>) -> Result<Held, Fault>
+where
+    E: ProvideErrorMetadata + std::error::Error + Send + Sync + 'static,
+{
+    match result {
+        Ok(_) => Ok(Held::Yes),
+        Err(error) if error.code() == Some(CONDITION_FAILED) => Ok(Held::No),
+        Err(error) => Err(error.into()),
+    }
+}
+
+fn pk(table: &str) -> String {
+    format!("lease/{table}")
+}
+
+fn write(checkpoint: &Checkpoint) -> AttributeValue {
+    let floors =
+        checkpoint.floors.iter().map(|(origin, floor)| (origin.to_string(), number(u64::from(floor))));
+    let rewind =
+        checkpoint.rewind.iter().map(|(shard, position)| (shard.to_string(), text(position.to_string())));
+    AttributeValue::M(HashMap::from([
+        ("done".to_owned(), text(checkpoint.done.to_string())),
+        ("rewind".to_owned(), AttributeValue::M(rewind.collect())),
+        ("floors".to_owned(), AttributeValue::M(floors.collect())),
+        ("millis".to_owned(), number(checkpoint.millis)),
+    ]))
+}
+
+pub(super) fn read(row: &Row) -> Option<Lease> {
+    let checkpoints = row.iter().filter_map(|(name, value)| {
+        let destination = name.strip_prefix(DESTINATION)?.parse().ok()?;
+        Some((destination, read_checkpoint(value.as_m().ok()?)?))
+    });
+    Some(Lease {
+        shard: ShardId(read_text(row, SK)?.into()),
+        owner: read_text(row, OWNER).map(AgentId::from),
+        counter: read_number(row, COUNTER)?,
+        since_millis: read_number(row, "sinceMillis").unwrap_or_default(),
+        checkpoints: checkpoints.collect(),
+    })
+}
+
+fn read_checkpoint(fields: &Row) -> Option<Checkpoint> {
+    let mut floors = Floors::default();
+    for (origin, floor) in fields.get("floors")?.as_m().ok()? {
+        floors.raise(&origin.parse().ok()?, Hlc::from(floor.as_n().ok()?.parse::<u64>().ok()?));
+    }
+    let rewind = fields.get("rewind")?.as_m().ok()?.iter();
+    let rewind =
+        rewind.map(|(shard, at)| Some((ShardId(shard.as_str().into()), at.as_s().ok()?.as_str().into())));
+    Some(Checkpoint {
+        done: read_text(fields, "done")?.into(),
+        rewind: rewind.collect::<Option<_>>()?,
+        floors,
+        millis: read_number(fields, "millis")?,
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::collection::btree_map;
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn positions() -> impl Strategy<Value = Position> {
+        prop_oneof![
+            Just(Position::TrimHorizon),
+            Just(Position::End),
+            "[0-9]{1,40}".prop_map(|digits| Position::from(digits.as_str())),
+        ]
+    }
+
+    fn checkpoints() -> impl Strategy<Value = Checkpoint> {
+        let floors = btree_map("[a-z0-9_-]{1,32}", any::<u64>(), 0..4);
+        let rewind = btree_map("shardId-[0-9]{1,20}", positions(), 0..3);
+        (positions(), rewind, floors, any::<u64>()).prop_map(|(done, rewind, raised, millis)| {
+            let mut floors = Floors::default();
+            for (origin, hlc) in raised {
+                floors.raise(&origin.parse().expect("a name"), Hlc::from(hlc));
+            }
+            let rewind = rewind.into_iter().map(|(shard, at)| (ShardId(shard.as_str().into()), at)).collect();
+            Checkpoint { done, rewind, floors, millis }
+        })
+    }
+
+    proptest! {
+        #[test]
+        fn every_lease_is_read_back(
+            named in btree_map("[a-z0-9_-]{1,32}", checkpoints(), 0..4),
+            owner in proptest::option::of("[a-f0-9]{16}"),
+            counter: u64, since_millis: u64,
+        ) {
+            let checkpoints: BTreeMap<Origin, Checkpoint> =
+                named.into_iter().map(|(name, c)| (name.parse().expect("a name"), c)).collect();
+            let owner = owner.as_deref().map(AgentId::from);
+            let shard = ShardId("shard".into());
+            let lease = Lease { shard, owner, counter, since_millis, checkpoints };
+            let mut row = Row::from([
+                (SK.to_owned(), text("shard")),
+                (COUNTER.to_owned(), number(counter)),
+                ("sinceMillis".to_owned(), number(since_millis)),
+                (format!("{DESTINATION}Not a region"), text("garbage")),
+            ]);
+            row.extend(lease.owner.as_ref().map(|owner| (OWNER.to_owned(), text(owner.as_str()))));
+            row.extend(lease.checkpoints.iter().map(|(name, c)| (format!("{DESTINATION}{name}"), write(c))));
+            prop_assert_eq!(read(&row), Some(lease));
+        }
+    }
+}

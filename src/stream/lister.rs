@@ -1,0 +1,148 @@
+//! Which shards a stream has, and which came of which.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use aws_sdk_dynamodbstreams::Client;
+use tokio::sync::{Notify, watch};
+use tokio::time::Instant;
+use tracing::warn;
+
+use super::ShardId;
+use super::service_clock::ServiceClock;
+use crate::fault::{Fault, persist};
+
+/// How often new shards are looked for; also when a reader has come to a shard's end.
+const DISCOVERY: Duration = Duration::from_secs(15);
+/// The least time between two calls: DescribeStream allows 10 a second, over all its users, and
+/// every attempt counts.
+const PAUSE: Duration = Duration::from_millis(250);
+
+/// The shards of a stream, each with its parent, if that is still listed.
+#[derive(Clone, Debug, Default)]
+pub struct Lineage {
+    parents: BTreeMap<ShardId, Option<ShardId>>,
+    /// When they were listed, by the service's own clock, in milliseconds since the Unix epoch.
+    pub listed_millis: Option<u64>,
+}
+
+impl Lineage {
+    pub fn contains(&self, shard: &ShardId) -> bool {
+        self.parents.contains_key(shard)
+    }
+
+    pub fn shards(&self) -> impl Iterator<Item = &ShardId> {
+        self.parents.keys()
+    }
+
+    pub fn parent(&self, shard: &ShardId) -> Option<&ShardId> {
+        self.parents.get(shard)?.as_ref()
+    }
+
+    /// Whether any shard came of this one.
+    pub fn has_children(&self, shard: &ShardId) -> bool {
+        self.parents.values().any(|parent| parent.as_ref() == Some(shard))
+    }
+
+    /// The shard's ancestors that are still listed, the oldest first.
+    pub fn ancestors(&self, shard: &ShardId) -> Vec<ShardId> {
+        let mut ancestors: Vec<ShardId> =
+            std::iter::successors(self.parent(shard), |shard| self.parent(shard)).cloned().collect();
+        ancestors.reverse();
+        ancestors
+    }
+}
+
+impl FromIterator<(ShardId, Option<ShardId>)> for Lineage {
+    fn from_iter<T: IntoIterator<Item = (ShardId, Option<ShardId>)>>(shards: T) -> Self {
+        let mut all: BTreeMap<_, _> = shards.into_iter().collect();
+        let listed: Vec<ShardId> = all.keys().cloned().collect();
+        for parent in all.values_mut() {
+            if parent.as_ref().is_some_and(|parent| listed.binary_search(parent).is_err()) {
+                *parent = None;
+            }
+        }
+        Self { parents: all, listed_millis: None }
+    }
+}
+
+/// Keeps the list of a stream's shards fresh until nobody looks at it any more; `look` asks for a
+/// look ahead of time.
+pub async fn list(
+    client: Client,
+    stream_arn: String,
+    look: Arc<Notify>,
+    lineage: watch::Sender<Option<Lineage>>,
+) {
+    loop {
+        let next = Instant::now() + DISCOVERY;
+        if let Some(found) = look_once(&client, &stream_arn).await {
+            lineage.send_replace(Some(found));
+        }
+        tokio::select! {
+            biased;
+            () = lineage.closed() => return,
+            () = look.notified() => {}
+            () = tokio::time::sleep_until(next) => {}
+        }
+    }
+}
+
+async fn look_once(client: &Client, stream_arn: &str) -> Option<Lineage> {
+    let mut shards = Vec::new();
+    let mut last = None;
+    let clock = ServiceClock::default();
+    loop {
+        let call = || async {
+            tokio::time::sleep(PAUSE).await;
+            let request = client.describe_stream().stream_arn(stream_arn);
+            let request = request.set_exclusive_start_shard_id(last.clone());
+            let answer = request.customize().interceptor(clock.clone()).send().await?;
+            Ok::<_, Fault>(answer.stream_description)
+        };
+        let described =
+            persist(call, |fault| warn!(%fault, "can't list the shards of the local stream; trying again"));
+        match described.await {
+            Ok(description) => {
+                let description = description?;
+                for shard in description.shards.unwrap_or_default() {
+                    if let Some(id) = shard.shard_id {
+                        let parent = shard.parent_shard_id.map(|parent| ShardId(parent.into()));
+                        shards.push((ShardId(id.into()), parent));
+                    }
+                }
+                last = description.last_evaluated_shard_id;
+                if last.is_none() {
+                    let mut lineage: Lineage = shards.into_iter().collect();
+                    lineage.listed_millis = clock.millis();
+                    return Some(lineage);
+                }
+            }
+            Err(fault) => {
+                warn!(%fault, "the shards of the local stream can't be listed");
+                return None;
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn shard(name: &str) -> ShardId {
+        ShardId(name.into())
+    }
+
+    #[test]
+    fn ancestors_come_oldest_first_and_only_while_listed() {
+        let lineage: Lineage = [("c", Some("b")), ("b", Some("a")), ("a", Some("gone")), ("d", None)]
+            .into_iter()
+            .map(|(name, parent)| (shard(name), parent.map(shard)))
+            .collect();
+        assert_eq!(lineage.ancestors(&shard("c")), [shard("a"), shard("b")]);
+        assert_eq!(lineage.parent(&shard("a")), None);
+        assert!(lineage.has_children(&shard("b")) && !lineage.has_children(&shard("c")));
+    }
+}
