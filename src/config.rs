@@ -145,6 +145,19 @@ impl Default for Tuning {
     }
 }
 
+impl Tuning {
+    /// How long an agent may write after it has last seen that a lease is its own. A write that was
+    /// begun then, and takes its longest, lands well within `settle`.
+    pub(crate) fn tenure(&self) -> Duration {
+        self.settle / 2
+    }
+
+    /// How often the leases are looked at.
+    pub(crate) fn lease_interval(&self) -> Duration {
+        self.checkpoint_interval.min(self.settle / 4)
+    }
+}
+
 fn duration<'de, D: serde::Deserializer<'de>>(deserializer: D) -> Result<Duration, D::Error> {
     let text = String::deserialize(deserializer)?;
     let expected = "expected a time above zero such as \"250ms\", \"5s\" or \"2m\"";

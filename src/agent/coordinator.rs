@@ -6,13 +6,14 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use tokio::sync::{Notify, watch};
 use tokio::task::JoinSet;
-use tokio::time::MissedTickBehavior;
+use tokio::time::{Instant, MissedTickBehavior};
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, error, warn};
 
 use super::crew::Crew;
 use super::holding::{Holding, Leases};
 use super::track::{Shared, TrackState};
+use crate::apply::Tenure;
 use crate::config::Start;
 use crate::control::{AgentId, Lease};
 use crate::fault::Fault;
@@ -70,10 +71,20 @@ pub(super) struct Coordinator {
     pub(super) rng: fastrand::Rng,
 }
 
+/// What a look at the leases came to.
+struct Found {
+    lineage: Lineage,
+    rows: Leases,
+    /// The leases that this agent has taken.
+    taken: Vec<Lease>,
+    /// When they were asked for: as old is what is known.
+    verified: Instant,
+}
+
 /// A shard that this agent reads.
 struct Running {
     lease: Lease,
-    lost: CancellationToken,
+    tenure: Arc<Tenure>,
 }
 
 impl Coordinator {
@@ -82,7 +93,7 @@ impl Coordinator {
         let (leases, read_leases) = watch::channel(Leases::new());
         let mut holdings: JoinSet<ShardId> = JoinSet::new();
         let mut running: BTreeMap<ShardId, Running> = BTreeMap::new();
-        let mut ticks = tokio::time::interval(self.shared.tuning.checkpoint_interval);
+        let mut ticks = tokio::time::interval(self.shared.tuning.lease_interval());
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
             let sharing = Arc::clone(&self.shared);
@@ -108,7 +119,7 @@ impl Coordinator {
                 _ = ticks.tick() => {}
             }
             let found = self.share_out(&mut running).await;
-            let (lineage, rows, taken) = match found {
+            let Found { lineage, rows, taken, verified } = match found {
                 Ok(Some(found)) => found,
                 Ok(None) => continue,
                 Err(fault) => {
@@ -121,13 +132,13 @@ impl Coordinator {
             leases.send_replace(rows);
             for lease in taken {
                 let (state, states) = watch::channel(TrackState::default());
-                let lost = CancellationToken::new();
+                let tenure = Arc::new(Tenure::until(verified + self.shared.tuning.tenure()));
                 let shard = lease.shard.clone();
                 debug!(origin = %self.shared.origin, table = self.shared.table, %shard, "holding a shard");
                 self.shards.change(|all| _ = all.tracks.insert(shard.clone(), states));
-                running.insert(shard.clone(), Running { lease: lease.clone(), lost: lost.clone() });
+                running.insert(shard.clone(), Running { lease: lease.clone(), tenure: Arc::clone(&tenure) });
                 let saves = tokio::sync::Mutex::default();
-                let holding = Holding { ancestors: lineage.ancestors(&shard), lease, lost, saves };
+                let holding = Holding { ancestors: lineage.ancestors(&shard), lease, tenure, saves };
                 let run = holding.run(Arc::clone(&self.shared), read_leases.clone(), state, stop.clone());
                 holdings.spawn(async move {
                     run.await;
@@ -148,9 +159,12 @@ impl Coordinator {
             state.tracks.remove(shard);
             state.settled = false;
         });
-        let Some(Running { lease, lost }) = running.remove(shard) else { return };
-        if !lost.is_cancelled()
-            && let Err(fault) = self.shared.control.release_lease(&self.shared.table, &lease).await
+        let Some(Running { lease, tenure }) = running.remove(shard) else { return };
+        if tenure.has_ended() {
+            return;
+        }
+        tenure.end();
+        if let Err(fault) = self.shared.control.release_lease(&self.shared.table, &lease).await
         {
             debug!(%shard, %fault, "can't give up a lease; it runs out by itself");
         }
@@ -160,7 +174,7 @@ impl Coordinator {
     async fn share_out(
         &mut self,
         running: &mut BTreeMap<ShardId, Running>,
-    ) -> Result<Option<(Lineage, Leases, Vec<Lease>)>, Fault> {
+    ) -> Result<Option<Found>, Fault> {
         let alive = self.alive.borrow_and_update().clone();
         let Some(lineage) = self.lineage.borrow_and_update().clone() else { return Ok(None) };
         // Until the crew has been looked at, everyone else would seem dead.
@@ -168,15 +182,18 @@ impl Coordinator {
             return Ok(None);
         }
         let Shared { control, table, .. } = &*self.shared;
+        let asked = Instant::now();
         let mut rows = control.leases(table).await?;
         if lineage.shards().any(|shard| !rows.contains_key(shard)) {
             self.create(&lineage, &rows).await?;
             rows = control.leases(table).await?;
         }
         self.retire(&lineage, &mut rows, running).await;
-        for (shard, Running { lease, lost }) in running.iter() {
-            if rows.get(shard).is_none_or(|row| row.counter != lease.counter) {
-                lost.cancel();
+        for (shard, Running { lease, tenure }) in running.iter() {
+            if rows.get(shard).is_some_and(|row| row.counter == lease.counter) {
+                tenure.extend(asked + self.shared.tuning.tenure());
+            } else {
+                tenure.end();
             }
         }
         let standing = Standing { shared: &self.shared, lineage: &lineage, rows: &rows, alive: &alive };
@@ -194,7 +211,7 @@ impl Coordinator {
             state.settled = settled;
             state.rounds = if settled { state.rounds.saturating_add(1) } else { 0 };
         });
-        Ok(Some((lineage, rows, taken)))
+        Ok(Some(Found { lineage, rows, taken, verified: asked }))
     }
 
     /// Makes the rows of new shards.

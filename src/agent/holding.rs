@@ -10,6 +10,7 @@ use tokio_util::sync::CancellationToken;
 use tracing::{error, info};
 
 use super::track::{Command, Notice, Shared, Track, TrackState, Until};
+use crate::apply::Tenure;
 use crate::control::{Checkpoint, Lease};
 use crate::protocol::{Floors, Origin};
 use crate::stream::{Position, ShardId};
@@ -27,8 +28,8 @@ pub(super) struct Holding {
     pub(super) lease: Lease,
     /// The shard's ancestors that are still listed, the oldest first.
     pub(super) ancestors: Vec<ShardId>,
-    /// Set when another agent has taken the lease.
-    pub(super) lost: CancellationToken,
+    /// Ends when another agent has taken the lease.
+    pub(super) tenure: Arc<Tenure>,
     /// The number of saves so far; held while one is made, so that they land in this order.
     pub(super) saves: Mutex<u64>,
 }
@@ -103,10 +104,9 @@ impl Holding {
         let mut tracks: JoinSet<Ended> = JoinSet::new();
         let (notices, mut incoming) = mpsc::unbounded_channel();
         let (commands, orders) = mpsc::unbounded_channel();
-        let main = Track::new(Arc::clone(&shared), Arc::clone(&holding), &in_time, notices, state);
-        let main_stop = stop.clone();
+        let main = Track::new(Arc::clone(&shared), Arc::clone(&holding), &in_time, notices, state, stop.clone());
         tracks.spawn(async move {
-            main.run(Until::Stopped, orders, main_stop).await;
+            main.run(Until::Stopped, orders).await;
             Ended::Main
         });
         let mut refusals: BTreeMap<Origin, mpsc::UnboundedSender<()>> = BTreeMap::new();
@@ -200,7 +200,7 @@ impl CatchUp {
             None => tokio::select! {
                 biased;
                 () = stop.cancelled() => return Ended::CatchUp(self.peer, None),
-                () = self.holding.lost.cancelled() => return Ended::CatchUp(self.peer, None),
+                () = self.holding.tenure.ended() => return Ended::CatchUp(self.peer, None),
                 leases = leases.wait_for(|leases| self.holding.may_begin(&self.peer, leases)) => match leases {
                     Ok(leases) => self.holding.from(&self.peer, &leases),
                     Err(_) => return Ended::CatchUp(self.peer, None),
@@ -215,8 +215,8 @@ impl CatchUp {
         let (notices, _notices) = mpsc::unbounded_channel();
         let destinations = BTreeMap::from([(self.peer.clone(), from)]);
         let (shared, holding) = (Arc::clone(&self.shared), Arc::clone(&self.holding));
-        let track = Track::new(shared, holding, &destinations, notices, state);
-        let mut track = std::pin::pin!(track.run(Until::Passed(until), orders, stop));
+        let track = Track::new(shared, holding, &destinations, notices, state, stop);
+        let mut track = std::pin::pin!(track.run(Until::Passed(until), orders));
         loop {
             tokio::select! {
                 biased;

@@ -152,9 +152,10 @@ impl Progress {
         before
     }
 
-    /// All that was written to the shard before this moment has been read.
+    /// All that was written before this moment has been read; nothing new can be said of it at the
+    /// end of a shard, since its children may hold records that are as old.
     pub(super) fn read_to(&self) -> Option<Instant> {
-        if self.tip.closed { Some(Instant::now()) } else { self.tip.read_to }
+        self.tip.read_to
     }
 
     /// No record to come has a creation time before this, in milliseconds.
@@ -201,7 +202,8 @@ impl Tip {
         self.empty_pages = if page.records == 0 { self.empty_pages.saturating_add(1) } else { 0 };
         self.closed |= page.closed;
         let (read_to, millis) = match (page.last_millis, page.served_millis) {
-            (None, _) if self.empty_pages < TIP_PAGES => return,
+            // In a shard that has ended, a child's records may be older than an empty page.
+            (None, _) if self.empty_pages < TIP_PAGES || !page.open => return,
             // What was written some time ago would have shown by now.
             (None, served) => {
                 let margin = u64::try_from((settle + COARSEST).as_millis()).unwrap_or(u64::MAX);
@@ -228,6 +230,7 @@ pub(super) struct PageEnd {
     pub(super) last_millis: Option<u64>,
     pub(super) records: usize,
     pub(super) closed: bool,
+    open: bool,
     asked: Instant,
     served_millis: Option<u64>,
 }
@@ -241,6 +244,7 @@ impl PageEnd {
             last_millis: last.map(|(_, record)| record.created_millis),
             records: page.records.len(),
             closed: page.closed,
+            open: page.open,
             asked: page.asked,
             served_millis: page.served_millis,
         }
@@ -266,6 +270,7 @@ mod tests {
             last_millis: Some(last * 1000),
             records: usize::try_from(records).expect("few"),
             closed: false,
+            open: true,
             asked: Instant::now(),
             served_millis: None,
         };

@@ -8,6 +8,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::sync::{Notify, mpsc, oneshot, watch};
+use tokio::task::JoinSet;
 use tokio::time::{Instant, MissedTickBehavior};
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, error, info, warn};
@@ -120,6 +121,7 @@ pub(super) struct Track {
     notices: mpsc::UnboundedSender<Notice>,
     state: watch::Sender<TrackState>,
     is_main: bool,
+    stop: CancellationToken,
 }
 
 /// Where a track stands, for those that wait for it.
@@ -141,6 +143,7 @@ impl Track {
         destinations: &BTreeMap<Origin, From>,
         notices: mpsc::UnboundedSender<Notice>,
         state: watch::Sender<TrackState>,
+        stop: CancellationToken,
     ) -> Self {
         let base = holding.base(destinations.values().map(|from| &from.checkpoint));
         let floors = destinations.values().map(|from| from.checkpoint.floors.clone());
@@ -163,6 +166,7 @@ impl Track {
             notices,
             state,
             is_main,
+            stop,
             shared,
             holding,
         }
@@ -174,23 +178,25 @@ impl Track {
         mut self,
         mut until: Until,
         mut commands: mpsc::UnboundedReceiver<Command>,
-        stop: CancellationToken,
     ) -> Option<Checkpoint> {
         let (events, mut incoming) = mpsc::channel(4);
-        let reader =
-            self.shared.stream.clone().read(self.holding.in_order(self.progress.positions()), events);
-        let mut reader = std::pin::pin!(reader);
-        let mut reading = true;
-        let holding = Arc::clone(&self.holding);
+        // A task of its own, so that it reads on while a checkpoint is being saved.
+        let mut reader = JoinSet::new();
+        reader.spawn(self.shared.stream.clone().read(self.holding.in_order(self.progress.positions()), events));
+        let (holding, stop) = (Arc::clone(&self.holding), self.stop.clone());
         let mut ticks = tokio::time::interval(self.shared.tuning.checkpoint_interval);
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
             // In this order, so that a simulation repeats itself; events come last, being many.
             tokio::select! {
                 biased;
-                () = holding.lost.cancelled() => return None,
+                () = holding.tenure.ended() => return None,
                 () = stop.cancelled() => break,
-                () = &mut reader, if reading => reading = false,
+                Some(Err(broken)) = reader.join_next() => {
+                    if let Ok(panic) = broken.try_into_panic() {
+                        std::panic::resume_unwind(panic);
+                    }
+                }
                 _ = ticks.tick() => {
                     self.checkpoint().await;
                 }
@@ -318,15 +324,27 @@ impl Track {
         if feed.is_dropped() {
             return;
         }
-        let job =
-            Job { action: action.clone(), ordinal, ledger: Arc::clone(&feed.ledger), created_millis, seen };
+        let job = Job {
+            action: action.clone(),
+            ordinal,
+            ledger: Arc::clone(&feed.ledger),
+            tenure: Arc::clone(&self.holding.tenure),
+            created_millis,
+            seen,
+        };
         let Some(job) = lanes.try_send(job) else {
             feed.held_up = feed.held_up.saturating_sub(Duration::from_millis(1));
             return;
         };
         let waiting = Instant::now();
         if alone || *target == self.shared.origin {
-            lanes.send(job).await;
+            tokio::select! {
+                biased;
+                () = lanes.send(job) => {}
+                // It stays in the ledger, and so before the checkpoint.
+                () = self.stop.cancelled() => feed.ledger.begin(ordinal),
+                () = self.holding.tenure.ended() => feed.ledger.begin(ordinal),
+            }
         } else if tokio::time::timeout(PATIENCE.saturating_sub(feed.held_up), lanes.send(job)).await.is_ok() {
             feed.held_up += waiting.elapsed();
         } else {
@@ -434,7 +452,7 @@ impl Track {
             Ok(Ok(Held::Yes)) => return true,
             Ok(Ok(Held::No)) => {
                 info!(%origin, table, shard = %lease.shard, "another agent has taken the shard");
-                self.holding.lost.cancel();
+                self.holding.tenure.end();
             }
             Ok(Err(fault)) => {
                 warn!(%origin, table, %fault, "can't save a checkpoint in the control table; trying again");

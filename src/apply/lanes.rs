@@ -9,7 +9,7 @@ use tokio::task::JoinSet;
 use tokio::time::Instant;
 use tracing::{debug, error, warn};
 
-use super::{Ledger, Outcome, Replica};
+use super::{Ledger, Outcome, Replica, Tenure};
 use crate::control::{ControlTable, DeadLetter};
 use crate::fault::{Fault, FaultKind, persist};
 use crate::item_json::item_json;
@@ -24,6 +24,8 @@ pub struct Job {
     pub ordinal: u64,
     /// Where the action is crossed out once it has finished.
     pub ledger: Arc<Ledger>,
+    /// The right to write it.
+    pub tenure: Arc<Tenure>,
     pub created_millis: u64,
     pub seen: Instant,
 }
@@ -167,16 +169,23 @@ async fn run_lane(
 ) {
     gate.wait().await;
     while let Some((job, _room)) = jobs.recv().await {
-        destination.finish(&job).await;
-        job.ledger.finish(job.ordinal);
+        tokio::select! {
+            biased;
+            // What was begun stays in the ledger: whoever has the lease now does it again.
+            () = job.tenure.ended() => {}
+            () = destination.finish(&job) => job.ledger.finish(job.ordinal),
+        }
     }
 }
 
 impl Destination {
     /// Works on a job until it is done, or can never be.
     async fn finish(&self, job: &Job) {
-        let attempts = persist(|| self.replica.attempt(&job.action), |fault| self.notice(fault)).await;
-        match attempts {
+        let attempt = || async {
+            job.tenure.granted().await;
+            self.replica.attempt(&job.action).await
+        };
+        match persist(attempt, |fault| self.notice(fault)).await {
             Ok(outcome) => self.report(job, outcome),
             Err(fault) => self.bury(&job.action, &fault).await,
         }

@@ -4,7 +4,9 @@
 mod lanes;
 mod ledger;
 mod replica;
+mod tenure;
 
 pub use lanes::{Complaints, Destination, Job, Lanes};
 pub use ledger::Ledger;
 pub use replica::{Outcome, Replica};
+pub use tenure::Tenure;

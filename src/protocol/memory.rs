@@ -107,6 +107,11 @@ impl KeyState {
         self.stamps.iter().any(|seen| seen.nonce == nonce)
     }
 
+    /// The time of the last record that showed a stamp.
+    fn last_seen(&self) -> Hlc {
+        Hlc::at_millis(self.stamps.last().map_or(0, |seen| seen.millis))
+    }
+
     fn oldest(&self) -> u64 {
         self.stamps.iter().map(|seen| seen.ordinal).fold(self.since, u64::min)
     }
@@ -156,10 +161,13 @@ impl KeyMemory {
 
     /// Forgets the keys whose highest version every region has, this one included: neither a
     /// peer's push of an older version can still arrive, nor a heal or a stamp of our own.
+    ///
+    /// A heal hangs on the record that asked for it, which may be much younger than the version.
     pub fn forget(&mut self, peers: &[Origin], floors: &Floors) {
-        let regions = peers.iter().chain([&self.origin]);
-        let floor = less_slack(regions.map(|region| floors.get(region)).min().unwrap_or_default());
-        self.keys.retain(|_, state| state.tip == Tip::Stale || state.latest.hlc >= floor);
+        let own = less_slack(floors.get(&self.origin));
+        let floor = peers.iter().map(|peer| less_slack(floors.get(peer))).fold(own, Hlc::min);
+        let heals = |state: &KeyState| state.tip == Tip::Stale && state.last_seen() >= own;
+        self.keys.retain(|_, state| state.latest.hlc >= floor || heals(state));
     }
 
     /// The ordinal of the oldest record that is still needed to rebuild this memory.

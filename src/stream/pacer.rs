@@ -42,16 +42,24 @@ impl Pacer {
     /// Waits until one more call for the shard's records may be made: before each attempt, since
     /// every one counts, not only those that succeed.
     pub(super) async fn attempt(&self, shard: &ShardId) {
-        tokio::time::sleep_until(self.reserve(shard)).await;
+        while let Err(turn) = self.begin(shard) {
+            tokio::time::sleep_until(turn).await;
+        }
     }
 
-    fn reserve(&self, shard: &ShardId) -> Instant {
+    /// Begins a call now, or says when to ask again: a turn that was given out ahead might be used
+    /// late, and the next one then comes too soon after it.
+    fn begin(&self, shard: &ShardId) -> Result<(), Instant> {
         let mut next = self.next.lock().unwrap_or_else(PoisonError::into_inner);
         let now = Instant::now();
-        let turn = next.get(shard).copied().unwrap_or(now).max(now);
         // Shards that have not been asked lately are as good as new.
-        next.retain(|_, turn| *turn >= now);
-        next.insert(shard.clone(), turn + self.least);
-        turn
+        next.retain(|_, turn| *turn > now);
+        match next.get(shard) {
+            Some(turn) => Err(*turn),
+            None => {
+                next.insert(shard.clone(), now + self.least);
+                Ok(())
+            }
+        }
     }
 }

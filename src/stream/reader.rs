@@ -28,6 +28,8 @@ pub struct Page {
     pub records: Vec<(Sequence, Record)>,
     /// The shard has ended, and all of it has been handed on.
     pub closed: bool,
+    /// The shard is not known to have ended: when nothing comes, this may be the tip.
+    pub open: bool,
     /// When the call was made.
     pub asked: Instant,
     /// When it was answered, by the service's own clock, in milliseconds since the Unix epoch.
@@ -146,7 +148,8 @@ impl ShardReader {
             }
             let full = records.len() >= FULL;
             let closed = next.is_none();
-            let page = Page { shard: self.shard.clone(), records, closed, asked, served_millis };
+            let open = !closed && !self.has_children();
+            let page = Page { shard: self.shard.clone(), records, closed, open, asked, served_millis };
             if self.events.send(StreamEvent::Page(page)).await.is_err() {
                 return false;
             }
@@ -156,6 +159,13 @@ impl ShardReader {
             iterator = next;
             self.stream.pacer.pause(asked, fresh, full).await;
         }
+    }
+
+    /// A surer sign of a shard's end than that the list gives it an ending sequence number: some
+    /// servers give one to every shard.
+    fn has_children(&self) -> bool {
+        let listed = self.stream.lineage.borrow();
+        listed.as_ref().is_some_and(|lineage| lineage.has_children(&self.shard))
     }
 
     async fn skip_trimmed(&mut self) -> Result<(), mpsc::error::SendError<StreamEvent>> {
@@ -173,7 +183,7 @@ impl ShardReader {
         let (shard, after) = (self.shard.clone(), self.position.clone());
         self.events.send(StreamEvent::Trimmed { shard: shard.clone(), after }).await?;
         let (asked, served_millis) = (Instant::now(), None);
-        let end = Page { shard, records: Vec::new(), closed: true, asked, served_millis };
+        let end = Page { shard, records: Vec::new(), closed: true, open: false, asked, served_millis };
         self.events.send(StreamEvent::Page(end)).await
     }
 

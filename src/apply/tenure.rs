@@ -1,0 +1,80 @@
+//! The right to write, which comes with a lease and ends with it.
+//!
+//! A lease fences what its owner saves; nothing fences what it writes to a replica. So an owner
+//! that was paused, or cut off, must not go on with what it had queued: by then another may have
+//! done all of it, the peers may have forgotten the keys, and an old write would come back.
+
+use tokio::sync::watch;
+use tokio::time::Instant;
+
+/// How long writes may be begun, by this machine's monotonic clock; `None` when it is over.
+#[derive(Debug)]
+pub struct Tenure(watch::Sender<Option<Instant>>);
+
+impl Tenure {
+    pub fn until(moment: Instant) -> Self {
+        Self(watch::Sender::new(Some(moment)))
+    }
+
+    /// The lease is known to be held still: writes may be begun for longer.
+    pub fn extend(&self, moment: Instant) {
+        self.0.send_if_modified(|until| {
+            let longer = until.is_some_and(|until| until < moment);
+            if longer {
+                *until = Some(moment);
+            }
+            longer
+        });
+    }
+
+    /// Another agent has the lease, or may take it now.
+    pub fn end(&self) {
+        self.0.send_replace(None);
+    }
+
+    pub fn has_ended(&self) -> bool {
+        self.0.borrow().is_none()
+    }
+
+    /// Returns when it is over.
+    pub async fn ended(&self) {
+        // This sender lives as long as its receiver.
+        let _ = self.0.subscribe().wait_for(Option::is_none).await;
+    }
+
+    /// Waits until a write may be begun. Does not return when it is over.
+    pub(super) async fn granted(&self) {
+        let mut until = self.0.subscribe();
+        let is_open = |until: &Option<Instant>| until.is_some_and(|until| Instant::now() < until);
+        let _ = until.wait_for(is_open).await;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+
+    const SECOND: Duration = Duration::from_secs(1);
+
+    #[tokio::test(start_paused = true)]
+    async fn a_write_waits_until_the_lease_is_known_to_be_held() {
+        let tenure = Tenure::until(Instant::now() + SECOND);
+        tenure.granted().await;
+        tokio::time::sleep(2 * SECOND).await;
+        let waited = tokio::time::timeout(SECOND, tenure.granted()).await;
+        assert!(waited.is_err(), "a write was begun without a lease");
+        tenure.extend(Instant::now() + SECOND);
+        tenure.granted().await;
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_is_over_is_never_granted_again() {
+        let tenure = Tenure::until(Instant::now() + SECOND);
+        tenure.end();
+        tenure.extend(Instant::now() + SECOND);
+        tenure.ended().await;
+        assert!(tokio::time::timeout(SECOND, tenure.granted()).await.is_err());
+    }
+}
