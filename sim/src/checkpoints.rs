@@ -1,4 +1,4 @@
-//! Watches the checkpoint rows: they never go back.
+//! Watches the checkpoint rows: they never go back, whoever owns the lease.
 
 use std::collections::BTreeMap;
 
@@ -11,15 +11,9 @@ type Name = (String, String, String);
 /// Done up to here; and the creation time below which nothing is left.
 type Reached = (Position, u64);
 
-/// The checkpoints as they were saved last, and as an agent that started has found them.
-///
-/// A save of an agent that was killed may land after the next one has read the rows. That one
-/// knows nothing of it, and no peer was promised anything for it: it may be taken back.
+/// The checkpoints as they were saved last.
 #[derive(Debug, Default)]
-pub struct Checkpoints {
-    saved: BTreeMap<Name, (u64, Reached)>,
-    found: BTreeMap<Name, Reached>,
-}
+pub struct Checkpoints(BTreeMap<Name, Reached>);
 
 /// In the order of a shard's reading: the sequence numbers between the two ends.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -40,15 +34,8 @@ impl Position {
 }
 
 impl Checkpoints {
-    /// An agent that starts reads the rows of its region.
-    pub fn read(&mut self, region: &str) {
-        let saved = self.saved.iter().filter(|((of, _, _), _)| of == region);
-        self.found.extend(saved.map(|(name, (_, reached))| (name.clone(), *reached)));
-    }
-
     /// Takes in a row as it was saved.
     pub fn saved(&mut self, region: &str, shard: &str, row: &Item) -> Result<(), String> {
-        let run = row.get("revision").and_then(as_number).unwrap_or_default() >> 32;
         for (name, value) in row {
             let Some(destination) = name.strip_prefix("to ") else { continue };
             let fields = &value["M"];
@@ -62,11 +49,7 @@ impl Checkpoints {
                 return Err(format!("{region}: a checkpoint of {shard} with {rewind:?} after {done:?}"));
             }
             let key = (region.to_owned(), shard.to_owned(), destination.to_owned());
-            let found = self.found.get(&key).copied();
-            let last = match self.saved.insert(key, (run, (done, millis))) {
-                Some((last_run, last)) if last_run == run => Some(last),
-                _ => found,
-            };
+            let last = self.0.insert(key, (done, millis));
             if let Some(last) = last.filter(|last| done < last.0 || millis < last.1) {
                 return Err(format!(
                     "{region}: the checkpoint of {shard} for {destination} went back from {last:?} to {:?}",

@@ -41,7 +41,7 @@ struct Slot {
     tally: TallySnapshot,
 }
 
-/// One agent for each region.
+/// The agents of all regions.
 pub struct Crew {
     config: Config,
     world: SharedWorld,
@@ -53,7 +53,7 @@ impl Crew {
     pub fn new(settings: &Settings, world: SharedWorld, clock: SimClock) -> Option<Self> {
         let config = config(settings)?;
         let slot = |_| Slot { state: State::Due(0), kept_down: 0, tally: TallySnapshot::default() };
-        let slots = (0..settings.regions).map(slot).collect();
+        let slots = (0..settings.regions * settings.agents).map(slot).collect();
         Some(Self { config, world, clock, slots })
     }
 
@@ -98,7 +98,7 @@ impl Crew {
             self.slots[agent].state = match state {
                 State::Down if is_free => State::Due(now),
                 State::Due(at) if is_free && at <= now => {
-                    State::Starting(tokio::spawn(start(self.config.clone(), self.regions(agent), agent)))
+                    State::Starting(tokio::spawn(start(self.config.clone(), self.regions(agent), self.region(agent))))
                 }
                 State::Starting(task) if task.is_finished() => match task.await {
                     Ok(Ok(agent)) => State::Running(agent),
@@ -139,9 +139,13 @@ impl Crew {
         sum
     }
 
+    fn region(&self, agent: usize) -> usize {
+        agent % self.config.regions.len()
+    }
+
     /// Fresh clients: an agent that starts again has no connection and no state of the old one.
-    fn regions(&self, from: usize) -> BTreeMap<Origin, Region> {
-        let network = Network { world: self.world.clone(), from };
+    fn regions(&self, agent: usize) -> BTreeMap<Origin, Region> {
+        let network = Network { world: self.world.clone(), from: self.region(agent), agent };
         let sdk = |config: &RegionConfig| {
             SdkConfig::builder()
                 .behavior_version(BehaviorVersion::latest())
@@ -173,8 +177,8 @@ impl Slot {
     }
 }
 
-async fn start(config: Config, regions: BTreeMap<Origin, Region>, agent: usize) -> Result<Agent, String> {
-    Agent::start_over(&config, NAMES[agent], &regions).await.map_err(|error| error.to_string())
+async fn start(config: Config, regions: BTreeMap<Origin, Region>, region: usize) -> Result<Agent, String> {
+    Agent::start_over(&config, NAMES[region], &regions).await.map_err(|error| error.to_string())
 }
 
 fn config(settings: &Settings) -> Option<Config> {
@@ -195,6 +199,7 @@ fn config(settings: &Settings) -> Option<Config> {
     let millis = Duration::from_millis;
     let tuning = Tuning {
         poll_interval: millis(settings.poll_interval),
+        idle_poll_interval: millis(settings.idle_poll_interval),
         checkpoint_interval: millis(settings.checkpoint_interval),
         concurrency: settings.concurrency,
         queue_mib: 1,

@@ -40,6 +40,8 @@ pub struct Network {
     pub world: SharedWorld,
     /// The region of the agent.
     pub from: usize,
+    /// Its number.
+    pub agent: usize,
 }
 
 impl HttpClient for Network {
@@ -64,7 +66,7 @@ impl HttpConnector for Connector {
             let error = ConnectorError::user("a request that the simulation can't read".into());
             return HttpConnectorFuture::ready(Err(error));
         };
-        let (request, fate) = world.lock().send(self.network.from, to, &operation, body);
+        let (request, fate) = world.lock().send((self.network.from, self.network.agent), to, &operation, body);
         let (answer, answered) = oneshot::channel();
         let connect_timeout = self.connect_timeout;
         let lost = fate.lands.is_none();

@@ -19,6 +19,11 @@ pub enum Profile {
     Skew,
     /// One peer is away for hours, and much is written meanwhile.
     LongOutage,
+    /// Several agents share each region's many shards, and are killed in turn.
+    Crowd,
+    /// A thousand shards that roll and split, ten agents a region, one peer away for most of the
+    /// time: as many minutes as a day has, if asked.
+    Scale,
     /// An agent is down for longer than the streams keep records.
     Trimmed,
 }
@@ -26,8 +31,17 @@ pub enum Profile {
 const MINUTE: u64 = 60_000;
 
 impl Profile {
-    pub const ALL: [Self; 7] =
-        [Self::Calm, Self::Faulty, Self::Crashes, Self::Shards, Self::Skew, Self::LongOutage, Self::Trimmed];
+    pub const ALL: [Self; 9] = [
+        Self::Calm,
+        Self::Faulty,
+        Self::Crashes,
+        Self::Shards,
+        Self::Skew,
+        Self::LongOutage,
+        Self::Crowd,
+        Self::Scale,
+        Self::Trimmed,
+    ];
 
     pub fn name(self) -> &'static str {
         match self {
@@ -37,6 +51,8 @@ impl Profile {
             Self::Shards => "shards",
             Self::Skew => "skew",
             Self::LongOutage => "long-outage",
+            Self::Crowd => "crowd",
+            Self::Scale => "scale",
             Self::Trimmed => "trimmed",
         }
     }
@@ -58,18 +74,29 @@ impl Profile {
         let settle = 1_000 * rng.u64(30..=60);
         Settings {
             regions,
-            keys: rng.usize(3..=40),
+            agents: match self {
+                Self::Crowd => rng.usize(2..=4),
+                Self::Scale => 10,
+                _ => 1,
+            },
+            shards: match self {
+                Self::Crowd => rng.usize(2..=12),
+                Self::Scale => 1_000,
+                _ => 1,
+            },
+            keys: if self == Self::Scale { 2_000 } else { rng.usize(3..=40) },
             safety,
             granularity: if is_skewed && rng.bool() { MINUTE } else { 1_000 },
             offsets,
             retention: if self == Self::Trimmed { 3 * MINUTE } else { 24 * 60 * MINUTE },
-            listing_delay: if self == Self::Shards { rng.u64(..8_000) } else { 0 },
+            listing_delay: if matches!(self, Self::Shards | Self::Crowd) { rng.u64(..8_000) } else { 0 },
             shards_a_page: if self == Self::Shards { rng.usize(1..=5) } else { 100 },
             page: if rng.u8(..4) == 0 { 1_000 } else { rng.usize(2..=30) },
             stream_lag: rng.u64(50..=800),
             near: 8,
             far: rng.u64(60..=250),
             late: settle * 2 / 3,
+            idle_poll_interval: if self == Self::Scale { 2 * MINUTE } else { 500 },
             poll_interval: if self == Self::LongOutage { 2_000 } else { 250 * rng.u64(1..=6) },
             checkpoint_interval: 1_000 * rng.u64(1..=5),
             settle,
@@ -93,6 +120,8 @@ impl Profile {
             Self::Shards => (6, 4, 10, 30, 0),
             Self::Skew => (8, 4, 8, 4, 16),
             Self::LongOutage => (4, 2, 4, 2, 0),
+            Self::Crowd => (6, 4, 60, 6, 0),
+            Self::Scale => (2, 1, 6, 0, 0),
             Self::Trimmed => (4, 2, 0, 6, 0),
         };
         let mut some = |a_ten_minutes: u64, draw: fn(&Settings, &mut Rng) -> FaultKind, rng: &mut Rng| {
@@ -117,6 +146,18 @@ impl Profile {
                     faults.push(Fault { at, lasts, kind: FaultKind::Cut { from, to } });
                 }
             }
+            Self::Scale => {
+                let to = rng.usize(..settings.regions);
+                for from in (0..settings.regions).filter(|from| *from != to) {
+                    let (at, lasts) = (settings.safety / 24, settings.safety * 20 / 24);
+                    faults.push(Fault { at, lasts, kind: FaultKind::Cut { from, to } });
+                }
+                let mut at = |at: u64, kind| faults.push(Fault { at, lasts: 0, kind });
+                for region in 0..settings.regions {
+                    at(settings.safety / 4, FaultKind::Roll { region });
+                    at(settings.safety / 2, FaultKind::Split { region });
+                }
+            }
             Self::Trimmed => {
                 let agent = rng.usize(..settings.regions);
                 let at = rng.u64(MINUTE..2 * MINUTE);
@@ -131,7 +172,7 @@ impl Profile {
 
     fn writes(self, settings: &Settings, rng: &mut Rng) -> Vec<AppWrite> {
         let mut writes = Vec::new();
-        let is_long = self == Self::LongOutage;
+        let is_long = matches!(self, Self::LongOutage | Self::Scale);
         // Some scenarios are busy, others have long pauses.
         let pause: u64 = if is_long { 8_000 } else { [300, 1_000, 3_000][rng.usize(..3)] };
         let hot = rng.usize(1..=settings.keys.min(5));
@@ -208,7 +249,7 @@ fn service_fault(settings: &Settings, rng: &mut Rng) -> FaultKind {
 }
 
 fn agent_fault(settings: &Settings, rng: &mut Rng) -> FaultKind {
-    let agent = rng.usize(..settings.regions);
+    let agent = rng.usize(..settings.regions * settings.agents);
     if rng.u8(..4) == 0 { FaultKind::Stop { agent } } else { FaultKind::Crash { agent } }
 }
 

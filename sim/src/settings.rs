@@ -21,9 +21,15 @@ pub struct Scenario {
 impl Scenario {
     /// Whether all regions and keys are there that a plan speaks of; a plan may be edited by hand.
     pub fn check(&self) -> Result<(), String> {
-        let Settings { regions, offsets, .. } = &self.settings;
+        let Settings { regions, agents, shards, offsets, .. } = &self.settings;
         if !(2..=NAMES.len()).contains(regions) || offsets.len() != *regions {
             return Err(format!("expected 2 to {} regions, each with an offset", NAMES.len()));
+        }
+        if *agents == 0 || *shards == 0 {
+            return Err("expected at least one agent and one shard in each region".to_owned());
+        }
+        if let Some(agent) = self.faults.iter().filter_map(|fault| fault.kind.agent()).find(|agent| *agent >= regions * agents) {
+            return Err(format!("there is no agent {agent}"));
         }
         let named = self.faults.iter().flat_map(|fault| fault.kind.regions());
         let written = self.writes.iter().flat_map(AppWrite::regions);
@@ -38,6 +44,12 @@ impl Scenario {
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Settings {
     pub regions: usize,
+    /// The agents of each region.
+    #[serde(default = "one")]
+    pub agents: usize,
+    /// The shards that each stream begins with.
+    #[serde(default = "one")]
+    pub shards: usize,
     pub keys: usize,
     /// How long the phase with writes and faults lasts.
     pub safety: u64,
@@ -59,6 +71,8 @@ pub struct Settings {
     /// The longest time that a request may outlive the patience of the agent that sent it.
     pub late: u64,
     pub poll_interval: u64,
+    #[serde(default = "half_a_second")]
+    pub idle_poll_interval: u64,
     pub checkpoint_interval: u64,
     pub settle: u64,
     pub concurrency: usize,
@@ -73,6 +87,14 @@ pub struct Settings {
     pub defect: Option<Defect>,
 }
 
+fn one() -> usize {
+    1
+}
+
+fn half_a_second() -> u64 {
+    500
+}
+
 /// A fault, and when it begins.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Fault {
@@ -83,7 +105,8 @@ pub struct Fault {
     pub kind: FaultKind,
 }
 
-/// What goes wrong. Regions and agents are counted from 0.
+/// What goes wrong. Regions and agents are counted from 0; an agent's region is the remainder of
+/// its number by that of the regions.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(tag = "fault", rename_all = "kebab-case")]
 pub enum FaultKind {
@@ -126,7 +149,14 @@ impl FaultKind {
             | Self::Roll { region }
             | Self::Split { region }
             | Self::ClockStep { region, .. } => vec![*region],
-            Self::Crash { agent } | Self::Stop { agent } => vec![*agent],
+            Self::Crash { .. } | Self::Stop { .. } => Vec::new(),
+        }
+    }
+
+    fn agent(&self) -> Option<usize> {
+        match self {
+            Self::Crash { agent } | Self::Stop { agent } => Some(*agent),
+            _ => None,
         }
     }
 

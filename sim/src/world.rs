@@ -42,6 +42,7 @@ pub struct World {
 pub struct Request {
     pub number: u64,
     pub from: usize,
+    pub agent: usize,
     pub to: usize,
     pub operation: String,
     pub body: Value,
@@ -117,10 +118,10 @@ impl World {
     }
 
     /// Takes in a request that is being sent, and says what becomes of it.
-    pub fn send(&mut self, from: usize, to: usize, operation: &str, body: Value) -> (Request, Fate) {
+    pub fn send(&mut self, (from, agent): (usize, usize), to: usize, operation: &str, body: Value) -> (Request, Fate) {
         let now = self.clock.now();
         self.requests += 1;
-        let request = Request { number: self.requests, from, to, operation: operation.to_owned(), body };
+        let request = Request { number: self.requests, from, agent, to, operation: operation.to_owned(), body };
         self.count_call(&request, now);
         let fate = self.fate(&request);
         let Fate { lands, again, answered, .. } = &fate;
@@ -144,11 +145,11 @@ impl World {
             "DescribeStream" => ("DescribeStream", LISTINGS_A_SECOND),
             _ => return,
         };
-        let calls = self.calls.entry((request.from, name.to_owned())).or_default();
+        let calls = self.calls.entry((request.agent, name.to_owned())).or_default();
         calls.retain(|at| at + 1_000 > now);
         calls.push_back(now);
         if calls.len() > most {
-            let why = format!("{} made {} calls of {name} within a second", NAMES[request.from], calls.len());
+            let why = format!("an agent of {} made {} calls of {name} within a second", NAMES[request.from], calls.len());
             self.oracle.fail(why);
         }
     }
@@ -233,9 +234,6 @@ impl World {
             if defect == Defect::SkipAhead && request.reads_checkpoints() {
                 self.services[*to].skip_ahead();
             }
-        }
-        if request.reads_checkpoints() {
-            self.checkpoints.read(NAMES[*to]);
         }
         let lag = self.stream_lag(*to);
         let page = self.rng.usize(0..=self.settings.page);

@@ -349,7 +349,8 @@ impl Standing<'_> {
             return free.into_iter().take(missing).cloned().collect();
         }
         let mut loads: BTreeMap<&AgentId, Vec<&Lease>> = BTreeMap::new();
-        for lease in self.open() {
+        // One that was just lost may still be ending here.
+        for lease in self.open().filter(|lease| !running.contains_key(&lease.shard)) {
             if let Some(owner) = self.owner(lease).filter(|owner| *owner != me) {
                 loads.entry(owner).or_default().push(lease);
             }

@@ -1,6 +1,6 @@
 //! Which shards a stream has, and which came of which.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -23,6 +23,8 @@ const PAUSE: Duration = Duration::from_millis(250);
 #[derive(Clone, Debug, Default)]
 pub struct Lineage {
     parents: BTreeMap<ShardId, Option<ShardId>>,
+    /// Those that others came of.
+    with_children: BTreeSet<ShardId>,
     /// When they were listed, by the service's own clock, in milliseconds since the Unix epoch.
     pub listed_millis: Option<u64>,
 }
@@ -42,7 +44,7 @@ impl Lineage {
 
     /// Whether any shard came of this one.
     pub fn has_children(&self, shard: &ShardId) -> bool {
-        self.parents.values().any(|parent| parent.as_ref() == Some(shard))
+        self.with_children.contains(shard)
     }
 
     /// The shard's ancestors that are still listed, the oldest first.
@@ -63,7 +65,8 @@ impl FromIterator<(ShardId, Option<ShardId>)> for Lineage {
                 *parent = None;
             }
         }
-        Self { parents: all, listed_millis: None }
+        let with_children = all.values().flatten().cloned().collect();
+        Self { parents: all, with_children, listed_millis: None }
     }
 }
 

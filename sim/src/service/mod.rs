@@ -126,7 +126,7 @@ impl Service {
             clock,
             items: BTreeMap::new(),
             control: BTreeMap::new(),
-            stream: Stream::new(habits),
+            stream: Stream::new(habits, settings.shards),
         }
     }
 

@@ -84,7 +84,7 @@ pub(super) struct Served {
 }
 
 impl Stream {
-    pub(super) fn new(habits: Habits) -> Self {
+    pub(super) fn new(habits: Habits, shards: usize) -> Self {
         let mut stream = Self {
             shards: BTreeMap::new(),
             made: 0,
@@ -93,7 +93,11 @@ impl Stream {
             lost_unread: false,
             hides_parents: false,
         };
-        stream.add_shard(None, (0, u64::MAX), 0);
+        let step = u64::MAX / shards as u64;
+        for number in 0..shards as u64 {
+            let to = if number + 1 == shards as u64 { u64::MAX } else { (number + 1) * step - 1 };
+            stream.add_shard(None, (number * step, to), 0);
+        }
         stream
     }
 
