@@ -146,11 +146,34 @@ impl Coordinator {
                 });
             }
         }
-        while let Some(ended) = holdings.join_next().await {
-            if let Ok(shard) = ended {
-                self.ended(&shard, &mut running).await;
+        loop {
+            tokio::select! {
+                biased;
+                ended = holdings.join_next() => match ended {
+                    Some(Ok(shard)) => self.ended(&shard, &mut running).await,
+                    Some(Err(error)) => error!(%error, table = self.shared.table, "a shard's task broke down"),
+                    None => return,
+                },
+                _ = ticks.tick() => if let Err(fault) = self.verify(&running).await {
+                    debug!(%fault, "can't read the leases; trying again");
+                }
             }
         }
+    }
+
+    /// Reads all leases; those of `running` that are still held may be written for longer.
+    async fn verify(&self, running: &BTreeMap<ShardId, Running>) -> Result<(Leases, Instant), Fault> {
+        let Shared { control, table, tuning, .. } = &*self.shared;
+        let asked = Instant::now();
+        let rows = control.leases(table).await?;
+        for (shard, Running { lease, tenure }) in running {
+            if rows.get(shard).is_some_and(|row| row.counter == lease.counter) {
+                tenure.extend(asked + tuning.tenure());
+            } else {
+                tenure.end();
+            }
+        }
+        Ok((rows, asked))
     }
 
     /// Gives up the lease of a shard that this agent reads no more, unless it has been taken.
@@ -182,20 +205,12 @@ impl Coordinator {
             return Ok(None);
         }
         let Shared { control, table, .. } = &*self.shared;
-        let asked = Instant::now();
-        let mut rows = control.leases(table).await?;
+        let (mut rows, mut verified) = self.verify(running).await?;
         if lineage.shards().any(|shard| !rows.contains_key(shard)) {
             self.create(&lineage, &rows).await?;
-            rows = control.leases(table).await?;
+            (rows, verified) = self.verify(running).await?;
         }
         self.retire(&lineage, &mut rows, running).await;
-        for (shard, Running { lease, tenure }) in running.iter() {
-            if rows.get(shard).is_some_and(|row| row.counter == lease.counter) {
-                tenure.extend(asked + self.shared.tuning.tenure());
-            } else {
-                tenure.end();
-            }
-        }
         let standing = Standing { shared: &self.shared, lineage: &lineage, rows: &rows, alive: &alive };
         let wanted = standing.wanted(&self.me, running, &mut self.rng);
         let mut taken = Vec::new();
@@ -211,7 +226,7 @@ impl Coordinator {
             state.settled = settled;
             state.rounds = if settled { state.rounds.saturating_add(1) } else { 0 };
         });
-        Ok(Some(Found { lineage, rows, taken, verified: asked }))
+        Ok(Some(Found { lineage, rows, taken, verified }))
     }
 
     /// Makes the rows of new shards.

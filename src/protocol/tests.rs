@@ -562,13 +562,22 @@ fn a_key_is_forgotten_when_every_region_has_its_version_and_a_minute_has_passed(
         check(floors, &[put, (floors, ""), ("forget", known)]);
     }
     check(
-        "but not while it is being healed",
+        "but not while it may be healed",
         &[
             put,
-            ("9: x -> y 5b", "echo put; heal x as 9a"),
-            ("floors a=99 b=99", ""),
+            ("50: x -> y 5b", "echo put; heal x as 9a"),
+            ("floors a=110 b=999", ""),
             ("forget", "1 known"),
             ("99: y 5b -> x 9a", "echo put"),
+            ("forget", "0 known"),
+        ],
+    );
+    check(
+        "nor for ever, when the heal has not shown though all that was to be done is",
+        &[
+            put,
+            ("50: x -> y 5b", "echo put; heal x as 9a"),
+            ("floors a=111 b=999", ""),
             ("forget", "0 known"),
         ],
     );
