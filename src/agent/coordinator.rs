@@ -15,7 +15,7 @@ use super::holding::{Holding, Leases};
 use super::track::{Shared, TrackState};
 use crate::apply::Tenure;
 use crate::config::Start;
-use crate::control::{AgentId, Lease};
+use crate::control::{AgentId, Lease, LeaseTable};
 use crate::fault::Fault;
 use crate::protocol::{Hlc, Origin};
 use crate::stream::{Lineage, ShardId};
@@ -67,6 +67,8 @@ pub(super) struct Coordinator {
     pub(super) look: Arc<Notify>,
     /// What may be told to each peer, and to ourselves: what is durably done there.
     pub(super) promises: BTreeMap<Origin, watch::Sender<Hlc>>,
+    /// Tells the tracks of a barrier.
+    pub(super) barrier: watch::Sender<u64>,
     pub(super) shards: Arc<Shards>,
     pub(super) rng: fastrand::Rng,
 }
@@ -165,7 +167,12 @@ impl Coordinator {
     async fn verify(&self, running: &BTreeMap<ShardId, Running>) -> Result<(Leases, Instant), Fault> {
         let Shared { control, table, tuning, .. } = &*self.shared;
         let asked = Instant::now();
-        let rows = control.leases(table).await?;
+        let LeaseTable { leases: rows, barrier } = control.leases(table).await?;
+        self.barrier.send_if_modified(|last| {
+            let raised = barrier > *last;
+            *last = barrier.max(*last);
+            raised
+        });
         for (shard, Running { lease, tenure }) in running {
             if rows.get(shard).is_some_and(|row| row.counter == lease.counter) {
                 tenure.extend(asked + tuning.tenure());

@@ -65,7 +65,7 @@ impl Holding {
         };
         rewind.retain(|_, position| *position != Position::End);
         rewind.insert(self.lease.shard.clone(), Position::TrimHorizon);
-        From { checkpoint: Checkpoint { done: Position::TrimHorizon, rewind, floors, millis }, begun: false }
+        From { checkpoint: Checkpoint { done: Position::TrimHorizon, rewind, floors, millis, barrier: 0 }, begun: false }
     }
 
     /// Where the shard and its ancestors are read from, and what is known of creation times, for

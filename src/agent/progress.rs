@@ -23,6 +23,7 @@ pub(super) struct Progress {
     /// Where each shard stood before them.
     base: BTreeMap<ShardId, Reached>,
     tip: Tip,
+    barriers: Barriers,
     next: u64,
     settle: Duration,
 }
@@ -56,8 +57,11 @@ struct Reached {
 /// What is known of the end of the shard.
 #[derive(Clone, Debug, Default)]
 struct Tip {
-    /// All that was written before this moment has been read.
+    /// All that was written before this moment has been read, and so has what was done about it.
     read_to: Option<Instant>,
+    /// All that was written before this moment has been read, if records show within
+    /// `STREAM_DELAY`.
+    shown_to: Option<Instant>,
     /// No record to come has a creation time before this, in milliseconds.
     millis: u64,
     /// How many records the last page held.
@@ -71,6 +75,13 @@ struct Tip {
 /// So many empty pages in a row are taken for the tip; single ones come before it as well.
 const TIP_PAGES: u32 = 8;
 
+/// How long a record takes to show in the stream at most, as far as a barrier goes: AWS speaks of
+/// "near-real time", and no service says more. Where one takes longer, whoever waits is told too
+/// early, and nothing else goes wrong.
+const STREAM_DELAY: Duration = Duration::from_secs(2);
+/// The Date header of an answer counts whole seconds.
+const HEADER_PRECISION: Duration = Duration::from_secs(1);
+
 /// A page with fewer records than this was read near the tip.
 const SHORT_PAGE: usize = 500;
 
@@ -81,7 +92,7 @@ impl Progress {
         let mut base: BTreeMap<_, _> = base.into_iter().map(|(shard, at)| (shard, reached(at))).collect();
         let own = base.entry(shard.clone()).or_insert(Reached { position: Position::TrimHorizon, millis: 0 });
         let tip = Tip { closed: own.position == Position::End, ..Tip::default() };
-        Self { shard, pages: VecDeque::new(), base, tip, next: 0, settle }
+        Self { shard, pages: VecDeque::new(), base, tip, barriers: Barriers::default(), next: 0, settle }
     }
 
     /// The ordinal of the next record.
@@ -98,6 +109,7 @@ impl Progress {
     pub(super) fn judged(&mut self, page: &PageEnd, before: Needs) {
         if page.shard == self.shard {
             self.tip.note(page, self.settle);
+            self.barriers.read(self.tip.shown_to, self.next);
         }
         let position = if page.closed { Some(Position::End) } else { page.position.clone() };
         let Some(position) = position else { return };
@@ -128,6 +140,17 @@ impl Progress {
     pub(super) fn has_passed(&self, positions: &BTreeMap<ShardId, Position>) -> bool {
         let mine = self.positions();
         positions.iter().all(|(shard, position)| mine.get(shard).is_none_or(|mine| mine >= position))
+    }
+
+    /// Notes that a barrier was raised before now.
+    pub(super) fn raised(&mut self, barrier: u64) {
+        self.barriers.raised.push_back((Instant::now(), barrier));
+    }
+
+    /// Whether a barrier has been read past that no checkpoint tells of yet, when all records before
+    /// `unfinished` are done.
+    pub(super) fn has_passed_barrier(&self, unfinished: u64, saved: u64) -> bool {
+        self.barriers.passed(unfinished) > saved
     }
 
     /// Whether the shard is closed, and has been read to its end.
@@ -182,7 +205,8 @@ impl Progress {
         // A shard of which nothing is left to do promises what its tip does.
         let busy = self.pages.iter().skip(done).any(|page| page.shard == self.shard);
         let millis = if busy { own.millis } else { own.millis.max(self.stream_millis()) };
-        Checkpoint { done: own.position.clone(), rewind, floors: Floors::clone(floors), millis }
+        let barrier = self.barriers.passed(unfinished);
+        Checkpoint { done: own.position.clone(), rewind, floors: Floors::clone(floors), millis, barrier }
     }
 
     /// Drops the pages that no destination needs any more.
@@ -193,6 +217,40 @@ impl Progress {
         for page in self.pages.drain(..kept) {
             self.base.insert(page.shard, page.reached);
         }
+        self.barriers.prune(unfinished);
+    }
+}
+
+/// Barriers, on their way through the stream.
+#[derive(Clone, Debug, Default)]
+struct Barriers {
+    /// Those that were raised before these moments.
+    raised: VecDeque<(Instant, u64)>,
+    /// Those of which all that came before has been read: the next ordinal by then.
+    read: VecDeque<(u64, u64)>,
+    /// Those of which no record is kept any more.
+    done: u64,
+}
+
+impl Barriers {
+    /// All that was written before `shown_to` has been read.
+    fn read(&mut self, shown_to: Option<Instant>, next: u64) {
+        let Some(shown_to) = shown_to else { return };
+        while let Some((_, barrier)) = self.raised.pop_front_if(|(seen, _)| *seen <= shown_to) {
+            self.read.push_back((next, barrier));
+        }
+    }
+
+    /// The last barrier before which all is done, when all records before `unfinished` are.
+    fn passed(&self, unfinished: u64) -> u64 {
+        let passed = self.read.iter().take_while(|(next, _)| *next <= unfinished).last();
+        passed.map_or(self.done, |(_, barrier)| *barrier)
+    }
+
+    fn prune(&mut self, unfinished: u64) {
+        while let Some((_, barrier)) = self.read.pop_front_if(|(next, _)| *next <= unfinished) {
+            self.done = barrier;
+        }
     }
 }
 
@@ -201,22 +259,25 @@ impl Tip {
         self.last_page = Some(page.records);
         self.empty_pages = if page.records == 0 { self.empty_pages.saturating_add(1) } else { 0 };
         self.closed |= page.closed;
-        let (read_to, millis) = match (page.last_millis, page.served_millis) {
+        let (shown_to, read_to, millis) = match (page.last_millis, page.served_millis) {
             // In a shard that has ended, a child's records may be older than an empty page.
             (None, _) if self.empty_pages < TIP_PAGES || !page.open => return,
             // What was written some time ago would have shown by now.
             (None, served) => {
                 let margin = u64::try_from((settle + COARSEST).as_millis()).unwrap_or(u64::MAX);
-                (page.asked.checked_sub(settle), served.unwrap_or_default().saturating_sub(margin))
+                let shown_to = page.asked.checked_sub(STREAM_DELAY);
+                (shown_to, page.asked.checked_sub(settle), served.unwrap_or_default().saturating_sub(margin))
             }
             // Further records of the last one's second may be unread, and requests may have been
             // under way when a watermark was seen.
             (Some(last), Some(served)) => {
                 let behind = Duration::from_millis(served.saturating_sub(last));
-                (page.asked.checked_sub(behind + settle), last)
+                let shown_to = page.asked.checked_sub(behind + HEADER_PRECISION);
+                (shown_to, page.asked.checked_sub(behind + settle), last)
             }
-            (Some(last), None) => (None, last),
+            (Some(last), None) => (None, None, last),
         };
+        self.shown_to = self.shown_to.max(shown_to);
         self.read_to = self.read_to.max(read_to);
         self.millis = self.millis.max(millis);
     }

@@ -54,7 +54,8 @@ impl TablePlan {
         let look = Arc::new(Notify::new());
         let (client, arn) = (self.local.streams.clone(), self.stream_arn.clone());
         tasks.spawn(list(client, arn, Arc::clone(&look), lineage));
-        let (shared, promises) = self.share(seen.clone(), &mut tasks);
+        let (barrier, raised) = watch::channel(0);
+        let (shared, promises) = self.share(seen.clone(), raised, &mut tasks);
         let coordinator = Coordinator {
             shared,
             me,
@@ -63,6 +64,7 @@ impl TablePlan {
             lineage: seen,
             look,
             promises,
+            barrier,
             shards,
             rng: fastrand::Rng::new(),
         };
@@ -73,6 +75,7 @@ impl TablePlan {
     fn share(
         &self,
         lineage: watch::Receiver<Option<Lineage>>,
+        barrier: watch::Receiver<u64>,
         tasks: &mut JoinSet<()>,
     ) -> (Arc<Shared>, BTreeMap<Origin, watch::Sender<Hlc>>) {
         let control = ControlTable::of(&self.local);
@@ -129,6 +132,7 @@ impl TablePlan {
             lanes,
             watermarks,
             own_watermark,
+            barrier,
             wake: Notify::new(),
         };
         (Arc::new(shared), promises)

@@ -47,6 +47,8 @@ pub(super) struct Shared {
     pub(super) watermarks: watch::Receiver<Floors>,
     /// What all leases together say is durably done here, of our own writes.
     pub(super) own_watermark: watch::Receiver<Hlc>,
+    /// The last barrier that was raised.
+    pub(super) barrier: watch::Receiver<u64>,
     /// Wakes whoever shares the shards out: one has ended.
     pub(super) wake: Notify,
 }
@@ -184,6 +186,8 @@ impl Track {
         let mut reader = JoinSet::new();
         reader.spawn(self.shared.stream.clone().read(self.holding.in_order(self.progress.positions()), events));
         let (holding, stop) = (Arc::clone(&self.holding), self.stop.clone());
+        let mut barrier = self.shared.barrier.clone();
+        barrier.mark_changed();
         let mut ticks = tokio::time::interval(self.shared.tuning.checkpoint_interval);
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
@@ -199,6 +203,12 @@ impl Track {
                 }
                 _ = ticks.tick() => {
                     self.checkpoint().await;
+                }
+                Ok(()) = barrier.changed() => {
+                    let raised = *barrier.borrow_and_update();
+                    if raised > 0 {
+                        self.progress.raised(raised);
+                    }
                 }
                 Some(command) = commands.recv() => self.command(command),
                 Some(event) = incoming.recv() => self.event(event).await,
@@ -547,6 +557,7 @@ impl Feed {
                 checkpoint = saved.clone();
             }
             checkpoint.millis = checkpoint.millis.max(saved.millis);
+            checkpoint.barrier = checkpoint.barrier.max(saved.barrier);
         }
         checkpoint
     }
@@ -555,6 +566,7 @@ impl Feed {
         self.saved.as_ref().is_none_or(|saved| {
             saved.done != checkpoint.done
                 || saved.rewind != checkpoint.rewind
+                || saved.barrier < checkpoint.barrier
                 || checkpoint.millis >= saved.millis + WORTH_A_WRITE_MILLIS
         })
     }

@@ -40,6 +40,17 @@ pub struct Checkpoint {
     pub floors: Floors,
     /// No write that is not yet done will have a creation time below this one, in milliseconds.
     pub millis: u64,
+    /// All that was written before this barrier was raised has been done.
+    pub barrier: u64,
+}
+
+/// A table's rows.
+#[derive(Clone, Debug, Default)]
+pub struct LeaseTable {
+    pub leases: BTreeMap<ShardId, Lease>,
+    /// The last barrier that was raised. Whoever waits raises one, and the owners of the leases say
+    /// when all that came before it is done.
+    pub barrier: u64,
 }
 
 /// What became of a write that only a lease's owner may make.
@@ -55,6 +66,12 @@ impl Lease {
     pub fn is_done_for(&self, destination: &Origin) -> bool {
         self.checkpoints.get(destination).is_some_and(|checkpoint| checkpoint.done == Position::End)
     }
+
+    /// Whether all that was written to the shard before a barrier has been done for a destination.
+    pub fn has_passed(&self, barrier: u64, destination: &Origin) -> bool {
+        let passed = |checkpoint: &Checkpoint| checkpoint.barrier >= barrier;
+        self.is_done_for(destination) || self.checkpoints.get(destination).is_some_and(passed)
+    }
 }
 
 /// Precedes a destination's name in the name of its attribute.
@@ -62,12 +79,31 @@ const DESTINATION: &str = "to ";
 const OWNER: &str = "leaseOwner";
 const COUNTER: &str = "leaseCounter";
 const REVISION: &str = "revision";
+/// The sort key of a table's barrier; no shard is called so.
+const BARRIER: &str = "barrier";
 
 impl ControlTable {
-    /// The leases of a table.
-    pub async fn leases(&self, table: &str) -> Result<BTreeMap<ShardId, Lease>, Fault> {
+    /// The leases of a table, and its barrier.
+    pub async fn leases(&self, table: &str) -> Result<LeaseTable, Fault> {
         let rows = self.rows(&pk(table)).await?;
-        Ok(rows.iter().filter_map(read).map(|lease| (lease.shard.clone(), lease)).collect())
+        let barrier = rows.iter().find(|row| read_text(row, SK) == Some(BARRIER));
+        Ok(LeaseTable {
+            leases: rows.iter().filter_map(read).map(|lease| (lease.shard.clone(), lease)).collect(),
+            barrier: barrier.and_then(|row| read_number(row, "raised")).unwrap_or_default(),
+        })
+    }
+
+    /// Raises the next barrier, and says which it is.
+    pub async fn raise_barrier(&self, table: &str) -> Result<u64, Fault> {
+        let update = self.client.update_item().table_name(&self.name);
+        let update = update.key(PK, text(pk(table))).key(SK, text(BARRIER));
+        let raised = update
+            .update_expression("ADD raised :one")
+            .expression_attribute_values(":one", number(1))
+            .return_values(ReturnValue::AllNew)
+            .send()
+            .await?;
+        Ok(raised.attributes.as_ref().and_then(|row| read_number(row, "raised")).unwrap_or_default())
     }
 
     /// Makes a lease that nobody has, unless it is there.
@@ -202,6 +238,7 @@ fn write(checkpoint: &Checkpoint) -> AttributeValue {
         ("rewind".to_owned(), AttributeValue::M(rewind.collect())),
         ("floors".to_owned(), AttributeValue::M(floors.collect())),
         ("millis".to_owned(), number(checkpoint.millis)),
+        ("barrier".to_owned(), number(checkpoint.barrier)),
     ]))
 }
 
@@ -232,6 +269,7 @@ fn read_checkpoint(fields: &Row) -> Option<Checkpoint> {
         rewind: rewind.collect::<Option<_>>()?,
         floors,
         millis: read_number(fields, "millis")?,
+        barrier: read_number(fields, "barrier").unwrap_or_default(),
     })
 }
 
@@ -253,13 +291,14 @@ mod tests {
     fn checkpoints() -> impl Strategy<Value = Checkpoint> {
         let floors = btree_map("[a-z0-9_-]{1,32}", any::<u64>(), 0..4);
         let rewind = btree_map("shardId-[0-9]{1,20}", positions(), 0..3);
-        (positions(), rewind, floors, any::<u64>()).prop_map(|(done, rewind, raised, millis)| {
+        (positions(), rewind, floors, any::<u64>(), any::<u64>()).prop_map(
+            |(done, rewind, raised, millis, barrier)| {
             let mut floors = Floors::default();
             for (origin, hlc) in raised {
                 floors.raise(&origin.parse().expect("a name"), Hlc::from(hlc));
             }
             let rewind = rewind.into_iter().map(|(shard, at)| (ShardId(shard.as_str().into()), at)).collect();
-            Checkpoint { done, rewind, floors, millis }
+            Checkpoint { done, rewind, floors, millis, barrier }
         })
     }
 

@@ -5,6 +5,7 @@
 //! | row | pk | sk | who writes it |
 //! | --- | --- | --- | --- |
 //! | lease, with its checkpoints | `lease/<table>` | the shard | the agent that holds it |
+//! | barrier | `lease/<table>` | `barrier` | whoever waits |
 //! | beat | `agent` | the agent | that agent |
 //! | watermark | `watermark/<table>` | the origin | that origin's agent |
 //! | dead letter | `dead-letter/<table>` | version, peer, key | this region's agent |
@@ -24,7 +25,7 @@ use crate::region::Region;
 
 pub use beat::AgentId;
 pub use dead_letter::DeadLetter;
-pub use lease::{Checkpoint, Held, Lease};
+pub use lease::{Checkpoint, Held, Lease, LeaseTable};
 pub use watermark::Watermarks;
 
 /// The name of the partition key.
