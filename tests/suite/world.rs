@@ -204,7 +204,12 @@ impl World {
         let replicas = self.places.iter().map(|place| (place.name.clone(), self.table.clone()));
         let table =
             TableConfig { name: self.table.clone(), replicas: replicas.collect(), start: Start::default() };
-        Config { regions: regions.collect(), tables: vec![table], tuning: self.tuning.clone() }
+        Config {
+            regions: regions.collect(),
+            tables: vec![table],
+            patterns: Vec::new(),
+            tuning: self.tuning.clone(),
+        }
     }
 
     /// A command over the regions, as one region's agent reaches them.
