@@ -366,11 +366,11 @@ impl File {
                 return Err(Problem::at(&entry.get_ref().name, message));
             }
         }
-        let mut tables = Tables { regions: &regions, ..Tables::default() };
+        let mut checked = Checked { regions: &regions, ..Checked::default() };
         for entry in &self.table {
-            tables.add(entry)?;
+            checked.add(entry)?;
         }
-        let Tables { tables, patterns, .. } = tables;
+        let Checked { tables, patterns, .. } = checked;
         for (entry, region) in self.region.iter().zip(&regions) {
             let is_used = tables.iter().any(|table| table.is_in(&region.name))
                 || patterns.iter().any(|pattern| pattern.regions.contains(&region.name));
@@ -405,7 +405,7 @@ impl File {
 
 /// The tables of a file, as they are checked one after the other.
 #[derive(Default)]
-struct Tables<'a> {
+struct Checked<'a> {
     regions: &'a [RegionConfig],
     tables: Vec<TableConfig>,
     patterns: Vec<PatternConfig>,
@@ -413,7 +413,7 @@ struct Tables<'a> {
     taken: HashSet<(Place, String)>,
 }
 
-impl<'a> Tables<'a> {
+impl<'a> Checked<'a> {
     fn add(&mut self, entry: &Spanned<TableEntry>) -> Result<(), Problem> {
         let table = entry.get_ref();
         match (&table.name, &table.pattern) {

@@ -81,15 +81,15 @@ async fn try_all(
     tables: Vec<(TableConfig, bool)>,
     deadline: Instant,
 ) -> Vec<Tried> {
-    let mut tries = JoinSet::new();
+    let mut running = JoinSet::new();
     for (i, (table, found)) in tables.into_iter().enumerate() {
         let (site, status) = (Arc::clone(site), figures.add(&table.name));
-        tries.spawn(async move {
+        running.spawn(async move {
             let plan = site.plan(&table, &status, deadline).await;
             (i, Tried { table, found, status, plan })
         });
     }
-    let tried: BTreeMap<usize, Tried> = tries.join_all().await.into_iter().collect();
+    let tried: BTreeMap<usize, Tried> = running.join_all().await.into_iter().collect();
     tried.into_values().collect()
 }
 

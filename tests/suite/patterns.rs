@@ -30,7 +30,7 @@ async fn world() -> World {
 
 /// Makes a table in all regions, and the world's own.
 async fn make(world: &mut World, table: &str) {
-    world.table = table.to_owned();
+    table.clone_into(&mut world.table);
     for region in world.regions() {
         world.make_table(region, PLAIN, BOTH_IMAGES).await;
     }
@@ -38,7 +38,7 @@ async fn make(world: &mut World, table: &str) {
 
 /// An item comes from dublin to tokyo, in this table.
 async fn is_replicated(world: &mut World, table: &str, id: &str) {
-    world.table = table.to_owned();
+    table.clone_into(&mut world.table);
     world.put(DUBLIN, row(id, table)).await;
     world.await_item(TOKYO, &key(id), &row(id, table)).await;
 }
@@ -179,8 +179,8 @@ async fn init_and_verify_know_the_tables_of_all_regions() {
     assert_eq!(code, 1, "{result:#}");
     assert_eq!([differing(0), differing(1)], [(&json!(one), &json!(0)), (&json!(two), &json!(1))]);
 
-    let once = ["run", "--region", "dublin", "--once"];
-    let (code, report) = run_json(world.tradewind(DUBLIN, &once)).await;
+    let drain = ["run", "--region", "dublin", "--once"];
+    let (code, report) = run_json(world.tradewind(DUBLIN, &drain)).await;
     assert_eq!((code, &report[1]["replicated"]), (0, &json!(1)), "{report:#}");
     let (code, result) = run_json(world.tradewind(DUBLIN, &verify)).await;
     assert_eq!(code, 0, "{result:#}");

@@ -6,7 +6,6 @@ use aws_sdk_dynamodb::types::{ScalarAttributeType, StreamSpecification, StreamVi
 use serde_json::json;
 use tradewind::agent::{Agent, StartError, TableReport};
 
-use crate::engine::Engine;
 use crate::items::{key, row};
 use crate::process::{run_json, tradewind};
 use crate::world::{Keys, PLAIN, World, eventually};
@@ -48,9 +47,16 @@ async fn await_no_trouble(agent: &Agent, table: &str) {
 
 /// An item comes from dublin to tokyo, in this table.
 async fn is_replicated(world: &mut World, table: &str, id: &str) {
-    world.table = table.to_owned();
+    table.clone_into(&mut world.table);
     world.put(DUBLIN, row(id, table)).await;
     world.await_item(TOKYO, &key(id), &row(id, table)).await;
+}
+
+async fn replicates_its_next_stream(world: &mut World, table: &str) {
+    match world.engine.mixes_streams_up() {
+        Some(why) => eprintln!("passed over: {why}"),
+        None => is_replicated(world, table, "b").await,
+    }
 }
 
 async fn set_stream(world: &World, region: usize, on: bool) {
@@ -136,13 +142,10 @@ async fn a_table_deleted_under_its_agent_is_told_and_the_others_go_on() {
     world.app(DUBLIN).delete_table().table_name(&bad).send().await.expect("a deletion");
     await_trouble(&agent, &bad, "tradewind init").await;
     is_replicated(&mut world, &good, "a").await;
-    // The embedded engine shows the old records of a table that is made anew.
-    if world.engine != Engine::Embedded {
-        world.table.clone_from(&bad);
-        world.make_table(DUBLIN, PLAIN, BOTH_IMAGES).await;
-        is_replicated(&mut world, &bad, "b").await;
-        await_no_trouble(&agent, &bad).await;
-    }
+    world.table.clone_from(&bad);
+    world.make_table(DUBLIN, PLAIN, BOTH_IMAGES).await;
+    await_no_trouble(&agent, &bad).await;
+    replicates_its_next_stream(&mut world, &bad).await;
     agent.stop().await;
 }
 
@@ -161,7 +164,7 @@ async fn a_stream_turned_off_under_its_agent_is_told_and_read_again_once_it_is_o
     world.table.clone_from(&bad);
     set_stream(&world, DUBLIN, true).await;
     await_no_trouble(&agent, &bad).await;
-    is_replicated(&mut world, &bad, "b").await;
+    replicates_its_next_stream(&mut world, &bad).await;
     agent.stop().await;
 }
 
