@@ -9,6 +9,7 @@ use std::time::Duration;
 use serde::Deserialize;
 use toml::Spanned;
 use url::Url;
+use wildmatch::WildMatch;
 
 use crate::protocol::Origin;
 
@@ -16,7 +17,10 @@ use crate::protocol::Origin;
 #[derive(Clone, Debug)]
 pub struct Config {
     pub regions: Vec<RegionConfig>,
+    /// The tables that are named.
     pub tables: Vec<TableConfig>,
+    /// The tables that are found, in the file's order.
+    pub patterns: Vec<PatternConfig>,
     pub tuning: Tuning,
 }
 
@@ -37,7 +41,7 @@ impl RegionConfig {
     pub const CONTROL_TABLE: &str = "tradewind-control";
 
     /// What tells one set of tables from another; regions that share it share their tables.
-    fn place(&self) -> (String, Option<Url>, Option<String>, Option<String>) {
+    fn place(&self) -> Place {
         let (profile, role) = match &self.credentials {
             Credentials::Chain { profile, role } => {
                 (profile.clone(), role.as_ref().map(|role| role.arn.clone()))
@@ -47,6 +51,8 @@ impl RegionConfig {
         (self.aws_region.clone(), self.endpoint.clone(), profile, role)
     }
 }
+
+type Place = (String, Option<Url>, Option<String>, Option<String>);
 
 /// Who signs the requests to a region.
 #[derive(Clone, Debug)]
@@ -74,6 +80,14 @@ pub struct TableConfig {
     pub start: Start,
 }
 
+/// Tables that are found by their names, and are called the same in all their regions.
+#[derive(Clone, Debug)]
+pub struct PatternConfig {
+    pub pattern: WildMatch,
+    pub regions: Vec<Origin>,
+    pub start: Start,
+}
+
 /// Which records a table's first agent replicates.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "snake_case")]
@@ -89,6 +103,16 @@ impl TableConfig {
     /// What the table is called in a region, where that has a replica.
     pub fn name_in(&self, region: &Origin) -> Option<&str> {
         self.replicas.iter().find(|(name, _)| name == region).map(|(_, table)| table.as_str())
+    }
+
+    /// Whether a region has a replica.
+    pub fn is_in(&self, region: &Origin) -> bool {
+        self.name_in(region).is_some()
+    }
+
+    /// Whether it is called so, in any region or by the file.
+    fn is_called(&self, name: &str) -> bool {
+        self.name == name || self.replicas.iter().any(|(_, physical)| physical == name)
     }
 }
 
@@ -123,6 +147,10 @@ pub struct Tuning {
     /// How long a starting agent waits for its own region to answer.
     #[serde(deserialize_with = "duration")]
     pub startup_timeout: Duration,
+    /// How often new tables are looked for, and whether those that are replicated are still there;
+    /// the longest that a table which can't be replicated waits for the next try.
+    #[serde(deserialize_with = "duration")]
+    pub discovery_interval: Duration,
     /// How long a dead letter is kept, in days.
     pub dead_letter_days: u32,
 }
@@ -140,6 +168,7 @@ impl Default for Tuning {
             settle: Duration::from_mins(1),
             drain_timeout: Duration::from_secs(30),
             startup_timeout: Duration::from_secs(30),
+            discovery_interval: Duration::from_mins(1),
             dead_letter_days: 30,
         }
     }
@@ -225,6 +254,22 @@ impl Config {
     pub fn region(&self, name: &str) -> Option<&RegionConfig> {
         self.regions.iter().find(|region| region.name.as_str() == name)
     }
+
+    /// The table that a pattern makes of a name.
+    ///
+    /// The first pattern that matches decides, wherever the name was found: agents of different
+    /// regions would not agree otherwise. What is named anywhere in the file is no pattern's, nor
+    /// is a control table.
+    pub fn found(&self, name: &str) -> Option<TableConfig> {
+        let is_control = name == RegionConfig::CONTROL_TABLE
+            || self.regions.iter().any(|region| region.control_table == name);
+        if is_control || self.tables.iter().any(|table| table.is_called(name)) {
+            return None;
+        }
+        let entry = self.patterns.iter().find(|entry| entry.pattern.matches(name))?;
+        let replicas = entry.regions.iter().map(|region| (region.clone(), name.to_owned()));
+        Some(TableConfig { name: name.to_owned(), replicas: replicas.collect(), start: entry.start })
+    }
 }
 
 /// Something wrong at a place in the text.
@@ -291,10 +336,10 @@ struct RoleEntry {
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
 struct TableEntry {
-    name: Spanned<String>,
+    name: Option<Spanned<String>>,
+    pattern: Option<Spanned<String>>,
     regions: Option<Spanned<Vec<Spanned<String>>>>,
-    #[serde(default)]
-    names: BTreeMap<Spanned<String>, Spanned<String>>,
+    names: Option<Spanned<BTreeMap<Spanned<String>, Spanned<String>>>>,
     #[serde(default)]
     start: Start,
 }
@@ -306,7 +351,9 @@ impl File {
             return Err(whole("expected at least two [[region]] entries: replication needs a peer"));
         }
         if self.table.is_empty() {
-            return Err(whole("expected at least one [[table]] entry with the name of a table"));
+            return Err(whole(
+                "expected at least one [[table]] entry with the name of a table, or a pattern",
+            ));
         }
         let regions =
             self.region.iter().map(|entry| entry.get_ref().check()).collect::<Result<Vec<_>, _>>()?;
@@ -332,27 +379,15 @@ impl File {
                 return Err(Problem::at(&entry.get_ref().name, message));
             }
         }
-        let mut tables = Vec::new();
-        let mut taken = HashSet::new();
+        let mut checked = Checked { regions: &regions, ..Checked::default() };
         for entry in &self.table {
-            let table = entry.get_ref().check(&regions)?;
-            for (name, physical) in &table.replicas {
-                let Some(region) = regions.iter().find(|region| region.name == *name) else { continue };
-                if !taken.insert((region.place(), physical.clone())) {
-                    let message = format!("the table {physical:?} in region {name} is there twice");
-                    return Err(Problem::at(&entry.get_ref().name, message));
-                }
-                let here = regions.iter().filter(|other| other.place() == region.place());
-                if let Some(region) = here.into_iter().find(|other| other.control_table == *physical) {
-                    let region = &region.name;
-                    let message = format!("{physical:?} is the control table of region {region}");
-                    return Err(Problem::at(&entry.get_ref().name, message));
-                }
-            }
-            tables.push(table);
+            checked.add(entry)?;
         }
+        let Checked { tables, patterns, .. } = checked;
         for (entry, region) in self.region.iter().zip(&regions) {
-            if !tables.iter().any(|table: &TableConfig| table.name_in(&region.name).is_some()) {
+            let is_used = tables.iter().any(|table| table.is_in(&region.name))
+                || patterns.iter().any(|pattern| pattern.regions.contains(&region.name));
+            if !is_used {
                 let message = format!(
                     "no table uses the region {:?}: name it in a table's `regions`, or remove it",
                     region.name.as_str()
@@ -377,7 +412,85 @@ impl File {
                 tuning.into_inner()
             }
         };
-        Ok(Config { regions, tables, tuning })
+        Ok(Config { regions, tables, patterns, tuning })
+    }
+}
+
+/// The tables of a file, as they are checked one after the other.
+#[derive(Default)]
+struct Checked<'a> {
+    regions: &'a [RegionConfig],
+    tables: Vec<TableConfig>,
+    patterns: Vec<PatternConfig>,
+    /// Each replica, by its place.
+    taken: HashSet<(Place, String)>,
+}
+
+impl<'a> Checked<'a> {
+    fn add(&mut self, entry: &Spanned<TableEntry>) -> Result<(), Problem> {
+        let table = entry.get_ref();
+        match (&table.name, &table.pattern) {
+            (Some(name), None) => self.add_named(table, name),
+            (None, Some(pattern)) => self.add_pattern(table, pattern),
+            (Some(_), Some(pattern)) => Err(Problem::at(
+                pattern,
+                "a table has a `name` or a `pattern`, not both: make two [[table]] entries of it",
+            )),
+            (None, None) => {
+                let message = "expected `name`, the name of a table, or `pattern`, such as \"shop-*\"";
+                Err(Problem::at(entry, message))
+            }
+        }
+    }
+
+    fn add_named(&mut self, entry: &TableEntry, name: &Spanned<String>) -> Result<(), Problem> {
+        let table = entry.named(name, self.regions)?;
+        for (region, physical) in &table.replicas {
+            let Some(region) = self.region(region) else { continue };
+            let twice = |called: &str| {
+                let message = format!("the table {called:?} in region {} is there twice", region.name);
+                Err(Problem::at(name, message))
+            };
+            if self.tables.iter().any(|other| other.name == table.name && other.is_in(&region.name)) {
+                return twice(&table.name);
+            }
+            let mut here = self.regions.iter().filter(|other| other.place() == region.place());
+            if let Some(region) = here.find(|other| other.control_table == *physical) {
+                let message = format!("{physical:?} is the control table of region {}", region.name);
+                return Err(Problem::at(name, message));
+            }
+            let place = region.place();
+            if !self.taken.insert((place, physical.clone())) {
+                return twice(physical);
+            }
+        }
+        self.tables.push(table);
+        Ok(())
+    }
+
+    fn add_pattern(&mut self, entry: &TableEntry, pattern: &Spanned<String>) -> Result<(), Problem> {
+        let found = entry.found(pattern, self.regions)?;
+        if self.patterns.iter().any(|other| other.pattern == found.pattern) {
+            let message = format!("the pattern {:?} is there twice", pattern.get_ref());
+            return Err(Problem::at(pattern, message));
+        }
+        let mut places = HashSet::new();
+        for region in found.regions.iter().filter_map(|region| self.region(region)) {
+            if !places.insert(region.place()) {
+                let message = format!(
+                    "the region {} is one place with another of this pattern's `regions`: a table would be a \
+                     replica of itself",
+                    region.name
+                );
+                return Err(Problem::at(pattern, message));
+            }
+        }
+        self.patterns.push(found);
+        Ok(())
+    }
+
+    fn region(&self, name: &Origin) -> Option<&'a RegionConfig> {
+        self.regions.iter().find(|region| region.name == *name)
     }
 }
 
@@ -426,39 +539,12 @@ impl RoleEntry {
 }
 
 impl TableEntry {
-    fn check(&self, regions: &[RegionConfig]) -> Result<TableConfig, Problem> {
-        let name = check_table_name(&self.name)?;
-        let find = |name: &Spanned<String>| {
-            let known = || regions.iter().map(|region| region.name.as_str()).collect::<Vec<_>>().join(", ");
-            regions
-                .iter()
-                .find(|region| region.name.as_str() == name.get_ref())
-                .map(|region| region.name.clone())
-                .ok_or_else(|| {
-                    let message = format!("no region is called {:?}; there are: {}", name.get_ref(), known());
-                    Problem::at(name, message)
-                })
-        };
-        let members: Vec<Origin> = match &self.regions {
-            None => regions.iter().map(|region| region.name.clone()).collect(),
-            Some(list) => {
-                let mut members = Vec::new();
-                for entry in list.get_ref() {
-                    let region = find(entry)?;
-                    if members.contains(&region) {
-                        return Err(Problem::at(entry, format!("the region {region:?} is listed twice")));
-                    }
-                    members.push(region);
-                }
-                if members.len() < 2 {
-                    return Err(Problem::at(list, "expected at least two regions: replication needs a peer"));
-                }
-                members
-            }
-        };
+    fn named(&self, name: &Spanned<String>, regions: &[RegionConfig]) -> Result<TableConfig, Problem> {
+        let name = check_table_name(name)?;
+        let members = self.members(regions)?;
         let mut replicas: Vec<_> = members.into_iter().map(|region| (region, name.clone())).collect();
-        for (region, physical) in &self.names {
-            let found = find(region)?;
+        for (region, physical) in self.names.as_ref().map(Spanned::get_ref).into_iter().flatten() {
+            let found = find_region(region, regions)?;
             let physical = check_table_name(physical)?;
             match replicas.iter_mut().find(|(member, _)| *member == found) {
                 Some((_, table)) => *table = physical,
@@ -471,13 +557,77 @@ impl TableEntry {
         }
         Ok(TableConfig { name, replicas, start: self.start })
     }
+
+    fn found(&self, pattern: &Spanned<String>, regions: &[RegionConfig]) -> Result<PatternConfig, Problem> {
+        if let Some(names) = &self.names {
+            let message = "a table found by a pattern has the same name in all regions: name this one by `name`, \
+                           in an entry of its own";
+            return Err(Problem::at(names, message));
+        }
+        Ok(PatternConfig {
+            pattern: check_pattern(pattern)?,
+            regions: self.members(regions)?,
+            start: self.start,
+        })
+    }
+
+    /// The regions that have a replica.
+    fn members(&self, regions: &[RegionConfig]) -> Result<Vec<Origin>, Problem> {
+        let Some(list) = &self.regions else {
+            return Ok(regions.iter().map(|region| region.name.clone()).collect());
+        };
+        let mut members = Vec::new();
+        for entry in list.get_ref() {
+            let region = find_region(entry, regions)?;
+            if members.contains(&region) {
+                return Err(Problem::at(entry, format!("the region {region:?} is listed twice")));
+            }
+            members.push(region);
+        }
+        if members.len() < 2 {
+            return Err(Problem::at(list, "expected at least two regions: replication needs a peer"));
+        }
+        Ok(members)
+    }
+}
+
+fn find_region(name: &Spanned<String>, regions: &[RegionConfig]) -> Result<Origin, Problem> {
+    match regions.iter().find(|region| region.name.as_str() == name.get_ref()) {
+        Some(region) => Ok(region.name.clone()),
+        None => {
+            let known = regions.iter().map(|region| region.name.as_str()).collect::<Vec<_>>().join(", ");
+            let message = format!("no region is called {:?}; there are: {known}", name.get_ref());
+            Err(Problem::at(name, message))
+        }
+    }
+}
+
+/// The characters of a table's name, and at least one wildcard.
+fn check_pattern(pattern: &Spanned<String>) -> Result<WildMatch, Problem> {
+    let text = pattern.get_ref();
+    let is_wildcard = |c: u8| matches!(c, b'*' | b'?');
+    if !text.bytes().all(|c| is_wildcard(c) || is_in_table_names(c)) {
+        let message = format!(
+            "{text:?} matches no table: expected a-z, A-Z, 0-9, '_', '-', '.', with '*' for any characters \
+             and '?' for one"
+        );
+        return Err(Problem::at(pattern, message));
+    }
+    if !text.bytes().any(is_wildcard) {
+        let message = format!("{text:?} has neither '*' nor '?': a single table is named by `name`");
+        return Err(Problem::at(pattern, message));
+    }
+    Ok(WildMatch::new(text))
+}
+
+fn is_in_table_names(c: u8) -> bool {
+    c.is_ascii_alphanumeric() || matches!(c, b'_' | b'-' | b'.')
 }
 
 /// DynamoDB's naming rule: 3 to 255 characters of `a-z A-Z 0-9 _ - .`.
 fn check_table_name(name: &Spanned<String>) -> Result<String, Problem> {
     let text = name.get_ref();
-    let legal = |c: u8| c.is_ascii_alphanumeric() || matches!(c, b'_' | b'-' | b'.');
-    if (3..=255).contains(&text.len()) && text.bytes().all(legal) {
+    if (3..=255).contains(&text.len()) && text.bytes().all(is_in_table_names) {
         Ok(text.clone())
     } else {
         let message = format!(
@@ -510,4 +660,40 @@ fn check_url(text: &Spanned<String>, allow_plain_http: bool) -> Result<Url, Prob
         return Err(Problem::at(text, message));
     }
     Ok(url)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_name_belongs_to_the_first_pattern_that_matches_it_unless_it_is_taken() {
+        let text = r#"
+            region = [
+                { name = "tokyo", aws_region = "ap-northeast-1" },
+                { name = "dublin", aws_region = "eu-west-1", control_table = "shop-control" },
+                { name = "oregon", aws_region = "us-west-2" },
+            ]
+            table = [
+                { pattern = "shop-*", regions = ["tokyo", "dublin"], start = "latest" },
+                { pattern = "*-?" },
+                { name = "shop-orders", names = { oregon = "shop-orders-us" } },
+            ]
+        "#;
+        let config = Config::parse(Path::new("regions.toml"), text).expect("a configuration");
+        let found = |name: &str| config.found(name).map(|table| (table.replicas.len(), table.start));
+        for (name, expected) in [
+            ("shop-", Some((2, Start::Latest))),
+            ("shop-a", Some((2, Start::Latest))),
+            ("bar-a", Some((3, Start::TrimHorizon))),
+            ("bar-", None),
+            ("workshop-", None),
+            ("shop-orders", None),
+            ("shop-orders-us", None),
+            ("shop-control", None),
+            ("tradewind-control", None),
+        ] {
+            assert_eq!(found(name), expected, "{name}");
+        }
+    }
 }

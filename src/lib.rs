@@ -5,6 +5,7 @@ pub mod apply;
 pub mod cli;
 pub mod config;
 pub mod control;
+pub mod discovery;
 pub mod embedded;
 pub mod fault;
 #[cfg(any(test, fuzzing))]

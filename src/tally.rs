@@ -61,6 +61,8 @@ tally! {
     gaps,
     /// Records that could not be read.
     unreadable,
+    /// Times that the table's replication broke down and was started again; only by a defect.
+    breakdowns,
 }
 
 impl Tally {

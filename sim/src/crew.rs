@@ -210,6 +210,7 @@ fn config(settings: &Settings) -> Option<Config> {
     Some(Config {
         regions,
         tables: vec![TableConfig { name: TABLE.to_owned(), replicas, start: Start::default() }],
+        patterns: Vec::new(),
         tuning,
     })
 }

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::sync::{Notify, SetOnce, watch};
-use tokio::task::JoinSet;
+use tokio::task::{JoinError, JoinSet};
 use tokio::time::MissedTickBehavior;
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, error, warn};
@@ -40,14 +40,15 @@ pub(super) struct TablePlan {
 }
 
 impl TablePlan {
-    /// Replicates until it is stopped, and what is under way has been finished.
+    /// Replicates until it is stopped, and what is under way has been finished; or until a task
+    /// breaks down that the others can't do without.
     pub(super) async fn run(
         self,
         me: AgentId,
         alive: watch::Receiver<Crew>,
         shards: Arc<Shards>,
         stop: CancellationToken,
-    ) {
+    ) -> Result<(), JoinError> {
         // With this set, everything that belongs to the table ends.
         let mut tasks = JoinSet::new();
         let (lineage, seen) = watch::channel(None);
@@ -68,7 +69,14 @@ impl TablePlan {
             shards,
             rng: fastrand::Rng::new(),
         };
-        coordinator.run(stop).await;
+        let mut coordinator = std::pin::pin!(coordinator.run(stop));
+        loop {
+            tokio::select! {
+                biased;
+                () = &mut coordinator => return Ok(()),
+                Some(ended) = tasks.join_next() => ended?,
+            }
+        }
     }
 
     /// Starts what all tracks share: the lanes, their gates, and the watermarks' coming and going.

@@ -146,7 +146,7 @@ impl Demo {
         let regions: Vec<_> = embedded.iter().map(EmbeddedRegion::config).collect();
         let replicas = regions.iter().map(|region| (region.name.clone(), TABLE.to_owned())).collect();
         let tables = vec![TableConfig { name: TABLE.to_owned(), replicas, start: Start::default() }];
-        Ok((embedded, Config { regions, tables, tuning: Tuning::default() }))
+        Ok((embedded, Config { regions, tables, patterns: Vec::new(), tuning: Tuning::default() }))
     }
 
     /// Lets the applications write, at the given rate.

@@ -80,14 +80,20 @@ impl From<ConfigError> for Failure {
     }
 }
 
+impl From<&StartError> for Exit {
+    fn from(error: &StartError) -> Self {
+        match error {
+            StartError::UnknownRegion(..) | StartError::NoTable(_) => Self::Usage,
+            StartError::Fault { fault, .. } => fault.kind.into(),
+            StartError::NotReady { .. } => Self::Unavailable,
+            StartError::BrokeDown { .. } => Self::Internal,
+        }
+    }
+}
+
 impl From<StartError> for Failure {
     fn from(error: StartError) -> Self {
-        let exit = match &error {
-            StartError::UnknownRegion(..) | StartError::NoTable(_) => Exit::Usage,
-            StartError::Fault { fault, .. } => fault.kind.into(),
-            StartError::NotReady { .. } => Exit::Unavailable,
-        };
-        Self::new(exit, error)
+        Self::new(Exit::from(&error), error)
     }
 }
 

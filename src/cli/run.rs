@@ -21,6 +21,9 @@ const EMPTY_READS: u32 = 3;
 /// Reads the region's streams and writes to every peer until it is told to stop. SIGTERM and
 /// SIGINT let it finish what is under way, make its checkpoints, and exit with 0; a second signal
 /// makes it exit at once, with 130. Killed at any moment, it goes on where it was.
+///
+/// One table that can't be replicated does not stop the others: the log says why, and it is tried
+/// again. Only where no table can be, the command ends.
 #[derive(Debug, Args)]
 pub(super) struct Run {
     #[command(flatten)]
@@ -28,7 +31,8 @@ pub(super) struct Run {
     /// The region whose streams to read, by its name in regions.toml.
     #[arg(long, value_name = "NAME", env = "TRADEWIND_REGION")]
     region: String,
-    /// Stop as soon as the streams are drained.
+    /// Stop as soon as the streams are drained. A table that can't be replicated is not waited for:
+    /// the exit code tells of it.
     #[arg(long)]
     once: bool,
 }
@@ -42,6 +46,7 @@ impl Run {
             () = signals.next() => return Ok(Exit::Done),
         };
         let figures = agent.figures().clone();
+        let mut exit = Exit::Done;
         let mut reports = tokio::time::interval_at(Instant::now() + REPORT, REPORT);
         reports.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
@@ -52,6 +57,8 @@ impl Run {
                 }
                 () = figures.drained(EMPTY_READS), if self.once => {
                     info!("the streams are drained");
+                    // Its message is in the log.
+                    exit = figures.trouble().as_ref().map_or(Exit::Done, Exit::from);
                     break;
                 }
                 () = agent.ended() => return Err(Failure::internal("the agent broke down; its log says why")),
@@ -66,7 +73,7 @@ impl Run {
             }
         }
         report(json, &figures.report(), |tables| tables.iter().map(text).collect::<Vec<_>>().join("\n"))?;
-        Ok(Exit::Done)
+        Ok(exit)
     }
 }
 
@@ -94,7 +101,7 @@ fn log(table: &TableReport) {
 }
 
 fn text(table: &TableReport) -> String {
-    let TableReport { origin, table, tally, lag } = table;
+    let TableReport { origin, table, trouble, tally, lag } = table;
     let mut text = format!(
         "{origin}/{table}: {} records ({} echoes), {} writes replicated, {} outrun, {} conflicts, {} heals, {} dead letters",
         tally.records,
@@ -105,6 +112,9 @@ fn text(table: &TableReport) -> String {
         tally.heals,
         tally.dead_letters
     );
+    if let Some(trouble) = trouble {
+        let _ = write!(text, "; in trouble: {trouble}");
+    }
     for (peer, lag) in lag {
         let seen = &lag.since_seen;
         let _ = write!(text, "; to {peer} p50 {:.0} ms p99 {:.0} ms", seen.p50_ms, seen.p99_ms);

@@ -102,7 +102,7 @@ impl Plan {
         for region in config.regions.iter().filter_map(|region| regions.get(&region.name)) {
             plan.control_table(region).await?;
         }
-        for table in &config.tables {
+        for table in &super::tables(config, regions).await? {
             plan.table(table, regions, create_tables).await?;
         }
         Ok(plan)

@@ -3,6 +3,12 @@
 mod init;
 mod verify;
 
+use std::collections::BTreeMap;
+
+use tracing::warn;
+
+use crate::config::{Config, TableConfig};
+use crate::discovery;
 use crate::fault::Fault;
 use crate::protocol::Origin;
 use crate::region::Region;
@@ -23,4 +29,24 @@ impl OperateError {
     fn at(region: &Region, table: &str, fault: impl Into<Fault>) -> Self {
         Self { region: region.name.clone(), table: table.to_owned(), fault: fault.into() }
     }
+}
+
+/// The tables that are named, and those that a pattern finds in any of its regions.
+async fn tables(
+    config: &Config,
+    regions: &BTreeMap<Origin, Region>,
+) -> Result<Vec<TableConfig>, OperateError> {
+    let mut found = BTreeMap::new();
+    for region in regions.values() {
+        if let Some(pattern) = discovery::pattern_in(config, &region.name) {
+            let there = discovery::find(config, region).await;
+            found.extend(there.map_err(|fault| OperateError::at(region, &pattern, fault))?);
+        }
+    }
+    for pattern in config.patterns.iter().map(|entry| &entry.pattern) {
+        if !found.keys().any(|name| pattern.matches(name)) {
+            warn!(%pattern, "no table matches the pattern in any of its regions");
+        }
+    }
+    Ok(config.tables.iter().cloned().chain(found.into_values()).collect())
 }

@@ -111,7 +111,7 @@ pub async fn verify(
     mut progress: impl FnMut(&str, Scanned),
 ) -> Result<Verification, OperateError> {
     let mut tables = Vec::new();
-    for table in &config.tables {
+    for table in &super::tables(config, regions).await? {
         let mut replicas = Vec::new();
         for (name, physical) in &table.replicas {
             let Some(region) = regions.get(name) else { continue };

@@ -65,6 +65,28 @@ fn wrong_configurations_are_told_with_line_and_column() {
         // Two of one place may be meant, but not as replicas of one table.
         (one_place(""), "FILE:11:8", "there twice"),
         (one_place("names = { dublin = \"other\" }\n"), "FILE:11:8", "control table of region dublin"),
+        // One of one name would be mixed up in the control tables.
+        (
+            both("names = { tokyo = \"one\", dublin = \"two\" }\n[[table]]\nname = \"orders\"\n"),
+            "FILE:13:8",
+            "there twice",
+        ),
+        (both("pattern = \"shop-*\"\n"), "FILE:11:11", "not both"),
+        (both("[[table]]\nregions = [\"tokyo\", \"dublin\"]\n"), "FILE:11:1", "`pattern`"),
+        (both("[[table]]\npattern = \"shop\"\n"), "FILE:12:11", "neither '*' nor '?'"),
+        (both("[[table]]\npattern = \"\"\n"), "FILE:12:11", "neither '*' nor '?'"),
+        (both("[[table]]\npattern = \"sh op*\"\n"), "FILE:12:11", "matches no table"),
+        (
+            both("[[table]]\npattern = \"shop-*\"\nnames = { tokyo = \"shop\" }\n"),
+            "FILE:13:9",
+            "the same name in all regions",
+        ),
+        (both("[[table]]\npattern = \"x*\"\n[[table]]\npattern = \"x*\"\n"), "FILE:14:11", "there twice"),
+        (
+            one_place("names = { dublin = \"mine\" }\n[[table]]\npattern = \"x*\"\n"),
+            "FILE:14:11",
+            "one place",
+        ),
         (REGIONS.to_owned(), "FILE:1:1", "[[table]]"),
         (TABLE.to_owned(), "FILE:1:1", "at least two [[region]]"),
         (with_endpoint("127.0.0.1:8000"), "FILE:4:12", "expected a URL"),

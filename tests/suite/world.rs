@@ -13,12 +13,13 @@ use tempfile::TempDir;
 use tokio::process::Command;
 use tokio::time::Instant;
 use tradewind::agent::Agent;
-use tradewind::config::{Config, RegionConfig, Start, TableConfig, Tuning};
+use tradewind::config::{Config, PatternConfig, RegionConfig, Start, TableConfig, Tuning};
 use tradewind::control::{PK, SK};
 use tradewind::item_json::item_json;
 use tradewind::protocol::{Item, Origin};
 use tradewind::tally::TallySnapshot;
 use url::Url;
+use wildmatch::WildMatch;
 
 use crate::engine::{Engine, Server, client, streams_client};
 use crate::items::{exact, without_stamp};
@@ -47,6 +48,8 @@ pub(crate) struct World {
     pub(crate) table: String,
     pub(crate) control: String,
     pub(crate) tuning: Tuning,
+    /// Finds the tables, in the place of the one table's name.
+    pub(crate) pattern: Option<String>,
     keys: Keys,
     places: Vec<Place>,
     /// For configuration files.
@@ -109,6 +112,7 @@ impl World {
             table: format!("orders-{unique}"),
             control: format!("control-{unique}"),
             tuning,
+            pattern: None,
             keys: PLAIN,
             places,
             files: TempDir::new().expect("a folder"),
@@ -201,10 +205,24 @@ impl World {
             credentials: self.engine.credentials(),
             control_table: self.control.clone(),
         });
-        let replicas = self.places.iter().map(|place| (place.name.clone(), self.table.clone()));
-        let table =
-            TableConfig { name: self.table.clone(), replicas: replicas.collect(), start: Start::default() };
-        Config { regions: regions.collect(), tables: vec![table], tuning: self.tuning.clone() }
+        let regions = regions.collect();
+        let tuning = self.tuning.clone();
+        let (mut tables, mut patterns) = (Vec::new(), Vec::new());
+        match &self.pattern {
+            None => tables.push(self.table_config(&self.table)),
+            Some(pattern) => patterns.push(PatternConfig {
+                pattern: WildMatch::new(pattern),
+                regions: self.places.iter().map(|place| place.name.clone()).collect(),
+                start: Start::default(),
+            }),
+        }
+        Config { regions, tables, patterns, tuning }
+    }
+
+    /// A table that has one name in all regions.
+    pub(crate) fn table_config(&self, name: &str) -> TableConfig {
+        let replicas = self.places.iter().map(|place| (place.name.clone(), name.to_owned()));
+        TableConfig { name: name.to_owned(), replicas: replicas.collect(), start: Start::default() }
     }
 
     /// A command over the regions, as one region's agent reaches them.
@@ -240,14 +258,19 @@ impl World {
             lease_duration,
             concurrency,
             startup_timeout,
+            discovery_interval,
             ..
         } = &self.tuning;
+        let (key, value) = match &self.pattern {
+            None => ("name", &self.table),
+            Some(pattern) => ("pattern", pattern),
+        };
         write!(
             text,
-            "[[table]]\nname = \"{}\"\n\n[tuning]\npoll_interval = \"{poll_interval:?}\"\n\
+            "[[table]]\n{key} = \"{value}\"\n\n[tuning]\npoll_interval = \"{poll_interval:?}\"\n\
              checkpoint_interval = \"{checkpoint_interval:?}\"\nsettle = \"{settle:?}\"\nlease_duration = \"{lease_duration:?}\"\n\
-             concurrency = {concurrency}\nstartup_timeout = \"{startup_timeout:?}\"\n",
-            self.table
+             concurrency = {concurrency}\nstartup_timeout = \"{startup_timeout:?}\"\n\
+             discovery_interval = \"{discovery_interval:?}\"\n",
         )
         .expect("memory");
         text

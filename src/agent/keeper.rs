@@ -1,0 +1,186 @@
+//! Keeps one table going: starts it, looks now and then whether it is still there, and starts it
+//! again where it has to. Whatever happens to it is no other table's business.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use backon::{BackoffBuilder, ExponentialBackoff, ExponentialBuilder};
+use tokio::sync::watch;
+use tokio::task::JoinSet;
+use tokio::time::{Instant, MissedTickBehavior};
+use tokio_util::sync::CancellationToken;
+use tracing::{debug, error, info, warn};
+
+use super::StartError;
+use super::coordinator::Shards;
+use super::crew::Crew;
+use super::figures::TableStatus;
+use super::plan::{Seen, Site};
+use super::table::TablePlan;
+use crate::config::TableConfig;
+use crate::control::AgentId;
+use crate::fault::{Fault, FaultKind};
+
+/// The wait before a first new try.
+const FIRST_DELAY: Duration = Duration::from_secs(1);
+
+pub(super) struct Keeper {
+    pub(super) site: Arc<Site>,
+    pub(super) me: AgentId,
+    pub(super) alive: watch::Receiver<Crew>,
+    pub(super) table: TableConfig,
+    /// Found by a pattern: once it is deleted, there is nothing to wait for.
+    pub(super) found: bool,
+    pub(super) status: Arc<TableStatus>,
+}
+
+/// Why a table is not replicated any more.
+enum Ended {
+    Stopped,
+    OtherStream,
+    Deleted(Fault),
+    BrokeDown(String),
+}
+
+impl Keeper {
+    /// Replicates until it is stopped, or until a table that was found is deleted. `first` is what
+    /// came of a first try, if there was one.
+    pub(super) async fn run(self, first: Option<Result<TablePlan, StartError>>, stop: CancellationToken) {
+        let mut first = first;
+        let mut delays = None;
+        loop {
+            let plan = match first.take() {
+                Some(plan) => plan,
+                None => tokio::select! {
+                    biased;
+                    () = stop.cancelled() => return,
+                    plan = self.site.plan(&self.table, &self.status, Instant::now()) => plan,
+                },
+            };
+            let trouble = match plan {
+                Ok(plan) => {
+                    let started = Instant::now();
+                    let ended = self.replicate(plan, &stop).await;
+                    self.status.ended();
+                    if started.elapsed() > self.interval() {
+                        delays = None;
+                    }
+                    self.trouble(ended)
+                }
+                Err(trouble) => Some(trouble),
+            };
+            if stop.is_cancelled() {
+                return;
+            }
+            if let Some(trouble) = trouble {
+                if self.found && trouble.is_missing() {
+                    warn!(table = self.table.name, "the table has been deleted: it is replicated no more");
+                    return;
+                }
+                self.complain(trouble);
+                let delays = delays.get_or_insert_with(|| self.delays());
+                let delay = delays.next().unwrap_or_else(|| self.interval());
+                tokio::select! {
+                    biased;
+                    () = stop.cancelled() => return,
+                    () = tokio::time::sleep(delay) => {}
+                }
+            }
+        }
+    }
+
+    /// Replicates until it is stopped, or can't go on.
+    async fn replicate(&self, plan: TablePlan, stop: &CancellationToken) -> Ended {
+        let shards = Arc::new(Shards::default());
+        let (origin, table) = (&self.site.local.name, &self.table.name);
+        info!(%origin, table, peers = plan.peers.len(), agent = %self.me, "replicating");
+        self.status.started(Arc::clone(&shards));
+        let leave = stop.child_token();
+        let stream_arn = plan.stream_arn.clone();
+        let mut running = JoinSet::new();
+        running.spawn(plan.run(self.me.clone(), self.alive.clone(), shards, leave.clone()));
+        tokio::select! {
+            biased;
+            ended = running.join_next() => match ended {
+                _ if stop.is_cancelled() => Ended::Stopped,
+                Some(Ok(Err(error)) | Err(error)) => Ended::BrokeDown(error.to_string()),
+                Some(Ok(Ok(()))) | None => Ended::BrokeDown("it came to an end by itself".to_owned()),
+            },
+            ended = self.watch(&stream_arn) => {
+                // What has been read is finished, as far as that is possible now.
+                leave.cancel();
+                running.join_next().await;
+                ended
+            }
+        }
+    }
+
+    /// Returns once the table, or its stream, is not the one that it was.
+    async fn watch(&self, stream_arn: &str) -> Ended {
+        let interval = self.interval();
+        let mut looks = tokio::time::interval_at(Instant::now() + interval, interval);
+        looks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        loop {
+            looks.tick().await;
+            match self.site.look(&self.table, stream_arn).await {
+                None => {}
+                Some(Seen::Unchanged) => _ = self.status.note_trouble(None),
+                Some(Seen::Deleted(fault)) => return Ended::Deleted(fault),
+                Some(Seen::OtherStream) => return Ended::OtherStream,
+                // What the old stream still holds is replicated: on AWS it can be read for 24 hours.
+                Some(Seen::NoStream(trouble)) => self.complain(trouble),
+            }
+        }
+    }
+
+    /// What there is to tell of an end.
+    fn trouble(&self, ended: Ended) -> Option<StartError> {
+        let (region, table) = (self.site.local.name.clone(), self.site.name_of(&self.table).to_owned());
+        match ended {
+            Ended::Stopped => None,
+            Ended::OtherStream => {
+                warn!(
+                    %region, table,
+                    "the table has another stream: it was made anew, or its stream was off for a while; what was \
+                     written in between may be missing at the peers; run `tradewind verify`"
+                );
+                None
+            }
+            Ended::Deleted(fault) => Some(self.site.fault(&table, fault)),
+            Ended::BrokeDown(reason) => {
+                self.status.tally.breakdowns.add();
+                Some(StartError::BrokeDown { region, table, reason })
+            }
+        }
+    }
+
+    /// Tells of trouble, once.
+    fn complain(&self, trouble: StartError) {
+        let text = trouble.in_one_line();
+        if self.status.note_trouble(Some(trouble)) {
+            error!("{text} (trying again)");
+        } else {
+            debug!("{text}");
+        }
+    }
+
+    fn interval(&self) -> Duration {
+        self.site.config.tuning.discovery_interval
+    }
+
+    fn delays(&self) -> ExponentialBackoff {
+        let most = self.interval();
+        ExponentialBuilder::default()
+            .with_min_delay(FIRST_DELAY.min(most))
+            .with_max_delay(most)
+            .without_max_times()
+            .with_jitter()
+            .build()
+    }
+}
+
+impl StartError {
+    fn is_missing(&self) -> bool {
+        matches!(self, Self::Fault { fault, .. } if fault.kind == FaultKind::Missing)
+    }
+}

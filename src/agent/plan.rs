@@ -1,0 +1,156 @@
+//! Checks whether a table of the agent's own region can be replicated.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use aws_sdk_dynamodb::types::TableStatus as Lifecycle;
+use tokio::sync::Semaphore;
+use tokio::time::Instant;
+use tracing::warn;
+
+use super::StartError;
+use super::figures::TableStatus;
+use super::table::TablePlan;
+use crate::config::{Config, TableConfig};
+use crate::discovery;
+use crate::fault::{Fault, FaultKind};
+use crate::protocol::Origin;
+use crate::region::Region;
+use crate::schema::{Described, StreamState, describe};
+
+/// How many tables are described at once, by an agent that has many.
+const DESCRIBED_AT_ONCE: usize = 8;
+const TRY_AGAIN: Duration = Duration::from_secs(1);
+
+/// What all tables of an agent share: where it is, and whom it reaches.
+#[derive(Debug)]
+pub(super) struct Site {
+    pub(super) config: Config,
+    pub(super) local: Region,
+    regions: BTreeMap<Origin, Region>,
+    turns: Semaphore,
+}
+
+/// What has become of a table that is being replicated.
+pub(super) enum Seen {
+    Unchanged,
+    Deleted(Fault),
+    /// It has another stream: it was made anew, or its stream was turned off and on again.
+    OtherStream,
+    /// It shows no more of what is written.
+    NoStream(StartError),
+}
+
+impl Site {
+    pub(super) fn new(config: Config, local: Region, regions: BTreeMap<Origin, Region>) -> Self {
+        Self { config, local, regions, turns: Semaphore::new(DESCRIBED_AT_ONCE) }
+    }
+
+    /// Checks a local replica, and gives a region that does not answer until then.
+    pub(super) async fn plan(
+        &self,
+        table: &TableConfig,
+        status: &TableStatus,
+        deadline: Instant,
+    ) -> Result<TablePlan, StartError> {
+        let physical = self.name_of(table);
+        let described = self.patiently(physical, deadline, || self.describe(physical)).await?;
+        let stream_arn = self.stream_of(physical, &described)?;
+        let peers = table.replicas.iter().filter(|(name, _)| *name != self.local.name);
+        Ok(TablePlan {
+            table: table.clone(),
+            tuning: self.config.tuning.clone(),
+            peers: peers.filter_map(|(name, _)| self.regions.get(name).cloned()).collect(),
+            local: self.local.clone(),
+            stream_arn,
+            key_schema: described.key_schema,
+            tally: status.tally.clone(),
+            lag: status.lag.clone(),
+        })
+    }
+
+    /// Checks that the control table is there.
+    pub(super) async fn check_control_table(&self, deadline: Instant) -> Result<(), StartError> {
+        let name = &self.local.control_table;
+        self.patiently(name, deadline, || self.describe(name)).await.map(|_| ())
+    }
+
+    /// The tables that patterns find here; `None` where there is no pattern.
+    pub(super) async fn find(
+        &self,
+        deadline: Instant,
+    ) -> Option<Result<BTreeMap<String, TableConfig>, StartError>> {
+        let pattern = discovery::pattern_in(&self.config, &self.local.name)?;
+        Some(self.patiently(&pattern, deadline, || discovery::find(&self.config, &self.local)).await)
+    }
+
+    /// Looks whether a table is still what it was when its replication began; `None` where no
+    /// answer comes, or one that says nothing of it.
+    pub(super) async fn look(&self, table: &TableConfig, stream_arn: &str) -> Option<Seen> {
+        let physical = self.name_of(table);
+        match self.describe(physical).await {
+            Ok(described) => Some(match self.stream_of(physical, &described) {
+                Ok(arn) if arn == stream_arn => Seen::Unchanged,
+                Ok(_) => Seen::OtherStream,
+                Err(trouble) => Seen::NoStream(trouble),
+            }),
+            Err(fault) if fault.kind == FaultKind::Missing => Some(Seen::Deleted(fault)),
+            Err(_) => None,
+        }
+    }
+
+    pub(super) fn name_of<'a>(&self, table: &'a TableConfig) -> &'a str {
+        table.name_in(&self.local.name).unwrap_or(&table.name)
+    }
+
+    pub(super) fn fault(&self, table: &str, fault: Fault) -> StartError {
+        StartError::Fault { region: self.local.name.clone(), table: table.to_owned(), fault }
+    }
+
+    fn stream_of(&self, table: &str, described: &Described) -> Result<String, StartError> {
+        let reason = match &described.stream {
+            StreamState::On { arn } => return Ok(arn.clone()),
+            StreamState::Off => "the table has no stream; `tradewind init` turns it on".to_owned(),
+            StreamState::Unfit(view) => format!(
+                "the stream's view type is {view}, but NEW_AND_OLD_IMAGES is needed; `tradewind init` tells what to do"
+            ),
+        };
+        Err(StartError::NotReady { region: self.local.name.clone(), table: table.to_owned(), reason })
+    }
+
+    /// Describes a table; one that is about to go counts as gone.
+    async fn describe(&self, table: &str) -> Result<Described, Fault> {
+        // Never closed.
+        let _turn = self.turns.acquire().await;
+        let described = describe(&self.local, table).await?;
+        if described.table.table_status() == Some(&Lifecycle::Deleting) {
+            let message = "the table is being deleted".to_owned();
+            return Err(Fault { kind: FaultKind::Missing, code: String::new(), message });
+        }
+        Ok(described)
+    }
+
+    /// Tries until the region answers, or its time is up; at least once.
+    async fn patiently<T, F>(
+        &self,
+        table: &str,
+        deadline: Instant,
+        attempt: impl Fn() -> F,
+    ) -> Result<T, StartError>
+    where
+        F: Future<Output = Result<T, Fault>>,
+    {
+        loop {
+            let fault = match attempt().await {
+                Ok(answer) => return Ok(answer),
+                Err(fault) => fault,
+            };
+            let passing = matches!(fault.kind, FaultKind::Unreachable | FaultKind::Throttled);
+            if !passing || Instant::now() >= deadline {
+                return Err(self.fault(table, fault));
+            }
+            warn!(region = %self.local.name, table, %fault, "the local region does not answer; trying again");
+            tokio::time::sleep(TRY_AGAIN).await;
+        }
+    }
+}

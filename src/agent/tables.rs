@@ -1,0 +1,214 @@
+//! Which tables an agent has: those that are named, and those that its patterns find, now and
+//! later. Each is kept going by a keeper of its own.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+
+use tokio::sync::watch;
+use tokio::task::JoinSet;
+use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
+use tracing::{debug, error, info};
+
+use super::StartError;
+use super::crew::Crew;
+use super::figures::{Figures, TableStatus};
+use super::keeper::Keeper;
+use super::plan::Site;
+use super::table::TablePlan;
+use crate::config::TableConfig;
+use crate::control::AgentId;
+
+/// What came of looking at all tables, before the agent starts.
+pub(super) struct FirstTry {
+    pub(super) site: Arc<Site>,
+    figures: Figures,
+    tried: Vec<Tried>,
+    has_patterns: bool,
+}
+
+struct Tried {
+    table: TableConfig,
+    /// By a pattern.
+    found: bool,
+    status: Arc<TableStatus>,
+    plan: Result<TablePlan, StartError>,
+}
+
+impl FirstTry {
+    /// Fails where there is something to replicate, and nothing of it can be.
+    pub(super) async fn make(site: Site, figures: Figures) -> Result<Self, StartError> {
+        let site = Arc::new(site);
+        let local = &site.local.name;
+        let deadline = Instant::now() + site.config.tuning.startup_timeout;
+        let named = site.config.tables.iter().filter(|table| table.is_in(local));
+        let mut tables: Vec<_> = named.map(|table| (table.clone(), false)).collect();
+        let found = site.find(deadline).await;
+        let has_patterns = found.is_some();
+        if tables.is_empty() && !has_patterns {
+            return Err(StartError::NoTable(local.clone()));
+        }
+        let mut blind = None;
+        match found.transpose() {
+            Ok(found) => {
+                tables.extend(found.unwrap_or_default().into_values().map(|table| (table, true)));
+            }
+            Err(trouble) => blind = Some(trouble),
+        }
+        let tried = try_all(&site, &figures, tables, deadline).await;
+        if tried.iter().all(|tried| tried.plan.is_err()) {
+            let mut troubles = tried.iter().filter_map(|tried| tried.plan.as_ref().err()).chain(&blind);
+            if let Some(first) = troubles.next() {
+                // The first is for the caller to tell.
+                troubles.for_each(|trouble| error!("{}", trouble.in_one_line()));
+                return Err(first.clone());
+            }
+        }
+        site.check_control_table(deadline).await?;
+        if let Some(trouble) = blind {
+            complain(&figures, trouble);
+        } else if tried.is_empty() {
+            info!(origin = %local, "no table matches a pattern yet: waiting for one");
+        }
+        Ok(Self { site, figures, tried, has_patterns })
+    }
+}
+
+/// Tries to start all tables side by side; the answers are in the order of the tables.
+async fn try_all(
+    site: &Arc<Site>,
+    figures: &Figures,
+    tables: Vec<(TableConfig, bool)>,
+    deadline: Instant,
+) -> Vec<Tried> {
+    let mut running = JoinSet::new();
+    for (i, (table, found)) in tables.into_iter().enumerate() {
+        let (site, status) = (Arc::clone(site), figures.add(&table.name));
+        running.spawn(async move {
+            let plan = site.plan(&table, &status, deadline).await;
+            (i, Tried { table, found, status, plan })
+        });
+    }
+    let tried: BTreeMap<usize, Tried> = running.join_all().await.into_iter().collect();
+    tried.into_values().collect()
+}
+
+/// The tables of a running agent.
+pub(super) struct Tables {
+    site: Arc<Site>,
+    figures: Figures,
+    me: AgentId,
+    alive: watch::Receiver<Crew>,
+    stop: CancellationToken,
+    keepers: JoinSet<String>,
+    /// Those that were found.
+    found: BTreeSet<String>,
+    /// For the pauses between two looks for new tables; `None` where there are no patterns.
+    rng: Option<fastrand::Rng>,
+}
+
+impl Tables {
+    pub(super) fn start(
+        first: FirstTry,
+        me: AgentId,
+        alive: watch::Receiver<Crew>,
+        stop: CancellationToken,
+    ) -> Self {
+        let FirstTry { site, figures, tried, has_patterns } = first;
+        let (keepers, found) = (JoinSet::new(), BTreeSet::new());
+        let rng = has_patterns.then(fastrand::Rng::new);
+        let mut tables = Self { site, figures, me, alive, stop, keepers, found, rng };
+        for Tried { table, found, status, plan } in tried {
+            if found {
+                tables.found.insert(table.name.clone());
+            }
+            tables.keep(table, found, status, Some(plan));
+        }
+        tables
+    }
+
+    /// Keeps all tables going until it is stopped, and all have finished what is under way.
+    pub(super) async fn run(mut self) {
+        let site = Arc::clone(&self.site);
+        let stop = self.stop.clone();
+        let mut next_look = self.next_look();
+        while next_look.is_some() || !self.keepers.is_empty() {
+            let look = async {
+                match next_look {
+                    None => std::future::pending().await,
+                    Some(next) => {
+                        tokio::time::sleep_until(next).await;
+                        site.find(Instant::now()).await
+                    }
+                }
+            };
+            tokio::select! {
+                biased;
+                () = stop.cancelled() => break,
+                ended = self.keepers.join_next(), if !self.keepers.is_empty() => match ended {
+                    Some(Ok(table)) => {
+                        self.figures.remove(&table);
+                        self.found.remove(&table);
+                    }
+                    Some(Err(error)) => error!(%error, "what keeps a table going broke down itself"),
+                    None => {}
+                },
+                found = look => {
+                    match found {
+                        Some(Ok(found)) => self.welcome(found),
+                        Some(Err(trouble)) => complain(&self.figures, trouble),
+                        None => {}
+                    }
+                    next_look = self.next_look();
+                }
+            }
+        }
+        while self.keepers.join_next().await.is_some() {}
+    }
+
+    /// Agents that were started together should not all look at once.
+    fn next_look(&mut self) -> Option<Instant> {
+        let rng = self.rng.as_mut()?;
+        let pause = self.site.config.tuning.discovery_interval.mul_f64(0.75 + rng.f64() / 2.0);
+        Some(Instant::now() + pause)
+    }
+
+    /// Starts those that are new.
+    fn welcome(&mut self, found: BTreeMap<String, TableConfig>) {
+        self.figures.note_blind(None);
+        for (name, table) in found {
+            if self.found.insert(name.clone()) {
+                info!(origin = %self.site.local.name, table = name, "found a table");
+                let status = self.figures.add(&name);
+                self.keep(table, true, status, None);
+            }
+        }
+    }
+
+    fn keep(
+        &mut self,
+        table: TableConfig,
+        found: bool,
+        status: Arc<TableStatus>,
+        plan: Option<Result<TablePlan, StartError>>,
+    ) {
+        let (site, me, alive) = (Arc::clone(&self.site), self.me.clone(), self.alive.clone());
+        let name = table.name.clone();
+        let keeper = Keeper { site, me, alive, table, found, status };
+        let kept = keeper.run(plan, self.stop.clone());
+        self.keepers.spawn(async move {
+            kept.await;
+            name
+        });
+    }
+}
+
+/// Tells once why tables can't be found.
+fn complain(figures: &Figures, trouble: StartError) {
+    let text = trouble.in_one_line();
+    if figures.note_blind(Some(trouble)) {
+        error!("can't look for tables by pattern: {text} (trying again)");
+    } else {
+        debug!("can't look for tables by pattern: {text}");
+    }
+}
