@@ -3,6 +3,7 @@
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
 
 use tokio::sync::{Notify, watch};
 use tokio::task::JoinSet;
@@ -12,6 +13,7 @@ use tracing::{debug, error, warn};
 
 use super::crew::Crew;
 use super::holding::{Holding, Leases};
+use super::promises::Promises;
 use super::track::{Shared, TrackState};
 use crate::apply::Tenure;
 use crate::config::Start;
@@ -22,6 +24,8 @@ use crate::stream::{Lineage, ShardId};
 
 /// How many rows are made at once, of a stream with many shards.
 const CREATIONS: usize = 16;
+/// A shard is listed, as long as it is there, at the latest this long after it was.
+const LISTED_WITHIN: Duration = Duration::from_mins(1);
 
 /// Where the shards of one table stand, for those that wait for it.
 #[derive(Debug, Default)]
@@ -70,6 +74,8 @@ pub(super) struct Coordinator {
     /// Tells the tracks of a barrier.
     pub(super) barrier: watch::Sender<u64>,
     pub(super) shards: Arc<Shards>,
+    /// The leases whose shards are not listed, and since when that is known.
+    pub(super) absent: BTreeMap<ShardId, Instant>,
     pub(super) rng: fastrand::Rng,
 }
 
@@ -211,7 +217,8 @@ impl Coordinator {
         if !alive.contains_key(&self.me) {
             return Ok(None);
         }
-        let Shared { control, table, .. } = &*self.shared;
+        let sharing = Arc::clone(&self.shared);
+        let Shared { control, table, .. } = &*sharing;
         let (mut rows, mut verified) = self.verify(running).await?;
         if lineage.shards().any(|shard| !rows.contains_key(shard)) {
             self.create(&lineage, &rows).await?;
@@ -262,13 +269,21 @@ impl Coordinator {
     }
 
     /// Removes the rows of shards that are gone, as they are a day after their end.
-    async fn retire(&self, lineage: &Lineage, rows: &mut Leases, running: &BTreeMap<ShardId, Running>) {
-        let Shared { control, table, origin, lanes, tally, .. } = &*self.shared;
-        let gone: Vec<ShardId> = rows
-            .keys()
-            .filter(|shard| !lineage.contains(shard) && !running.contains_key(*shard))
-            .cloned()
+    async fn retire(&mut self, lineage: &Lineage, rows: &mut Leases, running: &BTreeMap<ShardId, Running>) {
+        let absent: Vec<&ShardId> = rows.keys().filter(|shard| !lineage.contains(shard)).collect();
+        self.absent.retain(|shard, _| absent.contains(&shard));
+        for shard in absent {
+            self.absent.entry(shard.clone()).or_insert_with(Instant::now);
+        }
+        // A list may be older than a row that another agent has made.
+        let is_gone = |since: &Instant| lineage.asked >= *since + LISTED_WITHIN;
+        let gone: Vec<ShardId> = self
+            .absent
+            .iter()
+            .filter(|(shard, since)| is_gone(since) && !running.contains_key(*shard))
+            .map(|(shard, _)| shard.clone())
             .collect();
+        let Shared { control, table, origin, lanes, tally, .. } = &*self.shared;
         for shard in gone {
             let Some(row) = rows.remove(&shard) else { continue };
             let missed: Vec<&str> =
@@ -289,29 +304,14 @@ impl Coordinator {
 
     /// Tells each peer what is durably with it: all writes older than its least advanced shard.
     fn promise(&self, lineage: &Lineage, rows: &Leases) {
+        let promises = Promises { lineage, leases: rows };
         for (peer, promise) in &self.promises {
-            let millis = lineage.shards().filter_map(|shard| promised(lineage, rows, shard, peer)).min();
-            let hlc = Hlc::at_millis(millis.unwrap_or_default());
+            let hlc = Hlc::at_millis(promises.to(peer));
             promise.send_if_modified(|promised| {
                 let raised = hlc > *promised;
                 *promised = (*promised).max(hlc);
                 raised
             });
-        }
-    }
-}
-
-/// No write of the shard that is not yet at the peer has a creation time before this; `None` where
-/// the shard's children answer for it.
-fn promised(lineage: &Lineage, rows: &Leases, shard: &ShardId, peer: &Origin) -> Option<u64> {
-    match rows.get(shard).and_then(|row| Some((row, row.checkpoints.get(peer)?))) {
-        // A closed shard without children has some that are not listed yet.
-        Some((row, _)) if row.is_done_for(peer) && lineage.has_children(shard) => None,
-        Some((_, checkpoint)) => Some(checkpoint.millis),
-        // Nothing here is older than the parent's last record.
-        None => {
-            let parent = lineage.parent(shard).and_then(|parent| rows.get(parent));
-            Some(parent.and_then(|parent| parent.checkpoints.get(peer)).map_or(0, |from| from.millis))
         }
     }
 }
@@ -329,14 +329,17 @@ impl Standing<'_> {
     /// have been.
     fn open(&self) -> impl Iterator<Item = &Lease> {
         let Self { shared, lineage, rows, .. } = self;
-        let is_done = |row: &Lease| shared.lanes.keys().all(|destination| row.is_done_for(destination));
         rows.values().filter(move |row| {
             let parent = lineage.parent(&row.shard);
             let ready = parent.is_none_or(|parent| {
                 rows.get(parent).is_some_and(|parent| parent.is_done_for(&shared.origin))
             });
-            lineage.contains(&row.shard) && ready && !is_done(row)
+            lineage.contains(&row.shard) && ready && !self.is_done(row)
         })
+    }
+
+    fn is_done(&self, lease: &Lease) -> bool {
+        self.shared.lanes.keys().all(|destination| lease.is_done_for(destination))
     }
 
     /// The agent that reads a shard, if it is alive.
@@ -346,7 +349,9 @@ impl Standing<'_> {
 
     fn settled(&self) -> bool {
         let seen = |lease: &Lease| self.owner(lease).is_some_and(|owner| self.alive[owner]);
-        self.open().all(seen)
+        // What is not listed may have been made just now, or be lost.
+        let done = |lease: &Lease| self.lineage.contains(&lease.shard) || self.is_done(lease);
+        self.open().all(seen) && self.rows.values().all(done)
     }
 
     /// The leases that `me` should take now: an even share of them, free ones first, and else

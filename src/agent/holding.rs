@@ -7,7 +7,7 @@ use std::sync::Arc;
 use tokio::sync::{Mutex, mpsc, oneshot, watch};
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
-use tracing::{error, info};
+use tracing::info;
 
 use super::track::{Command, Notice, Shared, Track, TrackState, Until};
 use crate::apply::Tenure;
@@ -143,10 +143,11 @@ impl Holding {
                     }
                     // The shard's children may begin.
                     Some(Ok(Ended::Main)) => shared.wake.notify_one(),
-                    Some(Err(error)) => {
-                        error!(%error, table = shared.table, "a track broke down");
-                        return;
-                    }
+                    // The table's task ends with it, and is begun again.
+                    Some(Err(broken)) => match broken.try_into_panic() {
+                        Ok(panic) => std::panic::resume_unwind(panic),
+                        Err(_) => return,
+                    },
                     None => return,
                 },
             }

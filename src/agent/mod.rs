@@ -9,6 +9,7 @@
 //! | `crew` | which agents of the region are alive |
 //! | `table` | one table: lanes, watermarks |
 //! | `coordinator` | shares the table's shards out among the crew |
+//! | `promises` | what all leases together promise a peer |
 //! | `holding` | one shard that this agent reads |
 //! | `track` | one reading of the shard |
 //! | `progress` | what a track has judged, and what may be checkpointed |
@@ -20,6 +21,7 @@ mod holding;
 mod keeper;
 mod plan;
 mod progress;
+mod promises;
 mod table;
 mod tables;
 mod track;

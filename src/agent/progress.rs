@@ -147,12 +147,6 @@ impl Progress {
         self.barriers.raised.push_back((Instant::now(), barrier));
     }
 
-    /// Whether a barrier has been read past that no checkpoint tells of yet, when all records before
-    /// `unfinished` are done.
-    pub(super) fn has_passed_barrier(&self, unfinished: u64, saved: u64) -> bool {
-        self.barriers.passed(unfinished) > saved
-    }
-
     /// Whether the shard is closed, and has been read to its end.
     pub(super) fn is_closed(&self) -> bool {
         self.tip.closed

@@ -67,6 +67,7 @@ impl TablePlan {
             promises,
             barrier,
             shards,
+            absent: BTreeMap::new(),
             rng: fastrand::Rng::new(),
         };
         let mut coordinator = std::pin::pin!(coordinator.run(stop));

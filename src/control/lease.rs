@@ -20,6 +20,8 @@ use crate::stream::{Position, ShardId};
 #[derive(Clone, Debug, PartialEq)]
 pub struct Lease {
     pub shard: ShardId,
+    /// The shard that it came of, if that was listed when the lease was made.
+    pub parent: Option<ShardId>,
     pub owner: Option<AgentId>,
     /// Grows with each change of owner.
     pub counter: u64,
@@ -78,6 +80,7 @@ impl Lease {
 const DESTINATION: &str = "to ";
 const OWNER: &str = "leaseOwner";
 const COUNTER: &str = "leaseCounter";
+const PARENT: &str = "parentShardId";
 const REVISION: &str = "revision";
 /// The sort key of a table's barrier; no shard is called so.
 const BARRIER: &str = "barrier";
@@ -123,7 +126,7 @@ impl ControlTable {
             ("sinceMillis".to_owned(), number(since_millis)),
         ]);
         if let Some(parent) = parent {
-            row.insert("parentShardId".to_owned(), text(&*parent.0));
+            row.insert(PARENT.to_owned(), text(&*parent.0));
         }
         let put = self.client.put_item().table_name(&self.name).set_item(Some(row));
         let put = put.condition_expression("attribute_not_exists(#pk)").expression_attribute_names("#pk", PK);
@@ -249,6 +252,7 @@ pub(super) fn read(row: &Row) -> Option<Lease> {
     });
     Some(Lease {
         shard: ShardId(read_text(row, SK)?.into()),
+        parent: read_text(row, PARENT).map(|parent| ShardId(parent.into())),
         owner: read_text(row, OWNER).map(AgentId::from),
         counter: read_number(row, COUNTER)?,
         since_millis: read_number(row, "sinceMillis").unwrap_or_default(),
@@ -307,19 +311,22 @@ mod tests {
         fn every_lease_is_read_back(
             named in btree_map("[a-z0-9_-]{1,32}", checkpoints(), 0..4),
             owner in proptest::option::of("[a-f0-9]{16}"),
+            parent in proptest::option::of("shardId-[0-9]{1,20}"),
             counter: u64, since_millis: u64,
         ) {
             let checkpoints: BTreeMap<Origin, Checkpoint> =
                 named.into_iter().map(|(name, c)| (name.parse().expect("a name"), c)).collect();
             let owner = owner.as_deref().map(AgentId::from);
             let shard = ShardId("shard".into());
-            let lease = Lease { shard, owner, counter, since_millis, checkpoints };
+            let parent = parent.map(|parent| ShardId(parent.as_str().into()));
+            let lease = Lease { shard, parent, owner, counter, since_millis, checkpoints };
             let mut row = Row::from([
                 (SK.to_owned(), text("shard")),
                 (COUNTER.to_owned(), number(counter)),
                 ("sinceMillis".to_owned(), number(since_millis)),
                 (format!("{DESTINATION}Not a region"), text("garbage")),
             ]);
+            row.extend(lease.parent.as_ref().map(|parent| (PARENT.to_owned(), text(&*parent.0))));
             row.extend(lease.owner.as_ref().map(|owner| (OWNER.to_owned(), text(owner.as_str()))));
             row.extend(lease.checkpoints.iter().map(|(name, c)| (format!("{DESTINATION}{name}"), write(c))));
             prop_assert_eq!(read(&row), Some(lease));

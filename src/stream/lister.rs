@@ -20,11 +20,13 @@ const DISCOVERY: Duration = Duration::from_secs(15);
 const PAUSE: Duration = Duration::from_millis(250);
 
 /// The shards of a stream, each with its parent, if that is still listed.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug)]
 pub struct Lineage {
     parents: BTreeMap<ShardId, Option<ShardId>>,
     /// Those that others came of.
     with_children: BTreeSet<ShardId>,
+    /// When they were asked for.
+    pub asked: Instant,
     /// When they were listed, by the service's own clock, in milliseconds since the Unix epoch.
     pub listed_millis: Option<u64>,
 }
@@ -66,7 +68,7 @@ impl FromIterator<(ShardId, Option<ShardId>)> for Lineage {
             }
         }
         let with_children = all.values().flatten().cloned().collect();
-        Self { parents: all, with_children, listed_millis: None }
+        Self { parents: all, with_children, asked: Instant::now(), listed_millis: None }
     }
 }
 
@@ -93,6 +95,7 @@ pub async fn list(
 }
 
 async fn look_once(client: &Client, stream_arn: &str) -> Option<Lineage> {
+    let asked = Instant::now();
     let mut shards = Vec::new();
     let mut last = None;
     let clock = ServiceClock::default();
@@ -118,6 +121,7 @@ async fn look_once(client: &Client, stream_arn: &str) -> Option<Lineage> {
                 last = description.last_evaluated_shard_id;
                 if last.is_none() {
                     let mut lineage: Lineage = shards.into_iter().collect();
+                    lineage.asked = asked;
                     lineage.listed_millis = clock.millis();
                     return Some(lineage);
                 }

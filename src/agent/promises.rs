@@ -1,0 +1,47 @@
+//! What all leases of a table together promise a peer.
+
+use std::collections::BTreeSet;
+
+use super::holding::Leases;
+use crate::control::Lease;
+use crate::protocol::Origin;
+use crate::stream::{Lineage, ShardId};
+
+/// They rest on the shards of the table: those that are listed, and those that have a lease.
+///
+/// Neither is all: a list may be older than a lease that another agent has made, and a shard may
+/// be listed before it has a lease.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Promises<'a> {
+    pub(super) lineage: &'a Lineage,
+    pub(super) leases: &'a Leases,
+}
+
+impl Promises<'_> {
+    /// No write that is not yet at the peer has a creation time before this, in milliseconds.
+    pub(super) fn to(&self, peer: &Origin) -> u64 {
+        let parents: BTreeSet<&ShardId> = self.leases.values().filter_map(|lease| lease.parent.as_ref()).collect();
+        let has_children = |shard: &ShardId| self.lineage.has_children(shard) || parents.contains(shard);
+        let shards: BTreeSet<&ShardId> = self.lineage.shards().chain(self.leases.keys()).collect();
+        let promised = |shard: &ShardId| match self.leases.get(shard) {
+            // A shard that has ended without children has some that are not listed yet.
+            Some(lease) if lease.is_done_for(peer) && has_children(shard) => None,
+            Some(lease) => Some(self.lease_promise(lease, peer)),
+            None => Some(self.parents_promise(self.lineage.parent(shard), peer)),
+        };
+        shards.into_iter().filter_map(promised).min().unwrap_or_default()
+    }
+
+    fn lease_promise(&self, lease: &Lease, peer: &Origin) -> u64 {
+        match lease.checkpoints.get(peer) {
+            Some(checkpoint) => checkpoint.millis,
+            None => self.parents_promise(lease.parent.as_ref(), peer),
+        }
+    }
+
+    /// Nothing in a shard that has not been begun is older than its parent's last record.
+    fn parents_promise(&self, parent: Option<&ShardId>, peer: &Origin) -> u64 {
+        let checkpoint = parent.and_then(|parent| self.leases.get(parent)?.checkpoints.get(peer));
+        checkpoint.map_or(0, |checkpoint| checkpoint.millis)
+    }
+}
