@@ -97,9 +97,11 @@ impl Crew {
             let state = std::mem::replace(&mut self.slots[agent].state, State::Down);
             self.slots[agent].state = match state {
                 State::Down if is_free => State::Due(now),
-                State::Due(at) if is_free && at <= now => {
-                    State::Starting(tokio::spawn(start(self.config.clone(), self.regions(agent), self.region(agent))))
-                }
+                State::Due(at) if is_free && at <= now => State::Starting(tokio::spawn(start(
+                    self.config.clone(),
+                    self.regions(agent),
+                    self.region(agent),
+                ))),
                 State::Starting(task) if task.is_finished() => match task.await {
                     Ok(Ok(agent)) => State::Running(agent),
                     _ => State::Due(now + RESTART),

@@ -66,7 +66,8 @@ impl HttpConnector for Connector {
             let error = ConnectorError::user("a request that the simulation can't read".into());
             return HttpConnectorFuture::ready(Err(error));
         };
-        let (request, fate) = world.lock().send((self.network.from, self.network.agent), to, &operation, body);
+        let (request, fate) =
+            world.lock().send((self.network.from, self.network.agent), to, &operation, body);
         let (answer, answered) = oneshot::channel();
         let connect_timeout = self.connect_timeout;
         let lost = fate.lands.is_none();

@@ -28,7 +28,9 @@ impl Scenario {
         if *agents == 0 || *shards == 0 {
             return Err("expected at least one agent and one shard in each region".to_owned());
         }
-        if let Some(agent) = self.faults.iter().filter_map(|fault| fault.kind.agent()).find(|agent| *agent >= regions * agents) {
+        if let Some(agent) =
+            self.faults.iter().filter_map(|fault| fault.kind.agent()).find(|agent| *agent >= regions * agents)
+        {
             return Err(format!("there is no agent {agent}"));
         }
         let named = self.faults.iter().flat_map(|fault| fault.kind.regions());

@@ -118,10 +118,17 @@ impl World {
     }
 
     /// Takes in a request that is being sent, and says what becomes of it.
-    pub fn send(&mut self, (from, agent): (usize, usize), to: usize, operation: &str, body: Value) -> (Request, Fate) {
+    pub fn send(
+        &mut self,
+        (from, agent): (usize, usize),
+        to: usize,
+        operation: &str,
+        body: Value,
+    ) -> (Request, Fate) {
         let now = self.clock.now();
         self.requests += 1;
-        let request = Request { number: self.requests, from, agent, to, operation: operation.to_owned(), body };
+        let request =
+            Request { number: self.requests, from, agent, to, operation: operation.to_owned(), body };
         self.count_call(&request, now);
         let fate = self.fate(&request);
         let Fate { lands, again, answered, .. } = &fate;
@@ -149,7 +156,11 @@ impl World {
         calls.retain(|at| at + 1_000 > now);
         calls.push_back(now);
         if calls.len() > most {
-            let why = format!("an agent of {} made {} calls of {name} within a second", NAMES[request.from], calls.len());
+            let why = format!(
+                "an agent of {} made {} calls of {name} within a second",
+                NAMES[request.from],
+                calls.len()
+            );
             self.oracle.fail(why);
         }
     }

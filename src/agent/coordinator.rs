@@ -14,6 +14,7 @@ use tracing::{debug, error, warn};
 use super::crew::Crew;
 use super::holding::{Holding, Leases};
 use super::promises::Promises;
+use super::retention::{Backlog, Retention};
 use super::track::{Shared, TrackState};
 use crate::apply::Tenure;
 use crate::config::Start;
@@ -76,6 +77,7 @@ pub(super) struct Coordinator {
     pub(super) shards: Arc<Shards>,
     /// The leases whose shards are not listed, and since when that is known.
     pub(super) absent: BTreeMap<ShardId, Instant>,
+    pub(super) retention: Retention,
     pub(super) rng: fastrand::Rng,
 }
 
@@ -200,17 +202,13 @@ impl Coordinator {
             return;
         }
         tenure.end();
-        if let Err(fault) = self.shared.control.release_lease(&self.shared.table, &lease).await
-        {
+        if let Err(fault) = self.shared.control.release_lease(&self.shared.table, &lease).await {
             debug!(%shard, %fault, "can't give up a lease; it runs out by itself");
         }
     }
 
     /// Reads all leases, and takes what is this agent's to take.
-    async fn share_out(
-        &mut self,
-        running: &mut BTreeMap<ShardId, Running>,
-    ) -> Result<Option<Found>, Fault> {
+    async fn share_out(&mut self, running: &mut BTreeMap<ShardId, Running>) -> Result<Option<Found>, Fault> {
         let alive = self.alive.borrow_and_update().clone();
         let Some(lineage) = self.lineage.borrow_and_update().clone() else { return Ok(None) };
         // Until the crew has been looked at, everyone else would seem dead.
@@ -283,18 +281,16 @@ impl Coordinator {
             .filter(|(shard, since)| is_gone(since) && !running.contains_key(*shard))
             .map(|(shard, _)| shard.clone())
             .collect();
-        let Shared { control, table, origin, lanes, tally, .. } = &*self.shared;
+        let sharing = Arc::clone(&self.shared);
+        let Shared { control, table, lanes, .. } = &*sharing;
+        let leases = rows.clone();
+        let promises = Promises { lineage, leases: &leases };
         for shard in gone {
             let Some(row) = rows.remove(&shard) else { continue };
-            let missed: Vec<&str> =
-                lanes.keys().filter(|peer| !row.is_done_for(peer)).map(Origin::as_str).collect();
+            let missed: Vec<Origin> = lanes.keys().filter(|peer| !row.is_done_for(peer)).cloned().collect();
             if !missed.is_empty() {
-                tally.gaps.add();
-                error!(
-                    %origin, table, %shard, peers = missed.join(", "),
-                    "the shard was trimmed before all of it was replicated (streams keep 24 hours): writes may \
-                     be missing at these peers; run `tradewind verify`"
-                );
+                let from = missed.iter().map(|peer| promises.lease_promise(&row, peer)).min();
+                sharing.mark_gap(&shard, missed, from.unwrap_or_default()).await;
             }
             if let Err(fault) = control.retire_lease(table, &shard).await {
                 debug!(%shard, %fault, "can't remove the lease of a shard that is gone");
@@ -303,10 +299,22 @@ impl Coordinator {
     }
 
     /// Tells each peer what is durably with it: all writes older than its least advanced shard.
-    fn promise(&self, lineage: &Lineage, rows: &Leases) {
+    fn promise(&mut self, lineage: &Lineage, rows: &Leases) {
         let promises = Promises { lineage, leases: rows };
         for (peer, promise) in &self.promises {
-            let hlc = Hlc::at_millis(promises.to(peer));
+            let millis = promises.to(peer);
+            let hlc = Hlc::at_millis(millis);
+            if let Some(now) = lineage.listed_millis
+                && let Some(Backlog { age, left }) = self.retention.look(peer, millis, now)
+            {
+                let Shared { origin, table, .. } = &*self.shared;
+                let (backlog, left) = (minutes(age), minutes(left));
+                warn!(
+                    %origin, %peer, table, backlog, left,
+                    "the peer lacks writes that are so old; records older than 24 hours are lost: bring the \
+                     peer back before the time left is over, or run `tradewind verify` afterwards"
+                );
+            }
             promise.send_if_modified(|promised| {
                 let raised = hlc > *promised;
                 *promised = (*promised).max(hlc);
@@ -314,6 +322,11 @@ impl Coordinator {
             });
         }
     }
+}
+
+/// A time in hours and minutes, for people.
+fn minutes(time: Duration) -> String {
+    humantime::format_duration(Duration::from_mins(time.as_secs() / 60)).to_string()
 }
 
 /// Who reads what.

@@ -65,7 +65,10 @@ impl Holding {
         };
         rewind.retain(|_, position| *position != Position::End);
         rewind.insert(self.lease.shard.clone(), Position::TrimHorizon);
-        From { checkpoint: Checkpoint { done: Position::TrimHorizon, rewind, floors, millis, barrier: 0 }, begun: false }
+        From {
+            checkpoint: Checkpoint { done: Position::TrimHorizon, rewind, floors, millis, barrier: 0 },
+            begun: false,
+        }
     }
 
     /// Where the shard and its ancestors are read from, and what is known of creation times, for
@@ -104,7 +107,8 @@ impl Holding {
         let mut tracks: JoinSet<Ended> = JoinSet::new();
         let (notices, mut incoming) = mpsc::unbounded_channel();
         let (commands, orders) = mpsc::unbounded_channel();
-        let main = Track::new(Arc::clone(&shared), Arc::clone(&holding), &in_time, notices, state, stop.clone());
+        let main =
+            Track::new(Arc::clone(&shared), Arc::clone(&holding), &in_time, notices, state, stop.clone());
         tracks.spawn(async move {
             main.run(Until::Stopped, orders).await;
             Ended::Main

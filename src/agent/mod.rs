@@ -10,6 +10,7 @@
 //! | `table` | one table: lanes, watermarks |
 //! | `coordinator` | shares the table's shards out among the crew |
 //! | `promises` | what all leases together promise a peer |
+//! | `retention` | how near a peer's backlog is to being lost |
 //! | `holding` | one shard that this agent reads |
 //! | `track` | one reading of the shard |
 //! | `progress` | what a track has judged, and what may be checkpointed |
@@ -22,6 +23,7 @@ mod keeper;
 mod plan;
 mod progress;
 mod promises;
+mod retention;
 mod table;
 mod tables;
 mod track;

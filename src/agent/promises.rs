@@ -20,7 +20,8 @@ pub(super) struct Promises<'a> {
 impl Promises<'_> {
     /// No write that is not yet at the peer has a creation time before this, in milliseconds.
     pub(super) fn to(&self, peer: &Origin) -> u64 {
-        let parents: BTreeSet<&ShardId> = self.leases.values().filter_map(|lease| lease.parent.as_ref()).collect();
+        let parents: BTreeSet<&ShardId> =
+            self.leases.values().filter_map(|lease| lease.parent.as_ref()).collect();
         let has_children = |shard: &ShardId| self.lineage.has_children(shard) || parents.contains(shard);
         let shards: BTreeSet<&ShardId> = self.lineage.shards().chain(self.leases.keys()).collect();
         let promised = |shard: &ShardId| match self.leases.get(shard) {
@@ -32,7 +33,8 @@ impl Promises<'_> {
         shards.into_iter().filter_map(promised).min().unwrap_or_default()
     }
 
-    fn lease_promise(&self, lease: &Lease, peer: &Origin) -> u64 {
+    /// The same, of one lease.
+    pub(super) fn lease_promise(&self, lease: &Lease, peer: &Origin) -> u64 {
         match lease.checkpoints.get(peer) {
             Some(checkpoint) => checkpoint.millis,
             None => self.parents_promise(lease.parent.as_ref(), peer),

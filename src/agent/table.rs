@@ -12,6 +12,7 @@ use tracing::{debug, error, warn};
 
 use super::coordinator::{Coordinator, Shards};
 use super::crew::Crew;
+use super::retention::Retention;
 use super::track::Shared;
 use crate::apply::{Complaints, Destination, Lanes, Replica};
 use crate::config::{TableConfig, Tuning};
@@ -68,6 +69,7 @@ impl TablePlan {
             barrier,
             shards,
             absent: BTreeMap::new(),
+            retention: Retention::default(),
             rng: fastrand::Rng::new(),
         };
         let mut coordinator = std::pin::pin!(coordinator.run(stop));

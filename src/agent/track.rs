@@ -15,9 +15,10 @@ use tracing::{debug, error, info, warn};
 
 use super::holding::{From, Holding};
 use super::progress::{Needs, PageEnd, Progress};
+use super::retention::RETENTION;
 use crate::apply::{Job, Lanes, Ledger};
 use crate::config::Tuning;
-use crate::control::{Checkpoint, ControlTable, Held};
+use crate::control::{Checkpoint, ControlTable, Gap, Held};
 use crate::protocol::{Action, Conflict, Floors, Hlc, KeyMemory, Origin};
 use crate::stream::{Page, Position, ShardId, Stream, StreamEvent};
 use crate::tally::Tally;
@@ -51,6 +52,25 @@ pub(super) struct Shared {
     pub(super) barrier: watch::Receiver<u64>,
     /// Wakes whoever shares the shards out: one has ended.
     pub(super) wake: Notify,
+}
+
+impl Shared {
+    /// Tells that records were trimmed before they were done for `peers`, and marks the table.
+    /// Nothing that was created before `from_millis` is missing.
+    pub(super) async fn mark_gap(&self, shard: &ShardId, peers: Vec<Origin>, from_millis: u64) {
+        self.tally.gaps.add();
+        let listed = self.stream.lineage.borrow().as_ref().and_then(|lineage| lineage.listed_millis);
+        let retention = u64::try_from(RETENTION.as_millis()).unwrap_or(u64::MAX);
+        let until_millis = listed.map_or(from_millis, |listed| listed.saturating_sub(retention));
+        let gap = Gap::new(&self.origin, shard, peers, from_millis, until_millis);
+        let table = &self.table;
+        error!(table, "{gap}; the table is marked: run `tradewind verify`");
+        match tokio::time::timeout(SAVE_TIMEOUT, self.control.save_gap(table, &gap)).await {
+            Ok(Ok(())) => {}
+            Ok(Err(fault)) => warn!(table, %fault, "the mark can't be saved in the control table"),
+            Err(_) => warn!(table, "the mark could not be saved in the control table in time"),
+        }
+    }
 }
 
 /// What a track is asked.
@@ -184,7 +204,8 @@ impl Track {
         let (events, mut incoming) = mpsc::channel(4);
         // A task of its own, so that it reads on while a checkpoint is being saved.
         let mut reader = JoinSet::new();
-        reader.spawn(self.shared.stream.clone().read(self.holding.in_order(self.progress.positions()), events));
+        reader
+            .spawn(self.shared.stream.clone().read(self.holding.in_order(self.progress.positions()), events));
         let (holding, stop) = (Arc::clone(&self.holding), self.stop.clone());
         let mut barrier = self.shared.barrier.clone();
         barrier.mark_changed();
@@ -263,12 +284,10 @@ impl Track {
         match event {
             StreamEvent::Page(page) => self.page(page).await,
             StreamEvent::Trimmed { shard, after } => {
-                self.shared.tally.gaps.add();
-                error!(
-                    origin = %self.shared.origin, table, %shard, %after,
-                    "records after this position were trimmed before they were read (streams keep 24 hours): \
-                     writes may be missing at the peers; run `tradewind verify`"
-                );
+                debug!(%shard, %after, "records after this position were trimmed");
+                let peers = self.feeds.keys().cloned().collect();
+                let from = self.feeds.values().filter_map(|feed| Some(feed.saved.as_ref()?.millis)).min();
+                self.shared.mark_gap(&shard, peers, from.unwrap_or_default()).await;
             }
             StreamEvent::Unreadable { shard, reason } => {
                 self.shared.tally.unreadable.add();

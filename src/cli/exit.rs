@@ -12,7 +12,7 @@ use crate::operate::OperateError;
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Exit {
     Done,
-    /// The replicas differ.
+    /// The replicas differ, or what was waited for did not come in time.
     Differs,
     /// The command line or the configuration is wrong.
     Usage,

@@ -6,6 +6,8 @@ mod init;
 mod progress;
 mod run;
 mod verify;
+mod wait;
+mod watermarks;
 
 use std::path::PathBuf;
 
@@ -21,7 +23,7 @@ pub use exit::{Exit, Failure};
 const EXIT_CODES: &str = "\
 Exit codes:
   0    done
-  1    the replicas differ (demo, verify)
+  1    the replicas differ (demo, verify), or not in time (wait)
   64   the command line or regions.toml is wrong
   69   a region can't be reached, or a table is missing or does not fit
   70   an internal error
@@ -51,6 +53,8 @@ enum Command {
     Init(init::Init),
     Run(run::Run),
     Verify(verify::Verify),
+    Wait(wait::Wait),
+    Watermarks(watermarks::Watermarks),
 }
 
 /// Which configuration to use.
@@ -93,7 +97,11 @@ impl Invocation {
     pub fn log_level(&self) -> LevelFilter {
         match self.0.command {
             Command::Run(_) => LevelFilter::INFO,
-            Command::Demo(_) | Command::Init(_) | Command::Verify(_) => LevelFilter::WARN,
+            Command::Demo(_)
+            | Command::Init(_)
+            | Command::Verify(_)
+            | Command::Wait(_)
+            | Command::Watermarks(_) => LevelFilter::WARN,
         }
     }
 
@@ -108,6 +116,8 @@ impl Invocation {
                     Command::Init(init) => init.run(json).await,
                     Command::Run(run) => run.run(json).await,
                     Command::Verify(verify) => verify.run(json).await,
+                    Command::Wait(wait) => wait.run(json).await,
+                    Command::Watermarks(watermarks) => watermarks.run(json).await,
                 }
             });
             runtime.shutdown_background();

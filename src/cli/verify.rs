@@ -54,6 +54,10 @@ fn text(verification: &Verification) -> String {
         if hidden > 0 {
             lines.push(format!("... and {hidden} more"));
         }
+        for gap in &table.gaps {
+            let state = if table.items_differing == 0 { "closed, nothing differs" } else { "not closed" };
+            lines.push(format!("{}: {gap}; {state}", table.table));
+        }
         lines.push(format!(
             "{}: {} items compared, {} differing",
             table.table, table.items_compared, table.items_differing

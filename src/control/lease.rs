@@ -297,13 +297,15 @@ mod tests {
         let rewind = btree_map("shardId-[0-9]{1,20}", positions(), 0..3);
         (positions(), rewind, floors, any::<u64>(), any::<u64>()).prop_map(
             |(done, rewind, raised, millis, barrier)| {
-            let mut floors = Floors::default();
-            for (origin, hlc) in raised {
-                floors.raise(&origin.parse().expect("a name"), Hlc::from(hlc));
-            }
-            let rewind = rewind.into_iter().map(|(shard, at)| (ShardId(shard.as_str().into()), at)).collect();
-            Checkpoint { done, rewind, floors, millis, barrier }
-        })
+                let mut floors = Floors::default();
+                for (origin, hlc) in raised {
+                    floors.raise(&origin.parse().expect("a name"), Hlc::from(hlc));
+                }
+                let rewind =
+                    rewind.into_iter().map(|(shard, at)| (ShardId(shard.as_str().into()), at)).collect();
+                Checkpoint { done, rewind, floors, millis, barrier }
+            },
+        )
     }
 
     proptest! {

@@ -8,10 +8,12 @@
 //! | barrier | `lease/<table>` | `barrier` | whoever waits |
 //! | beat | `agent` | the agent | that agent |
 //! | watermark | `watermark/<table>` | the origin | that origin's agent |
+//! | gap | `gap/<table>` | shard, time | this region's agents |
 //! | dead letter | `dead-letter/<table>` | version, peer, key | this region's agent |
 
 mod beat;
 mod dead_letter;
+mod gap;
 mod lease;
 mod watermark;
 
@@ -25,6 +27,7 @@ use crate::region::Region;
 
 pub use beat::AgentId;
 pub use dead_letter::DeadLetter;
+pub use gap::Gap;
 pub use lease::{Checkpoint, Held, Lease, LeaseTable};
 pub use watermark::Watermarks;
 
@@ -77,7 +80,7 @@ impl ControlTable {
 /// Reads a row as whatever it may be, for the fuzzer.
 #[cfg(any(test, fuzzing))]
 pub(crate) fn read_any(row: &Row) {
-    let _ = (lease::read(row), watermark::read(row));
+    let _ = (lease::read(row), watermark::read(row), gap::read(row));
 }
 
 fn text(value: impl Into<String>) -> AttributeValue {

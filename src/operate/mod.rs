@@ -1,7 +1,9 @@
-//! What an operator does to replicas, apart from replicating: prepare them, compare them.
+//! What an operator does to replicas, apart from replicating: prepare them, compare them, wait for
+//! them.
 
 mod init;
 mod verify;
+mod wait;
 
 use std::collections::BTreeMap;
 
@@ -15,6 +17,7 @@ use crate::region::Region;
 
 pub use init::{Change, Model, Plan, Problem, Step};
 pub use verify::{Difference, Holding, Options, Scanned, TableVerdict, Verification, verify};
+pub use wait::{Arrival, Watermark, wait, watermarks};
 
 /// A call that failed, and what it was for.
 #[derive(Debug, thiserror::Error)]
@@ -32,7 +35,7 @@ impl OperateError {
 }
 
 /// The tables that are named, and those that a pattern finds in any of its regions.
-async fn tables(
+pub async fn tables(
     config: &Config,
     regions: &BTreeMap<Origin, Region>,
 ) -> Result<Vec<TableConfig>, OperateError> {

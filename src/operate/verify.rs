@@ -13,9 +13,11 @@ use serde_json::Value;
 use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 use tokio::time::Instant;
+use tracing::{debug, warn};
 
 use super::OperateError;
 use crate::config::{Config, TableConfig};
+use crate::control::{ControlTable, Gap};
 use crate::fault::Fault;
 use crate::item_json::item_json;
 use crate::protocol::{Fingerprint, Item, KeyId, Origin, STAMP, Stamp};
@@ -53,6 +55,8 @@ pub struct TableVerdict {
     pub items_differing: usize,
     /// The first of them.
     pub differences: Vec<Difference>,
+    /// The gaps that the table was marked with; closed, if nothing differs.
+    pub gaps: Vec<Gap>,
 }
 
 /// One key on which replicas disagree.
@@ -128,9 +132,34 @@ pub async fn verify(
                     .unwrap_or_default(),
             });
         }
-        tables.push(compare(table, &replicas, options, |scanned| progress(&table.name, scanned)).await?);
+        // Before the first read: a gap that is found meanwhile is not closed.
+        let gaps = gaps(table, regions).await;
+        let mut verdict =
+            compare(table, &replicas, options, |scanned| progress(&table.name, scanned)).await?;
+        for gap in gaps {
+            if verdict.items_differing == 0
+                && let Some(region) = regions.get(&gap.origin)
+                && let Err(fault) = ControlTable::of(region).close_gap(&table.name, &gap).await
+            {
+                warn!(region = %region.name, table = table.name, %fault, "the table's mark can't be taken away");
+            }
+            verdict.gaps.push(gap);
+        }
+        tables.push(verdict);
     }
     Ok(Verification { tables })
+}
+
+/// What the control tables tell of gaps, as far as they can be read.
+async fn gaps(table: &TableConfig, regions: &BTreeMap<Origin, Region>) -> Vec<Gap> {
+    let mut gaps = Vec::new();
+    for region in table.replicas.iter().filter_map(|(name, _)| regions.get(name)) {
+        match ControlTable::of(region).gaps(&table.name).await {
+            Ok(found) => gaps.extend(found),
+            Err(fault) => debug!(region = %region.name, %fault, "the control table can't be read for gaps"),
+        }
+    }
+    gaps
 }
 
 #[derive(Clone, Debug)]
@@ -194,7 +223,13 @@ async fn compare(
         .filter(|seen| seen.prints.iter().any(|print| print.is_none() || *print != seen.prints[0]))
         .map(|seen| seen.key);
     let (items_differing, differences) = recheck(replicas, suspects.collect(), options).await?;
-    Ok(TableVerdict { table: table.name.clone(), items_compared, items_differing, differences })
+    Ok(TableVerdict {
+        table: table.name.clone(),
+        items_compared,
+        items_differing,
+        differences,
+        gaps: Vec::new(),
+    })
 }
 
 /// Reads suspects again until they agree or time is up; returns how many do not, and the first.

@@ -82,8 +82,9 @@ pub async fn list(
 ) {
     loop {
         let next = Instant::now() + DISCOVERY;
-        if let Some(found) = look_once(&client, &stream_arn).await {
-            lineage.send_replace(Some(found));
+        match list_once(&client, &stream_arn).await {
+            Ok(found) => _ = lineage.send_replace(Some(found)),
+            Err(fault) => warn!(%fault, "the shards of the local stream can't be listed"),
         }
         tokio::select! {
             biased;
@@ -94,7 +95,8 @@ pub async fn list(
     }
 }
 
-async fn look_once(client: &Client, stream_arn: &str) -> Option<Lineage> {
+/// Lists a stream's shards; fails only where trying again is of no use.
+pub async fn list_once(client: &Client, stream_arn: &str) -> Result<Lineage, Fault> {
     let asked = Instant::now();
     let mut shards = Vec::new();
     let mut last = None;
@@ -109,27 +111,19 @@ async fn look_once(client: &Client, stream_arn: &str) -> Option<Lineage> {
         };
         let described =
             persist(call, |fault| warn!(%fault, "can't list the shards of the local stream; trying again"));
-        match described.await {
-            Ok(description) => {
-                let description = description?;
-                for shard in description.shards.unwrap_or_default() {
-                    if let Some(id) = shard.shard_id {
-                        let parent = shard.parent_shard_id.map(|parent| ShardId(parent.into()));
-                        shards.push((ShardId(id.into()), parent));
-                    }
-                }
-                last = description.last_evaluated_shard_id;
-                if last.is_none() {
-                    let mut lineage: Lineage = shards.into_iter().collect();
-                    lineage.asked = asked;
-                    lineage.listed_millis = clock.millis();
-                    return Some(lineage);
-                }
+        let description = described.await?;
+        last = description.as_ref().and_then(|description| description.last_evaluated_shard_id.clone());
+        for shard in description.and_then(|description| description.shards).unwrap_or_default() {
+            if let Some(id) = shard.shard_id {
+                let parent = shard.parent_shard_id.map(|parent| ShardId(parent.into()));
+                shards.push((ShardId(id.into()), parent));
             }
-            Err(fault) => {
-                warn!(%fault, "the shards of the local stream can't be listed");
-                return None;
-            }
+        }
+        if last.is_none() {
+            let mut lineage: Lineage = shards.into_iter().collect();
+            lineage.asked = asked;
+            lineage.listed_millis = clock.millis();
+            return Ok(lineage);
         }
     }
 }

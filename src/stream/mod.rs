@@ -13,7 +13,7 @@ mod reader;
 mod record;
 mod service_clock;
 
-pub use lister::{Lineage, list};
+pub use lister::{Lineage, list, list_once};
 pub use pacer::Pacer;
 pub use position::{Position, Sequence, ShardId};
 pub use reader::{Page, Stream, StreamEvent};

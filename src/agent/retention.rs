@@ -1,0 +1,80 @@
+//! Warns as a peer's backlog nears the 24 hours that streams keep.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use crate::protocol::Origin;
+
+/// How long streams keep records.
+pub(super) const RETENTION: Duration = Duration::from_hours(24);
+
+/// The time left at which a warning is due, in minutes.
+const WARNINGS: [u64; 7] = [12 * 60, 6 * 60, 3 * 60, 60, 30, 10, 0];
+
+/// How old the oldest write is that a peer lacks.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Backlog {
+    pub(super) age: Duration,
+    /// Until records are lost; zero, if some are.
+    pub(super) left: Duration,
+}
+
+/// Who has been warned of what.
+#[derive(Debug, Default)]
+pub(super) struct Retention(BTreeMap<Origin, Watched>);
+
+#[derive(Debug)]
+struct Watched {
+    /// When nothing was known of the peer yet.
+    first_millis: u64,
+    warned: usize,
+}
+
+impl Retention {
+    /// Takes in what a peer has been promised, and the stream's own time, both in milliseconds;
+    /// the backlog, if it is time to warn of it.
+    pub(super) fn look(&mut self, peer: &Origin, promised: u64, now: u64) -> Option<Backlog> {
+        let watched = self.0.entry(peer.clone()).or_insert(Watched { first_millis: now, warned: 0 });
+        // A peer that was never reached has been waited for since then, at least.
+        let since = if promised == 0 { watched.first_millis } else { promised };
+        let age = Duration::from_millis(now.saturating_sub(since));
+        let left = RETENTION.saturating_sub(age);
+        let due = WARNINGS.iter().take_while(|minutes| left <= Duration::from_mins(**minutes)).count();
+        let is_news = due > watched.warned;
+        watched.warned = due;
+        is_news.then_some(Backlog { age, left })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const HOUR: u64 = 3_600_000;
+
+    #[test]
+    fn each_warning_comes_once_until_the_peer_has_caught_up() {
+        let mut retention = Retention::default();
+        let peer = "tokyo".parse().expect("a name");
+        let start = 100 * HOUR;
+        let mut left = Vec::new();
+        for minutes in 0..=25 * 60 {
+            let now = start + minutes * 60_000;
+            left.extend(retention.look(&peer, start, now).map(|backlog| backlog.left.as_secs() / 60));
+        }
+        assert_eq!(left, WARNINGS);
+        let now = start + 26 * HOUR;
+        assert_eq!(retention.look(&peer, now, now), None);
+        let hours = Duration::from_hours;
+        let expected = Backlog { age: hours(13), left: hours(11) };
+        assert_eq!(retention.look(&peer, now, now + 13 * HOUR), Some(expected));
+    }
+
+    #[test]
+    fn a_peer_that_was_never_reached_is_waited_for_from_the_first_look() {
+        let mut retention = Retention::default();
+        let peer = "tokyo".parse().expect("a name");
+        assert_eq!(retention.look(&peer, 0, 50 * HOUR), None);
+        assert!(retention.look(&peer, 0, 63 * HOUR).is_some());
+    }
+}

@@ -1,0 +1,141 @@
+//! `tradewind wait`.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use clap::Args;
+use serde::Serialize;
+use tokio::task::JoinSet;
+use tokio::time::Instant;
+
+use super::progress::Progress;
+use super::{ConfigFile, Exit, Failure, report};
+use crate::config::Config;
+use crate::operate::{Arrival, tables, wait};
+use crate::protocol::Origin;
+use crate::region::Region;
+
+/// Wait until peers have everything written in a region before this call.
+///
+/// Read your own writes in another region: write, wait, read there. The agents of the region answer,
+/// so at least one must run. They count on writes to show in the stream within two seconds, as
+/// DynamoDB's do. Exits with 1 where a peer does not have everything in time.
+#[derive(Debug, Args)]
+pub(super) struct Wait {
+    #[command(flatten)]
+    config: ConfigFile,
+    /// The region where the writes were made.
+    #[arg(long, value_name = "NAME", env = "TRADEWIND_REGION")]
+    region: String,
+    /// The peer to wait for; may be given again. All, if none is given.
+    #[arg(long, value_name = "PEER")]
+    until: Vec<String>,
+    /// The table; may be given again. All that the region has, if none is given.
+    #[arg(long, value_name = "TABLE")]
+    table: Vec<String>,
+    /// How long to wait.
+    #[arg(long, default_value = "1m", value_parser = humantime::parse_duration)]
+    timeout: Duration,
+}
+
+#[derive(Serialize)]
+struct Waited {
+    complete: bool,
+    milliseconds: u64,
+    arrivals: Vec<Arrival>,
+}
+
+impl Wait {
+    pub(super) async fn run(self, json: bool) -> Result<Exit, Failure> {
+        let config = self.config.load()?;
+        let origin = known(&config, &self.region)?;
+        let mut peers = self.until.iter().map(|name| known(&config, name)).collect::<Result<Vec<_>, _>>()?;
+        if peers.contains(&origin) {
+            return Err(Failure::new(
+                Exit::Usage,
+                format!("{origin} can't wait for itself: --until takes a peer"),
+            ));
+        }
+        if peers.is_empty() {
+            peers = config
+                .regions
+                .iter()
+                .map(|region| region.name.clone())
+                .filter(|name| *name != origin)
+                .collect();
+        }
+        let began = Instant::now();
+        let regions = Region::connect_all(&config).await;
+        let arrivals = self.wait(&config, &regions, &origin, &peers, began + self.timeout, json).await?;
+        let complete = arrivals.iter().all(Arrival::is_complete);
+        let milliseconds = u64::try_from(began.elapsed().as_millis()).unwrap_or(u64::MAX);
+        report(json, &Waited { complete, milliseconds, arrivals }, text)?;
+        Ok(if complete { Exit::Done } else { Exit::Differs })
+    }
+
+    /// Waits for all tables at once.
+    async fn wait(
+        &self,
+        config: &Config,
+        regions: &BTreeMap<Origin, Region>,
+        origin: &Origin,
+        peers: &[Origin],
+        deadline: Instant,
+        json: bool,
+    ) -> Result<Vec<Arrival>, Failure> {
+        let chosen = |name: &String| self.table.is_empty() || self.table.contains(name);
+        let mut tables: Vec<_> = tables(config, regions).await?;
+        tables.retain(|table| chosen(&table.name) && table.is_in(origin));
+        if let Some(missing) = self.table.iter().find(|name| !tables.iter().any(|table| table.name == **name))
+        {
+            return Err(Failure::new(Exit::Usage, format!("no table of {origin} is called {missing:?}")));
+        }
+        let region = regions.get(origin).ok_or_else(|| Failure::internal("a region without a client"))?;
+        let mut progress = Progress::new("waiting", None, json);
+        let mut all = Vec::new();
+        let mut waits = JoinSet::new();
+        for table in tables {
+            let (region, peers) = (region.clone(), peers.to_vec());
+            waits.spawn(async move { wait(&table, &region, &peers, deadline).await });
+        }
+        let count = waits.len();
+        let mut over = 0;
+        while let Some(arrivals) = waits.join_next().await {
+            all.extend(arrivals.map_err(Failure::internal)??);
+            over += 1;
+            progress.update(over, || format!("of {count} tables"));
+        }
+        progress.finish();
+        all.sort_by(|a: &Arrival, b| (&a.table, &a.peer).cmp(&(&b.table, &b.peer)));
+        Ok(all)
+    }
+}
+
+fn known(config: &Config, name: &str) -> Result<Origin, Failure> {
+    config.region(name).map(|region| region.name.clone()).ok_or_else(|| {
+        let names: Vec<_> = config.regions.iter().map(|region| region.name.as_str()).collect();
+        Failure::new(
+            Exit::Usage,
+            format!("there is no region {name:?} in the configuration; there are: {}", names.join(", ")),
+        )
+    })
+}
+
+fn text(waited: &Waited) -> String {
+    let mut lines: Vec<String> = waited
+        .arrivals
+        .iter()
+        .map(|arrival| {
+            let Arrival { table, origin, peer, shards, arrived } = arrival;
+            if arrival.is_complete() {
+                format!("{table}: {peer} has everything that was written in {origin} before the call")
+            } else {
+                format!("{table}: {peer} lacks writes of {origin}: {arrived} of {shards} shards have arrived")
+            }
+        })
+        .collect();
+    if !waited.complete {
+        lines.push("not in time; is an agent of the region running, and can it reach the peer?".to_owned());
+    }
+    lines.join("\n")
+}

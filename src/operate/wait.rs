@@ -1,0 +1,124 @@
+//! Waits until peers have all that was written at an origin: read-your-writes across regions.
+//!
+//! Whoever waits raises the table's barrier in the origin's control table. The agents that read the
+//! shards see it, read their shards past the moment at which they saw it, and say in their
+//! checkpoints when all of that has been done. It costs one write to raise a barrier, and one a
+//! shard and peer.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
+
+use serde::Serialize;
+use tokio::time::{Instant, MissedTickBehavior};
+
+use super::OperateError;
+use crate::config::TableConfig;
+use crate::control::{ControlTable, LeaseTable};
+use crate::fault::{Fault, FaultKind};
+use crate::protocol::Origin;
+use crate::region::Region;
+use crate::schema::{StreamState, describe};
+use crate::stream::{ShardId, list_once};
+
+/// How often the leases are looked at.
+const LOOK: Duration = Duration::from_millis(250);
+
+/// How far a table's writes have got.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Arrival {
+    pub table: String,
+    pub origin: Origin,
+    pub peer: Origin,
+    /// The shards that the origin's stream had.
+    pub shards: usize,
+    /// Those of which the peer has all that was written before.
+    pub arrived: usize,
+}
+
+impl Arrival {
+    /// Whether the peer has all of it.
+    pub fn is_complete(&self) -> bool {
+        self.arrived == self.shards
+    }
+}
+
+/// Waits until `peers` have all that was written to a table at `origin` before the call, or until
+/// the deadline.
+///
+/// Peers that have no replica of the table are left out.
+pub async fn wait(
+    table: &TableConfig,
+    origin: &Region,
+    peers: &[Origin],
+    deadline: Instant,
+) -> Result<Vec<Arrival>, OperateError> {
+    let physical = table.name_in(&origin.name).unwrap_or(&table.name);
+    let at = |table: &str, fault: Fault| OperateError::at(origin, table, fault);
+    let control = ControlTable::of(origin);
+    let barrier = control.raise_barrier(&table.name).await;
+    let barrier = barrier.map_err(|fault| at(&origin.control_table, fault))?;
+    let described = describe(origin, physical).await.map_err(|fault| at(physical, fault))?;
+    let StreamState::On { arn } = described.stream else {
+        let message = "the table has no stream with both images; `tradewind init` tells what to do";
+        return Err(at(physical, Fault { kind: FaultKind::Missing, code: String::new(), message: message.to_owned() }));
+    };
+    // What was written before the barrier is in one of these.
+    let lineage = list_once(&origin.streams, &arn).await.map_err(|fault| at(physical, fault))?;
+    let shards: BTreeSet<ShardId> = lineage.shards().cloned().collect();
+    let peers: Vec<&Origin> = peers.iter().filter(|peer| table.is_in(peer)).collect();
+    let mut ticks = tokio::time::interval(LOOK);
+    ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    loop {
+        ticks.tick().await;
+        let LeaseTable { leases, .. } =
+            control.leases(&table.name).await.map_err(|fault| at(&origin.control_table, fault))?;
+        let arrivals: Vec<Arrival> = peers
+            .iter()
+            .map(|peer| Arrival {
+                table: table.name.clone(),
+                origin: origin.name.clone(),
+                peer: (*peer).clone(),
+                shards: shards.len(),
+                arrived: shards
+                    .iter()
+                    .filter_map(|shard| leases.get(shard))
+                    .filter(|lease| lease.has_passed(barrier, peer))
+                    .count(),
+            })
+            .collect();
+        if arrivals.iter().all(Arrival::is_complete) || Instant::now() >= deadline {
+            return Ok(arrivals);
+        }
+    }
+}
+
+/// The watermark of one origin at one peer.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Watermark {
+    pub table: String,
+    pub origin: Origin,
+    pub peer: Origin,
+    /// Every write made at the origin before this is at the peer: milliseconds since the Unix
+    /// epoch, by the origin's own clock. None, if the origin's agents have told nothing yet.
+    pub millis: Option<u64>,
+}
+
+/// The watermarks of each origin at each peer.
+pub async fn watermarks(
+    tables: &[TableConfig],
+    regions: &BTreeMap<Origin, Region>,
+) -> Result<Vec<Watermark>, OperateError> {
+    let mut found = Vec::new();
+    for table in tables {
+        for peer in table.replicas.iter().filter_map(|(name, _)| regions.get(name)) {
+            let seen = ControlTable::of(peer).watermarks(&table.name).await;
+            let seen = seen.map_err(|fault| OperateError::at(peer, &peer.control_table, fault))?;
+            for (origin, _) in table.replicas.iter().filter(|(name, _)| *name != peer.name) {
+                let millis = Some(seen.get(origin).millis()).filter(|millis| *millis > 0);
+                let (table, origin, peer) = (table.name.clone(), origin.clone(), peer.name.clone());
+                found.push(Watermark { table, origin, peer, millis });
+            }
+        }
+    }
+    Ok(found)
+}
