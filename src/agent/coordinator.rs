@@ -9,7 +9,7 @@ use tokio::sync::{Notify, watch};
 use tokio::task::JoinSet;
 use tokio::time::{Instant, MissedTickBehavior};
 use tokio_util::sync::CancellationToken;
-use tracing::{debug, error, warn};
+use tracing::{debug, error, info, warn};
 
 use super::crew::Crew;
 use super::holding::{Holding, Leases};
@@ -66,7 +66,7 @@ pub(super) struct Coordinator {
     pub(super) shared: Arc<Shared>,
     pub(super) me: AgentId,
     pub(super) start: Start,
-    pub(super) alive: watch::Receiver<Crew>,
+    pub(super) crew: watch::Receiver<Crew>,
     pub(super) lineage: watch::Receiver<Option<Lineage>>,
     /// Asks for a fresh lineage.
     pub(super) look: Arc<Notify>,
@@ -125,7 +125,7 @@ impl Coordinator {
                     self.look.notify_one();
                 }
                 changed = self.lineage.changed() => if changed.is_err() { return },
-                changed = self.alive.changed() => if changed.is_err() { return },
+                changed = self.crew.changed() => if changed.is_err() { return },
                 _ = ticks.tick() => {}
             }
             let found = self.share_out(&mut running).await;
@@ -184,7 +184,8 @@ impl Coordinator {
         for (shard, Running { lease, tenure }) in running {
             if rows.get(shard).is_some_and(|row| row.counter == lease.counter) {
                 tenure.extend(asked + tuning.tenure());
-            } else {
+            } else if !tenure.has_ended() {
+                info!(origin = %self.shared.origin, table, %shard, "another agent has taken the shard");
                 tenure.end();
             }
         }
@@ -209,12 +210,8 @@ impl Coordinator {
 
     /// Reads all leases, and takes what is this agent's to take.
     async fn share_out(&mut self, running: &mut BTreeMap<ShardId, Running>) -> Result<Option<Found>, Fault> {
-        let alive = self.alive.borrow_and_update().clone();
+        let crew = self.crew.borrow_and_update().clone();
         let Some(lineage) = self.lineage.borrow_and_update().clone() else { return Ok(None) };
-        // Until the crew has been looked at, everyone else would seem dead.
-        if !alive.contains_key(&self.me) {
-            return Ok(None);
-        }
         let sharing = Arc::clone(&self.shared);
         let Shared { control, table, .. } = &*sharing;
         let (mut rows, mut verified) = self.verify(running).await?;
@@ -223,8 +220,13 @@ impl Coordinator {
             (rows, verified) = self.verify(running).await?;
         }
         self.retire(&lineage, &mut rows, running).await;
-        let standing = Standing { shared: &self.shared, lineage: &lineage, rows: &rows, alive: &alive };
-        let wanted = standing.wanted(&self.me, running, &mut self.rng);
+        let standing = Standing { shared: &self.shared, lineage: &lineage, rows: &rows, alive: &crew.alive };
+        // Who has not looked at the crew lately takes everyone else for dead.
+        let wanted = if crew.is_stale(sharing.tuning.lease_duration) {
+            Vec::new()
+        } else {
+            standing.wanted(&self.me, running, &mut self.rng)
+        };
         let mut taken = Vec::new();
         for lease in wanted {
             if let Some(lease) = control.take_lease(table, &lease, &self.me).await? {
@@ -232,7 +234,7 @@ impl Coordinator {
                 taken.push(lease);
             }
         }
-        let standing = Standing { shared: &self.shared, lineage: &lineage, rows: &rows, alive: &alive };
+        let standing = Standing { shared: &self.shared, lineage: &lineage, rows: &rows, alive: &crew.alive };
         let settled = standing.settled();
         self.shards.change(|state| {
             state.settled = settled;
@@ -334,7 +336,7 @@ struct Standing<'a> {
     shared: &'a Shared,
     lineage: &'a Lineage,
     rows: &'a Leases,
-    alive: &'a Crew,
+    alive: &'a BTreeMap<AgentId, bool>,
 }
 
 impl Standing<'_> {

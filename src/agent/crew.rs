@@ -13,9 +13,24 @@ use crate::control::{AgentId, ControlTable};
 /// An agent that has been silent for this many lease durations is taken off the list.
 const FORGOTTEN: u32 = 10;
 
-/// The agents that are taken for alive; of each, whether it has been seen to beat. One that has
-/// not may be long gone: its row was there when this agent began to look.
-pub(super) type Crew = BTreeMap<AgentId, bool>;
+/// The agents of a region, as this one last saw them.
+#[derive(Clone, Debug)]
+pub(super) struct Crew {
+    /// Those that are taken for alive; of each, whether it has been seen to beat. One that has not
+    /// may be long gone: its row was there when this agent began to look.
+    pub(super) alive: BTreeMap<AgentId, bool>,
+    looked: Option<Instant>,
+}
+
+impl Crew {
+    /// Nobody has been seen yet.
+    pub(super) const UNSEEN: Self = Self { alive: BTreeMap::new(), looked: None };
+
+    /// Whether this is too old to take anything from anyone: this agent may have been asleep.
+    pub(super) fn is_stale(&self, lease_duration: Duration) -> bool {
+        self.looked.is_none_or(|looked| looked.elapsed() > lease_duration)
+    }
+}
 
 /// Beats for this agent, and tells who is alive, until it is stopped.
 ///
@@ -25,7 +40,7 @@ pub(super) async fn keep_watch(
     control: ControlTable,
     me: AgentId,
     lease_duration: Duration,
-    alive: watch::Sender<Crew>,
+    crew: watch::Sender<Crew>,
     stop: CancellationToken,
 ) {
     let mut last_changes: BTreeMap<AgentId, Last> = BTreeMap::new();
@@ -59,14 +74,15 @@ pub(super) async fn keep_watch(
         }
         let silent = |last: &Last| now.duration_since(last.at);
         let living = last_changes.iter().filter(|(_, last)| silent(last) < lease_duration);
-        let mut crew: Crew = living.map(|(agent, last)| (agent.clone(), last.seen)).collect();
-        crew.insert(me.clone(), true);
-        alive.send_if_modified(|alive| {
-            for agent in alive.keys().filter(|agent| !crew.contains_key(*agent)) {
+        let mut alive: BTreeMap<AgentId, bool> =
+            living.map(|(agent, last)| (agent.clone(), last.seen)).collect();
+        alive.insert(me.clone(), true);
+        crew.send_if_modified(|crew| {
+            for agent in crew.alive.keys().filter(|agent| !alive.contains_key(*agent)) {
                 info!(%agent, "an agent of this region is silent; its shards are taken over");
             }
-            let changed = *alive != crew;
-            alive.clone_from(&crew);
+            let changed = crew.alive != alive;
+            *crew = Crew { alive, looked: Some(now) };
             changed
         });
         for (agent, last) in &last_changes {

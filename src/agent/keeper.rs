@@ -27,7 +27,7 @@ const FIRST_DELAY: Duration = Duration::from_secs(1);
 pub(super) struct Keeper {
     pub(super) site: Arc<Site>,
     pub(super) me: AgentId,
-    pub(super) alive: watch::Receiver<Crew>,
+    pub(super) crew: watch::Receiver<Crew>,
     pub(super) table: TableConfig,
     /// Found by a pattern: once it is deleted, there is nothing to wait for.
     pub(super) found: bool,
@@ -98,7 +98,7 @@ impl Keeper {
         let leave = stop.child_token();
         let stream_arn = plan.stream_arn.clone();
         let mut running = JoinSet::new();
-        running.spawn(plan.run(self.me.clone(), self.alive.clone(), shards, leave.clone()));
+        running.spawn(plan.run(self.me.clone(), self.crew.clone(), shards, leave.clone()));
         tokio::select! {
             biased;
             ended = running.join_next() => match ended {

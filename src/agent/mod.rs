@@ -107,13 +107,13 @@ impl Agent {
     fn spawn(first: FirstTry, figures: Figures) -> Self {
         let stop = CancellationToken::new();
         let me = AgentId::from(format!("{:016x}", fastrand::Rng::new().u64(..)).as_str());
-        let (crew_alive, alive) = watch::channel(Crew::new());
+        let (sender, crew) = watch::channel(Crew::UNSEEN);
         let watching = CancellationToken::new();
         let site = Arc::clone(&first.site);
         let lease_duration = site.config.tuning.lease_duration;
         let control = ControlTable::of(&site.local);
-        let watch = crew::keep_watch(control, me.clone(), lease_duration, crew_alive, watching.clone());
-        let tables = Tables::start(first, me, alive, stop.clone());
+        let watch = crew::keep_watch(control, me.clone(), lease_duration, sender, watching.clone());
+        let tables = Tables::start(first, me, crew, stop.clone());
         let task = tokio::spawn(async move {
             let mut crew = JoinSet::new();
             crew.spawn(watch);

@@ -46,7 +46,7 @@ impl TablePlan {
     pub(super) async fn run(
         self,
         me: AgentId,
-        alive: watch::Receiver<Crew>,
+        crew: watch::Receiver<Crew>,
         shards: Arc<Shards>,
         stop: CancellationToken,
     ) -> Result<(), JoinError> {
@@ -62,7 +62,7 @@ impl TablePlan {
             shared,
             me,
             start: self.table.start,
-            alive,
+            crew,
             lineage: seen,
             look,
             promises,

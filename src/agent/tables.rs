@@ -98,7 +98,7 @@ pub(super) struct Tables {
     site: Arc<Site>,
     figures: Figures,
     me: AgentId,
-    alive: watch::Receiver<Crew>,
+    crew: watch::Receiver<Crew>,
     stop: CancellationToken,
     keepers: JoinSet<String>,
     /// Those that were found.
@@ -111,13 +111,13 @@ impl Tables {
     pub(super) fn start(
         first: FirstTry,
         me: AgentId,
-        alive: watch::Receiver<Crew>,
+        crew: watch::Receiver<Crew>,
         stop: CancellationToken,
     ) -> Self {
         let FirstTry { site, figures, tried, has_patterns } = first;
         let (keepers, found) = (JoinSet::new(), BTreeSet::new());
         let rng = has_patterns.then(fastrand::Rng::new);
-        let mut tables = Self { site, figures, me, alive, stop, keepers, found, rng };
+        let mut tables = Self { site, figures, me, crew, stop, keepers, found, rng };
         for Tried { table, found, status, plan } in tried {
             if found {
                 tables.found.insert(table.name.clone());
@@ -192,9 +192,9 @@ impl Tables {
         status: Arc<TableStatus>,
         plan: Option<Result<TablePlan, StartError>>,
     ) {
-        let (site, me, alive) = (Arc::clone(&self.site), self.me.clone(), self.alive.clone());
+        let (site, me, crew) = (Arc::clone(&self.site), self.me.clone(), self.crew.clone());
         let name = table.name.clone();
-        let keeper = Keeper { site, me, alive, table, found, status };
+        let keeper = Keeper { site, me, crew, table, found, status };
         let kept = keeper.run(plan, self.stop.clone());
         self.keepers.spawn(async move {
             kept.await;

@@ -181,10 +181,7 @@ async fn run_lane(
 impl Destination {
     /// Works on a job until it is done, or can never be.
     async fn finish(&self, job: &Job) {
-        let attempt = || async {
-            job.tenure.granted().await;
-            self.replica.attempt(&job.action).await
-        };
+        let attempt = || job.tenure.within(|| self.replica.attempt(&job.action));
         match persist(attempt, |fault| self.notice(fault)).await {
             Ok(outcome) => self.report(job, outcome),
             Err(fault) => self.bury(&job.action, &fault).await,

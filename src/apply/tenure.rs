@@ -42,8 +42,36 @@ impl Tenure {
         let _ = self.0.subscribe().wait_for(Option::is_none).await;
     }
 
-    /// Waits until a write may be begun. Does not return when it is over.
-    pub(super) async fn granted(&self) {
+    /// Makes a write while it may be made: one that is still under way when the time is up is left,
+    /// and made anew when there is more time. Does not return when it is over.
+    ///
+    /// A process that was stopped looks at the time first when it wakes up.
+    pub(super) async fn within<T, F: Future<Output = T>>(&self, write: impl Fn() -> F) -> T {
+        loop {
+            self.granted().await;
+            tokio::select! {
+                biased;
+                () = self.lapsed() => {}
+                outcome = write() => return outcome,
+            }
+        }
+    }
+
+    /// Returns when no write may be under way.
+    async fn lapsed(&self) {
+        let mut until = self.0.subscribe();
+        loop {
+            let moment = *until.borrow_and_update();
+            let Some(moment) = moment.filter(|moment| Instant::now() < *moment) else { return };
+            tokio::select! {
+                biased;
+                () = tokio::time::sleep_until(moment) => {}
+                _ = until.changed() => {}
+            }
+        }
+    }
+
+    async fn granted(&self) {
         let mut until = self.0.subscribe();
         let is_open = |until: &Option<Instant>| until.is_some_and(|until| Instant::now() < until);
         let _ = until.wait_for(is_open).await;
@@ -67,6 +95,22 @@ mod tests {
         assert!(waited.is_err(), "a write was begun without a lease");
         tenure.extend(Instant::now() + SECOND);
         tenure.granted().await;
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_write_that_takes_too_long_is_made_anew() {
+        let tenure = Tenure::until(Instant::now() + SECOND);
+        let tries = std::cell::Cell::new(0);
+        let write = || async {
+            tries.set(tries.get() + 1);
+            tokio::time::sleep(SECOND * if tries.get() == 1 { 2 } else { 0 }).await;
+        };
+        let renew = async {
+            tokio::time::sleep(3 * SECOND).await;
+            tenure.extend(Instant::now() + SECOND);
+        };
+        tokio::join!(tenure.within(write), renew);
+        assert_eq!(tries.get(), 2);
     }
 
     #[tokio::test(start_paused = true)]

@@ -60,7 +60,10 @@ pub async fn wait(
     let described = describe(origin, physical).await.map_err(|fault| at(physical, fault))?;
     let StreamState::On { arn } = described.stream else {
         let message = "the table has no stream with both images; `tradewind init` tells what to do";
-        return Err(at(physical, Fault { kind: FaultKind::Missing, code: String::new(), message: message.to_owned() }));
+        return Err(at(
+            physical,
+            Fault { kind: FaultKind::Missing, code: String::new(), message: message.to_owned() },
+        ));
     };
     // What was written before the barrier is in one of these.
     let lineage = list_once(&origin.streams, &arn).await.map_err(|fault| at(physical, fault))?;

@@ -3,6 +3,7 @@
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 
 use crate::items::{key, row};
+use crate::process::run_json;
 use crate::tamper::{Fate, Tamper};
 use crate::world::{PLAIN, World};
 
@@ -142,6 +143,7 @@ impl Tamper for Trim {
     }
 }
 
+/// How many gaps are told of; each marks the table until its replicas have been compared.
 async fn gaps(trim: Trim) -> u64 {
     let mut world = World::prepared(2, PLAIN).await;
     world.tamper(DUBLIN, DUBLIN, trim).await;
@@ -151,7 +153,13 @@ async fn gaps(trim: Trim) -> u64 {
         world.await_item(TOKYO, &key(&format!("key {i}")), &row(&format!("key {i}"), "one")).await;
     }
     assert_eq!(world.converged().await.len(), 10);
-    world.tally(DUBLIN).gaps
+    let told = world.tally(DUBLIN).gaps;
+    let marks = world.control_rows(DUBLIN, "gap/").await;
+    assert_eq!(u64::try_from(marks.len()).unwrap(), told, "{marks:?}");
+    let (code, verdict) = run_json(world.tradewind(DUBLIN, &["verify", "--settle", "0s"])).await;
+    assert_eq!((code, verdict["tables"][0]["gaps"].as_array().map(Vec::len)), (0, Some(marks.len())));
+    assert_eq!(world.control_rows(DUBLIN, "gap/").await, []);
+    told
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

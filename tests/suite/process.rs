@@ -58,17 +58,17 @@ impl Process {
         Self { child, log }
     }
 
-    /// Waits until the log says this.
-    pub(crate) async fn says(&mut self, what: &str) {
+    /// Waits until the log says this, in the line that is returned.
+    pub(crate) async fn says(&mut self, what: &str) -> String {
         let look = async {
             while let Some(line) = self.log.next_line().await.expect("a log") {
                 if line.contains(what) {
-                    return;
+                    return line;
                 }
             }
             panic!("the process ended without having said {what:?}");
         };
-        timeout(PATIENCE, look).await.unwrap_or_else(|_| panic!("waited in vain for {what:?}"));
+        timeout(PATIENCE, look).await.unwrap_or_else(|_| panic!("waited in vain for {what:?}"))
     }
 
     /// `kill -9`: at once, and without a word.
