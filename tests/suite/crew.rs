@@ -1,6 +1,8 @@
 //! Several agents of one region: they share its shards, and one takes over from another, be that
 //! killed, stopped, or only asleep.
 
+use std::time::Duration;
+
 use tradewind::protocol::Item;
 
 use crate::items::{key, row};
@@ -75,7 +77,7 @@ async fn owner_of_dublin(world: &World) -> Option<String> {
 async fn an_agent_that_stops_gives_its_shards_up_at_once() {
     let mut world = World::prepared(2, PLAIN).await;
     // Without that, its silence would be noticed only after the test.
-    world.tuning.lease_duration = std::time::Duration::from_mins(10);
+    world.tuning.lease_duration = Duration::from_mins(10);
     let (first, name) = start(&world, DUBLIN).await;
     owned_by(&world, DUBLIN, &name).await;
     let (_second, heir) = start(&world, DUBLIN).await;
@@ -90,7 +92,9 @@ async fn an_agent_that_stops_gives_its_shards_up_at_once() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn an_agent_that_wakes_up_without_its_lease_writes_nothing_more() {
-    let world = World::prepared(2, PLAIN).await;
+    let mut world = World::prepared(2, PLAIN).await;
+    // It must sleep for longer than half of that.
+    world.tuning.settle = Duration::from_millis(500);
     let (mut asleep, name) = start(&world, DUBLIN).await;
     owned_by(&world, DUBLIN, &name).await;
     world.link(DUBLIN, TOKYO).cut();
@@ -108,6 +112,6 @@ async fn an_agent_that_wakes_up_without_its_lease_writes_nothing_more() {
     asleep.says("another agent has taken the shard").await;
     for _ in 0..20 {
         assert_eq!(world.get(TOKYO, &key("a")).await, None, "it came back");
-        tokio::time::sleep(std::time::Duration::from_millis(50)).await;
+        tokio::time::sleep(Duration::from_millis(50)).await;
     }
 }

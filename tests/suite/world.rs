@@ -101,7 +101,7 @@ impl World {
         let tuning = Tuning {
             poll_interval: Duration::from_millis(40),
             checkpoint_interval: Duration::from_millis(200),
-            settle: Duration::from_millis(500),
+            settle: Duration::from_secs(4),
             lease_duration: Duration::from_secs(1),
             concurrency: 16,
             startup_timeout: Duration::from_secs(2),
