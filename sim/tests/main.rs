@@ -1,6 +1,6 @@
 //! Seeds of every profile, traces that repeat themselves, and broken rules that must be noticed.
 //!
-//! `TRADEWIND_SIM_SEEDS` sets how many seeds of each profile run; the default is about 210
+//! `TRADEWIND_SIM_SEEDS` sets how many seeds of each profile run; the default is about 230
 //! seeds, which take two to three minutes of one core.
 
 use std::ops::Range;
@@ -55,6 +55,19 @@ fn seeds_with_skewed_clocks_pass() {
 #[test]
 fn seeds_with_a_long_outage_pass() {
     all_pass(Profile::LongOutage, 20, seeds(1));
+}
+
+#[test]
+fn seeds_with_a_crowd_pass() {
+    all_pass(Profile::Crowd, 1, seeds(20));
+}
+
+/// A thousand shards, ten agents a region, one peer away for 20 hours of a day:
+/// `cargo test --release -p tradewind-sim -- --ignored --nocapture a_day_at_scale`
+#[test]
+#[ignore = "takes minutes, optimised"]
+fn a_day_at_scale_passes() {
+    all_pass(Profile::Scale, 1_440, seeds(1));
 }
 
 #[test]
