@@ -254,6 +254,10 @@ fn service_fault(settings: &Settings, rng: &mut Rng) -> FaultKind {
 
 fn agent_fault(settings: &Settings, rng: &mut Rng) -> FaultKind {
     let agent = rng.usize(..settings.regions * settings.agents);
+    if settings.agents > 1 && rng.bool() {
+        // With others there, what it does when it is back is what matters.
+        return FaultKind::Isolate { agent };
+    }
     if rng.u8(..4) == 0 { FaultKind::Stop { agent } } else { FaultKind::Crash { agent } }
 }
 

@@ -130,6 +130,8 @@ pub enum FaultKind {
     Crash { agent: usize },
     /// The agent stops in good order; it starts again when the fault is over.
     Stop { agent: usize },
+    /// No request of the agent gets anywhere, though it goes on.
+    Isolate { agent: usize },
     /// Every open shard ends and has one child.
     Roll { region: usize },
     /// Every open shard ends and has two children.
@@ -151,13 +153,13 @@ impl FaultKind {
             | Self::Roll { region }
             | Self::Split { region }
             | Self::ClockStep { region, .. } => vec![*region],
-            Self::Crash { .. } | Self::Stop { .. } => Vec::new(),
+            Self::Crash { .. } | Self::Stop { .. } | Self::Isolate { .. } => Vec::new(),
         }
     }
 
     fn agent(&self) -> Option<usize> {
         match self {
-            Self::Crash { agent } | Self::Stop { agent } => Some(*agent),
+            Self::Crash { agent } | Self::Stop { agent } | Self::Isolate { agent } => Some(*agent),
             _ => None,
         }
     }
@@ -223,6 +225,8 @@ pub enum Defect {
     BlindDelete,
     /// Watermarks reach the peers ten minutes too high.
     BoldWatermark,
+    /// Checkpoints are taken from whoever sends them, the lease's owner or not.
+    DropFence,
     /// A page in a hundred lacks its last record.
     DropRecord,
 }

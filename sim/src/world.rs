@@ -166,7 +166,7 @@ impl World {
     }
 
     fn fate(&mut self, request: &Request) -> Fate {
-        let Request { from, to, .. } = *request;
+        let Request { from, agent, to, .. } = *request;
         let most = if from == to { self.settings.near } else { self.settings.far };
         let way = |rng: &mut fastrand::Rng| rng.u64(most / 4..=most);
         let mut fate = Fate {
@@ -181,6 +181,7 @@ impl World {
         for (_, fault) in &self.faults {
             match fault {
                 FaultKind::Cut { from: f, to: t } if (*f, *t) == (from, to) => fate.lands = None,
+                FaultKind::Isolate { agent: isolated } if *isolated == agent => fate.lands = None,
                 FaultKind::Mute { from: f, to: t } if (*f, *t) == (from, to) => fate.answered = None,
                 FaultKind::Slow { from: f, to: t, millis } if (*f, *t) == (from, to) => {
                     fate.lands = fate.lands.map(|lands| lands + rng.u64(..=*millis));
@@ -401,6 +402,9 @@ fn bend(defect: Defect, request: &Request) -> Option<Value> {
     let mut body = request.body.clone();
     match (defect, request.operation.as_str()) {
         (Defect::DropCondition, "PutItem") | (Defect::BlindDelete, "DeleteItem") if request.writes() => {
+            body.as_object_mut()?.remove("ConditionExpression");
+        }
+        (Defect::DropFence, "UpdateItem") if body["ExpressionAttributeValues"][":revision"].is_object() => {
             body.as_object_mut()?.remove("ConditionExpression");
         }
         (Defect::BoldWatermark, "PutItem") if body["TableName"] == CONTROL => {

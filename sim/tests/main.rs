@@ -140,6 +140,11 @@ fn a_checkpoint_ahead_of_what_is_done_is_noticed() {
 }
 
 #[test]
+fn a_checkpoint_of_whoever_lost_the_lease_is_noticed() {
+    notices(Defect::DropFence, Profile::Crowd);
+}
+
+#[test]
 fn a_delete_without_its_condition_is_noticed() {
     notices(Defect::BlindDelete, Profile::Calm);
 }
