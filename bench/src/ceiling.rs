@@ -1,6 +1,7 @@
 //! The ceiling: how many conditional puts a second the endpoint takes, from this very binary,
 //! with nothing around them.
 
+use std::ops::Range;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
@@ -14,7 +15,7 @@ use tradewind::protocol::STAMP;
 use crate::Result;
 use crate::application::{Application, text};
 use crate::drain::BYTES;
-use crate::engine::Engine;
+use crate::engine::{Engine, PLACES};
 use crate::figures::per_second;
 use crate::plan::Plan;
 use crate::process::{cpu_since, cpu_time};
@@ -39,82 +40,59 @@ pub struct Tried {
     pub cpu_us_per_put: Option<f64>,
 }
 
-/// Measures the ceiling, now and again: an engine gets faster as it warms up, and slower as it
-/// fills.
-pub(crate) struct Prober<'a> {
-    stage: Stage,
-    plan: &'a Plan,
-    ceiling: Ceiling,
-}
-
-impl<'a> Prober<'a> {
-    /// Tries several concurrencies, and keeps the best.
-    pub(crate) async fn find(engine: &Engine, plan: &'a Plan) -> Result<Self> {
-        let stage = Stage::set(engine, 3, Tuning::default()).await?;
-        let ceiling = Ceiling { per_second: 0.0, concurrency: 0, cpu_us_per_put: None, tried: Vec::new() };
-        let mut prober = Self { stage, plan, ceiling };
+impl Ceiling {
+    /// Tries several concurrencies, each on a fresh table, and keeps the best.
+    pub(crate) async fn find(engine: &Engine, plan: &Plan) -> Result<Self> {
+        let mut progress = plan.progress("the ceiling", Some(plan.concurrencies.len() as u64));
+        // An engine gets faster as it warms up.
         let warm = plan.concurrencies.iter().copied().max().unwrap_or(1);
-        let mut progress = plan.progress("the ceiling", Some(plan.concurrencies.len() as u64 + 1));
-        prober.probe(warm, 1).await?;
-        for (i, concurrency) in plan.concurrencies.iter().enumerate() {
-            progress.update(i as u64 + 1, || format!("{concurrency} writes at once"));
-            let tried = prober.probe(*concurrency, 1).await?;
-            prober.ceiling.tried.push(tried);
+        let stage = Stage::set(engine, PLACES.len(), Tuning::default()).await?;
+        probe(&stage, 0..PLACES.len(), warm, plan.probe_writes * 2).await?;
+        let mut tried = Vec::new();
+        for concurrency in &plan.concurrencies {
+            progress.update(tried.len() as u64, || format!("{concurrency} writes at once"));
+            let stage = Stage::set(engine, 2, Tuning::default()).await?;
+            tried.push(probe(&stage, 1..2, *concurrency, plan.probe_writes).await?);
         }
         progress.finish();
-        let best = prober.ceiling.tried.iter().copied().max_by(|a, b| a.per_second.total_cmp(&b.per_second));
-        let best = best.ok_or("no concurrency to try")?;
-        let Tried { concurrency, per_second, cpu_us_per_put } = best;
-        prober.ceiling = Ceiling { per_second, concurrency, cpu_us_per_put, tried: prober.ceiling.tried };
-        Ok(prober)
+        let best = tried.iter().copied().max_by(|a, b| a.per_second.total_cmp(&b.per_second));
+        let Tried { concurrency, per_second, cpu_us_per_put } = best.ok_or("no concurrency to try")?;
+        Ok(Self { per_second, concurrency, cpu_us_per_put, tried })
     }
 
-    pub(crate) fn ceiling(&self) -> &Ceiling {
-        &self.ceiling
+    /// The ceiling of a stage as it is now, of writes to these regions together: an engine may get
+    /// slower as it fills.
+    pub(crate) async fn of(&self, stage: &Stage, regions: Range<usize>, plan: &Plan) -> Result<f64> {
+        Ok(probe(stage, regions, self.concurrency, plan.probe_writes).await?.per_second)
     }
+}
 
-    /// The ceiling as it is now, of writes to this many replicas together.
-    pub(crate) async fn again(&self, replicas: usize) -> Result<f64> {
-        Ok(self.probe(self.ceiling.concurrency, replicas).await?.per_second)
+/// Makes so many writes.
+async fn probe(stage: &Stage, regions: Range<usize>, concurrency: usize, writes: u64) -> Result<Tried> {
+    let left = Arc::new(AtomicU64::new(writes));
+    let (begun, cpu) = (Instant::now(), cpu_time());
+    let mut writers = JoinSet::new();
+    for region in regions.cycle().take(concurrency) {
+        let (client, table) = (stage.client(region).clone(), stage.table.clone());
+        let application = Application { client, table, bytes: BYTES };
+        let name = format!("{:016x}", fastrand::Rng::new().u64(..));
+        writers.spawn(write(application, name, Arc::clone(&left)));
     }
-
-    async fn probe(&self, concurrency: usize, replicas: usize) -> Result<Tried> {
-        let made = Arc::new(AtomicU64::new(0));
-        let (begun, cpu) = (Instant::now(), cpu_time());
-        let end = begun + self.plan.probe;
-        let mut writers = JoinSet::new();
-        for writer in 0..concurrency {
-            let application = Application {
-                client: self.stage.client((1 + writer % replicas) % 3).clone(),
-                table: self.stage.table.clone(),
-                bytes: BYTES,
-            };
-            writers.spawn(write(
-                application,
-                format!("{:08x}", fastrand::Rng::new().u32(..)),
-                end,
-                Arc::clone(&made),
-            ));
-        }
-        while let Some(ended) = writers.join_next().await {
-            ended??;
-        }
-        let made = made.load(Ordering::Relaxed);
-        let cpu = cpu_since(cpu);
-        Ok(Tried {
-            concurrency,
-            per_second: per_second(made, begun.elapsed()),
-            cpu_us_per_put: cpu.map(|cpu| 1e6 / per_second(made, cpu)),
-        })
+    while let Some(ended) = writers.join_next().await {
+        ended??;
     }
+    Ok(Tried {
+        concurrency,
+        per_second: per_second(writes, begun.elapsed()),
+        cpu_us_per_put: cpu_since(cpu).map(|cpu| 1e6 / per_second(writes, cpu)),
+    })
 }
 
 /// Writes new items as an agent does: the same condition, a stamp of the same length.
-async fn write(application: Application, name: String, end: Instant, made: Arc<AtomicU64>) -> Result<()> {
+async fn write(application: Application, name: String, left: Arc<AtomicU64>) -> Result<()> {
     let stamp = "tw1 0000000000000000 tokyo 0000000000000000 tokyo AAAAAAAAAAAAAAAA 0000000000000000";
-    let mut serial = 0_u64;
-    while Instant::now() < end {
-        serial += 1;
+    let take = |left: u64| left.checked_sub(1);
+    while let Ok(serial) = left.fetch_update(Ordering::Relaxed, Ordering::Relaxed, take) {
         let mut item = application.item(&format!("{name}-{serial}"), Instant::now());
         item.insert(STAMP.to_owned(), text(stamp));
         application
@@ -129,7 +107,6 @@ async fn write(application: Application, name: String, end: Instant, made: Arc<A
             .return_values_on_condition_check_failure(ReturnValuesOnConditionCheckFailure::AllOld)
             .send()
             .await?;
-        made.fetch_add(1, Ordering::Relaxed);
     }
     Ok(())
 }

@@ -13,7 +13,7 @@ use tradewind::tally::TallySnapshot;
 
 use crate::Result;
 use crate::application::Application;
-use crate::ceiling::Prober;
+use crate::ceiling::Ceiling;
 use crate::engine::Engine;
 use crate::figures::per_second;
 use crate::plan::Plan;
@@ -38,7 +38,7 @@ pub struct Drain {
     pub writes_per_second: f64,
     /// The endpoint's ceiling, of writes to as many replicas together, before and after.
     pub ceiling_per_second: [f64; 2],
-    /// The writes to the ceiling's mean.
+    /// The writes to the mean of both, which is the harmonic one: of times, not of rates.
     pub ratio: f64,
     /// CPU time of the whole agent: reading, judging, and writing to all peers.
     pub cpu_us_per_record: Option<f64>,
@@ -47,15 +47,10 @@ pub struct Drain {
 
 /// Lets the origin's agent drain a backlog. The peers' agents don't run: their reading of the
 /// echoes would use the machine, and the endpoint, too.
-pub(crate) async fn measure(
-    engine: &Engine,
-    plan: &Plan,
-    peers: usize,
-    prober: &Prober<'_>,
-) -> Result<Drain> {
+pub(crate) async fn measure(engine: &Engine, plan: &Plan, peers: usize, ceiling: &Ceiling) -> Result<Drain> {
     let stage = Stage::set(engine, 1 + peers, Tuning::default()).await?;
     fill(&stage, plan).await?;
-    let before = prober.again(peers).await?;
+    let before = ceiling.of(&stage, 1..peers + 1, plan).await?;
 
     let writes = plan.records * peers as u64;
     let mut progress = plan.progress("draining", Some(writes));
@@ -65,7 +60,7 @@ pub(crate) async fn measure(
     let mut first: Option<(Instant, u64)> = None;
     let mut last = (Instant::now(), 0);
     while last.1 < writes {
-        tokio::time::sleep(Duration::from_millis(5)).await;
+        tokio::time::sleep(Duration::from_millis(20)).await;
         let done = arrived(&agent);
         if done > last.1 {
             last = (Instant::now(), done);
@@ -79,7 +74,7 @@ pub(crate) async fn measure(
     let cpu = cpu_since(cpu);
     let peak_mib = peak_mib();
     agent.stop().await;
-    let after = prober.again(peers).await?;
+    let after = ceiling.of(&stage, 1..peers + 1, plan).await?;
 
     let (began, head) = first.unwrap_or(last);
     let time = last.0 - began;
@@ -91,10 +86,15 @@ pub(crate) async fn measure(
         records_per_second: writes_per_second / f64::from(u32::try_from(peers)?),
         writes_per_second,
         ceiling_per_second: [before, after],
-        ratio: writes_per_second / f64::midpoint(before, after),
+        ratio: writes_per_second / harmonic(before, after),
         cpu_us_per_record: cpu.map(|cpu| 1e6 / per_second(plan.records, cpu)),
         peak_mib,
     })
+}
+
+/// The mean rate, where as many writes were made at one as at the other.
+pub(crate) fn harmonic(a: f64, b: f64) -> f64 {
+    2.0 / (1.0 / a + 1.0 / b)
 }
 
 /// What an agent has done, of its one table.

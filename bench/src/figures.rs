@@ -6,7 +6,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::ceiling::Ceiling;
 use crate::cost::Cost;
-use crate::drain::Drain;
+use crate::drain::{Drain, harmonic};
 use crate::steady::Steady;
 
 /// All figures of one run.
@@ -76,7 +76,7 @@ impl Figures {
                 drain.records,
                 drain.records_per_second,
                 drain.writes_per_second,
-                f64::midpoint(drain.ceiling_per_second[0], drain.ceiling_per_second[1]),
+                harmonic(drain.ceiling_per_second[0], drain.ceiling_per_second[1]),
                 drain.ratio,
                 or_none(drain.cpu_us_per_record),
                 or_none(drain.peak_mib),

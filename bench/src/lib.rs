@@ -32,7 +32,7 @@ mod steady;
 
 use std::error::Error;
 
-use self::ceiling::Prober;
+use self::ceiling::Ceiling;
 use self::engine::Engine;
 use self::figures::{Figures, Machine};
 use self::plan::Plan;
@@ -42,18 +42,15 @@ pub type Result<T> = std::result::Result<T, Box<dyn Error + Send + Sync>>;
 
 /// Measures everything, in one run against one engine.
 pub async fn measure(engine: &Engine, plan: &Plan) -> Result<Figures> {
-    let prober = Prober::find(engine, plan).await?;
+    let ceiling = Ceiling::find(engine, plan).await?;
     let mut drain = Vec::new();
     for peers in [1, 2] {
-        drain.push(drain::measure(engine, plan, peers, &prober).await?);
+        drain.push(drain::measure(engine, plan, peers, &ceiling).await?);
     }
-    // Of writes to all three regions, as a steady load makes them.
-    let shared = prober.again(3).await?;
     let mut steady = Vec::new();
     for load in [0.1, 0.5, 0.8] {
-        steady.push(steady::measure(engine, plan, load, shared).await?);
+        steady.push(steady::measure(engine, plan, load, &ceiling).await?);
     }
     let costs = cost::measure(engine, plan).await?;
-    let ceiling = prober.ceiling().clone();
     Ok(Figures { machine: Machine::this(), engine: engine.name(), ceiling, drain, steady, costs })
 }

@@ -4,18 +4,22 @@ use std::time::Duration;
 
 use tradewind::cli::Progress;
 
+use crate::engine::Engine;
+
 /// How much of each measurement.
 #[derive(Clone, Debug)]
 pub struct Plan {
     /// How many conditional writes at once are tried, to find the ceiling.
     pub concurrencies: Vec<usize>,
-    /// How long each is tried.
-    pub probe: Duration,
+    /// How many writes each is tried with.
+    pub probe_writes: u64,
     /// The records of the backlog.
     pub records: u64,
     /// How long each steady load lasts, after as much warming up as `warm_up` says.
     pub steady: Duration,
     pub warm_up: Duration,
+    /// No steady load makes more writes than this, the warming up aside.
+    pub steady_writes: u32,
     /// How many writes each cost is measured with; a quarter of that with 50 KB items.
     pub cost_writes: u64,
     /// Whether progress is left to the log.
@@ -24,26 +28,29 @@ pub struct Plan {
 
 impl Plan {
     /// For figures to rely on.
-    pub fn full(records: u64) -> Self {
+    pub fn full(engine: &Engine) -> Self {
+        let slows_down = engine.slows_down();
         Self {
             concurrencies: vec![8, 16, 32, 64, 128],
-            probe: Duration::from_secs(4),
-            records,
+            probe_writes: if slows_down { 1_000 } else { 6_000 },
+            records: if slows_down { 2_000 } else { 20_000 },
             steady: Duration::from_secs(20),
-            warm_up: Duration::from_secs(5),
+            warm_up: Duration::from_secs(if slows_down { 2 } else { 5 }),
+            steady_writes: if slows_down { 1_500 } else { 50_000 },
             cost_writes: 400,
             quiet: false,
         }
     }
 
     /// For a look, and for tests: under a minute, and too little for figures to rely on.
-    pub fn quick(records: u64) -> Self {
+    pub fn quick() -> Self {
         Self {
             concurrencies: vec![16, 32],
-            probe: Duration::from_millis(700),
-            records,
+            probe_writes: 500,
+            records: 300,
             steady: Duration::from_secs(2),
             warm_up: Duration::from_secs(1),
+            steady_writes: 2_000,
             cost_writes: 20,
             quiet: false,
         }

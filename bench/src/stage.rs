@@ -33,7 +33,8 @@ impl Stage {
         for ((name, aws_region), endpoint) in PLACES.into_iter().zip(engine.endpoints()).take(regions) {
             places.push(RegionConfig {
                 name: name.parse()?,
-                aws_region: aws_region.to_owned(),
+                // A database of its own, where an engine keeps one for each AWS region.
+                aws_region: format!("{aws_region}-{serial:08x}"),
                 endpoint: Some(endpoint.clone()),
                 streams_endpoint: None,
                 credentials: Credentials::Embedded,

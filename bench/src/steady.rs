@@ -10,6 +10,7 @@ use tradewind::config::Tuning;
 
 use crate::Result;
 use crate::application::{Application, on_clock};
+use crate::ceiling::Ceiling;
 use crate::drain::{BYTES, arrived};
 use crate::engine::{Engine, PLACES};
 use crate::figures::per_second;
@@ -64,11 +65,15 @@ pub struct Point {
 /// Three regions with an agent each; applications write in one of them, at a fixed rate.
 ///
 /// One endpoint serves all regions, so a write costs it one put and one for each peer.
-pub(crate) async fn measure(engine: &Engine, plan: &Plan, load: f64, ceiling: f64) -> Result<Steady> {
+pub(crate) async fn measure(engine: &Engine, plan: &Plan, load: f64, ceiling: &Ceiling) -> Result<Steady> {
     let tuning = Tuning::default();
     let peers = PLACES.len() - 1;
     let least = tuning.poll_interval / 2;
     let stage = Stage::set(engine, PLACES.len(), tuning).await?;
+    let shared = {
+        let probed = Stage::set(engine, PLACES.len(), Tuning::default()).await?;
+        ceiling.of(&probed, 0..PLACES.len(), plan).await?
+    };
     let (agent, meter) = stage.start_metered(0).await?;
     let mut others = Vec::new();
     for region in 1..=peers {
@@ -79,7 +84,7 @@ pub(crate) async fn measure(engine: &Engine, plan: &Plan, load: f64, ceiling: f6
         tokio::time::timeout(PATIENCE, agent.figures().drained(1)).await?;
     }
 
-    let rate = load * ceiling / f64::from(u32::try_from(PLACES.len())?);
+    let rate = load * shared / f64::from(u32::try_from(PLACES.len())?);
     let application =
         Application { client: stage.client(0).clone(), table: stage.table.clone(), bytes: BYTES };
     reset_peak_memory();
@@ -130,7 +135,8 @@ pub(crate) async fn measure(engine: &Engine, plan: &Plan, load: f64, ceiling: f6
 
 /// Puts items at a fixed rate; how many.
 async fn write(application: &Application, rate: f64, begun: Instant, plan: &Plan) -> Result<u64> {
-    let time = plan.warm_up + plan.steady;
+    let most = Duration::from_secs_f64(f64::from(plan.steady_writes) / rate);
+    let time = plan.warm_up + plan.steady.min(most);
     let mut progress = plan.progress("a steady load", None);
     let mut keys = Keys::new(Choice::Uniform, KEYS, 1);
     let mut writes = JoinSet::new();
