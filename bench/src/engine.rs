@@ -112,12 +112,6 @@ impl Engine {
         self.name.to_owned()
     }
 
-    /// Whether a write takes the longer, the more records the stream holds. DynamoDB Local looks
-    /// for the stream's first record at every write, without an index.
-    pub fn slows_down(&self) -> bool {
-        self.name != "embedded"
-    }
-
     pub(crate) fn endpoints(&self) -> &[Url] {
         &self.endpoints
     }
