@@ -68,8 +68,8 @@ impl Ceiling {
 }
 
 /// Makes so many writes.
-async fn probe(stage: &Stage, regions: Range<usize>, concurrency: usize, writes: u64) -> Result<Tried> {
-    let left = Arc::new(AtomicU64::new(writes));
+async fn probe(stage: &Stage, regions: Range<usize>, concurrency: usize, count: u64) -> Result<Tried> {
+    let left = Arc::new(AtomicU64::new(count));
     let (begun, cpu) = (Instant::now(), cpu_time());
     let mut writers = JoinSet::new();
     for region in regions.cycle().take(concurrency) {
@@ -83,8 +83,8 @@ async fn probe(stage: &Stage, regions: Range<usize>, concurrency: usize, writes:
     }
     Ok(Tried {
         concurrency,
-        per_second: per_second(writes, begun.elapsed()),
-        cpu_us_per_put: cpu_since(cpu).map(|cpu| 1e6 / per_second(writes, cpu)),
+        per_second: per_second(count, begun.elapsed()),
+        cpu_us_per_put: cpu_since(cpu).map(|cpu| 1e6 / per_second(count, cpu)),
     })
 }
 

@@ -32,7 +32,7 @@ const PATIENCE: Duration = Duration::from_mins(1);
 pub struct Drain {
     pub peers: usize,
     pub records: u64,
-    /// From the first write to a peer to the last.
+    /// From the first answer of a peer to the last.
     pub seconds: f64,
     pub records_per_second: f64,
     pub writes_per_second: f64,
@@ -57,16 +57,19 @@ pub(crate) async fn measure(engine: &Engine, plan: &Plan, peers: usize, ceiling:
     reset_peak_memory();
     let cpu = cpu_time();
     let agent = stage.start_agent(0).await?;
-    let mut first: Option<(Instant, u64)> = None;
+    // The last moment at which nothing had arrived.
+    let mut began = Instant::now();
     let mut last = (Instant::now(), 0);
     while last.1 < writes {
         tokio::time::sleep(Duration::from_millis(20)).await;
         let done = arrived(&agent);
         if done > last.1 {
             last = (Instant::now(), done);
-            first.get_or_insert(last);
         } else if last.0.elapsed() > PATIENCE {
             return Err(format!("a backlog of {writes} writes stopped draining at {done}").into());
+        }
+        if done == 0 {
+            began = Instant::now();
         }
         progress.update(done, String::new);
     }
@@ -76,9 +79,8 @@ pub(crate) async fn measure(engine: &Engine, plan: &Plan, peers: usize, ceiling:
     agent.stop().await;
     let after = ceiling.of(&stage, 1..peers + 1, plan).await?;
 
-    let (began, head) = first.unwrap_or(last);
-    let time = last.0 - began;
-    let writes_per_second = per_second(writes - head, time);
+    let time = last.0.saturating_duration_since(began);
+    let writes_per_second = per_second(writes, time);
     Ok(Drain {
         peers,
         records: plan.records,
