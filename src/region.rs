@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
+use aws_config::stalled_stream_protection::StalledStreamProtectionConfig;
 use aws_config::sts::AssumeRoleProvider;
 use aws_config::{BehaviorVersion, SdkConfig};
 use aws_sdk_dynamodb::config::retry::{RetryConfig, RetryPartition};
@@ -49,7 +50,13 @@ impl Region {
             .connect_timeout(Duration::from_secs(3))
             .operation_attempt_timeout(Duration::from_secs(10))
             .build();
-        let shared = sdk.into_builder().timeout_config(timeouts).build();
+        // Bodies are short, and every attempt has its time: watching their throughput as well costs
+        // each request some of its CPU time for nothing.
+        let shared = sdk
+            .into_builder()
+            .timeout_config(timeouts)
+            .stalled_stream_protection(StalledStreamProtectionConfig::disabled())
+            .build();
         // The SDK's own partition is its region: a peer that is down would use up the retries of
         // every other one that calls itself so.
         let partition = RetryPartition::custom(config.name.to_string()).build();

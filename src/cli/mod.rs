@@ -19,6 +19,7 @@ use tracing::level_filters::LevelFilter;
 use crate::config::Config;
 
 pub use exit::{Exit, Failure};
+pub use progress::Progress;
 
 const EXIT_CODES: &str = "\
 Exit codes:

@@ -10,7 +10,7 @@ use tokio::time::Instant;
 const PAUSE: Duration = Duration::from_secs(10);
 
 /// The progress of one piece of work.
-pub(super) struct Progress {
+pub struct Progress {
     bar: ProgressBar,
     what: &'static str,
     /// Where there is no terminal: when the last line was logged.
@@ -19,7 +19,7 @@ pub(super) struct Progress {
 
 impl Progress {
     /// Work of `total` steps, if that is known.
-    pub(super) fn new(what: &'static str, total: Option<u64>, json: bool) -> Self {
+    pub fn new(what: &'static str, total: Option<u64>, json: bool) -> Self {
         let on_terminal = stderr().is_terminal() && !json;
         let target = if on_terminal { ProgressDrawTarget::stderr() } else { ProgressDrawTarget::hidden() };
         let template = match total {
@@ -33,7 +33,7 @@ impl Progress {
     }
 
     /// Says how far the work has got, with what else there is to say.
-    pub(super) fn update(&mut self, done: u64, message: impl FnOnce() -> String) {
+    pub fn update(&mut self, done: u64, message: impl FnOnce() -> String) {
         self.bar.set_position(done);
         match &mut self.last_line {
             None => self.bar.set_message(message()),
@@ -48,7 +48,7 @@ impl Progress {
     }
 
     /// Takes the bar away.
-    pub(super) fn finish(self) {
+    pub fn finish(self) {
         self.bar.finish_and_clear();
     }
 }
