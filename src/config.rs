@@ -141,6 +141,9 @@ pub struct Tuning {
     /// How long a stream is read on before what a watermark says is taken as settled.
     #[serde(deserialize_with = "duration")]
     pub settle: Duration,
+    /// How long the streams keep records: 24 hours on AWS, perhaps less on another store.
+    #[serde(deserialize_with = "duration")]
+    pub stream_retention: Duration,
     /// How long a stopping agent waits for its writes in flight.
     #[serde(deserialize_with = "duration")]
     pub drain_timeout: Duration,
@@ -166,6 +169,7 @@ impl Default for Tuning {
             queue_mib: 16,
             memory_keys: 1_000_000,
             settle: Duration::from_mins(1),
+            stream_retention: Duration::from_hours(24),
             drain_timeout: Duration::from_secs(30),
             startup_timeout: Duration::from_secs(30),
             discovery_interval: Duration::from_mins(1),

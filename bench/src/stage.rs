@@ -43,7 +43,7 @@ impl Stage {
         }
         let replicas = places.iter().map(|place| (place.name.clone(), table.clone())).collect();
         let tables = vec![TableConfig { name: table.clone(), replicas, start: Start::default() }];
-        let config = Config { regions: places, tables, tuning };
+        let config = Config { regions: places, tables, patterns: Vec::new(), tuning };
         let regions = Region::connect_all(&config).await;
         let stage = Self { table, config, regions };
         stage.create_table().await?;

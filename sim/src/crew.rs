@@ -207,6 +207,7 @@ fn config(settings: &Settings) -> Option<Config> {
         queue_mib: 1,
         memory_keys: settings.memory_keys,
         settle: millis(settings.settle),
+        stream_retention: millis(settings.retention),
         ..Tuning::default()
     };
     Some(Config {

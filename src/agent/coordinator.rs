@@ -1,7 +1,7 @@
 //! Shares a table's shards out among the agents of the region: takes, steals and gives up leases,
 //! and tells the peers what all leases together promise.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -23,8 +23,10 @@ use crate::fault::Fault;
 use crate::protocol::{Hlc, Origin};
 use crate::stream::{Lineage, ShardId};
 
-/// How many rows are made at once, of a stream with many shards.
-const CREATIONS: usize = 16;
+/// How many rows are written at once, of a stream with many shards.
+const AT_ONCE: usize = 16;
+/// How long giving up a lease may take.
+const RELEASE_TIMEOUT: Duration = Duration::from_secs(2);
 /// A shard is listed, as long as it is there, at the latest this long after it was.
 const LISTED_WITHIN: Duration = Duration::from_mins(1);
 
@@ -77,6 +79,8 @@ pub(super) struct Coordinator {
     pub(super) shards: Arc<Shards>,
     /// The leases whose shards are not listed, and since when that is known.
     pub(super) absent: BTreeMap<ShardId, Instant>,
+    /// The leases that nobody had at the last look.
+    pub(super) free: BTreeSet<ShardId>,
     pub(super) retention: Retention,
     pub(super) rng: fastrand::Rng,
 }
@@ -173,9 +177,9 @@ impl Coordinator {
 
     /// Reads all leases; those of `running` that are still held may be written for longer.
     async fn verify(&self, running: &BTreeMap<ShardId, Running>) -> Result<(Leases, Instant), Fault> {
-        let Shared { control, table, tuning, .. } = &*self.shared;
+        let Shared { control, table, space, tuning, .. } = &*self.shared;
         let asked = Instant::now();
-        let LeaseTable { leases: rows, barrier } = control.leases(table).await?;
+        let LeaseTable { leases: rows, barrier } = control.leases(space).await?;
         self.barrier.send_if_modified(|last| {
             let raised = barrier > *last;
             *last = barrier.max(*last);
@@ -203,8 +207,11 @@ impl Coordinator {
             return;
         }
         tenure.end();
-        if let Err(fault) = self.shared.control.release_lease(&self.shared.table, &lease).await {
-            debug!(%shard, %fault, "can't give up a lease; it runs out by itself");
+        let Shared { control, space, .. } = &*self.shared;
+        match tokio::time::timeout(RELEASE_TIMEOUT, control.release_lease(space, &lease)).await {
+            Ok(Ok(_)) => {}
+            Ok(Err(fault)) => debug!(%shard, %fault, "can't give up a lease; it runs out by itself"),
+            Err(_) => debug!(%shard, "could not give up a lease in time; it runs out by itself"),
         }
     }
 
@@ -213,26 +220,27 @@ impl Coordinator {
         let crew = self.crew.borrow_and_update().clone();
         let Some(lineage) = self.lineage.borrow_and_update().clone() else { return Ok(None) };
         let sharing = Arc::clone(&self.shared);
-        let Shared { control, table, .. } = &*sharing;
         let (mut rows, mut verified) = self.verify(running).await?;
-        if lineage.shards().any(|shard| !rows.contains_key(shard)) {
-            self.create(&lineage, &rows).await?;
-            (rows, verified) = self.verify(running).await?;
+        // An agent that was asleep must not go by what was listed then.
+        if lineage.asked.elapsed() < LISTED_WITHIN {
+            if lineage.shards().any(|shard| !rows.contains_key(shard)) {
+                self.create(&lineage, &rows).await?;
+                (rows, verified) = self.verify(running).await?;
+            }
+            self.retire(&lineage, &mut rows, running).await;
         }
-        self.retire(&lineage, &mut rows, running).await;
         let standing = Standing { shared: &self.shared, lineage: &lineage, rows: &rows, alive: &crew.alive };
         // Who has not looked at the crew lately takes everyone else for dead.
         let wanted = if crew.is_stale(sharing.tuning.lease_duration) {
             Vec::new()
         } else {
-            standing.wanted(&self.me, running, &mut self.rng)
+            standing.wanted(&self.me, running, &self.free, &mut self.rng)
         };
-        let mut taken = Vec::new();
-        for lease in wanted {
-            if let Some(lease) = control.take_lease(table, &lease, &self.me).await? {
-                rows.insert(lease.shard.clone(), lease.clone());
-                taken.push(lease);
-            }
+        self.free = standing.free(&self.me, running).map(|lease| lease.shard.clone()).collect();
+        let taken = self.take(wanted).await;
+        for lease in &taken {
+            self.free.remove(&lease.shard);
+            rows.insert(lease.shard.clone(), lease.clone());
         }
         let standing = Standing { shared: &self.shared, lineage: &lineage, rows: &rows, alive: &crew.alive };
         let settled = standing.settled();
@@ -243,21 +251,46 @@ impl Coordinator {
         Ok(Some(Found { lineage, rows, taken, verified }))
     }
 
+    /// Takes leases, as far as they are still as they were read; what fails is tried again later.
+    async fn take(&self, wanted: Vec<Lease>) -> Vec<Lease> {
+        let mut taken = Vec::new();
+        let mut wanted = wanted.into_iter();
+        let mut requests = JoinSet::new();
+        loop {
+            while requests.len() < AT_ONCE
+                && let Some(lease) = wanted.next()
+            {
+                let (sharing, me) = (Arc::clone(&self.shared), self.me.clone());
+                requests.spawn(async move { sharing.control.take_lease(&sharing.space, &lease, &me).await });
+            }
+            match requests.join_next().await {
+                Some(Ok(Ok(lease))) => taken.extend(lease),
+                Some(Ok(Err(fault))) => debug!(%fault, "can't take a lease; trying again"),
+                Some(Err(error)) => error!(%error, "taking a lease broke down"),
+                None => return taken,
+            }
+        }
+    }
+
     /// Makes the rows of new shards.
     async fn create(&self, lineage: &Lineage, rows: &Leases) -> Result<(), Fault> {
         let since_millis = match self.start {
-            Start::Latest if rows.is_empty() => lineage.listed_millis.unwrap_or_default(),
-            Start::Latest | Start::TrimHorizon => 0,
+            Start::Latest => {
+                // Creation times may be as coarse as whole minutes.
+                let listed = lineage.listed_millis.unwrap_or_default().saturating_sub(60_000);
+                self.shared.control.start_since(&self.shared.space, listed).await?
+            }
+            Start::TrimHorizon => 0,
         };
         let mut creations = JoinSet::new();
         for shard in lineage.shards().filter(|shard| !rows.contains_key(*shard)) {
-            if creations.len() == CREATIONS {
+            if creations.len() == AT_ONCE {
                 creations.join_next().await;
             }
             let sharing = Arc::clone(&self.shared);
             let (shard, parent) = (shard.clone(), lineage.parent(shard).cloned());
             creations.spawn(async move {
-                sharing.control.create_lease(&sharing.table, &shard, parent.as_ref(), since_millis).await
+                sharing.control.create_lease(&sharing.space, &shard, parent.as_ref(), since_millis).await
             });
         }
         while let Some(created) = creations.join_next().await {
@@ -270,9 +303,8 @@ impl Coordinator {
 
     /// Removes the rows of shards that are gone, as they are a day after their end.
     async fn retire(&mut self, lineage: &Lineage, rows: &mut Leases, running: &BTreeMap<ShardId, Running>) {
-        let absent: Vec<&ShardId> = rows.keys().filter(|shard| !lineage.contains(shard)).collect();
-        self.absent.retain(|shard, _| absent.contains(&shard));
-        for shard in absent {
+        self.absent.retain(|shard, _| rows.contains_key(shard) && !lineage.contains(shard));
+        for shard in rows.keys().filter(|shard| !lineage.contains(shard)) {
             self.absent.entry(shard.clone()).or_insert_with(Instant::now);
         }
         // A list may be older than a row that another agent has made.
@@ -284,17 +316,23 @@ impl Coordinator {
             .map(|(shard, _)| shard.clone())
             .collect();
         let sharing = Arc::clone(&self.shared);
-        let Shared { control, table, lanes, .. } = &*sharing;
-        let leases = rows.clone();
-        let promises = Promises { lineage, leases: &leases };
+        let Shared { control, space, lanes, .. } = &*sharing;
         for shard in gone {
-            let Some(row) = rows.remove(&shard) else { continue };
+            let Some(row) = rows.get(&shard) else { continue };
             let missed: Vec<Origin> = lanes.keys().filter(|peer| !row.is_done_for(peer)).cloned().collect();
             if !missed.is_empty() {
-                let from = missed.iter().map(|peer| promises.lease_promise(&row, peer)).min();
-                sharing.mark_gap(&shard, missed, from.unwrap_or_default()).await;
+                let promises = Promises { lineage, leases: rows };
+                let from = missed.iter().map(|peer| promises.lease_promise(row, peer)).min();
+                let gap = sharing.gap(&shard, missed, from.unwrap_or_default());
+                // The row is all that tells of the gap until the mark is there.
+                if let Some(gap) = gap
+                    && !sharing.mark(&gap).await
+                {
+                    continue;
+                }
             }
-            if let Err(fault) = control.retire_lease(table, &shard).await {
+            rows.remove(&shard);
+            if let Err(fault) = control.retire_lease(space, &shard).await {
                 debug!(%shard, %fault, "can't remove the lease of a shard that is gone");
             }
         }
@@ -307,14 +345,15 @@ impl Coordinator {
             let millis = promises.to(peer);
             let hlc = Hlc::at_millis(millis);
             if let Some(now) = lineage.listed_millis
-                && let Some(Backlog { age, left }) = self.retention.look(peer, millis, now)
+                && let Some(Backlog { age, left }) =
+                    self.retention.look(peer, millis, now, self.shared.tuning.stream_retention)
             {
                 let Shared { origin, table, .. } = &*self.shared;
                 let (backlog, left) = (minutes(age), minutes(left));
                 warn!(
                     %origin, %peer, table, backlog, left,
-                    "the peer lacks writes that are so old; records older than 24 hours are lost: bring the \
-                     peer back before the time left is over, or run `tradewind verify` afterwards"
+                    "the peer lacks writes that are so old, and streams keep records for a day only: bring the peer \
+                     back before the time left is over, or run `tradewind verify` afterwards"
                 );
             }
             promise.send_if_modified(|promised| {
@@ -369,26 +408,39 @@ impl Standing<'_> {
         self.open().all(seen) && self.rows.values().all(done)
     }
 
+    /// The leases that nobody has.
+    fn free<'a>(
+        &'a self,
+        me: &'a AgentId,
+        running: &'a BTreeMap<ShardId, Running>,
+    ) -> impl Iterator<Item = &'a Lease> {
+        self.open()
+            .filter(|lease| !running.contains_key(&lease.shard))
+            .filter(move |lease| self.owner(lease).is_none_or(|owner| owner == me))
+    }
+
     /// The leases that `me` should take now: an even share of them, free ones first, and else
     /// what whoever has the most has too many.
+    ///
+    /// What was free at the last look too, `neglected`, is taken beyond the share: an agent that is
+    /// alive need not be at work on this table.
     fn wanted(
         &self,
         me: &AgentId,
         running: &BTreeMap<ShardId, Running>,
+        neglected: &BTreeSet<ShardId>,
         rng: &mut fastrand::Rng,
     ) -> Vec<Lease> {
         let share = self.open().count().div_ceil(self.alive.len().max(1));
         let mine = self.open().filter(|lease| running.contains_key(&lease.shard)).count();
         let missing = share.saturating_sub(mine);
-        let mut free: Vec<&Lease> = self
-            .open()
-            .filter(|lease| !running.contains_key(&lease.shard))
-            .filter(|lease| self.owner(lease).is_none_or(|owner| owner == me))
-            .collect();
+        let mut free: Vec<&Lease> = self.free(me, running).collect();
         // Agents that wake up together should not all want the same ones.
         rng.shuffle(&mut free);
         if !free.is_empty() || missing == 0 {
-            return free.into_iter().take(missing).cloned().collect();
+            let (share, rest) = free.split_at(missing.min(free.len()));
+            let rest = rest.iter().filter(|lease| neglected.contains(&lease.shard));
+            return share.iter().chain(rest).copied().cloned().collect();
         }
         let mut loads: BTreeMap<&AgentId, Vec<&Lease>> = BTreeMap::new();
         // One that was just lost may still be ending here.

@@ -47,6 +47,7 @@ pub(super) async fn keep_watch(
     let mut ticks = tokio::time::interval(lease_duration / 4);
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let mut beat = 0;
+    let mut last_look: Option<Instant> = None;
     loop {
         tokio::select! {
             biased;
@@ -54,17 +55,34 @@ pub(super) async fn keep_watch(
             _ = ticks.tick() => {}
         }
         beat += 1;
-        if let Err(fault) = control.beat(&me, beat).await {
-            debug!(%fault, "can't beat; trying again");
+        let patience = lease_duration / 2;
+        let (beaten, seen) = tokio::join!(
+            tokio::time::timeout(patience, control.beat(&me, beat)),
+            tokio::time::timeout(patience, control.beats()),
+        );
+        match beaten {
+            Ok(Ok(())) => {}
+            Ok(Err(fault)) => debug!(%fault, "can't beat; trying again"),
+            Err(_) => debug!("can't beat in time; trying again"),
         }
-        let beats = match control.beats().await {
-            Ok(beats) => beats,
-            Err(fault) => {
+        let beats = match seen {
+            Ok(Ok(beats)) => beats,
+            Ok(Err(fault)) => {
                 debug!(%fault, "can't see the other agents; trying again");
+                continue;
+            }
+            Err(_) => {
+                debug!("can't see the other agents in time; trying again");
                 continue;
             }
         };
         let now = Instant::now();
+        // While this agent saw nothing, the others may not have been silent at all.
+        if last_look.replace(now).is_some_and(|last| now.duration_since(last) > lease_duration / 2) {
+            for last in last_changes.values_mut() {
+                last.at = now;
+            }
+        }
         last_changes.retain(|agent, _| beats.contains_key(agent));
         for (agent, beat) in beats {
             let last = last_changes.entry(agent).or_insert(Last { beat, at: now, seen: false });

@@ -3,13 +3,14 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::time::Duration;
 
-use tokio::sync::{Mutex, mpsc, oneshot, watch};
+use tokio::sync::{Mutex, mpsc, watch};
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 use tracing::info;
 
-use super::track::{Command, Notice, Shared, Track, TrackState, Until};
+use super::track::{Command, Meeting, Notice, Shared, Track, TrackState, Until};
 use crate::apply::Tenure;
 use crate::control::{Checkpoint, Lease};
 use crate::protocol::{Floors, Origin};
@@ -18,6 +19,10 @@ use crate::stream::{Position, ShardId};
 /// A destination whose checkpoint is older than the newest one by this much starts with a track
 /// of its own.
 const LATE_MILLIS: u64 = 120_000;
+
+/// How long a peer that could not keep up once more waits until it is tried again.
+const FIRST_PAUSE: Duration = Duration::from_secs(5);
+const LONGEST_PAUSE: Duration = Duration::from_mins(1);
 
 /// The leases of a table, as the coordinator last read them.
 pub(super) type Leases = BTreeMap<ShardId, Lease>;
@@ -113,34 +118,24 @@ impl Holding {
             main.run(Until::Stopped, orders).await;
             Ended::Main
         });
-        let mut refusals: BTreeMap<Origin, mpsc::UnboundedSender<()>> = BTreeMap::new();
         let start = |peer: Origin, from: Option<From>, tracks: &mut JoinSet<Ended>| {
-            let (refuse, refused) = mpsc::unbounded_channel();
             let catch_up = CatchUp {
                 shared: Arc::clone(&shared),
                 holding: Arc::clone(&holding),
-                peer: peer.clone(),
+                peer,
                 main: commands.clone(),
-                refused,
             };
             tracks.spawn(catch_up.run(from, leases.clone(), stop.clone()));
-            (peer, refuse)
         };
-        refusals.extend(late.into_iter().map(|peer| start(peer, None, &mut tracks)));
+        for peer in late {
+            start(peer, None, &mut tracks);
+        }
         loop {
             tokio::select! {
                 biased;
-                Some(notice) = incoming.recv() => match notice {
-                    Notice::Dropped(peer, checkpoint) => {
-                        let from = From { checkpoint, begun: true };
-                        refusals.extend([start(peer, Some(from), &mut tracks)]);
-                    }
-                    Notice::Refused(peer) => {
-                        if let Some(refuse) = refusals.get(&peer) {
-                            let _ = refuse.send(());
-                        }
-                    }
-                },
+                Some(Notice::Dropped(peer, checkpoint)) = incoming.recv() => {
+                    start(peer, Some(From { checkpoint, begun: true }), &mut tracks);
+                }
                 ended = tracks.join_next() => match ended {
                     Some(Ok(Ended::CatchUp(peer, saved))) => {
                         let _ = commands.send(Command::Joined(peer, saved));
@@ -188,13 +183,12 @@ struct CatchUp {
     holding: Arc<Holding>,
     peer: Origin,
     main: mpsc::UnboundedSender<Command>,
-    refused: mpsc::UnboundedReceiver<()>,
 }
 
 impl CatchUp {
     /// Goes on from where the peer was dropped, or else from what the leases say.
     async fn run(
-        mut self,
+        self,
         from: Option<From>,
         mut leases: watch::Receiver<Leases>,
         stop: CancellationToken,
@@ -213,7 +207,8 @@ impl CatchUp {
             },
         };
         info!(%origin, peer = %self.peer, table, shard = %self.holding.lease.shard, "the peer is catching up");
-        let (passed, until) = watch::channel(None);
+        let (meeting, until) = watch::channel(Meeting::Open);
+        let meeting = Arc::new(meeting);
         let (state, mut states) = watch::channel(TrackState::default());
         // A track for one peer is never asked, and drops nobody.
         let (_commands, orders) = mpsc::unbounded_channel();
@@ -221,28 +216,22 @@ impl CatchUp {
         let destinations = BTreeMap::from([(self.peer.clone(), from)]);
         let (shared, holding) = (Arc::clone(&self.shared), Arc::clone(&self.holding));
         let track = Track::new(shared, holding, &destinations, notices, state, stop);
-        let mut track = std::pin::pin!(track.run(Until::Passed(until), orders));
+        let mut track = std::pin::pin!(track.run(Until::Met(until), orders));
+        let mut pause = FIRST_PAUSE;
         loop {
+            let met = async {
+                // The track, which has the other end, is still there.
+                let _ = states.wait_for(|state| state.near_tip).await;
+                let mut seen = meeting.subscribe();
+                meeting.send_replace(Meeting::Open);
+                let _ = self.main.send(Command::Attach(self.peer.clone(), Arc::clone(&meeting)));
+                let _ = seen.wait_for(|meeting| *meeting == Meeting::Missed).await;
+                tokio::time::sleep(pause).await;
+            };
             tokio::select! {
                 biased;
                 saved = &mut track => return Ended::CatchUp(self.peer, saved),
-                changed = states.wait_for(|state| state.near_tip) => {
-                    if changed.is_err() {
-                        continue;
-                    }
-                }
-            }
-            let (answer, positions) = oneshot::channel();
-            let _ = self.main.send(Command::Attach(self.peer.clone(), answer));
-            if let Ok(positions) = positions.await {
-                passed.send_replace(Some(positions));
-            }
-            tokio::select! {
-                biased;
-                saved = &mut track => return Ended::CatchUp(self.peer, saved),
-                Some(()) = self.refused.recv() => {
-                    passed.send_replace(None);
-                }
+                () = met => pause = (2 * pause).min(LONGEST_PAUSE),
             }
         }
     }

@@ -10,6 +10,7 @@
 //! | `table` | one table: lanes, watermarks |
 //! | `coordinator` | shares the table's shards out among the crew |
 //! | `promises` | what all leases together promise a peer |
+//! | `remembered` | how many keys all tracks of a table hold in memory |
 //! | `retention` | how near a peer's backlog is to being lost |
 //! | `holding` | one shard that this agent reads |
 //! | `track` | one reading of the shard |
@@ -23,6 +24,7 @@ mod keeper;
 mod plan;
 mod progress;
 mod promises;
+mod remembered;
 mod retention;
 mod table;
 mod tables;

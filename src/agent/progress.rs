@@ -66,14 +66,23 @@ struct Tip {
     millis: u64,
     /// How many records the last page held.
     last_page: Option<usize>,
-    /// How many pages in a row have been empty.
+    /// How many pages in a row have been empty, and since when.
     empty_pages: u32,
+    empty_since: Option<Instant>,
+    /// The last page that was not empty held records of just now.
+    near: bool,
+    /// The tip has been reached once, and followed since.
+    followed: bool,
     /// The shard is closed, and has been read to its end.
     closed: bool,
 }
 
-/// So many empty pages in a row are taken for the tip; single ones come before it as well.
+/// So many empty pages in a row are taken for the tip by a track that has followed it; single ones
+/// come before it as well, and on the way through a long empty stretch more do ("it might take
+/// multiple calls to get to a portion of the shard that contains stream records", GetRecords).
 const TIP_PAGES: u32 = 8;
+/// A record that is no older was read near the tip.
+const NEAR: Duration = Duration::from_secs(10);
 
 /// How long a record takes to show in the stream at most, as far as a barrier goes: AWS speaks of
 /// "near-real time", and no service says more. Where one takes longer, whoever waits is told too
@@ -81,9 +90,6 @@ const TIP_PAGES: u32 = 8;
 const STREAM_DELAY: Duration = Duration::from_secs(2);
 /// The Date header of an answer counts whole seconds.
 const HEADER_PRECISION: Duration = Duration::from_secs(1);
-
-/// A page with fewer records than this was read near the tip.
-const SHORT_PAGE: usize = 500;
 
 impl Progress {
     /// Starts where `base` says, with what a checkpoint said of creation times.
@@ -157,9 +163,9 @@ impl Progress {
         self.tip.last_page == Some(0)
     }
 
-    /// Whether the last page was short.
+    /// Whether what is read now was written just now.
     pub(super) fn near_tip(&self) -> bool {
-        self.tip.last_page.is_some_and(|last| last < SHORT_PAGE)
+        self.tip.near || self.tip.empty_pages >= TIP_PAGES
     }
 
     /// What this is as far as records before `ordinal` go.
@@ -253,9 +259,20 @@ impl Tip {
         self.last_page = Some(page.records);
         self.empty_pages = if page.records == 0 { self.empty_pages.saturating_add(1) } else { 0 };
         self.closed |= page.closed;
+        if page.records > 0 {
+            let age =
+                page.served_millis.zip(page.last_millis).map(|(served, last)| served.saturating_sub(last));
+            self.near = age.is_some_and(|age| Duration::from_millis(age) <= NEAR);
+            self.followed |= age.is_some_and(|age| Duration::from_millis(age) <= NEAR + COARSEST);
+            self.empty_since = None;
+        } else {
+            let since = *self.empty_since.get_or_insert(page.asked);
+            self.followed |= page.open && page.asked.duration_since(since) >= settle;
+        }
+        let at_tip = self.followed && self.empty_pages >= TIP_PAGES && page.open;
         let (shown_to, read_to, millis) = match (page.last_millis, page.served_millis) {
             // In a shard that has ended, a child's records may be older than an empty page.
-            (None, _) if self.empty_pages < TIP_PAGES || !page.open => return,
+            (None, _) if !at_tip => return,
             // What was written some time ago would have shown by now.
             (None, served) => {
                 let margin = u64::try_from((settle + COARSEST).as_millis()).unwrap_or(u64::MAX);

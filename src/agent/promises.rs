@@ -43,7 +43,6 @@ impl Promises<'_> {
 
     /// Nothing in a shard that has not been begun is older than its parent's last record.
     fn parents_promise(&self, parent: Option<&ShardId>, peer: &Origin) -> u64 {
-        let checkpoint = parent.and_then(|parent| self.leases.get(parent)?.checkpoints.get(peer));
-        checkpoint.map_or(0, |checkpoint| checkpoint.millis)
+        parent.and_then(|parent| self.leases.get(parent)).map_or(0, |parent| self.lease_promise(parent, peer))
     }
 }

@@ -1,6 +1,6 @@
 //! The agent of one table: its lanes, its shards, and the watermarks it gives and takes.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -16,7 +16,7 @@ use super::retention::Retention;
 use super::track::Shared;
 use crate::apply::{Complaints, Destination, Lanes, Replica};
 use crate::config::{TableConfig, Tuning};
-use crate::control::{AgentId, ControlTable};
+use crate::control::{AgentId, ControlTable, lease_space};
 use crate::fault::{FaultKind, persist};
 use crate::lag::LagBook;
 use crate::protocol::{Floors, Hlc, Origin};
@@ -69,6 +69,7 @@ impl TablePlan {
             barrier,
             shards,
             absent: BTreeMap::new(),
+            free: BTreeSet::new(),
             retention: Retention::default(),
             rng: fastrand::Rng::new(),
         };
@@ -134,6 +135,7 @@ impl TablePlan {
         };
         let shared = Shared {
             origin: self.local.name.clone(),
+            space: lease_space(&name, &self.stream_arn),
             table: name,
             peers: self.peers.iter().map(|peer| peer.name.clone()).collect(),
             tuning: self.tuning.clone(),
@@ -144,6 +146,7 @@ impl TablePlan {
             watermarks,
             own_watermark,
             barrier,
+            remembered: Arc::default(),
             wake: Notify::new(),
         };
         (Arc::new(shared), promises)

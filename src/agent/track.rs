@@ -5,9 +5,10 @@
 
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
+use std::sync::atomic::AtomicUsize;
 use std::time::Duration;
 
-use tokio::sync::{Notify, mpsc, oneshot, watch};
+use tokio::sync::{Notify, mpsc, watch};
 use tokio::task::JoinSet;
 use tokio::time::{Instant, MissedTickBehavior};
 use tokio_util::sync::CancellationToken;
@@ -15,7 +16,7 @@ use tracing::{debug, error, info, warn};
 
 use super::holding::{From, Holding};
 use super::progress::{Needs, PageEnd, Progress};
-use super::retention::RETENTION;
+use super::remembered::Remembered;
 use crate::apply::{Job, Lanes, Ledger};
 use crate::config::Tuning;
 use crate::control::{Checkpoint, ControlTable, Gap, Held};
@@ -29,6 +30,10 @@ const PATIENCE: Duration = Duration::from_secs(3);
 /// Creation times move the durable promise by at least this much, or it is not worth a write.
 const WORTH_A_WRITE_MILLIS: u64 = 60_000;
 const SAVE_TIMEOUT: Duration = Duration::from_secs(5);
+/// How soon a save that failed is tried again at a shard's end.
+const SAVE_AGAIN: Duration = Duration::from_secs(1);
+/// Floors that wait for the stream to be read; more are of no use.
+const UNSETTLED: usize = 64;
 /// How often a track that has read its shard looks whether all is done.
 const SETTLE_POLL: Duration = Duration::from_millis(50);
 
@@ -37,6 +42,8 @@ const SETTLE_POLL: Duration = Duration::from_millis(50);
 pub(super) struct Shared {
     pub(super) origin: Origin,
     pub(super) table: String,
+    /// Where the leases of the table's stream are kept.
+    pub(super) space: String,
     pub(super) peers: Vec<Origin>,
     pub(super) tuning: Tuning,
     pub(super) control: ControlTable,
@@ -50,36 +57,60 @@ pub(super) struct Shared {
     pub(super) own_watermark: watch::Receiver<Hlc>,
     /// The last barrier that was raised.
     pub(super) barrier: watch::Receiver<u64>,
+    /// The keys that all tracks hold in memory.
+    pub(super) remembered: Arc<AtomicUsize>,
     /// Wakes whoever shares the shards out: one has ended.
     pub(super) wake: Notify,
 }
 
 impl Shared {
-    /// Tells that records were trimmed before they were done for `peers`, and marks the table.
-    /// Nothing that was created before `from_millis` is missing.
-    pub(super) async fn mark_gap(&self, shard: &ShardId, peers: Vec<Origin>, from_millis: u64) {
-        self.tally.gaps.add();
+    /// The gap that is left where records were trimmed before they were done for `peers`; none, if
+    /// nothing of what they lack is so old. Nothing created before `from_millis` is missing.
+    pub(super) fn gap(&self, shard: &ShardId, peers: Vec<Origin>, from_millis: u64) -> Option<Gap> {
         let listed = self.stream.lineage.borrow().as_ref().and_then(|lineage| lineage.listed_millis);
-        let retention = u64::try_from(RETENTION.as_millis()).unwrap_or(u64::MAX);
-        let until_millis = listed.map_or(from_millis, |listed| listed.saturating_sub(retention));
-        let gap = Gap::new(&self.origin, shard, peers, from_millis, until_millis);
-        let table = &self.table;
-        error!(table, "{gap}; the table is marked: run `tradewind verify`");
-        match tokio::time::timeout(SAVE_TIMEOUT, self.control.save_gap(table, &gap)).await {
-            Ok(Ok(())) => {}
-            Ok(Err(fault)) => warn!(table, %fault, "the mark can't be saved in the control table"),
-            Err(_) => warn!(table, "the mark could not be saved in the control table in time"),
+        let retention = u64::try_from(self.tuning.stream_retention.as_millis()).unwrap_or(u64::MAX);
+        let until_millis = listed.map_or(u64::MAX, |listed| listed.saturating_sub(retention));
+        if from_millis >= until_millis {
+            debug!(%shard, "nothing that was trimmed was still to be done");
+            return None;
         }
+        self.tally.gaps.add();
+        let gap =
+            Gap { origin: self.origin.clone(), shard: shard.to_string(), peers, from_millis, until_millis };
+        error!(table = self.table, "{gap}; the table is marked: run `tradewind verify`");
+        Some(gap)
+    }
+
+    /// Marks the table; whether that is durable.
+    pub(super) async fn mark(&self, gap: &Gap) -> bool {
+        let table = &self.table;
+        match tokio::time::timeout(SAVE_TIMEOUT, self.control.save_gap(table, gap)).await {
+            Ok(Ok(())) => return true,
+            Ok(Err(fault)) => warn!(table, %fault, "a gap's mark can't be saved; trying again"),
+            Err(_) => warn!(table, "a gap's mark could not be saved in time; trying again"),
+        }
+        false
     }
 }
 
 /// What a track is asked.
 #[derive(Debug)]
 pub(super) enum Command {
-    /// Feed this peer again, from here on; the answer says where that is.
-    Attach(Origin, oneshot::Sender<BTreeMap<ShardId, Position>>),
+    /// Feed this peer again, from here on.
+    Attach(Origin, Arc<watch::Sender<Meeting>>),
     /// All that came before that has been done, and saved so far.
     Joined(Origin, Option<Checkpoint>),
+}
+
+/// Where a peer that catches up is to meet the main track.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum Meeting {
+    /// Not known yet.
+    Open,
+    /// The main track feeds the peer from here on.
+    At(BTreeMap<ShardId, Position>),
+    /// The main track has left the peer behind once more.
+    Missed,
 }
 
 /// What a track tells.
@@ -87,8 +118,6 @@ pub(super) enum Command {
 pub(super) enum Notice {
     /// A peer can't keep up; it has been given everything up to this checkpoint.
     Dropped(Origin, Checkpoint),
-    /// A peer that was being attached can't keep up.
-    Refused(Origin),
 }
 
 /// How a track treats one destination.
@@ -107,7 +136,7 @@ struct Feed {
 enum FeedState {
     Fed,
     /// Fed, while another track still does what came before.
-    Joining,
+    Joining(Arc<watch::Sender<Meeting>>),
     /// No longer fed; what it was given, up to here, is still being worked on.
     Dropped(Box<Dropped>),
 }
@@ -125,14 +154,15 @@ struct Dropped {
 pub(super) enum Until {
     /// When it is told to.
     Stopped,
-    /// When it has passed these positions and all is done; `None` until they are known.
-    Passed(watch::Receiver<Option<BTreeMap<ShardId, Position>>>),
+    /// When it has come to the meeting and all is done.
+    Met(watch::Receiver<Meeting>),
 }
 
 pub(super) struct Track {
     shared: Arc<Shared>,
     holding: Arc<Holding>,
     memory: KeyMemory,
+    remembered: Remembered,
     floors: Arc<Floors>,
     /// Watermarks that wait until the stream has been read past the moment they were seen.
     unsettled: VecDeque<(Instant, Floors)>,
@@ -140,6 +170,10 @@ pub(super) struct Track {
     oldest: u64,
     progress: Progress,
     feeds: BTreeMap<Origin, Feed>,
+    /// Nothing that was created before is missing anywhere, in milliseconds, as this track began.
+    known_millis: u64,
+    /// The gaps whose marks are not durable yet.
+    unmarked: Vec<Gap>,
     notices: mpsc::UnboundedSender<Notice>,
     state: watch::Sender<TrackState>,
     is_main: bool,
@@ -171,6 +205,7 @@ impl Track {
         let floors = destinations.values().map(|from| from.checkpoint.floors.clone());
         let floors = floors.reduce(|a, b| a.meet(&b)).unwrap_or_default();
         let is_main = destinations.contains_key(&shared.origin);
+        let known_millis = destinations.values().map(|from| from.checkpoint.millis).min();
         let feeds = destinations
             .iter()
             .map(|(destination, from)| {
@@ -180,11 +215,14 @@ impl Track {
             .collect();
         Self {
             memory: KeyMemory::new(shared.origin.clone()),
+            remembered: Remembered::among(&shared.remembered),
             floors: Arc::new(floors),
             unsettled: VecDeque::new(),
             oldest: 0,
             progress: Progress::new(holding.lease.shard.clone(), base, shared.tuning.settle),
             feeds,
+            known_millis: known_millis.unwrap_or_default(),
+            unmarked: Vec::new(),
             notices,
             state,
             is_main,
@@ -237,9 +275,11 @@ impl Track {
                     if self.checkpoint().await {
                         return self.last_saved();
                     }
+                    tokio::time::sleep(SAVE_AGAIN).await;
                 }
             }
-            if self.has_passed(&mut until) && self.checkpoint().await {
+            // Once more afterwards: the meeting may have been missed meanwhile.
+            if self.has_met(&mut until) && self.checkpoint().await && self.has_met(&mut until) {
                 return self.last_saved();
             }
         }
@@ -255,17 +295,15 @@ impl Track {
     }
 
     /// Whether a catch-up has come to where the main track took over.
-    fn has_passed(&self, until: &mut Until) -> bool {
-        let Until::Passed(positions) = until else { return false };
-        let positions = positions.borrow_and_update();
-        positions.as_ref().is_some_and(|positions| {
-            self.progress.has_passed(positions) && self.feeds.values().all(|feed| feed.ledger.is_empty())
-        })
+    fn has_met(&self, until: &mut Until) -> bool {
+        let Until::Met(meeting) = until else { return false };
+        let Meeting::At(positions) = &*meeting.borrow_and_update() else { return false };
+        self.progress.has_passed(positions) && self.feeds.values().all(|feed| feed.ledger.is_empty())
     }
 
     /// Whether the shard has been read to its end, and nobody is about to join.
     fn is_at_end(&self) -> bool {
-        let joining = |feed: &Feed| matches!(feed.state, FeedState::Joining);
+        let joining = |feed: &Feed| matches!(feed.state, FeedState::Joining(_));
         self.progress.is_closed() && !self.feeds.values().any(joining)
     }
 
@@ -286,8 +324,7 @@ impl Track {
             StreamEvent::Trimmed { shard, after } => {
                 debug!(%shard, %after, "records after this position were trimmed");
                 let peers = self.feeds.keys().cloned().collect();
-                let from = self.feeds.values().filter_map(|feed| Some(feed.saved.as_ref()?.millis)).min();
-                self.shared.mark_gap(&shard, peers, from.unwrap_or_default()).await;
+                self.unmarked.extend(self.shared.gap(&shard, peers, self.known_millis));
             }
             StreamEvent::Unreadable { shard, reason } => {
                 self.shared.tally.unreadable.add();
@@ -304,8 +341,10 @@ impl Track {
         for (sequence, record) in page.records {
             let ordinal = self.progress.next_ordinal();
             let created_millis = record.created_millis;
-            let stamp_in_place = self.is_main && !full && self.memory.len() >= self.shared.tuning.memory_keys;
+            let stamp_in_place =
+                self.is_main && !full && self.remembered.all() >= self.shared.tuning.memory_keys;
             let judgement = self.memory.judge(ordinal, record, &self.floors, stamp_in_place);
+            self.remembered.note(self.memory.len());
             let acts =
                 page.shard == self.holding.lease.shard && created_millis >= self.holding.lease.since_millis;
             let is_new = |feed: &Feed| acts && !feed.start.covers(&sequence);
@@ -388,9 +427,9 @@ impl Track {
             origin = %self.shared.origin, %peer, table = self.shared.table,
             "the peer can't keep up: it gets a cursor of its own, and the others go on"
         );
-        if let FeedState::Joining = feed.state {
+        if let FeedState::Joining(meeting) = &feed.state {
+            meeting.send_replace(Meeting::Missed);
             self.feeds.remove(peer);
-            let _ = self.notices.send(Notice::Refused(peer.clone()));
         } else {
             feed.state = FeedState::Dropped(Box::new(Dropped { fed_to: ordinal, progress, needs }));
         }
@@ -398,20 +437,32 @@ impl Track {
 
     fn command(&mut self, command: Command) {
         match command {
-            Command::Attach(peer, answer) => {
-                let positions = self.progress.positions();
-                // All that is read from now on is new to it.
-                self.feeds.insert(peer, Feed::new(FeedState::Joining, Position::TrimHorizon, None));
-                let _ = answer.send(positions);
+            Command::Attach(peer, meeting) => {
+                // While the memory is being rebuilt, it is not fit to judge for anyone.
+                let start = self.feeds.values().map(|feed| feed.start.clone()).max();
+                let start = start.unwrap_or(Position::TrimHorizon);
+                let mut positions = self.progress.positions();
+                if let Some(position) = positions.get_mut(&self.holding.lease.shard) {
+                    *position = position.clone().max(start.clone());
+                }
+                let state = FeedState::Joining(Arc::clone(&meeting));
+                self.feeds.insert(peer, Feed::new(state, start, None));
+                meeting.send_replace(Meeting::At(positions));
             }
-            Command::Joined(peer, saved) => {
-                if let Some(feed) = self.feeds.get_mut(&peer) {
+            Command::Joined(peer, saved) => match self.feeds.get_mut(&peer) {
+                Some(feed) => {
                     // What has been promised for these must not be taken back.
                     feed.saved = saved;
                     feed.state = FeedState::Fed;
                     info!(origin = %self.shared.origin, %peer, table = self.shared.table, "the peer has caught up");
                 }
-            }
+                // It was left behind once more just before it came.
+                None => {
+                    if let Some(saved) = saved.filter(|saved| saved.done != Position::End) {
+                        let _ = self.notices.send(Notice::Dropped(peer, saved));
+                    }
+                }
+            },
         }
     }
 
@@ -436,8 +487,16 @@ impl Track {
     /// Takes in watermarks, forgets what may be forgotten, and makes progress durable; whether
     /// all of it now is.
     async fn checkpoint(&mut self) -> bool {
+        while let Some(gap) = self.unmarked.last() {
+            // Without its mark, a checkpoint would hide the gap.
+            if !self.shared.mark(gap).await {
+                return false;
+            }
+            self.unmarked.pop();
+        }
         self.settle();
         self.memory.forget(&self.shared.peers, &self.floors);
+        self.remembered.note(self.memory.len());
         self.oldest = self.memory.oldest().unwrap_or_else(|| self.progress.next());
         let now = self.needs();
         let mut changed: Vec<(Origin, Checkpoint)> = Vec::new();
@@ -445,7 +504,10 @@ impl Track {
         for (destination, feed) in &self.feeds {
             let unfinished = feed.unfinished(self.progress.next());
             let checkpoint = match &feed.state {
-                FeedState::Joining => continue,
+                FeedState::Joining(_) => {
+                    least = least.min(unfinished);
+                    continue;
+                }
                 FeedState::Fed => {
                     least = least.min(unfinished);
                     self.progress.checkpoint(unfinished, &now)
@@ -472,11 +534,11 @@ impl Track {
 
     /// Saves, but holds the stream up only so long: the next checkpoint is soon.
     async fn save(&self, changed: &[(Origin, Checkpoint)]) -> bool {
-        let Shared { control, table, origin, .. } = &*self.shared;
+        let Shared { control, table, space, origin, .. } = &*self.shared;
         let lease = &self.holding.lease;
         let mut saves = self.holding.saves.lock().await;
         *saves += 1;
-        let save = control.save_checkpoints(table, lease, *saves, changed);
+        let save = control.save_checkpoints(space, lease, *saves, origin, changed);
         match tokio::time::timeout(SAVE_TIMEOUT, save).await {
             Ok(Ok(Held::Yes)) => return true,
             Ok(Ok(Held::No)) => {
@@ -501,6 +563,9 @@ impl Track {
         let mut floors = self.shared.watermarks.borrow().clone();
         floors.raise(&self.shared.origin, *self.shared.own_watermark.borrow());
         if self.unsettled.back().is_none_or(|(_, last)| *last != floors) {
+            if self.unsettled.len() == UNSETTLED {
+                self.unsettled.pop_back();
+            }
             self.unsettled.push_back((Instant::now(), floors));
         }
         let Some(read_to) = self.progress.read_to() else { return };
@@ -564,7 +629,7 @@ impl Feed {
     fn unfinished(&self, next: u64) -> u64 {
         let fed_to = match &self.state {
             FeedState::Dropped(dropped) => dropped.fed_to,
-            FeedState::Fed | FeedState::Joining => next,
+            FeedState::Fed | FeedState::Joining(_) => next,
         };
         self.ledger.first().map_or(fed_to, |first| first.min(fed_to))
     }

@@ -10,7 +10,6 @@ use serde::Serialize;
 use super::{ControlTable, PK, Row, SK, number, read_number, read_text, text};
 use crate::fault::Fault;
 use crate::protocol::Origin;
-use crate::stream::ShardId;
 
 /// Writes that may be missing at some peers.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
@@ -42,19 +41,6 @@ impl fmt::Display for Gap {
 }
 
 impl Gap {
-    /// A gap in the stream of `origin`; the bounds are those of its peers' checkpoints and of what
-    /// the stream still keeps.
-    pub fn new(
-        origin: &Origin,
-        shard: &ShardId,
-        peers: Vec<Origin>,
-        from_millis: u64,
-        until_millis: u64,
-    ) -> Self {
-        let until_millis = until_millis.max(from_millis);
-        Self { origin: origin.clone(), shard: shard.to_string(), peers, from_millis, until_millis }
-    }
-
     fn sk(&self) -> String {
         format!("{} {}", self.shard, self.from_millis)
     }

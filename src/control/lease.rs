@@ -1,6 +1,6 @@
 //! Leases: which agent reads a shard, and how far each destination has got in it.
 //!
-//! One row a shard, with the Kinesis Client Library's field names: `leaseKey`, `leaseOwner`,
+//! One row a shard of a table's stream, with the Kinesis Client Library's field names: `leaseKey`, `leaseOwner`,
 //! `leaseCounter`, `parentShardId`, `checkpoint`. Unlike there, an owner does not renew each lease
 //! by a write of its own: one beat an agent stands for all of its leases (see `beat`), and the
 //! counter grows when the owner changes. It fences: what an owner saves is refused once another
@@ -15,6 +15,13 @@ use super::{AgentId, ControlTable, PK, Row, SK, number, read_number, read_text, 
 use crate::fault::Fault;
 use crate::protocol::{Floors, Hlc, Origin};
 use crate::stream::{Position, ShardId};
+
+/// Where the leases of one stream of a table are kept: a table that is made anew under its old
+/// name has another stream, and some servers give its shards the old names.
+pub fn lease_space(table: &str, stream_arn: &str) -> String {
+    let label = stream_arn.rsplit_once("/stream/").map_or(stream_arn, |(_, label)| label);
+    format!("{table}/{label}")
+}
 
 /// One shard's row.
 #[derive(Clone, Debug, PartialEq)]
@@ -84,11 +91,13 @@ const PARENT: &str = "parentShardId";
 const REVISION: &str = "revision";
 /// The sort key of a table's barrier; no shard is called so.
 const BARRIER: &str = "barrier";
+/// The sort key of the row that says where a stream begins.
+const START: &str = "start";
 
 impl ControlTable {
     /// The leases of a table, and its barrier.
-    pub async fn leases(&self, table: &str) -> Result<LeaseTable, Fault> {
-        let rows = self.rows(&pk(table)).await?;
+    pub async fn leases(&self, space: &str) -> Result<LeaseTable, Fault> {
+        let rows = self.rows(&pk(space)).await?;
         let barrier = rows.iter().find(|row| read_text(row, SK) == Some(BARRIER));
         Ok(LeaseTable {
             leases: rows.iter().filter_map(read).map(|lease| (lease.shard.clone(), lease)).collect(),
@@ -96,10 +105,24 @@ impl ControlTable {
         })
     }
 
-    /// Raises the next barrier, and says which it is.
-    pub async fn raise_barrier(&self, table: &str) -> Result<u64, Fault> {
+    /// From when on records are replicated, in milliseconds: what whoever came first has said.
+    pub async fn start_since(&self, space: &str, millis: u64) -> Result<u64, Fault> {
         let update = self.client.update_item().table_name(&self.name);
-        let update = update.key(PK, text(pk(table))).key(SK, text(BARRIER));
+        let update = update.key(PK, text(pk(space))).key(SK, text(START));
+        let settled = update
+            .update_expression("SET sinceMillis = if_not_exists(sinceMillis, :millis)")
+            .expression_attribute_values(":millis", number(millis))
+            .return_values(ReturnValue::AllNew)
+            .send()
+            .await?;
+        let since = settled.attributes.as_ref().and_then(|row| read_number(row, "sinceMillis"));
+        Ok(since.unwrap_or(millis))
+    }
+
+    /// Raises the next barrier, and says which it is.
+    pub async fn raise_barrier(&self, space: &str) -> Result<u64, Fault> {
+        let update = self.client.update_item().table_name(&self.name);
+        let update = update.key(PK, text(pk(space))).key(SK, text(BARRIER));
         let raised = update
             .update_expression("ADD raised :one")
             .expression_attribute_values(":one", number(1))
@@ -112,13 +135,13 @@ impl ControlTable {
     /// Makes a lease that nobody has, unless it is there.
     pub async fn create_lease(
         &self,
-        table: &str,
+        space: &str,
         shard: &ShardId,
         parent: Option<&ShardId>,
         since_millis: u64,
     ) -> Result<(), Fault> {
         let mut row = Row::from([
-            (PK.to_owned(), text(pk(table))),
+            (PK.to_owned(), text(pk(space))),
             (SK.to_owned(), text(&*shard.0)),
             ("leaseKey".to_owned(), text(&*shard.0)),
             (COUNTER.to_owned(), number(0)),
@@ -136,12 +159,12 @@ impl ControlTable {
     /// Takes a lease as it was read; the answer is the lease as it is now, if it was still so.
     pub async fn take_lease(
         &self,
-        table: &str,
+        space: &str,
         lease: &Lease,
         agent: &AgentId,
     ) -> Result<Option<Lease>, Fault> {
         let update = self
-            .lease_row(table, &lease.shard)
+            .lease_row(space, &lease.shard)
             .update_expression(format!(
                 "SET {OWNER} = :owner, {COUNTER} = {COUNTER} + :one, {REVISION} = :zero"
             ))
@@ -159,9 +182,9 @@ impl ControlTable {
     }
 
     /// Gives a lease up, so that others may take it at once.
-    pub async fn release_lease(&self, table: &str, lease: &Lease) -> Result<Held, Fault> {
+    pub async fn release_lease(&self, space: &str, lease: &Lease) -> Result<Held, Fault> {
         let update = self
-            .lease_row(table, &lease.shard)
+            .lease_row(space, &lease.shard)
             .update_expression(format!("SET {COUNTER} = {COUNTER} + :one REMOVE {OWNER}"))
             .condition_expression(format!("{COUNTER} = :counter"))
             .expression_attribute_values(":one", number(1))
@@ -173,13 +196,14 @@ impl ControlTable {
     /// save of an owner, so that one that lands late undoes nothing.
     pub async fn save_checkpoints(
         &self,
-        table: &str,
+        space: &str,
         lease: &Lease,
         revision: u64,
+        origin: &Origin,
         changed: &[(Origin, Checkpoint)],
     ) -> Result<Held, Fault> {
         let mut update = self
-            .lease_row(table, &lease.shard)
+            .lease_row(space, &lease.shard)
             .condition_expression(format!("{COUNTER} = :counter AND {REVISION} <= :revision"))
             .expression_attribute_values(":counter", number(lease.counter))
             .expression_attribute_values(":revision", number(revision));
@@ -190,27 +214,28 @@ impl ControlTable {
                 .expression_attribute_names(format!("#d{i}"), format!("{DESTINATION}{destination}"))
                 .expression_attribute_values(format!(":d{i}"), write(checkpoint));
         }
-        if let Some(least) = changed.iter().map(|(_, checkpoint)| &checkpoint.done).min() {
+        // As in the Kinesis Client Library: how far the shard has been read.
+        if let Some((_, read)) = changed.iter().find(|(destination, _)| destination == origin) {
             sets.push("checkpoint = :checkpoint".to_owned());
-            update = update.expression_attribute_values(":checkpoint", text(least.to_string()));
+            update = update.expression_attribute_values(":checkpoint", text(read.done.to_string()));
         }
         held(update.update_expression(format!("SET {}", sets.join(", "))).send().await)
     }
 
     /// Removes the lease of a shard that is no longer there.
-    pub async fn retire_lease(&self, table: &str, shard: &ShardId) -> Result<(), Fault> {
+    pub async fn retire_lease(&self, space: &str, shard: &ShardId) -> Result<(), Fault> {
         let delete = self.client.delete_item().table_name(&self.name);
-        delete.key(PK, text(pk(table))).key(SK, text(&*shard.0)).send().await?;
+        delete.key(PK, text(pk(space))).key(SK, text(&*shard.0)).send().await?;
         Ok(())
     }
 
     fn lease_row(
         &self,
-        table: &str,
+        space: &str,
         shard: &ShardId,
     ) -> aws_sdk_dynamodb::operation::update_item::builders::UpdateItemFluentBuilder {
         let update = self.client.update_item().table_name(&self.name);
-        update.key(PK, text(pk(table))).key(SK, text(&*shard.0))
+        update.key(PK, text(pk(space))).key(SK, text(&*shard.0))
     }
 }
 
@@ -227,8 +252,8 @@ where
     }
 }
 
-fn pk(table: &str) -> String {
-    format!("lease/{table}")
+fn pk(space: &str) -> String {
+    format!("lease/{space}")
 }
 
 fn write(checkpoint: &Checkpoint) -> AttributeValue {

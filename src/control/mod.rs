@@ -4,8 +4,8 @@
 //!
 //! | row | pk | sk | who writes it |
 //! | --- | --- | --- | --- |
-//! | lease, with its checkpoints | `lease/<table>` | the shard | the agent that holds it |
-//! | barrier | `lease/<table>` | `barrier` | whoever waits |
+//! | lease, with its checkpoints | `lease/<table>/<stream>` | the shard | the agent that holds it |
+//! | barrier | `lease/<table>/<stream>` | `barrier` | whoever waits |
 //! | beat | `agent` | the agent | that agent |
 //! | watermark | `watermark/<table>` | the origin | that origin's agent |
 //! | gap | `gap/<table>` | shard, time | this region's agents |
@@ -28,7 +28,7 @@ use crate::region::Region;
 pub use beat::AgentId;
 pub use dead_letter::DeadLetter;
 pub use gap::Gap;
-pub use lease::{Checkpoint, Held, Lease, LeaseTable};
+pub use lease::{Checkpoint, Held, Lease, LeaseTable, lease_space};
 pub use watermark::Watermarks;
 
 /// The name of the partition key.

@@ -5,7 +5,7 @@
 //! checkpoints when all of that has been done. It costs one write to raise a barrier, and one a
 //! shard and peer.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 use serde::Serialize;
@@ -13,7 +13,7 @@ use tokio::time::{Instant, MissedTickBehavior};
 
 use super::OperateError;
 use crate::config::TableConfig;
-use crate::control::{ControlTable, LeaseTable};
+use crate::control::{ControlTable, LeaseTable, lease_space};
 use crate::fault::{Fault, FaultKind};
 use crate::protocol::Origin;
 use crate::region::Region;
@@ -21,7 +21,7 @@ use crate::schema::{StreamState, describe};
 use crate::stream::{ShardId, list_once};
 
 /// How often the leases are looked at.
-const LOOK: Duration = Duration::from_millis(250);
+const LOOK: Duration = Duration::from_millis(500);
 
 /// How far a table's writes have got.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
@@ -55,8 +55,6 @@ pub async fn wait(
     let physical = table.name_in(&origin.name).unwrap_or(&table.name);
     let at = |table: &str, fault: Fault| OperateError::at(origin, table, fault);
     let control = ControlTable::of(origin);
-    let barrier = control.raise_barrier(&table.name).await;
-    let barrier = barrier.map_err(|fault| at(&origin.control_table, fault))?;
     let described = describe(origin, physical).await.map_err(|fault| at(physical, fault))?;
     let StreamState::On { arn } = described.stream else {
         let message = "the table has no stream with both images; `tradewind init` tells what to do";
@@ -65,27 +63,39 @@ pub async fn wait(
             Fault { kind: FaultKind::Missing, code: String::new(), message: message.to_owned() },
         ));
     };
-    // What was written before the barrier is in one of these.
-    let lineage = list_once(&origin.streams, &arn).await.map_err(|fault| at(physical, fault))?;
-    let shards: BTreeSet<ShardId> = lineage.shards().cloned().collect();
+    let space = lease_space(&table.name, &arn);
+    let barrier = control.raise_barrier(&space).await;
+    let barrier = barrier.map_err(|fault| at(&origin.control_table, fault))?;
+    let list = || async { list_once(&origin.streams, &arn).await.map_err(|fault| at(physical, fault)) };
+    let mut lineage = list().await?;
     let peers: Vec<&Origin> = peers.iter().filter(|peer| table.is_in(peer)).collect();
     let mut ticks = tokio::time::interval(LOOK);
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
     loop {
         ticks.tick().await;
         let LeaseTable { leases, .. } =
-            control.leases(&table.name).await.map_err(|fault| at(&origin.control_table, fault))?;
+            control.leases(&space).await.map_err(|fault| at(&origin.control_table, fault))?;
+        // What was written before the barrier may be in a child that was not listed yet.
+        let has_ended = |shard: &ShardId| {
+            leases.get(shard).is_some_and(|lease| peers.iter().all(|peer| lease.is_done_for(peer)))
+        };
+        if lineage.shards().any(|shard| has_ended(shard) && !lineage.has_children(shard)) {
+            lineage = list().await?;
+        }
         let arrivals: Vec<Arrival> = peers
             .iter()
             .map(|peer| Arrival {
                 table: table.name.clone(),
                 origin: origin.name.clone(),
                 peer: (*peer).clone(),
-                shards: shards.len(),
-                arrived: shards
-                    .iter()
+                shards: lineage.shards().count(),
+                arrived: lineage
+                    .shards()
                     .filter_map(|shard| leases.get(shard))
-                    .filter(|lease| lease.has_passed(barrier, peer))
+                    .filter(|lease| {
+                        let has_heirs = lineage.has_children(&lease.shard);
+                        lease.has_passed(barrier, peer) && (has_heirs || !lease.is_done_for(peer))
+                    })
                     .count(),
             })
             .collect();

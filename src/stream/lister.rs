@@ -15,6 +15,8 @@ use crate::fault::{Fault, persist};
 
 /// How often new shards are looked for; also when a reader has come to a shard's end.
 const DISCOVERY: Duration = Duration::from_secs(15);
+/// The least time between two lists that were asked for.
+const AGAIN: Duration = Duration::from_secs(1);
 /// The least time between two calls: DescribeStream allows 10 a second, over all its users, and
 /// every attempt counts.
 const PAUSE: Duration = Duration::from_millis(250);
@@ -81,15 +83,20 @@ pub async fn list(
     lineage: watch::Sender<Option<Lineage>>,
 ) {
     loop {
-        let next = Instant::now() + DISCOVERY;
+        let began = Instant::now();
+        let next = began + DISCOVERY;
         match list_once(&client, &stream_arn).await {
             Ok(found) => _ = lineage.send_replace(Some(found)),
             Err(fault) => warn!(%fault, "the shards of the local stream can't be listed"),
         }
+        let again = async {
+            look.notified().await;
+            tokio::time::sleep_until(began + AGAIN).await;
+        };
         tokio::select! {
             biased;
             () = lineage.closed() => return,
-            () = look.notified() => {}
+            () = again => {}
             () = tokio::time::sleep_until(next) => {}
         }
     }

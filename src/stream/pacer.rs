@@ -1,4 +1,5 @@
-//! Keeps an agent's readers within the service's limits, and no faster than is of use.
+//! Keeps an agent's readers within DynamoDB's limits, unless the operator asks for more, and no
+//! faster than is of use.
 
 use std::collections::BTreeMap;
 use std::sync::{Mutex, PoisonError};
@@ -52,11 +53,15 @@ impl Pacer {
     fn begin(&self, shard: &ShardId) -> Result<(), Instant> {
         let mut next = self.next.lock().unwrap_or_else(PoisonError::into_inner);
         let now = Instant::now();
-        // Shards that have not been asked lately are as good as new.
-        next.retain(|_, turn| *turn > now);
-        match next.get(shard) {
-            Some(turn) => Err(*turn),
+        match next.get_mut(shard) {
+            Some(turn) if *turn > now => Err(*turn),
+            Some(turn) => {
+                *turn = now + self.least;
+                Ok(())
+            }
             None => {
+                // Shards come and go; those that have not been asked lately are as good as new.
+                next.retain(|_, turn| *turn > now);
                 next.insert(shard.clone(), now + self.least);
                 Ok(())
             }
