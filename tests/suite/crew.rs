@@ -115,3 +115,39 @@ async fn an_agent_that_wakes_up_without_its_lease_writes_nothing_more() {
         tokio::time::sleep(Duration::from_millis(50)).await;
     }
 }
+
+/// How long it takes from `kill -9` of the agent that reads a shard until a write that was made
+/// right after it is at the peer, with everything tuned as it comes:
+/// `cargo nextest run --test suite --run-ignored only --no-capture -E 'test(failover_times)'`
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[ignore = "a measurement, of three minutes"]
+async fn failover_times() {
+    let mut world = World::prepared(2, PLAIN).await;
+    world.tuning = tradewind::config::Tuning::default();
+    let mut crew = vec![start(&world, DUBLIN).await, start(&world, DUBLIN).await];
+    let mut times = Vec::new();
+    for round in 0..20 {
+        let names: Vec<String> = crew.iter().map(|(_, name)| name.clone()).collect();
+        let held = |owner: &Option<String>| owner.as_ref().is_some_and(|owner| names.contains(owner));
+        let owner = eventually("an owner", || owner_of_dublin(&world), held).await;
+        let place = names.iter().position(|name| Some(name) == owner.as_ref()).expect("one of the crew");
+        world.put(DUBLIN, row("before", &round.to_string())).await;
+        world.await_item(TOKYO, &key("before"), &row("before", &round.to_string())).await;
+        crew.remove(place).0.kill().await;
+        let killed = std::time::Instant::now();
+        world.put(DUBLIN, row("after", &round.to_string())).await;
+        world.await_item(TOKYO, &key("after"), &row("after", &round.to_string())).await;
+        times.push(killed.elapsed());
+        eprintln!("failover {round}: {:.1?}", killed.elapsed());
+        crew.push(start(&world, DUBLIN).await);
+    }
+    times.sort();
+    eprintln!(
+        "{} failovers: least {:.1?}, median {:.1?}, p90 {:.1?}, longest {:.1?}",
+        times.len(),
+        times[0],
+        times[times.len() / 2],
+        times[times.len() * 9 / 10],
+        times[times.len() - 1]
+    );
+}
