@@ -185,9 +185,10 @@ impl Tuning {
         self.settle / 2
     }
 
-    /// How often the leases are looked at.
-    pub(crate) fn lease_interval(&self) -> Duration {
-        self.checkpoint_interval.min(self.settle / 4)
+    /// How often the leases are looked at: less often where there are many, since all are read.
+    pub(crate) fn lease_interval(&self, leases: usize) -> Duration {
+        let many = Duration::from_millis(5 * u64::try_from(leases).unwrap_or(u64::MAX));
+        self.checkpoint_interval.max(many).min(self.settle / 4)
     }
 }
 

@@ -21,9 +21,10 @@ pub enum Profile {
     LongOutage,
     /// Several agents share each region's many shards, and are killed in turn.
     Crowd,
-    /// A thousand shards that roll and split, ten agents a region, one peer away for most of the
-    /// time: as many minutes as a day has, if asked.
+    /// A thousand shards that roll and split, and ten agents that are killed in turn.
     Scale,
+    /// Several agents a region, and one peer away for 20 hours of 24.
+    Away,
     /// An agent is down for longer than the streams keep records.
     Trimmed,
 }
@@ -31,7 +32,7 @@ pub enum Profile {
 const MINUTE: u64 = 60_000;
 
 impl Profile {
-    pub const ALL: [Self; 9] = [
+    pub const ALL: [Self; 10] = [
         Self::Calm,
         Self::Faulty,
         Self::Crashes,
@@ -40,6 +41,7 @@ impl Profile {
         Self::LongOutage,
         Self::Crowd,
         Self::Scale,
+        Self::Away,
         Self::Trimmed,
     ];
 
@@ -53,6 +55,7 @@ impl Profile {
             Self::LongOutage => "long-outage",
             Self::Crowd => "crowd",
             Self::Scale => "scale",
+            Self::Away => "away",
             Self::Trimmed => "trimmed",
         }
     }
@@ -67,7 +70,7 @@ impl Profile {
     }
 
     fn settings(self, safety: u64, rng: &mut Rng) -> Settings {
-        let regions = if rng.u8(..3) == 0 { 2 } else { 3 };
+        let regions = if rng.u8(..3) == 0 || self == Self::Scale { 2 } else { 3 };
         let is_skewed = self == Self::Skew;
         let spread = if is_skewed { 5 * 60_000 } else { 1_500 };
         let offsets = (0..regions).map(|_| rng.i64(-spread..=spread)).collect();
@@ -76,12 +79,14 @@ impl Profile {
             regions,
             agents: match self {
                 Self::Crowd => rng.usize(2..=4),
-                Self::Scale => 10,
+                Self::Scale => 5,
+                Self::Away => 3,
                 _ => 1,
             },
             shards: match self {
                 Self::Crowd => rng.usize(2..=12),
                 Self::Scale => 1_000,
+                Self::Away => 4,
                 _ => 1,
             },
             keys: if self == Self::Scale { 2_000 } else { rng.usize(3..=40) },
@@ -96,10 +101,14 @@ impl Profile {
             near: 8,
             far: rng.u64(60..=250),
             late: settle * 2 / 3,
-            idle_poll_interval: if self == Self::Scale { 5 * MINUTE } else { 500 },
+            idle_poll_interval: match self {
+                Self::Scale => MINUTE,
+                Self::Away => 10_000,
+                _ => 500,
+            },
             poll_interval: match self {
                 Self::LongOutage => 2_000,
-                Self::Scale => 5_000,
+                Self::Scale | Self::Away => 5_000,
                 _ => 250 * rng.u64(1..=6),
             },
             checkpoint_interval: 1_000 * rng.u64(1..=5),
@@ -125,7 +134,8 @@ impl Profile {
             Self::Skew => (8, 4, 8, 4, 16),
             Self::LongOutage => (4, 2, 4, 2, 0),
             Self::Crowd => (6, 4, 60, 6, 0),
-            Self::Scale => (2, 1, 6, 0, 0),
+            Self::Scale => (4, 2, 20, 0, 0),
+            Self::Away => (1, 1, 1, 0, 0),
             Self::Trimmed => (4, 2, 0, 6, 0),
         };
         let mut some = |a_ten_minutes: u64, draw: fn(&Settings, &mut Rng) -> FaultKind, rng: &mut Rng| {
@@ -151,15 +161,23 @@ impl Profile {
                 }
             }
             Self::Scale => {
+                for region in 0..settings.regions {
+                    let (quarter, half) = (settings.safety / 4, settings.safety / 2);
+                    faults.push(Fault { at: quarter, lasts: 0, kind: FaultKind::Roll { region } });
+                    faults.push(Fault { at: half, lasts: 0, kind: FaultKind::Split { region } });
+                }
+            }
+            Self::Away => {
                 let to = rng.usize(..settings.regions);
                 for from in (0..settings.regions).filter(|from| *from != to) {
                     let (at, lasts) = (settings.safety / 24, settings.safety * 20 / 24);
                     faults.push(Fault { at, lasts, kind: FaultKind::Cut { from, to } });
                 }
-                let mut at = |at: u64, kind| faults.push(Fault { at, lasts: 0, kind });
                 for region in 0..settings.regions {
-                    at(settings.safety / 4, FaultKind::Roll { region });
-                    at(settings.safety / 2, FaultKind::Split { region });
+                    for sixth in 1..6 {
+                        let at = settings.safety * sixth / 6;
+                        faults.push(Fault { at, lasts: 0, kind: FaultKind::Roll { region } });
+                    }
                 }
             }
             Self::Trimmed => {
@@ -176,9 +194,15 @@ impl Profile {
 
     fn writes(self, settings: &Settings, rng: &mut Rng) -> Vec<AppWrite> {
         let mut writes = Vec::new();
-        let is_long = matches!(self, Self::LongOutage | Self::Scale);
+        let is_long = matches!(self, Self::LongOutage | Self::Scale | Self::Away);
         // Some scenarios are busy, others have long pauses.
-        let pause: u64 = if is_long { 8_000 } else { [300, 1_000, 3_000][rng.usize(..3)] };
+        let pause: u64 = if self == Self::Away {
+            120_000
+        } else if is_long {
+            8_000
+        } else {
+            [300, 1_000, 3_000][rng.usize(..3)]
+        };
         let hot = rng.usize(1..=settings.keys.min(5));
         let mut at = rng.u64(..2_000);
         while at < settings.safety {

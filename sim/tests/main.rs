@@ -62,12 +62,18 @@ fn seeds_with_a_crowd_pass() {
     all_pass(Profile::Crowd, 1, seeds(20));
 }
 
-/// A thousand shards, ten agents a region, one peer away for 20 hours of a day:
-/// `cargo test --release -p tradewind-sim -- --ignored --nocapture a_day_at_scale`
+/// `cargo test --release -p tradewind-sim -- --ignored a_thousand_shards`
 #[test]
 #[ignore = "takes minutes, optimised"]
-fn a_day_at_scale_passes() {
-    all_pass(Profile::Scale, 1_440, seeds(1));
+fn a_thousand_shards_and_ten_agents_pass() {
+    all_pass(Profile::Scale, 5, seeds(1));
+}
+
+/// `cargo test --release -p tradewind-sim -- --ignored a_peer_that_is_away`
+#[test]
+#[ignore = "takes minutes, optimised"]
+fn a_peer_that_is_away_for_twenty_hours_passes() {
+    all_pass(Profile::Away, 1_440, seeds(1));
 }
 
 #[test]

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use tokio::sync::{Notify, watch};
 use tokio::task::JoinSet;
-use tokio::time::{Instant, MissedTickBehavior};
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, error, info, warn};
 
@@ -107,8 +107,8 @@ impl Coordinator {
         let (leases, read_leases) = watch::channel(Leases::new());
         let mut holdings: JoinSet<ShardId> = JoinSet::new();
         let mut running: BTreeMap<ShardId, Running> = BTreeMap::new();
-        let mut ticks = tokio::time::interval(self.shared.tuning.lease_interval());
-        ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let mut looked = Instant::now();
+        let mut interval = Duration::ZERO;
         loop {
             let sharing = Arc::clone(&self.shared);
             tokio::select! {
@@ -130,18 +130,24 @@ impl Coordinator {
                 }
                 changed = self.lineage.changed() => if changed.is_err() { return },
                 changed = self.crew.changed() => if changed.is_err() { return },
-                _ = ticks.tick() => {}
+                () = tokio::time::sleep_until(looked + interval) => {}
             }
+            looked = Instant::now();
             let found = self.share_out(&mut running).await;
             let Found { lineage, rows, taken, verified } = match found {
                 Ok(Some(found)) => found,
-                Ok(None) => continue,
+                Ok(None) => {
+                    interval = self.shared.tuning.lease_interval(0);
+                    continue;
+                }
                 Err(fault) => {
                     let Shared { origin, table, .. } = &*self.shared;
                     warn!(%origin, table, %fault, "can't read the leases in the control table; trying again");
+                    interval = self.shared.tuning.lease_interval(0);
                     continue;
                 }
             };
+            interval = self.shared.tuning.lease_interval(rows.len());
             self.promise(&lineage, &rows);
             leases.send_replace(rows);
             for lease in taken {
@@ -168,8 +174,11 @@ impl Coordinator {
                     Some(Err(error)) => error!(%error, table = self.shared.table, "a shard's task broke down"),
                     None => return,
                 },
-                _ = ticks.tick() => if let Err(fault) = self.verify(&running).await {
-                    debug!(%fault, "can't read the leases; trying again");
+                () = tokio::time::sleep_until(looked + interval) => {
+                    looked = Instant::now();
+                    if let Err(fault) = self.verify(&running).await {
+                        debug!(%fault, "can't read the leases; trying again");
+                    }
                 }
             }
         }
