@@ -25,6 +25,8 @@ use crate::stream::{Lineage, ShardId};
 
 /// How many rows are written at once, of a stream with many shards.
 const AT_ONCE: usize = 16;
+/// So few leases may be looked at as often as there is a reason.
+const FEW: usize = 16;
 /// How long giving up a lease may take.
 const RELEASE_TIMEOUT: Duration = Duration::from_secs(2);
 /// A shard is listed, as long as it is there, at the latest this long after it was.
@@ -107,47 +109,62 @@ impl Coordinator {
         let (leases, read_leases) = watch::channel(Leases::new());
         let mut holdings: JoinSet<ShardId> = JoinSet::new();
         let mut running: BTreeMap<ShardId, Running> = BTreeMap::new();
-        let mut looked = Instant::now();
-        let mut interval = Duration::ZERO;
+        // When the leases are looked at next, and how soon after the last time that may be.
+        let mut next = Instant::now();
+        let mut soonest = next;
         loop {
             let sharing = Arc::clone(&self.shared);
             tokio::select! {
                 biased;
                 () = stop.cancelled() => break,
-                Some(ended) = holdings.join_next() => match ended {
-                    Ok(shard) => {
-                        self.ended(&shard, &mut running).await;
-                        self.look.notify_one();
+                Some(ended) = holdings.join_next() => {
+                    match ended {
+                        Ok(shard) => self.ended(&shard, &mut running).await,
+                        // The table's task ends with it, and is begun again.
+                        Err(broken) => match broken.try_into_panic() {
+                            Ok(panic) => std::panic::resume_unwind(panic),
+                            Err(_) => return,
+                        },
                     }
-                    Err(error) => {
-                        error!(%error, table = self.shared.table, "a shard's task broke down");
-                        return;
-                    }
-                },
+                    self.look.notify_one();
+                    next = next.min(soonest);
+                }
                 () = sharing.wake.notified() => {
                     self.shards.change(|state| state.settled = false);
                     self.look.notify_one();
+                    next = next.min(soonest);
                 }
-                changed = self.lineage.changed() => if changed.is_err() { return },
-                changed = self.crew.changed() => if changed.is_err() { return },
-                () = tokio::time::sleep_until(looked + interval) => {}
+                changed = self.lineage.changed() => {
+                    if changed.is_err() {
+                        return;
+                    }
+                    next = next.min(soonest);
+                }
+                changed = self.crew.changed() => {
+                    if changed.is_err() {
+                        return;
+                    }
+                    next = next.min(soonest);
+                }
+                () = tokio::time::sleep_until(next) => {}
             }
-            looked = Instant::now();
+            if Instant::now() < next {
+                continue;
+            }
             let found = self.share_out(&mut running).await;
+            next = Instant::now() + self.shared.tuning.lease_interval(0);
             let Found { lineage, rows, taken, verified } = match found {
                 Ok(Some(found)) => found,
-                Ok(None) => {
-                    interval = self.shared.tuning.lease_interval(0);
-                    continue;
-                }
+                Ok(None) => continue,
                 Err(fault) => {
                     let Shared { origin, table, .. } = &*self.shared;
                     warn!(%origin, table, %fault, "can't read the leases in the control table; trying again");
-                    interval = self.shared.tuning.lease_interval(0);
                     continue;
                 }
             };
-            interval = self.shared.tuning.lease_interval(rows.len());
+            next = Instant::now() + self.shared.tuning.lease_interval(rows.len());
+            soonest = Instant::now()
+                + self.shared.tuning.lease_interval(rows.len()) * u32::from(rows.len() > FEW) / 5;
             self.promise(&lineage, &rows);
             leases.send_replace(rows);
             for lease in taken {
@@ -174,8 +191,8 @@ impl Coordinator {
                     Some(Err(error)) => error!(%error, table = self.shared.table, "a shard's task broke down"),
                     None => return,
                 },
-                () = tokio::time::sleep_until(looked + interval) => {
-                    looked = Instant::now();
+                () = tokio::time::sleep_until(next) => {
+                    next = Instant::now() + self.shared.tuning.lease_interval(running.len());
                     if let Err(fault) = self.verify(&running).await {
                         debug!(%fault, "can't read the leases; trying again");
                     }
