@@ -10,6 +10,7 @@
 //! | `table` | one table: lanes, watermarks |
 //! | `coordinator` | shares the table's shards out among the crew |
 //! | `promises` | what all leases together promise a peer |
+//! | `recorder` | records conflicts, where that is asked for |
 //! | `retention` | how near a peer's backlog is to being lost |
 //! | `holding` | one shard that this agent reads |
 //! | `track` | one reading of the shard |
@@ -23,6 +24,7 @@ mod keeper;
 mod plan;
 mod progress;
 mod promises;
+mod recorder;
 mod retention;
 mod table;
 mod tables;
