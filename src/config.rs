@@ -726,16 +726,19 @@ mod tests {
             region = [
                 { name = "tokyo", aws_region = "ap-northeast-1" },
                 { name = "dublin", aws_region = "eu-west-1", control_table = "shop-control" },
-                { name = "oregon", aws_region = "us-west-2" },
+                { name = "oregon", aws_region = "us-west-2", conflict_table = "shop-lost" },
             ]
             table = [
                 { pattern = "shop-*", regions = ["tokyo", "dublin"], start = "latest" },
-                { pattern = "*-?" },
+                { pattern = "*-?", conflicts = "table" },
+                { pattern = "tradewind-*" },
                 { name = "shop-orders", names = { oregon = "shop-orders-us" } },
             ]
         "#;
         let config = Config::parse(Path::new("regions.toml"), text).expect("a configuration");
         let found = |name: &str| config.found(name).map(|table| (table.replicas.len(), table.start));
+        let oregon = "oregon".parse().expect("a region's name");
+        assert!(config.records_conflicts_in(&oregon));
         for (name, expected) in [
             ("shop-", Some((2, Start::Latest))),
             ("shop-a", Some((2, Start::Latest))),
@@ -746,6 +749,8 @@ mod tests {
             ("shop-orders-us", None),
             ("shop-control", None),
             ("tradewind-control", None),
+            ("tradewind-conflicts", None),
+            ("shop-lost", None),
         ] {
             assert_eq!(found(name), expected, "{name}");
         }

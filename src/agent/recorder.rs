@@ -10,6 +10,7 @@ use std::time::Duration;
 
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
 use tokio::task::JoinSet;
+use tokio::time::{Instant, timeout_at};
 use tracing::{debug, error};
 
 use crate::apply::{Complaints, Ledger, item_bytes};
@@ -38,6 +39,7 @@ struct Entry {
     seen_millis: u64,
     ordinal: u64,
     ledger: Arc<Ledger>,
+    deadline: Instant,
     _room: OwnedSemaphorePermit,
 }
 
@@ -46,7 +48,7 @@ struct Saver {
     table: String,
     conflicts: ConflictTable,
     keep_days: u32,
-    /// How long one may take: as long as a stopping agent would wait for it.
+    /// How long one may take, from when it was found: as long as a stopping agent would wait for it.
     patience: Duration,
     tally: Arc<Tally>,
     complaints: Complaints,
@@ -84,7 +86,9 @@ impl Recorder {
             return;
         };
         ledger.begin(ordinal);
-        let entry = Entry { conflict, seen_millis, ordinal, ledger: Arc::clone(ledger), _room: room };
+        let deadline = Instant::now() + self.saver.patience;
+        let entry =
+            Entry { conflict, seen_millis, ordinal, ledger: Arc::clone(ledger), deadline, _room: room };
         // A closed queue means that the agent is stopping: the conflict stays in the ledger.
         let _ = self.sender.send(entry);
     }
@@ -110,13 +114,13 @@ impl Saver {
     }
 
     async fn save(self: Arc<Self>, entry: Entry) {
-        let Entry { conflict, seen_millis, ordinal, ledger, _room } = entry;
+        let Entry { conflict, seen_millis, ordinal, ledger, deadline, _room } = entry;
         let Self { table, conflicts, keep_days, .. } = &*self;
         let save = persist(
             || conflicts.save(table, &conflict, seen_millis, *keep_days),
             |fault| debug!(table, %fault, "can't record a conflict; trying again"),
         );
-        match tokio::time::timeout(self.patience, save).await {
+        match timeout_at(deadline, save).await {
             Ok(Ok(())) => {}
             Ok(Err(fault)) => self.lose(&conflict, &fault),
             Err(_) => self.lose(&conflict, &"the conflict table did not take it in time"),

@@ -8,8 +8,9 @@
 //! with a new version; in all other cases something newer stands, or a person has to decide.
 //!
 //! First all that was written anywhere has to arrive everywhere, or a delete on its way to the origin
-//! would be undone. What is left is a write made elsewhere during the replay itself: the later of the
-//! two wins, as with any other update at the origin, and it is told as a conflict.
+//! would be undone; and a key that changes meanwhile is left alone. What remains is a write made
+//! elsewhere in the milliseconds between the last look and the new write: the later of the two wins,
+//! as with any other update at the origin, and it is told as a conflict.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
@@ -129,6 +130,10 @@ pub async fn replay(
     timeout: Duration,
 ) -> Result<Vec<Replayed>, OperateError> {
     let mut replayed = Vec::new();
+    let mut before = BTreeMap::new();
+    for letter in chosen {
+        before.insert(&letter.id, look(table, regions, &letter.saved.key).await?);
+    }
     let lacking = drain(table, regions, Instant::now() + timeout).await?;
     let mut touched = BTreeSet::new();
     for letter in chosen {
@@ -137,7 +142,7 @@ pub async fn replay(
         let (fate, why) = match (newer.filter(|newer| newer.saved.version > letter.saved.version), &lacking) {
             (Some(newer), _) => (Fate::Outrun, format!("a newer write of the key is in letter {}", newer.id)),
             (None, Some(lacking)) => (Fate::Undecided, lacking.clone()),
-            (None, None) => letter.replay(table, regions, &mut touched).await?,
+            (None, None) => letter.replay(table, regions, before.get(&letter.id), &mut touched).await?,
         };
         match fate {
             Fate::Replayed | Fate::Outrun => letter.drop(regions).await?,
@@ -174,6 +179,24 @@ async fn drain(
     Ok((!lacking.is_empty()).then(|| {
         format!("not all that was written is known to have arrived ({pairs}): do the agents run, and reach all regions?")
     }))
+}
+
+/// What each region holds for a key.
+type Held = BTreeMap<Origin, Option<Item>>;
+
+async fn look(
+    table: &TableConfig,
+    regions: &BTreeMap<Origin, Region>,
+    key: &Item,
+) -> Result<Held, OperateError> {
+    let mut held = Held::new();
+    for (name, physical) in &table.replicas {
+        let Some(region) = regions.get(name) else { continue };
+        let get = region.tables.get_item().table_name(physical).consistent_read(true);
+        let answer = get.set_key(Some(key.clone())).send().await;
+        held.insert(name.clone(), answer.map_err(|error| OperateError::at(region, physical, error))?.item);
+    }
+    Ok(held)
 }
 
 /// What a region holds for a key.
@@ -213,7 +236,7 @@ struct Case<'a> {
     is_delete: bool,
     new: Option<&'a Item>,
     old: Option<&'a Item>,
-    held: &'a BTreeMap<Origin, Option<Item>>,
+    held: &'a Held,
 }
 
 impl Case<'_> {
@@ -299,18 +322,12 @@ impl Letter {
         &self,
         table: &TableConfig,
         regions: &BTreeMap<Origin, Region>,
+        before: Option<&Held>,
         touched: &mut BTreeSet<KeyId>,
     ) -> Result<(Fate, String), OperateError> {
         let SavedLetter { key, version, is_delete, .. } = &self.saved;
         let (new, old) = self.images(regions).await?;
-        let mut held = BTreeMap::new();
-        for (name, physical) in &table.replicas {
-            let Some(region) = regions.get(name) else { continue };
-            let get = region.tables.get_item().table_name(physical).consistent_read(true);
-            let answer = get.set_key(Some(key.clone())).send().await;
-            let answer = answer.map_err(|error| OperateError::at(region, physical, error))?;
-            held.insert(name.clone(), answer.item);
-        }
+        let held = look(table, regions, key).await?;
         let Self { origin, peer, .. } = self;
         let case = Case {
             origin,
@@ -325,6 +342,15 @@ impl Letter {
         let decision = match case.decide() {
             // Another letter of this write has done it, a moment ago.
             Decision::Not(Fate::Outrun, _) if touched.contains(&id) => Decision::TouchOrigin,
+            // A delete leaves no trace of its time.
+            Decision::TouchOrigin | Decision::DeleteAtPeer
+                if before != Some(&held) && !touched.contains(&id) =>
+            {
+                Decision::Not(
+                    Fate::Undecided,
+                    "the item changed during the replay: replay it again".to_owned(),
+                )
+            }
             decision => decision,
         };
         let (Some(at_origin), Some(at_peer)) = (open(table, regions, origin), open(table, regions, peer))

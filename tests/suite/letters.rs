@@ -7,8 +7,8 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use serde_json::Value;
 use tradewind::item_json::item_json;
 
-use crate::items::{item, key, row, s};
-use crate::process::{run, run_json};
+use crate::items::{exact, item, key, row, s};
+use crate::process::{Process, run, run_json};
 use crate::tamper::Fate;
 use crate::world::{PLAIN, World, eventually};
 
@@ -198,4 +198,55 @@ async fn an_item_that_is_still_too_large_is_still_refused() {
     world.await_item(TOKYO, &key("b"), &row("b", "small")).await;
     assert_eq!(replay(&world).await, (0, "outrun".to_owned()));
     assert_eq!(world.converged().await.len(), 2);
+}
+
+/// Many letters, of which some have been outrun by writes that are still on their way, while
+/// applications write, and the replay is killed.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_replay_that_is_killed_is_run_again_and_all_regions_agree() {
+    const KEYS: usize = 30;
+    let (world, refuses) = refusing(3).await;
+    for i in 0..KEYS {
+        world.put(DUBLIN, row(&format!("key {i}"), "one")).await;
+    }
+    world.converged().await;
+    refuses.store(true, Ordering::Relaxed);
+    for i in 0..KEYS {
+        world.put(DUBLIN, row(&format!("key {i}"), "two")).await;
+    }
+    let buried = || async { world.tally(DUBLIN).dead_letters };
+    eventually("dead letters", buried, |letters| *letters == KEYS as u64).await;
+    world.quiet().await;
+    refuses.store(false, Ordering::Relaxed);
+    for i in (0..KEYS).step_by(3) {
+        if i % 2 == 0 {
+            world.update(OREGON, key(&format!("key {i}")), "v", s("newer")).await;
+        } else {
+            world.delete(OREGON, key(&format!("key {i}"))).await;
+        }
+    }
+    let replaying = Process::start(world.tradewind(DUBLIN, &["dead-letters", "replay", "--all"]));
+    let left = || async {
+        world.put(TOKYO, row("meanwhile", "written")).await;
+        world.control_rows(DUBLIN, "dead-letter/").await.iter().filter(|row| row.contains_key("peer")).count()
+    };
+    eventually("the first letters to go", left, |left| *left < KEYS).await;
+    replaying.kill().await;
+    // One that was on its way when its replay was killed may be found changed.
+    let replay = || async { letters(&world, &["replay", "--all"]).await.0 };
+    eventually("an end", replay, |code| *code == 0).await;
+    assert_eq!(list(&world).await.len(), 0);
+
+    let contents = world.converged().await;
+    for i in 0..KEYS {
+        let id = format!("key {i}");
+        let expected = match (i % 3, i % 2) {
+            (0, 0) => Some(row(&id, "newer")),
+            (0, _) => None,
+            _ => Some(row(&id, "two")),
+        };
+        assert_eq!(contents.get(&exact(&key(&id))), expected.as_ref().map(exact).as_ref(), "{id}");
+    }
+    let (code, verdict) = run_json(world.tradewind(DUBLIN, &["verify"])).await;
+    assert_eq!(code, 0, "{verdict:#}");
 }

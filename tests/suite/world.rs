@@ -153,7 +153,7 @@ impl World {
     }
 
     pub(crate) fn conflict_table(&self) -> String {
-        self.control.replace("control-", "conflicts-")
+        format!("conflicts-{}", self.control)
     }
 
     // Agents
