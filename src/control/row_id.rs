@@ -15,8 +15,9 @@ pub struct RowId(String);
 impl RowId {
     pub(super) fn of(row: &Row) -> Option<Self> {
         let digest = Sha256::new().chain_update(read_text(row, PK)?).chain_update([0]);
-        let digest = digest.chain_update(read_text(row, SK)?).finalize();
-        Some(Self(digest.iter().take(6).map(|byte| format!("{byte:02x}")).collect()))
+        let digest: [u8; 32] = digest.chain_update(read_text(row, SK)?).finalize().into();
+        let bits = digest.first_chunk().map(|head| u64::from_be_bytes(*head) >> 16)?;
+        Some(Self(format!("{bits:012x}")))
     }
 }
 

@@ -137,8 +137,8 @@ async fn large_images_are_kept_whole() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_conflict_that_is_found_again_after_a_crash_is_recorded_once_and_not_lost() {
     let mut world = recording().await;
-    let (refuses, refused) = (Arc::new(AtomicBool::new(true)), Arc::new(AtomicU32::new(0)));
-    let (switch, count) = (Arc::clone(&refuses), Arc::clone(&refused));
+    let (refuses, tried) = (Arc::new(AtomicBool::new(true)), Arc::new(AtomicU32::new(0)));
+    let (switch, count) = (Arc::clone(&refuses), Arc::clone(&tried));
     let tamper = move |operation: &str, body: &str| {
         let records = operation == "PutItem" && body.contains("\"TableName\":\"conflicts-");
         if records && switch.load(Ordering::Relaxed) {
@@ -150,8 +150,8 @@ async fn a_conflict_that_is_found_again_after_a_crash_is_recorded_once_and_not_l
     world.tamper(DUBLIN, DUBLIN, tamper).await;
     world.start_agents().await;
     conflict(&world, row("a", "earlier"), row("a", "later")).await;
-    let tries = || async { refused.load(Ordering::Relaxed) };
-    eventually("a try to record it", tries, |tries| *tries > 0).await;
+    let so_far = || async { tried.load(Ordering::Relaxed) };
+    eventually("a try to record it", so_far, |tries| *tries > 0).await;
     // What comes after it is done meanwhile: the stream goes on.
     world.put(TOKYO, row("b", "one")).await;
     world.await_item(DUBLIN, &key("b"), &row("b", "one")).await;
