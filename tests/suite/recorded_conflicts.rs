@@ -8,6 +8,7 @@ use serde_json::Value;
 use tradewind::config::Conflicts;
 use tradewind::item_json::item_json;
 use tradewind::protocol::Item;
+use tradewind::stream::Position;
 
 use crate::items::{item, key, n, row, s};
 use crate::process::{run, run_json};
@@ -52,6 +53,13 @@ async fn list(world: &World) -> Vec<Value> {
     let (code, listed) = conflicts(world, &["list"]).await;
     assert_eq!(code, 0, "{listed:#}");
     listed.as_array().expect("a list").clone()
+}
+
+/// How far Dublin's stream is done for a destination, durably.
+async fn done(world: &World, destination: &str) -> Option<Position> {
+    let leases = world.control_rows(DUBLIN, "lease/").await;
+    let checkpoint = leases.iter().find_map(|lease| lease.get(&format!("to {destination}"))?.as_m().ok())?;
+    Some(checkpoint["done"].as_s().ok()?.as_str().into())
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -155,6 +163,9 @@ async fn a_conflict_that_is_found_again_after_a_crash_is_recorded_once_and_not_l
     // What comes after it is done meanwhile: the stream goes on.
     world.put(TOKYO, row("b", "one")).await;
     world.await_item(DUBLIN, &key("b"), &row("b", "one")).await;
+    // Only what hangs on the conflict stays before the checkpoint.
+    let done = || async { (done(&world, "tokyo").await, done(&world, "dublin").await) };
+    eventually("a checkpoint of tokyo's beyond dublin's", done, |(tokyo, own)| tokyo > own).await;
     world.crash_agent(DUBLIN);
     refuses.store(false, Ordering::Relaxed);
     assert_eq!(list(&world).await.len(), 0);
