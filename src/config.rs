@@ -34,11 +34,20 @@ pub struct RegionConfig {
     pub streams_endpoint: Option<Url>,
     pub credentials: Credentials,
     pub control_table: String,
+    /// Where the conflicts are recorded that this region's writes lost.
+    pub conflict_table: String,
 }
 
 impl RegionConfig {
     /// The control table's name, where the file gives none.
     pub const CONTROL_TABLE: &str = "tradewind-control";
+    /// The conflict table's name, where the file gives none.
+    pub const CONFLICT_TABLE: &str = "tradewind-conflicts";
+
+    /// Whether a table of this name is one of Tradewind's own.
+    fn keeps(&self, name: &str) -> bool {
+        self.control_table == name || self.conflict_table == name
+    }
 
     /// What tells one set of tables from another; regions that share it share their tables.
     fn place(&self) -> Place {
@@ -78,6 +87,7 @@ pub struct TableConfig {
     pub replicas: Vec<(Origin, String)>,
     /// Where a first agent begins.
     pub start: Start,
+    pub conflicts: Conflicts,
 }
 
 /// Tables that are found by their names, and are called the same in all their regions.
@@ -86,6 +96,7 @@ pub struct PatternConfig {
     pub pattern: WildMatch,
     pub regions: Vec<Origin>,
     pub start: Start,
+    pub conflicts: Conflicts,
 }
 
 /// Which records a table's first agent replicates.
@@ -99,7 +110,24 @@ pub enum Start {
     Latest,
 }
 
+/// What becomes of a conflict, apart from being settled and counted.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Conflicts {
+    #[default]
+    Count,
+    /// It is told in the log.
+    Log,
+    /// It is recorded with both images.
+    Table,
+}
+
 impl TableConfig {
+    /// A table with these replicas, and the defaults.
+    pub fn new(name: String, replicas: Vec<(Origin, String)>) -> Self {
+        Self { name, replicas, start: Start::default(), conflicts: Conflicts::default() }
+    }
+
     /// What the table is called in a region, where that has a replica.
     pub fn name_in(&self, region: &Origin) -> Option<&str> {
         self.replicas.iter().find(|(name, _)| name == region).map(|(_, table)| table.as_str())
@@ -156,6 +184,8 @@ pub struct Tuning {
     pub discovery_interval: Duration,
     /// How long a dead letter is kept, in days.
     pub dead_letter_days: u32,
+    /// How long a recorded conflict is kept, in days.
+    pub conflict_days: u32,
 }
 
 impl Default for Tuning {
@@ -174,6 +204,7 @@ impl Default for Tuning {
             startup_timeout: Duration::from_secs(30),
             discovery_interval: Duration::from_mins(1),
             dead_letter_days: 30,
+            conflict_days: 30,
         }
     }
 }
@@ -264,16 +295,24 @@ impl Config {
     ///
     /// The first pattern that matches decides, wherever the name was found: agents of different
     /// regions would not agree otherwise. What is named anywhere in the file is no pattern's, nor
-    /// is a control table.
+    /// is a table of Tradewind's own.
     pub fn found(&self, name: &str) -> Option<TableConfig> {
-        let is_control = name == RegionConfig::CONTROL_TABLE
-            || self.regions.iter().any(|region| region.control_table == name);
-        if is_control || self.tables.iter().any(|table| table.is_called(name)) {
+        let is_own = [RegionConfig::CONTROL_TABLE, RegionConfig::CONFLICT_TABLE].contains(&name)
+            || self.regions.iter().any(|region| region.keeps(name));
+        if is_own || self.tables.iter().any(|table| table.is_called(name)) {
             return None;
         }
         let entry = self.patterns.iter().find(|entry| entry.pattern.matches(name))?;
-        let replicas = entry.regions.iter().map(|region| (region.clone(), name.to_owned()));
-        Some(TableConfig { name: name.to_owned(), replicas: replicas.collect(), start: entry.start })
+        let replicas = entry.regions.iter().map(|region| (region.clone(), name.to_owned())).collect();
+        let PatternConfig { start, conflicts, .. } = *entry;
+        Some(TableConfig { name: name.to_owned(), replicas, start, conflicts })
+    }
+
+    /// Whether conflicts are to be recorded in a region.
+    pub fn records_conflicts_in(&self, region: &Origin) -> bool {
+        let named = self.tables.iter().filter(|table| table.is_in(region)).map(|table| table.conflicts);
+        let found = self.patterns.iter().filter(|entry| entry.regions.contains(region));
+        named.chain(found.map(|entry| entry.conflicts)).any(|conflicts| conflicts == Conflicts::Table)
     }
 }
 
@@ -329,6 +368,7 @@ struct RegionEntry {
     profile: Option<Spanned<String>>,
     assume_role: Option<RoleEntry>,
     control_table: Option<Spanned<String>>,
+    conflict_table: Option<Spanned<String>>,
 }
 
 #[derive(Deserialize)]
@@ -347,6 +387,8 @@ struct TableEntry {
     names: Option<Spanned<BTreeMap<Spanned<String>, Spanned<String>>>>,
     #[serde(default)]
     start: Start,
+    #[serde(default)]
+    conflicts: Conflicts,
 }
 
 impl File {
@@ -371,6 +413,14 @@ impl File {
         }
         for (i, entry) in self.region.iter().enumerate() {
             let region = &regions[i];
+            if region.control_table == region.conflict_table {
+                let message = format!(
+                    "the control table and the conflict table of region {:?} are one: give it another \
+                     `conflict_table`",
+                    region.name.as_str()
+                );
+                return Err(Problem::at(&entry.get_ref().name, message));
+            }
             let twin = regions[..i]
                 .iter()
                 .find(|other| other.place() == region.place() && other.control_table == region.control_table);
@@ -460,8 +510,9 @@ impl<'a> Checked<'a> {
                 return twice(&table.name);
             }
             let mut here = self.regions.iter().filter(|other| other.place() == region.place());
-            if let Some(region) = here.find(|other| other.control_table == *physical) {
-                let message = format!("{physical:?} is the control table of region {}", region.name);
+            if let Some(region) = here.find(|other| other.keeps(physical)) {
+                let what = if region.control_table == *physical { "control" } else { "conflict" };
+                let message = format!("{physical:?} is the {what} table of region {}", region.name);
                 return Err(Problem::at(name, message));
             }
             let place = region.place();
@@ -524,12 +575,14 @@ impl RegionEntry {
                 profile: self.profile.as_ref().map(|profile| profile.get_ref().clone()),
                 role,
             },
-            control_table: match &self.control_table {
-                Some(name) => check_table_name(name)?,
-                None => RegionConfig::CONTROL_TABLE.to_owned(),
-            },
+            control_table: own_table(self.control_table.as_ref(), RegionConfig::CONTROL_TABLE)?,
+            conflict_table: own_table(self.conflict_table.as_ref(), RegionConfig::CONFLICT_TABLE)?,
         })
     }
+}
+
+fn own_table(name: Option<&Spanned<String>>, default: &str) -> Result<String, Problem> {
+    name.map_or_else(|| Ok(default.to_owned()), check_table_name)
 }
 
 impl RoleEntry {
@@ -560,7 +613,7 @@ impl TableEntry {
                 }
             }
         }
-        Ok(TableConfig { name, replicas, start: self.start })
+        Ok(TableConfig { name, replicas, start: self.start, conflicts: self.conflicts })
     }
 
     fn found(&self, pattern: &Spanned<String>, regions: &[RegionConfig]) -> Result<PatternConfig, Problem> {
@@ -573,6 +626,7 @@ impl TableEntry {
             pattern: check_pattern(pattern)?,
             regions: self.members(regions)?,
             start: self.start,
+            conflicts: self.conflicts,
         })
     }
 
@@ -677,16 +731,19 @@ mod tests {
             region = [
                 { name = "tokyo", aws_region = "ap-northeast-1" },
                 { name = "dublin", aws_region = "eu-west-1", control_table = "shop-control" },
-                { name = "oregon", aws_region = "us-west-2" },
+                { name = "oregon", aws_region = "us-west-2", conflict_table = "shop-lost" },
             ]
             table = [
                 { pattern = "shop-*", regions = ["tokyo", "dublin"], start = "latest" },
-                { pattern = "*-?" },
+                { pattern = "*-?", conflicts = "table" },
+                { pattern = "tradewind-*" },
                 { name = "shop-orders", names = { oregon = "shop-orders-us" } },
             ]
         "#;
         let config = Config::parse(Path::new("regions.toml"), text).expect("a configuration");
         let found = |name: &str| config.found(name).map(|table| (table.replicas.len(), table.start));
+        let oregon = "oregon".parse().expect("a region's name");
+        assert!(config.records_conflicts_in(&oregon));
         for (name, expected) in [
             ("shop-", Some((2, Start::Latest))),
             ("shop-a", Some((2, Start::Latest))),
@@ -697,6 +754,8 @@ mod tests {
             ("shop-orders-us", None),
             ("shop-control", None),
             ("tradewind-control", None),
+            ("tradewind-conflicts", None),
+            ("shop-lost", None),
         ] {
             assert_eq!(found(name), expected, "{name}");
         }

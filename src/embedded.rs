@@ -65,6 +65,7 @@ impl EmbeddedRegion {
             streams_endpoint: None,
             credentials: Credentials::Embedded,
             control_table: RegionConfig::CONTROL_TABLE.to_owned(),
+            conflict_table: RegionConfig::CONFLICT_TABLE.to_owned(),
         }
     }
 }

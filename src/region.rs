@@ -27,6 +27,7 @@ pub struct Region {
     /// Never retries: the service grants few calls a second, and every attempt counts.
     pub streams: aws_sdk_dynamodbstreams::Client,
     pub control_table: String,
+    pub conflict_table: String,
 }
 
 impl Region {
@@ -76,6 +77,7 @@ impl Region {
                 streams.retry_config(RetryConfig::disabled()).build(),
             ),
             control_table: config.control_table.clone(),
+            conflict_table: config.conflict_table.clone(),
         }
     }
 }

@@ -41,6 +41,8 @@ tally! {
     echoes,
     /// Local writes that lost to one that was not made on top of them.
     conflicts,
+    /// Conflicts that were to be recorded, and could not be.
+    conflicts_unrecorded,
     /// Writes that a peer took.
     replicated,
     /// Writes that a peer turned down, since it had a newer version (or this one) already.

@@ -7,7 +7,7 @@ use aws_sdk_dynamodb::types::{
     AttributeDefinition, BillingMode, KeySchemaElement, KeyType, ScalarAttributeType,
 };
 use tradewind::agent::Agent;
-use tradewind::config::{Config, Credentials, RegionConfig, Start, TableConfig, Tuning};
+use tradewind::config::{Config, Credentials, RegionConfig, TableConfig, Tuning};
 use tradewind::operate;
 use tradewind::protocol::Origin;
 use tradewind::region::Region;
@@ -39,10 +39,11 @@ impl Stage {
                 streams_endpoint: None,
                 credentials: Credentials::Embedded,
                 control_table: control_table.clone(),
+                conflict_table: RegionConfig::CONFLICT_TABLE.to_owned(),
             });
         }
         let replicas = places.iter().map(|place| (place.name.clone(), table.clone())).collect();
-        let tables = vec![TableConfig { name: table.clone(), replicas, start: Start::default() }];
+        let tables = vec![TableConfig::new(table.clone(), replicas)];
         let config = Config { regions: places, tables, patterns: Vec::new(), tuning };
         let regions = Region::connect_all(&config).await;
         let stage = Self { table, config, regions };

@@ -12,7 +12,7 @@ use aws_smithy_async::time::SharedTimeSource;
 use aws_smithy_runtime_api::client::http::SharedHttpClient;
 use tokio::task::JoinHandle;
 use tradewind::agent::Agent;
-use tradewind::config::{Config, Credentials, RegionConfig, Start, TableConfig, Tuning};
+use tradewind::config::{Config, Credentials, RegionConfig, TableConfig, Tuning};
 use tradewind::protocol::Origin;
 use tradewind::region::Region;
 use tradewind::tally::TallySnapshot;
@@ -194,6 +194,7 @@ fn config(settings: &Settings) -> Option<Config> {
             streams_endpoint: None,
             credentials: Credentials::Embedded,
             control_table: CONTROL.to_owned(),
+            conflict_table: RegionConfig::CONFLICT_TABLE.to_owned(),
         })
     };
     let regions = names.map(region).collect::<Option<Vec<_>>>()?;
@@ -212,7 +213,7 @@ fn config(settings: &Settings) -> Option<Config> {
     };
     Some(Config {
         regions,
-        tables: vec![TableConfig { name: TABLE.to_owned(), replicas, start: Start::default() }],
+        tables: vec![TableConfig::new(TABLE.to_owned(), replicas)],
         patterns: Vec::new(),
         tuning,
     })

@@ -10,6 +10,7 @@
 //! | `table` | one table: lanes, watermarks |
 //! | `coordinator` | shares the table's shards out among the crew |
 //! | `promises` | what all leases together promise a peer |
+//! | `recorder` | records conflicts, where that is asked for |
 //! | `remembered` | how many keys all tracks of a table hold in memory |
 //! | `retention` | how near a peer's backlog is to being lost |
 //! | `holding` | one shard that this agent reads |
@@ -24,6 +25,7 @@ mod keeper;
 mod plan;
 mod progress;
 mod promises;
+mod recorder;
 mod remembered;
 mod retention;
 mod table;

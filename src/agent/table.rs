@@ -12,11 +12,12 @@ use tracing::{debug, error, warn};
 
 use super::coordinator::{Coordinator, Shards};
 use super::crew::Crew;
+use super::recorder::Recorder;
 use super::retention::Retention;
 use super::track::Shared;
 use crate::apply::{Complaints, Destination, Lanes, Replica};
-use crate::config::{TableConfig, Tuning};
-use crate::control::{AgentId, ControlTable, lease_space};
+use crate::config::{Conflicts, TableConfig, Tuning};
+use crate::control::{AgentId, ConflictTable, ControlTable, lease_space};
 use crate::fault::{FaultKind, persist};
 use crate::lag::LagBook;
 use crate::protocol::{Floors, Hlc, Origin};
@@ -133,6 +134,11 @@ impl TablePlan {
             pacer: Arc::new(Pacer::new(poll_interval, idle_poll_interval)),
             lineage,
         };
+        let conflicts = self.table.conflicts;
+        let recorder = (conflicts == Conflicts::Table).then(|| {
+            let kept = ConflictTable::of(&self.local);
+            Recorder::start(name.clone(), kept, &self.tuning, Arc::clone(&self.tally), tasks)
+        });
         let shared = Shared {
             origin: self.local.name.clone(),
             space: lease_space(&name, &self.stream_arn),
@@ -142,6 +148,8 @@ impl TablePlan {
             control,
             stream,
             tally: Arc::clone(&self.tally),
+            conflicts,
+            recorder,
             lanes,
             watermarks,
             own_watermark,

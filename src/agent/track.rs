@@ -16,10 +16,12 @@ use tracing::{debug, error, info, warn};
 
 use super::holding::{From, Holding};
 use super::progress::{Needs, PageEnd, Progress};
+use super::recorder::Recorder;
 use super::remembered::Remembered;
 use crate::apply::{Job, Lanes, Ledger};
-use crate::config::Tuning;
+use crate::config::{Conflicts, Tuning};
 use crate::control::{Checkpoint, ControlTable, Gap, Held};
+use crate::item_json::item_json;
 use crate::protocol::{Action, Conflict, Floors, Hlc, KeyMemory, Origin};
 use crate::stream::{Page, Position, ShardId, Stream, StreamEvent};
 use crate::tally::Tally;
@@ -49,6 +51,9 @@ pub(super) struct Shared {
     pub(super) control: ControlTable,
     pub(super) stream: Stream,
     pub(super) tally: Arc<Tally>,
+    pub(super) conflicts: Conflicts,
+    /// Where conflicts are recorded, if they are to be.
+    pub(super) recorder: Option<Recorder>,
     /// The lanes to every region, the local one included.
     pub(super) lanes: BTreeMap<Origin, Arc<Lanes>>,
     /// What the peers say has arrived here.
@@ -350,8 +355,12 @@ impl Track {
             let is_new = |feed: &Feed| acts && !feed.start.covers(&sequence);
             if self.is_main && self.feeds.values().any(is_new) {
                 self.shared.tally.count_verdict(judgement.verdict);
-                if let Some(conflict) = &judgement.conflict {
-                    self.report(conflict);
+                if let Some(conflict) = judgement.conflict {
+                    self.report(&conflict);
+                    let own = self.feeds.get(&self.shared.origin).filter(|feed| is_new(feed));
+                    if let (Some(recorder), Some(feed)) = (&self.shared.recorder, own) {
+                        recorder.record(conflict, created_millis, ordinal, &feed.ledger);
+                    }
                 }
             }
             let targets: Vec<Origin> =
@@ -372,8 +381,13 @@ impl Track {
 
     fn report(&self, conflict: &Conflict) {
         self.shared.tally.conflicts.add();
-        let Conflict { lost, won, .. } = conflict;
-        debug!(table = self.shared.table, lost = %lost, won = %won, "conflict: the last writer won");
+        let Conflict { key, lost, won, .. } = conflict;
+        let (table, key) = (&self.shared.table, item_json(key));
+        if self.shared.conflicts == Conflicts::Log {
+            info!(table, %key, %lost, %won, "conflict: the last writer won");
+        } else {
+            debug!(table, %key, %lost, %won, "conflict: the last writer won");
+        }
     }
 
     /// Queues an action for a destination. A destination without room is waited for, but a peer

@@ -55,7 +55,7 @@ pub struct Complaints(Mutex<Option<Instant>>);
 impl Complaints {
     const PAUSE: Duration = Duration::from_secs(5);
 
-    fn is_due(&self) -> bool {
+    pub(crate) fn is_due(&self) -> bool {
         let mut last = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         let due = last.is_none_or(|last| last.elapsed() >= Self::PAUSE);
         if due {
@@ -139,7 +139,7 @@ impl Lanes {
 }
 
 /// A rough size of an item, in bytes: what its texts and binaries hold.
-fn item_bytes(item: &Item) -> usize {
+pub(crate) fn item_bytes(item: &Item) -> usize {
     use aws_sdk_dynamodb::types::AttributeValue as Value;
     fn value_bytes(value: &Value) -> usize {
         match value {

@@ -1,24 +1,29 @@
 //! Which records are still being worked on for a destination.
 
-use std::collections::BTreeSet;
+use std::collections::BTreeMap;
 use std::sync::{Mutex, PoisonError};
 
-/// The ordinals of the records whose actions have not finished.
+/// The ordinals of the records whose actions have not finished, each with how many have not.
 #[derive(Debug, Default)]
-pub struct Ledger(Mutex<BTreeSet<u64>>);
+pub struct Ledger(Mutex<BTreeMap<u64, u32>>);
 
 impl Ledger {
     pub fn begin(&self, ordinal: u64) {
-        self.lock().insert(ordinal);
+        *self.lock().entry(ordinal).or_default() += 1;
     }
 
-    pub(super) fn finish(&self, ordinal: u64) {
-        self.lock().remove(&ordinal);
+    /// Crosses out what was begun, once.
+    pub fn finish(&self, ordinal: u64) {
+        let mut unfinished = self.lock();
+        match unfinished.get_mut(&ordinal) {
+            Some(count) if *count > 1 => *count -= 1,
+            _ => _ = unfinished.remove(&ordinal),
+        }
     }
 
     /// The first record that has not finished; every one before it has.
     pub fn first(&self) -> Option<u64> {
-        self.lock().first().copied()
+        self.lock().first_key_value().map(|(ordinal, _)| *ordinal)
     }
 
     pub fn len(&self) -> usize {
@@ -29,7 +34,7 @@ impl Ledger {
         self.lock().is_empty()
     }
 
-    fn lock(&self) -> std::sync::MutexGuard<'_, BTreeSet<u64>> {
+    fn lock(&self) -> std::sync::MutexGuard<'_, BTreeMap<u64, u32>> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

@@ -6,6 +6,7 @@ mod ledger;
 mod replica;
 mod tenure;
 
+pub(crate) use lanes::item_bytes;
 pub use lanes::{Complaints, Destination, Job, Lanes};
 pub use ledger::Ledger;
 pub use replica::{Outcome, Replica};

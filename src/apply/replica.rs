@@ -1,6 +1,7 @@
 //! The conditional writes that an agent makes to one replica.
 
 use std::collections::HashMap;
+use std::fmt::Write as _;
 use std::sync::{Mutex, PoisonError};
 
 use aws_sdk_dynamodb::Client;
@@ -11,6 +12,10 @@ use aws_sdk_dynamodb::types::{AttributeValue, ReturnValuesOnConditionCheckFailur
 
 use crate::fault::Fault;
 use crate::protocol::{Action, Body, Item, Nonce, STAMP, STAMP_END, STAMP_MAGIC, Stamp, Version, Write};
+
+/// Begins the stamp attribute of an item that is to be replicated anew. It sorts below every stamp,
+/// so that it is in no push's way.
+const TOUCHED: &str = "tw- ";
 
 /// What became of a conditional write.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -40,6 +45,8 @@ enum Condition<'a> {
     None,
     /// Exactly this.
     Exactly(&'a AttributeValue),
+    /// What can't be.
+    Never,
 }
 
 impl Condition<'_> {
@@ -49,6 +56,7 @@ impl Condition<'_> {
             Self::Lower => "#tw BETWEEN :magic AND :bound",
             Self::None => "attribute_not_exists(#tw)",
             Self::Exactly(_) => "#tw = :expected",
+            Self::Never => "attribute_exists(#tw) AND attribute_not_exists(#tw)",
         }
     }
 
@@ -59,7 +67,7 @@ impl Condition<'_> {
         match self {
             Self::NoneOrLower => HashMap::from([bound(), (":end".to_owned(), text(STAMP_END))]),
             Self::Lower => HashMap::from([bound(), (":magic".to_owned(), text(STAMP_MAGIC))]),
-            Self::None => HashMap::new(),
+            Self::None | Self::Never => HashMap::new(),
             Self::Exactly(value) => HashMap::from([(":expected".to_owned(), value.clone())]),
         }
     }
@@ -80,8 +88,55 @@ impl Replica {
                 let condition = stamp.as_ref().map_or(Condition::None, Condition::Exactly);
                 self.write(write, condition).await.map(Answer::outcome)
             }
-            Action::CarryOut { key, mark } => self.carry_out(key, mark).await,
+            Action::CarryOut { key, mark } => self.delete(key, Some(mark)).await,
         }
+    }
+
+    /// Whether the replica would take a put. Nothing is written: a service checks a write before it
+    /// looks at its condition.
+    pub async fn probe(&self, write: &Write) -> Result<(), Fault> {
+        self.write(write, Condition::Never).await.map(|_| ())
+    }
+
+    /// Has the item that stands here replicated anew, whatever it is by then, where exactly this
+    /// stamp attribute (or none) stands.
+    ///
+    /// The stamp becomes one that no agent writes, and so the agent takes the change for an
+    /// application's. It is as long as the write's, and so refused where that would be.
+    pub async fn touch(&self, write: &Write, expected: Option<&AttributeValue>) -> Result<Outcome, Fault> {
+        let nonce = Nonce(self.nonces.lock().unwrap_or_else(PoisonError::into_inner).u64(..));
+        let touched = write.stamp(nonce).to_string().replacen(STAMP_MAGIC, TOUCHED, 1);
+        let condition = expected.map_or(Condition::None, Condition::Exactly);
+        let mut values = condition.values(&write.version);
+        values.insert(":touched".to_owned(), AttributeValue::S(touched));
+        let mut call = self.client.update_item().table_name(&self.table).set_key(Some(write.key.clone()));
+        let mut here = condition.expression().to_owned();
+        for (i, name) in write.key.keys().enumerate() {
+            call = call.expression_attribute_names(format!("#key{i}"), name);
+            // A text takes whatever is written to it.
+            let _ = write!(here, " AND attribute_exists(#key{i})");
+        }
+        let call = call
+            .update_expression("SET #tw = :touched")
+            .condition_expression(here)
+            .expression_attribute_names("#tw", STAMP)
+            .set_expression_attribute_values(Some(values));
+        answer(call.send().await, |_| None).map(Answer::outcome)
+    }
+
+    /// Deletes an item as an application would, where exactly this stamp attribute (or none) stands.
+    pub async fn delete(&self, key: &Item, expected: Option<&AttributeValue>) -> Result<Outcome, Fault> {
+        let condition = expected.map_or(Condition::None, Condition::Exactly);
+        let values = expected.map(|expected| HashMap::from([(":expected".to_owned(), expected.clone())]));
+        let call = self
+            .client
+            .delete_item()
+            .table_name(&self.table)
+            .set_key(Some(key.clone()))
+            .condition_expression(condition.expression())
+            .expression_attribute_names("#tw", STAMP)
+            .set_expression_attribute_values(values);
+        answer(call.send().await, |_| None).map(Answer::outcome)
     }
 
     async fn push(&self, write: &Write) -> Result<Outcome, Fault> {
@@ -135,18 +190,6 @@ impl Replica {
                 })
             }
         }
-    }
-
-    async fn carry_out(&self, key: &Item, mark: &AttributeValue) -> Result<Outcome, Fault> {
-        let call = self
-            .client
-            .delete_item()
-            .table_name(&self.table)
-            .set_key(Some(key.clone()))
-            .condition_expression(Condition::Exactly(mark).expression())
-            .expression_attribute_names("#tw", STAMP)
-            .expression_attribute_values(":expected", mark.clone());
-        answer(call.send().await, |_| None).map(Answer::outcome)
     }
 }
 

@@ -17,7 +17,7 @@ use tokio::time::{Instant, MissedTickBehavior};
 use super::progress::Progress;
 use super::{Exit, Failure, report};
 use crate::agent::Agent;
-use crate::config::{Config, Start, TableConfig, Tuning};
+use crate::config::{Config, TableConfig, Tuning};
 use crate::embedded::EmbeddedRegion;
 use crate::fault::Fault;
 use crate::lag::PeerLag;
@@ -145,7 +145,7 @@ impl Demo {
         }
         let regions: Vec<_> = embedded.iter().map(EmbeddedRegion::config).collect();
         let replicas = regions.iter().map(|region| (region.name.clone(), TABLE.to_owned())).collect();
-        let tables = vec![TableConfig { name: TABLE.to_owned(), replicas, start: Start::default() }];
+        let tables = vec![TableConfig::new(TABLE.to_owned(), replicas)];
         Ok((embedded, Config { regions, tables, patterns: Vec::new(), tuning: Tuning::default() }))
     }
 

@@ -1,5 +1,8 @@
 //! The command line: one file a command.
 
+mod chosen;
+mod conflicts;
+mod dead_letters;
 mod demo;
 mod exit;
 mod init;
@@ -10,6 +13,7 @@ mod wait;
 mod watermarks;
 
 use std::path::PathBuf;
+use std::time::{Duration, UNIX_EPOCH};
 
 use clap::error::ErrorKind;
 use clap::{Args, Parser, Subcommand};
@@ -24,7 +28,7 @@ pub use progress::Progress;
 const EXIT_CODES: &str = "\
 Exit codes:
   0    done
-  1    the replicas differ (demo, verify), or not in time (wait)
+  1    the replicas differ (demo, verify), not in time (wait), or letters are left (dead-letters replay)
   64   the command line or regions.toml is wrong
   69   a region can't be reached, or a table is missing or does not fit
   70   an internal error
@@ -50,6 +54,8 @@ struct Cli {
 
 #[derive(Debug, Subcommand)]
 enum Command {
+    Conflicts(conflicts::Conflicts),
+    DeadLetters(dead_letters::DeadLetters),
     Demo(demo::Demo),
     Init(init::Init),
     Run(run::Run),
@@ -98,7 +104,9 @@ impl Invocation {
     pub fn log_level(&self) -> LevelFilter {
         match self.0.command {
             Command::Run(_) => LevelFilter::INFO,
-            Command::Demo(_)
+            Command::Conflicts(_)
+            | Command::DeadLetters(_)
+            | Command::Demo(_)
             | Command::Init(_)
             | Command::Verify(_)
             | Command::Wait(_)
@@ -113,6 +121,8 @@ impl Invocation {
         let result = runtime.map_err(Failure::internal).and_then(|runtime| {
             let result = runtime.block_on(async {
                 match command {
+                    Command::Conflicts(conflicts) => conflicts.run(json).await,
+                    Command::DeadLetters(letters) => letters.run(json).await,
                     Command::Demo(demo) => demo.run(json).await,
                     Command::Init(init) => init.run(json).await,
                     Command::Run(run) => run.run(json).await,
@@ -145,6 +155,11 @@ fn print(result: &impl std::fmt::Display) {
 #[expect(clippy::print_stderr, reason = "a command's error")]
 fn complain(message: &str) {
     eprintln!("error: {message}");
+}
+
+/// A time in milliseconds since the Unix epoch, for a person.
+fn moment(millis: u64) -> impl std::fmt::Display {
+    humantime::format_rfc3339_seconds(UNIX_EPOCH + Duration::from_millis(millis))
 }
 
 /// Prints a result as JSON, or as the text that `text` makes of it.

@@ -8,6 +8,7 @@ use serde::Serialize;
 use tokio::task::JoinSet;
 use tokio::time::Instant;
 
+use super::chosen::known;
 use super::progress::Progress;
 use super::{ConfigFile, Exit, Failure, report};
 use crate::config::Config;
@@ -109,16 +110,6 @@ impl Wait {
         all.sort_by(|a: &Arrival, b| (&a.table, &a.peer).cmp(&(&b.table, &b.peer)));
         Ok(all)
     }
-}
-
-fn known(config: &Config, name: &str) -> Result<Origin, Failure> {
-    config.region(name).map(|region| region.name.clone()).ok_or_else(|| {
-        let names: Vec<_> = config.regions.iter().map(|region| region.name.as_str()).collect();
-        Failure::new(
-            Exit::Usage,
-            format!("there is no region {name:?} in the configuration; there are: {}", names.join(", ")),
-        )
-    })
 }
 
 fn text(waited: &Waited) -> String {

@@ -1,10 +1,8 @@
 //! `tradewind watermarks`.
 
-use std::time::{Duration, UNIX_EPOCH};
-
 use clap::Args;
 
-use super::{ConfigFile, Exit, Failure, report};
+use super::{ConfigFile, Exit, Failure, moment, report};
 use crate::operate::{Watermark, tables, watermarks};
 use crate::region::Region;
 
@@ -34,8 +32,7 @@ fn text(watermark: &Watermark) -> String {
     let Watermark { table, origin, peer, millis } = watermark;
     match millis {
         Some(millis) => {
-            let moment = humantime::format_rfc3339_seconds(UNIX_EPOCH + Duration::from_millis(*millis));
-            format!("{table}: {peer} has everything written in {origin} before {moment}")
+            format!("{table}: {peer} has everything written in {origin} before {}", moment(*millis))
         }
         None => format!("{table}: {peer} has been promised nothing by {origin} yet"),
     }

@@ -1,12 +1,11 @@
 //! Dead letters: the writes that a replica can never take, each with its reason and images.
 
-use aws_sdk_dynamodb::primitives::Blob;
-use aws_sdk_dynamodb::types::AttributeValue;
-
-use super::{ControlTable, EXPIRES, PK, Row, SK, number, text};
+use super::images::Address;
+use super::row_id::RowId;
+use super::{ControlTable, EXPIRES, PK, Row, SK, number, read_text, text};
 use crate::fault::Fault;
-use crate::item_json::item_json;
-use crate::protocol::{Body, Item, KeyId, Origin, Write};
+use crate::item_json::{item_json, json_item};
+use crate::protocol::{Body, Item, KeyId, Origin, Version, Write};
 
 /// A write that can never be applied at `peer`.
 #[derive(Debug)]
@@ -16,14 +15,26 @@ pub struct DeadLetter<'a> {
     pub reason: &'a str,
 }
 
-/// Bytes of an image in one row; an item may have 400 KB in all.
-const CHUNK: usize = 350_000;
+/// A dead letter as the control table keeps it; its images are read when they are asked for.
+#[derive(Clone, Debug)]
+pub struct SavedLetter {
+    pub id: RowId,
+    pub peer: Origin,
+    pub key: Item,
+    pub version: Version,
+    /// Whether the write was a delete.
+    pub is_delete: bool,
+    pub reason: String,
+    row: Row,
+}
+
+const NEW: &str = "new";
+const OLD: &str = "old";
 
 impl ControlTable {
     /// Saves a dead letter. Its rows have the same names each time, so it may be saved again.
     ///
-    /// The images, as DynamoDB JSON, follow in rows of their own, since two of them can exceed
-    /// what one row holds: `<sk>/new/0`, `<sk>/old/0` and so on. The letter itself comes last.
+    /// The letter itself comes last: whoever finds it finds its images.
     pub async fn save_dead_letter(
         &self,
         table: &str,
@@ -31,41 +42,75 @@ impl ControlTable {
         keep_days: u32,
     ) -> Result<(), Fault> {
         let DeadLetter { peer, write, reason } = letter;
-        let pk = text(format!("dead-letter/{table}"));
+        let pk = pk(table);
         let sk = format!("{}{peer} {}", write.version, KeyId::of(&write.key));
+        let at = Address { pk: &pk, sk: &sk };
         let kept = u64::from(keep_days) * 86_400;
-        let expires = number(write.version.hlc.millis() / 1000 + kept);
         let new = match &write.body {
             Body::Put(item, _) => Some(item.as_ref()),
             Body::Delete => None,
         };
-        let mut letter = Row::from([
-            (PK.to_owned(), pk.clone()),
+        let mut row = Row::from([
+            (PK.to_owned(), text(&pk)),
             (SK.to_owned(), text(&sk)),
-            (EXPIRES.to_owned(), expires.clone()),
+            (EXPIRES.to_owned(), number(write.version.hlc.millis() / 1000 + kept)),
             ("peer".to_owned(), text(peer.as_str())),
             ("key".to_owned(), text(item_json(&write.key).to_string())),
             ("version".to_owned(), text(write.version.to_string().trim_end())),
             ("operation".to_owned(), text(if new.is_some() { "put" } else { "delete" })),
             ("reason".to_owned(), text(*reason)),
         ]);
-        for (side, image) in [("new", new), ("old", write.replaced.as_deref())] {
-            let chunks = image.map(chunks).unwrap_or_default();
-            letter.insert(format!("{side}_chunks"), number(chunks.len()));
-            for (i, chunk) in chunks.into_iter().enumerate() {
-                self.put(Row::from([
-                    (PK.to_owned(), pk.clone()),
-                    (SK.to_owned(), text(format!("{sk}/{side}/{i}"))),
-                    (EXPIRES.to_owned(), expires.clone()),
-                    ("image".to_owned(), AttributeValue::B(Blob::new(chunk))),
-                ]))
-                .await?;
-            }
-        }
-        self.put(letter).await
+        self.save_image(at, &mut row, NEW, new).await?;
+        self.save_image(at, &mut row, OLD, write.replaced.as_deref()).await?;
+        self.put(row).await
+    }
+
+    /// The dead letters of a table, the oldest version first.
+    pub async fn dead_letters(&self, table: &str) -> Result<Vec<SavedLetter>, Fault> {
+        Ok(self.rows(&pk(table)).await?.into_iter().filter_map(read).collect())
+    }
+
+    /// The image that a letter's write put in place, and the one that it replaced at its origin.
+    pub async fn dead_letter_images(
+        &self,
+        letter: &SavedLetter,
+    ) -> Result<(Option<Item>, Option<Item>), Fault> {
+        let Some(at) = letter.address() else { return Ok((None, None)) };
+        Ok((self.image(at, &letter.row, NEW).await?, self.image(at, &letter.row, OLD).await?))
+    }
+
+    /// Saves why a letter's write is refused now.
+    pub async fn save_reason(&self, letter: &SavedLetter, reason: &str) -> Result<(), Fault> {
+        let mut row = letter.row.clone();
+        row.insert("reason".to_owned(), text(reason));
+        self.put(row).await
+    }
+
+    /// Deletes a letter, with its images.
+    pub async fn delete_dead_letter(&self, letter: &SavedLetter) -> Result<(), Fault> {
+        let Some(at) = letter.address() else { return Ok(()) };
+        self.delete_with_images(at, &letter.row, &[NEW, OLD]).await
     }
 }
 
-fn chunks(image: &Item) -> Vec<Vec<u8>> {
-    item_json(image).to_string().into_bytes().chunks(CHUNK).map(<[u8]>::to_vec).collect()
+impl SavedLetter {
+    fn address(&self) -> Option<Address<'_>> {
+        Address::of(&self.row)
+    }
+}
+
+fn pk(table: &str) -> String {
+    format!("dead-letter/{table}")
+}
+
+pub(super) fn read(row: Row) -> Option<SavedLetter> {
+    Some(SavedLetter {
+        id: RowId::of(&row)?,
+        peer: read_text(&row, "peer")?.parse().ok()?,
+        key: json_item(&serde_json::from_str(read_text(&row, "key")?).ok()?)?,
+        version: read_text(&row, "version")?.parse().ok()?,
+        is_delete: read_text(&row, "operation")? == "delete",
+        reason: read_text(&row, "reason")?.to_owned(),
+        row,
+    })
 }

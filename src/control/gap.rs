@@ -69,9 +69,7 @@ impl ControlTable {
 
     /// Takes a mark away.
     pub async fn close_gap(&self, table: &str, gap: &Gap) -> Result<(), Fault> {
-        let delete = self.client.delete_item().table_name(&self.name);
-        delete.key(PK, text(pk(table))).key(SK, text(gap.sk())).send().await?;
-        Ok(())
+        self.delete(&pk(table), &gap.sk()).await
     }
 }
 

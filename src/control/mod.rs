@@ -10,11 +10,16 @@
 //! | watermark | `watermark/<table>` | the origin | that origin's agent |
 //! | gap | `gap/<table>` | shard, time | this region's agents |
 //! | dead letter | `dead-letter/<table>` | version, peer, key | this region's agent |
+//!
+//! Conflicts are recorded in a table of their own, with the same keys: see `conflict`.
 
 mod beat;
+mod conflict;
 mod dead_letter;
 mod gap;
+mod images;
 mod lease;
+mod row_id;
 mod watermark;
 
 use std::collections::HashMap;
@@ -26,9 +31,11 @@ use crate::fault::Fault;
 use crate::region::Region;
 
 pub use beat::AgentId;
-pub use dead_letter::DeadLetter;
+pub use conflict::{ConflictTable, SavedConflict};
+pub use dead_letter::{DeadLetter, SavedLetter};
 pub use gap::Gap;
 pub use lease::{Checkpoint, Held, Lease, LeaseTable, lease_space};
+pub use row_id::RowId;
 pub use watermark::Watermarks;
 
 /// The name of the partition key.
@@ -75,12 +82,19 @@ impl ControlTable {
         self.client.put_item().table_name(&self.name).set_item(Some(row)).send().await?;
         Ok(())
     }
+
+    async fn delete(&self, pk: &str, sk: &str) -> Result<(), Fault> {
+        let delete = self.client.delete_item().table_name(&self.name);
+        delete.key(PK, text(pk)).key(SK, text(sk)).send().await?;
+        Ok(())
+    }
 }
 
 /// Reads a row as whatever it may be, for the fuzzer.
 #[cfg(any(test, fuzzing))]
 pub(crate) fn read_any(row: &Row) {
     let _ = (lease::read(row), watermark::read(row), gap::read(row));
+    let _ = (dead_letter::read(row.clone()), conflict::read(row.clone()));
 }
 
 fn text(value: impl Into<String>) -> AttributeValue {

@@ -45,6 +45,7 @@ pub struct Step {
 #[serde(rename_all = "snake_case")]
 pub enum Change {
     CreateControlTable,
+    CreateConflictTable,
     /// Made like the replica in another region.
     CreateTable(Box<Model>),
     EnableStream,
@@ -64,6 +65,7 @@ impl fmt::Display for Step {
         let Self { region, table, change } = self;
         match change {
             Change::CreateControlTable => write!(f, "{region}: create the control table {table}"),
+            Change::CreateConflictTable => write!(f, "{region}: create the conflict table {table}"),
             Change::CreateTable(model) => {
                 write!(f, "{region}: create the table {table} like the one in {}", model.like)
             }
@@ -100,7 +102,10 @@ impl Plan {
     ) -> Result<Self, OperateError> {
         let mut plan = Self { steps: Vec::new(), problems: Vec::new() };
         for region in config.regions.iter().filter_map(|region| regions.get(&region.name)) {
-            plan.control_table(region).await?;
+            plan.own_table(region, &region.control_table, Change::CreateControlTable).await?;
+            if config.records_conflicts_in(&region.name) {
+                plan.own_table(region, &region.conflict_table, Change::CreateConflictTable).await?;
+            }
         }
         for table in &super::tables(config, regions).await? {
             plan.table(table, regions, create_tables).await?;
@@ -108,11 +113,15 @@ impl Plan {
         Ok(plan)
     }
 
-    async fn control_table(&mut self, region: &Region) -> Result<(), OperateError> {
-        let name = &region.control_table;
+    /// A table that Tradewind keeps for itself.
+    async fn own_table(&mut self, region: &Region, name: &str, create: Change) -> Result<(), OperateError> {
+        let (what, setting) = match create {
+            Change::CreateConflictTable => ("conflict", "conflict_table"),
+            _ => ("control", "control_table"),
+        };
         match look(region, name).await? {
             None => {
-                self.step(region, name, Change::CreateControlTable);
+                self.step(region, name, create);
                 self.step(region, name, Change::EnableTtl(EXPIRES.to_owned()));
             }
             Some(found) => {
@@ -122,8 +131,8 @@ impl Plan {
                         region,
                         name,
                         format!(
-                            "this is no control table: its keys are {}, not {PK} and {SK}; name another one \
-                             with `control_table` in regions.toml",
+                            "this is no {what} table: its keys are {}, not {PK} and {SK}; name another one \
+                             with `{setting}` in regions.toml",
                             found.key_schema
                         ),
                     );
@@ -243,8 +252,8 @@ impl Step {
     async fn take(&self, region: &Region) -> Result<(), Fault> {
         let client = &region.tables;
         match &self.change {
-            Change::CreateControlTable => {
-                create_control_table(region, &self.table).await?;
+            Change::CreateControlTable | Change::CreateConflictTable => {
+                create_own_table(region, &self.table).await?;
             }
             Change::CreateTable(model) => create_replica(region, &self.table, &model.table).await?,
             Change::EnableStream => {
@@ -262,7 +271,7 @@ impl Step {
     }
 }
 
-async fn create_control_table(region: &Region, name: &str) -> Result<(), Fault> {
+async fn create_own_table(region: &Region, name: &str) -> Result<(), Fault> {
     let mut create = region.tables.create_table().table_name(name).billing_mode(BillingMode::PayPerRequest);
     for (key, kind) in [(PK, KeyType::Hash), (SK, KeyType::Range)] {
         let definition = AttributeDefinition::builder().attribute_name(key);

@@ -1,6 +1,8 @@
 //! What an operator does to replicas, apart from replicating: prepare them, compare them, wait for
-//! them.
+//! them, see to dead letters and conflicts.
 
+mod conflicts;
+mod dead_letters;
 mod init;
 mod verify;
 mod wait;
@@ -15,6 +17,8 @@ use crate::fault::Fault;
 use crate::protocol::Origin;
 use crate::region::Region;
 
+pub use conflicts::{LostWrite, Restored, conflicts, restore};
+pub use dead_letters::{Fate, Letter, Replayed, dead_letters, replay};
 pub use init::{Change, Model, Plan, Problem, Step};
 pub use verify::{Difference, Holding, Options, Scanned, TableVerdict, Verification, verify};
 pub use wait::{Arrival, Watermark, wait, watermarks};

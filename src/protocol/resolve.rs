@@ -87,6 +87,7 @@ impl Verdict {
 /// the winner in its place.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Conflict {
+    pub key: Item,
     pub lost: Version,
     pub won: Version,
     /// The image that lost; none for a delete, or where a third write had already replaced it.
@@ -315,6 +316,7 @@ fn conflict(own: &Origin, record: Record, winner: &Stamp, known: Option<&KeyStat
         return None;
     }
     Some(Conflict {
+        key: record.key,
         lost,
         won: winner.version.clone(),
         loser: known.is_none_or(|state| state.tip == Tip::Bare).then_some(record.old).flatten(),

@@ -114,6 +114,21 @@ impl fmt::Display for Version {
     }
 }
 
+/// A text that is no version.
+#[derive(Debug, thiserror::Error, PartialEq, Eq)]
+#[error("expected a clock of 16 hexadecimal digits and the name of a region")]
+pub struct InvalidVersion;
+
+impl FromStr for Version {
+    type Err = InvalidVersion;
+
+    /// Reads what [`fmt::Display`] writes, with or without the space at its end.
+    fn from_str(text: &str) -> Result<Self, InvalidVersion> {
+        let (hlc, origin) = text.trim_end().split_once(' ').ok_or(InvalidVersion)?;
+        Self::from_words(hlc, origin).ok_or(InvalidVersion)
+    }
+}
+
 impl Version {
     /// Reads back the two words that [`fmt::Display`] writes.
     pub(super) fn from_words(hlc: &str, origin: &str) -> Option<Self> {
@@ -142,6 +157,12 @@ mod tests {
         #[test]
         fn text_sorts_as_the_version_does(a in version(), b in version()) {
             prop_assert_eq!(a.to_string().cmp(&b.to_string()), a.cmp(&b));
+        }
+
+        #[test]
+        fn text_is_read_back(version in version()) {
+            prop_assert_eq!(version.to_string().parse(), Ok(version.clone()));
+            prop_assert_eq!(version.to_string().trim_end().parse(), Ok(version));
         }
     }
 

@@ -48,6 +48,13 @@ fn wrong_configurations_are_told_with_line_and_column() {
     };
     for (config, place, says) in [
         (both("nam = \"x\"\n"), "FILE:11:1", "unknown field `nam`"),
+        (both("conflicts = \"keep\"\n"), "FILE:11:13", "table"),
+        (
+            both("").replace("\"eu-west-1\"", "\"eu-west-1\"\nconflict_table = \"tradewind-control\""),
+            "FILE:6:8",
+            "conflict_table",
+        ),
+        (both("").replace("\"orders\"", "\"tradewind-conflicts\""), "FILE:10:8", "conflict table"),
         (both("[tuning]\npoll = \"1s\"\n"), "FILE:12:1", "unknown field `poll`"),
         (both("[tuning]\npoll_interval = \"soon\"\n"), "FILE:12:", "250ms"),
         (both("[tuning]\nconcurrency = 0\n"), "FILE:11:", "1 to 1024"),

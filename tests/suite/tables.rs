@@ -1,7 +1,7 @@
 //! Several tables in one configuration: under other names, in other regions, in one place.
 
 use tradewind::agent::Agent;
-use tradewind::config::{Start, TableConfig};
+use tradewind::config::TableConfig;
 
 use crate::items::{key, row};
 use crate::world::{PLAIN, World, eventually};
@@ -23,7 +23,7 @@ async fn each_table_has_its_own_regions_and_names() {
         world.make_table(region, PLAIN, Some(aws_sdk_dynamodb::types::StreamViewType::NewAndOldImages)).await;
     }
     world.table = orders;
-    let second = TableConfig { name: customers, replicas: tables.clone(), start: Start::default() };
+    let second = TableConfig::new(customers, tables.clone());
     let mut agents = Vec::new();
     for region in world.regions() {
         let mut config = world.config(region);
@@ -75,7 +75,7 @@ async fn two_tables_in_one_place_are_replicas_of_each_other() {
         regions.push(region);
     }
     config.regions = regions;
-    config.tables = vec![TableConfig { name: table.clone(), replicas, start: Start::default() }];
+    config.tables = vec![TableConfig::new(table.clone(), replicas)];
     let agents = [Agent::start(&config, "one").await.unwrap(), Agent::start(&config, "two").await.unwrap()];
     for (i, (from, to)) in [("one", "two"), ("two", "one")].into_iter().enumerate() {
         let id = format!("key {i}");

@@ -13,7 +13,7 @@ use tempfile::TempDir;
 use tokio::process::Command;
 use tokio::time::Instant;
 use tradewind::agent::Agent;
-use tradewind::config::{Config, PatternConfig, RegionConfig, Start, TableConfig, Tuning};
+use tradewind::config::{Config, Conflicts, PatternConfig, RegionConfig, Start, TableConfig, Tuning};
 use tradewind::control::{PK, SK};
 use tradewind::item_json::item_json;
 use tradewind::protocol::{Item, Origin};
@@ -50,6 +50,8 @@ pub(crate) struct World {
     pub(crate) tuning: Tuning,
     /// Finds the tables, in the place of the one table's name.
     pub(crate) pattern: Option<String>,
+    /// What becomes of conflicts.
+    pub(crate) conflicts: Conflicts,
     keys: Keys,
     places: Vec<Place>,
     /// For configuration files.
@@ -113,6 +115,7 @@ impl World {
             control: format!("control-{unique}"),
             tuning,
             pattern: None,
+            conflicts: Conflicts::default(),
             keys: PLAIN,
             places,
             files: TempDir::new().expect("a folder"),
@@ -147,6 +150,10 @@ impl World {
     pub(crate) async fn make_control_table(&self, region: usize) {
         let keys = [(PK, ScalarAttributeType::S), (SK, ScalarAttributeType::S)];
         make_table(self.app(region).create_table().table_name(&self.control), &keys).await;
+    }
+
+    pub(crate) fn conflict_table(&self) -> String {
+        format!("conflicts-{}", self.control)
     }
 
     // Agents
@@ -204,6 +211,7 @@ impl World {
             streams_endpoint: None,
             credentials: self.engine.credentials(),
             control_table: self.control.clone(),
+            conflict_table: self.conflict_table(),
         });
         let regions = regions.collect();
         let tuning = self.tuning.clone();
@@ -214,6 +222,7 @@ impl World {
                 pattern: WildMatch::new(pattern),
                 regions: self.places.iter().map(|place| place.name.clone()).collect(),
                 start: Start::default(),
+                conflicts: self.conflicts,
             }),
         }
         Config { regions, tables, patterns, tuning }
@@ -222,7 +231,8 @@ impl World {
     /// A table that has one name in all regions.
     pub(crate) fn table_config(&self, name: &str) -> TableConfig {
         let replicas = self.places.iter().map(|place| (place.name.clone(), name.to_owned()));
-        TableConfig { name: name.to_owned(), replicas: replicas.collect(), start: Start::default() }
+        let replicas = replicas.collect();
+        TableConfig { conflicts: self.conflicts, ..TableConfig::new(name.to_owned(), replicas) }
     }
 
     /// A command over the regions, as one region's agent reaches them.
@@ -243,11 +253,11 @@ impl World {
     pub(crate) fn config_file(&self, agent: usize) -> String {
         let mut text = String::new();
         for (to, Place { name, aws_region, .. }) in self.places.iter().enumerate() {
-            let (endpoint, control) = (self.url(agent, to), &self.control);
+            let (endpoint, control, conflicts) = (self.url(agent, to), &self.control, self.conflict_table());
             write!(
                 text,
                 "[[region]]\nname = \"{name}\"\naws_region = \"{aws_region}\"\nendpoint = \"{endpoint}\"\n\
-                 control_table = \"{control}\"\n\n",
+                 control_table = \"{control}\"\nconflict_table = \"{conflicts}\"\n\n",
             )
             .expect("memory");
         }
@@ -265,9 +275,10 @@ impl World {
             None => ("name", &self.table),
             Some(pattern) => ("pattern", pattern),
         };
+        let conflicts = format!("{:?}", self.conflicts).to_lowercase();
         write!(
             text,
-            "[[table]]\n{key} = \"{value}\"\n\n[tuning]\npoll_interval = \"{poll_interval:?}\"\n\
+            "[[table]]\n{key} = \"{value}\"\nconflicts = \"{conflicts}\"\n\n[tuning]\npoll_interval = \"{poll_interval:?}\"\n\
              checkpoint_interval = \"{checkpoint_interval:?}\"\nsettle = \"{settle:?}\"\nlease_duration = \"{lease_duration:?}\"\n\
              concurrency = {concurrency}\nstartup_timeout = \"{startup_timeout:?}\"\n\
              discovery_interval = \"{discovery_interval:?}\"\n",

@@ -1,0 +1,145 @@
+//! Records conflicts in the region's conflict table, beside the stream, which never waits for it.
+//!
+//! What is being saved is in the ledger of the agent's own region, and so before its checkpoint: an
+//! agent that is killed finds the conflict again. But a conflict table that is missing or slow must
+//! hold up nothing for ever. So what finds no room, or can't be saved in time, is lost: counted, and
+//! told.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
+use tokio::task::JoinSet;
+use tokio::time::{Instant, timeout_at};
+use tracing::{debug, error};
+
+use crate::apply::{Complaints, Ledger, item_bytes};
+use crate::config::Tuning;
+use crate::control::ConflictTable;
+use crate::fault::persist;
+use crate::item_json::item_json;
+use crate::protocol::Conflict;
+use crate::tally::Tally;
+
+/// How many conflicts are saved at once.
+const CONCURRENCY: usize = 16;
+
+/// Queues conflicts to be saved.
+#[derive(Debug)]
+pub(super) struct Recorder {
+    sender: mpsc::UnboundedSender<Entry>,
+    /// What may still be queued, in KiB.
+    room: Arc<Semaphore>,
+    saver: Arc<Saver>,
+}
+
+#[derive(Debug)]
+struct Entry {
+    conflict: Conflict,
+    seen_millis: u64,
+    ordinal: u64,
+    ledger: Arc<Ledger>,
+    deadline: Instant,
+    _room: OwnedSemaphorePermit,
+}
+
+#[derive(Debug)]
+struct Saver {
+    table: String,
+    conflicts: ConflictTable,
+    keep_days: u32,
+    /// How long one may take, from when it was found: as long as a stopping agent would wait for it.
+    patience: Duration,
+    tally: Arc<Tally>,
+    complaints: Complaints,
+}
+
+impl Recorder {
+    /// Starts to save among `tasks`, with which it ends.
+    pub(super) fn start(
+        table: String,
+        conflicts: ConflictTable,
+        tuning: &Tuning,
+        tally: Arc<Tally>,
+        tasks: &mut JoinSet<()>,
+    ) -> Self {
+        let (sender, entries) = mpsc::unbounded_channel();
+        let saver = Arc::new(Saver {
+            table,
+            conflicts,
+            keep_days: tuning.conflict_days,
+            patience: tuning.drain_timeout,
+            tally,
+            complaints: Complaints::default(),
+        });
+        tasks.spawn(Arc::clone(&saver).run(entries));
+        Self { sender, room: Arc::new(Semaphore::new(tuning.queue_mib * 1024)), saver }
+    }
+
+    /// Queues a conflict, if there is room for it.
+    pub(super) fn record(&self, conflict: Conflict, seen_millis: u64, ordinal: u64, ledger: &Arc<Ledger>) {
+        let images = [&conflict.loser, &conflict.winner].into_iter().flatten();
+        let kib = images.map(item_bytes).sum::<usize>() / 1024 + 1;
+        let cost = u32::try_from(kib).unwrap_or(u32::MAX);
+        let Ok(room) = Arc::clone(&self.room).try_acquire_many_owned(cost) else {
+            self.saver.lose(&conflict, &"too many are being saved already");
+            return;
+        };
+        ledger.begin(ordinal);
+        let deadline = Instant::now() + self.saver.patience;
+        let entry =
+            Entry { conflict, seen_millis, ordinal, ledger: Arc::clone(ledger), deadline, _room: room };
+        // A closed queue means that the agent is stopping: the conflict stays in the ledger.
+        let _ = self.sender.send(entry);
+    }
+}
+
+impl Saver {
+    async fn run(self: Arc<Self>, mut entries: mpsc::UnboundedReceiver<Entry>) {
+        let mut saves = JoinSet::new();
+        loop {
+            tokio::select! {
+                biased;
+                Some(ended) = saves.join_next() => {
+                    if let Err(broken) = ended && let Ok(panic) = broken.try_into_panic() {
+                        std::panic::resume_unwind(panic);
+                    }
+                }
+                entry = entries.recv(), if saves.len() < CONCURRENCY => match entry {
+                    Some(entry) => _ = saves.spawn(Arc::clone(&self).save(entry)),
+                    None => return,
+                },
+            }
+        }
+    }
+
+    async fn save(self: Arc<Self>, entry: Entry) {
+        let Entry { conflict, seen_millis, ordinal, ledger, deadline, _room } = entry;
+        let Self { table, conflicts, keep_days, .. } = &*self;
+        let save = persist(
+            || conflicts.save(table, &conflict, seen_millis, *keep_days),
+            |fault| debug!(table, %fault, "can't record a conflict; trying again"),
+        );
+        match timeout_at(deadline, save).await {
+            Ok(Ok(())) => {}
+            Ok(Err(fault)) => self.lose(&conflict, &fault),
+            Err(_) => self.lose(&conflict, &"the conflict table did not take it in time"),
+        }
+        ledger.finish(ordinal);
+    }
+
+    fn lose(&self, conflict: &Conflict, why: &dyn std::fmt::Display) {
+        self.tally.conflicts_unrecorded.add();
+        let Conflict { key, lost, won, .. } = conflict;
+        let (table, key) = (&self.table, item_json(key));
+        if self.complaints.is_due() {
+            error!(
+                table, %key, %lost, %won,
+                "a conflict could not be recorded, and others may not be: {why}; is there a conflict table? \
+                 `tradewind init` makes it"
+            );
+        } else {
+            debug!(table, %key, %lost, %won, "a conflict could not be recorded: {why}");
+        }
+    }
+}

@@ -1,0 +1,69 @@
+//! Which regions and tables a command is about.
+
+use std::collections::BTreeMap;
+
+use clap::Args;
+
+use super::{ConfigFile, Exit, Failure};
+use crate::config::{Config, TableConfig};
+use crate::operate::tables;
+use crate::protocol::Origin;
+use crate::region::Region;
+
+#[derive(Debug, Args)]
+pub(super) struct Chosen {
+    #[command(flatten)]
+    config: ConfigFile,
+    /// Only what this region keeps; may be given again. All, if none is given.
+    #[arg(long, value_name = "NAME")]
+    region: Vec<String>,
+    /// Only this table; may be given again. All, if none is given.
+    #[arg(long, value_name = "TABLE")]
+    table: Vec<String>,
+}
+
+/// The same, with what it takes to reach them.
+pub(super) struct Reached {
+    pub(super) config: Config,
+    pub(super) tables: Vec<TableConfig>,
+    pub(super) regions: BTreeMap<Origin, Region>,
+    chosen: Vec<Origin>,
+}
+
+impl Chosen {
+    /// All regions and tables.
+    pub(super) fn all(config: ConfigFile) -> Self {
+        Self { config, region: Vec::new(), table: Vec::new() }
+    }
+
+    pub(super) async fn reach(&self) -> Result<Reached, Failure> {
+        let config = self.config.load()?;
+        let chosen = self.region.iter().map(|name| known(&config, name)).collect::<Result<Vec<_>, _>>()?;
+        let regions = Region::connect_all(&config).await;
+        let mut tables = tables(&config, &regions).await?;
+        if let Some(missing) = self.table.iter().find(|name| !tables.iter().any(|table| table.name == **name))
+        {
+            return Err(Failure::new(Exit::Usage, format!("no table is called {missing:?}")));
+        }
+        tables.retain(|table| self.table.is_empty() || self.table.contains(&table.name));
+        Ok(Reached { config, tables, regions, chosen })
+    }
+}
+
+impl Reached {
+    /// Whether a region is among the chosen ones.
+    pub(super) fn has(&self, region: &Origin) -> bool {
+        self.chosen.is_empty() || self.chosen.contains(region)
+    }
+}
+
+/// The region of that name.
+pub(super) fn known(config: &Config, name: &str) -> Result<Origin, Failure> {
+    config.region(name).map(|region| region.name.clone()).ok_or_else(|| {
+        let names: Vec<_> = config.regions.iter().map(|region| region.name.as_str()).collect();
+        Failure::new(
+            Exit::Usage,
+            format!("there is no region {name:?} in the configuration; there are: {}", names.join(", ")),
+        )
+    })
+}

@@ -1,0 +1,97 @@
+//! Images of items beside a row: in rows of their own, since two of them can exceed what one row
+//! holds.
+//!
+//! They have a `pk` of their own too, so that whoever lists the rows does not read the images: the
+//! row's, and `/images`; their `sk` is the row's, the side, and the number of the part.
+
+use aws_sdk_dynamodb::primitives::Blob;
+use aws_sdk_dynamodb::types::AttributeValue;
+
+use super::{ControlTable, EXPIRES, PK, Row, SK, number, read_number, read_text, text};
+use crate::fault::Fault;
+use crate::item_json::{item_json, json_item};
+use crate::protocol::Item;
+
+/// Bytes of an image in one row; an item may have 400 KB in all.
+const CHUNK: usize = 350_000;
+
+/// Where a row is.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Address<'a> {
+    pub(super) pk: &'a str,
+    pub(super) sk: &'a str,
+}
+
+impl<'a> Address<'a> {
+    pub(super) fn of(row: &'a Row) -> Option<Self> {
+        Some(Self { pk: read_text(row, PK)?, sk: read_text(row, SK)? })
+    }
+
+    fn images_pk(self) -> String {
+        format!("{}/images", self.pk)
+    }
+
+    fn chunk_sk(self, side: &str, i: u64) -> String {
+        format!("{}/{side}/{i}", self.sk)
+    }
+}
+
+fn count_name(side: &str) -> String {
+    format!("{side}_chunks")
+}
+
+impl ControlTable {
+    /// Saves an image, as DynamoDB JSON, and notes in the row, which is saved after it, how many
+    /// parts there are. It may be saved again.
+    pub(super) async fn save_image(
+        &self,
+        at: Address<'_>,
+        row: &mut Row,
+        side: &str,
+        image: Option<&Item>,
+    ) -> Result<(), Fault> {
+        let json = image.map(|image| item_json(image).to_string()).unwrap_or_default();
+        let mut count = 0;
+        for chunk in json.as_bytes().chunks(CHUNK) {
+            let mut part = Row::from([
+                (PK.to_owned(), text(at.images_pk())),
+                (SK.to_owned(), text(at.chunk_sk(side, count))),
+                ("image".to_owned(), AttributeValue::B(Blob::new(chunk))),
+            ]);
+            part.extend(row.get(EXPIRES).map(|expires| (EXPIRES.to_owned(), expires.clone())));
+            self.put(part).await?;
+            count += 1;
+        }
+        row.insert(count_name(side), number(count));
+        Ok(())
+    }
+
+    /// The image of a row; `None` where it has none, or where some of it has expired already.
+    pub(super) async fn image(&self, at: Address<'_>, row: &Row, side: &str) -> Result<Option<Item>, Fault> {
+        let mut json = Vec::new();
+        for i in 0..read_number(row, &count_name(side)).unwrap_or_default() {
+            let get = self.client.get_item().table_name(&self.name).consistent_read(true);
+            let get = get.key(PK, text(at.images_pk())).key(SK, text(at.chunk_sk(side, i)));
+            let part = get.send().await?.item.unwrap_or_default();
+            let Some(Ok(bytes)) = part.get("image").map(AttributeValue::as_b) else { return Ok(None) };
+            json.extend_from_slice(bytes.as_ref());
+        }
+        Ok(serde_json::from_slice(&json).ok().as_ref().and_then(json_item))
+    }
+
+    /// Deletes a row, and then its images.
+    pub(super) async fn delete_with_images(
+        &self,
+        at: Address<'_>,
+        row: &Row,
+        sides: &[&str],
+    ) -> Result<(), Fault> {
+        self.delete(at.pk, at.sk).await?;
+        for side in sides {
+            for i in 0..read_number(row, &count_name(side)).unwrap_or_default() {
+                self.delete(&at.images_pk(), &at.chunk_sk(side, i)).await?;
+            }
+        }
+        Ok(())
+    }
+}
