@@ -5,6 +5,7 @@ pub mod apply;
 pub mod cli;
 pub mod config;
 pub mod control;
+pub mod dashboard;
 pub mod discovery;
 pub mod embedded;
 pub mod fault;

@@ -85,7 +85,7 @@ impl Recorder {
             self.saver.lose(&conflict, &"too many are being saved already");
             return;
         };
-        ledger.begin(ordinal);
+        ledger.begin(ordinal, seen_millis);
         let deadline = Instant::now() + self.saver.patience;
         let entry =
             Entry { conflict, seen_millis, ordinal, ledger: Arc::clone(ledger), deadline, _room: room };

@@ -10,6 +10,7 @@ use tokio::time::MissedTickBehavior;
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, error, warn};
 
+use super::backlog::Backlogs;
 use super::coordinator::{Coordinator, Shards};
 use super::crew::Crew;
 use super::recorder::Recorder;
@@ -39,6 +40,7 @@ pub(super) struct TablePlan {
     pub(super) key_schema: KeySchema,
     pub(super) tally: Arc<Tally>,
     pub(super) lag: Arc<LagBook>,
+    pub(super) backlogs: Arc<Backlogs>,
 }
 
 impl TablePlan {
@@ -126,7 +128,8 @@ impl TablePlan {
             }
         }
         let (seen, watermarks) = watch::channel(Floors::default());
-        tasks.spawn(observe(control.clone(), name.clone(), self.tuning.checkpoint_interval, seen));
+        let interval = self.tuning.checkpoint_interval;
+        tasks.spawn(observe(control.clone(), name.clone(), interval, seen, Arc::clone(&self.backlogs)));
         let Tuning { poll_interval, idle_poll_interval, .. } = self.tuning;
         let stream = Stream {
             client: self.local.streams.clone(),
@@ -155,6 +158,7 @@ impl TablePlan {
             own_watermark,
             barrier,
             remembered: Arc::default(),
+            backlogs: Arc::clone(&self.backlogs),
             wake: Notify::new(),
         };
         (Arc::new(shared), promises)
@@ -206,13 +210,20 @@ async fn publish(control: ControlTable, table: String, origin: Origin, mut promi
 }
 
 /// Reads, now and then, what the peers say has arrived here.
-async fn observe(control: ControlTable, table: String, interval: Duration, seen: watch::Sender<Floors>) {
+async fn observe(
+    control: ControlTable,
+    table: String,
+    interval: Duration,
+    seen: watch::Sender<Floors>,
+    backlogs: Arc<Backlogs>,
+) {
     let mut ticks = tokio::time::interval(interval);
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
     loop {
         ticks.tick().await;
         match control.watermarks(&table).await {
             Ok(watermarks) => {
+                backlogs.arrived(watermarks.clone());
                 seen.send_replace(watermarks);
             }
             Err(fault) => debug!(%fault, table, "can't read the watermarks; trying again"),

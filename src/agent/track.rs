@@ -14,6 +14,7 @@ use tokio::time::{Instant, MissedTickBehavior};
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, error, info, warn};
 
+use super::backlog::Backlogs;
 use super::holding::{From, Holding};
 use super::progress::{Needs, PageEnd, Progress};
 use super::recorder::Recorder;
@@ -22,6 +23,7 @@ use crate::apply::{Job, Lanes, Ledger};
 use crate::config::{Conflicts, Tuning};
 use crate::control::{Checkpoint, ControlTable, Gap, Held};
 use crate::item_json::item_json;
+use crate::lag::wall_millis;
 use crate::protocol::{Action, Conflict, Floors, Hlc, KeyMemory, Origin};
 use crate::stream::{Page, Position, ShardId, Stream, StreamEvent};
 use crate::tally::Tally;
@@ -64,6 +66,8 @@ pub(super) struct Shared {
     pub(super) barrier: watch::Receiver<u64>,
     /// The keys that all tracks hold in memory.
     pub(super) remembered: Arc<AtomicUsize>,
+    /// How far each peer is behind, for people.
+    pub(super) backlogs: Arc<Backlogs>,
     /// Wakes whoever shares the shards out: one has ended.
     pub(super) wake: Notify,
 }
@@ -150,6 +154,8 @@ enum FeedState {
 #[derive(Debug)]
 struct Dropped {
     fed_to: u64,
+    /// When the first record that it was not given was created.
+    created_millis: u64,
     progress: Progress,
     needs: Needs,
 }
@@ -377,6 +383,7 @@ impl Track {
         }
         self.progress.judged(&end, before);
         self.note_idle(&end);
+        self.note_backlogs(&end);
     }
 
     fn report(&self, conflict: &Conflict) {
@@ -424,17 +431,17 @@ impl Track {
                 biased;
                 () = lanes.send(job) => {}
                 // It stays in the ledger, and so before the checkpoint.
-                () = self.stop.cancelled() => feed.ledger.begin(ordinal),
-                () = self.holding.tenure.ended() => feed.ledger.begin(ordinal),
+                () = self.stop.cancelled() => feed.ledger.begin(ordinal, created_millis),
+                () = self.holding.tenure.ended() => feed.ledger.begin(ordinal, created_millis),
             }
         } else if tokio::time::timeout(PATIENCE.saturating_sub(feed.held_up), lanes.send(job)).await.is_ok() {
             feed.held_up += waiting.elapsed();
         } else {
-            self.drop_feed(target, ordinal);
+            self.drop_feed(target, ordinal, created_millis);
         }
     }
 
-    fn drop_feed(&mut self, peer: &Origin, ordinal: u64) {
+    fn drop_feed(&mut self, peer: &Origin, ordinal: u64, created_millis: u64) {
         let (needs, progress) = (self.needs(), self.progress.before(ordinal));
         let Some(feed) = self.feeds.get_mut(peer) else { return };
         warn!(
@@ -445,7 +452,8 @@ impl Track {
             meeting.send_replace(Meeting::Missed);
             self.feeds.remove(peer);
         } else {
-            feed.state = FeedState::Dropped(Box::new(Dropped { fed_to: ordinal, progress, needs }));
+            feed.state =
+                FeedState::Dropped(Box::new(Dropped { fed_to: ordinal, created_millis, progress, needs }));
         }
     }
 
@@ -496,6 +504,28 @@ impl Track {
             state.idle_calls = if idle { state.idle_calls.saturating_add(1) } else { 0 };
             state.near_tip = near_tip;
         });
+    }
+
+    /// Notes how far the peers are behind; an age is that of the oldest write that a peer lacks.
+    fn note_backlogs(&self, end: &PageEnd) {
+        let Shared { origin, backlogs, .. } = &*self.shared;
+        let shard = &self.holding.lease.shard;
+        if self.is_main {
+            backlogs.read(shard);
+        }
+        let now = end.served_millis.unwrap_or_else(wall_millis);
+        let since = |millis: u64| Duration::from_millis(now.saturating_sub(millis));
+        let unread = self.progress.behind(end, now);
+        for (peer, feed) in self.feeds.iter().filter(|(peer, _)| *peer != origin) {
+            let unread = match &feed.state {
+                FeedState::Fed => unread,
+                FeedState::Dropped(dropped) => Some(since(dropped.created_millis)),
+                // The track that does what came before says how far it is.
+                FeedState::Joining(_) => continue,
+            };
+            let unfinished = feed.ledger.oldest_millis().map(since);
+            backlogs.note(shard, peer, unread.max(unfinished), feed.ledger.len());
+        }
     }
 
     /// Takes in watermarks, forgets what may be forgotten, and makes progress durable; whether
@@ -634,7 +664,7 @@ impl Feed {
     /// Whether all that a dropped peer was given is done, and durably so.
     fn is_saved(&self) -> bool {
         let FeedState::Dropped(dropped) = &self.state else { return false };
-        let Dropped { fed_to, progress, needs } = dropped.as_ref();
+        let Dropped { fed_to, progress, needs, .. } = dropped.as_ref();
         let last = progress.checkpoint(*fed_to, needs).done;
         self.ledger.is_empty() && self.saved.as_ref().is_some_and(|saved| saved.done >= last)
     }

@@ -116,7 +116,7 @@ impl Lanes {
 
     fn queue(&self, job: Job, permit: OwnedSemaphorePermit) {
         let lane = KeyId::of(key_of(&job.action)).lane(self.senders.len());
-        job.ledger.begin(job.ordinal);
+        job.ledger.begin(job.ordinal, job.created_millis);
         // A closed lane means that the agent is stopping: the job stays in the ledger, and so
         // before the checkpoint.
         let _ = self.senders[lane].send((job, permit));

@@ -29,8 +29,8 @@ const EXIT_CODES: &str = "\
 Exit codes:
   0    done
   1    the replicas differ (demo, verify), not in time (wait), or letters are left (dead-letters replay)
-  64   the command line or regions.toml is wrong
-  69   a region can't be reached, or a table is missing or does not fit
+  64   the command line or regions.toml is wrong, or --listen lacks its token
+  69   a region can't be reached, a table is missing or does not fit, or the address of --listen is taken
   70   an internal error
   77   credentials or permissions are refused
   130  stopped at once by a second signal (run), or interrupted

@@ -1,6 +1,8 @@
 //! `tradewind run`.
 
 use std::fmt::Write;
+use std::net::SocketAddr;
+use std::sync::Arc;
 use std::time::Duration;
 
 use clap::Args;
@@ -9,7 +11,9 @@ use tokio::time::{Instant, MissedTickBehavior};
 use tracing::{info, warn};
 
 use super::{ConfigFile, Exit, Failure, report};
-use crate::agent::{Agent, TableReport};
+use crate::agent::{Agent, Figures, TableReport};
+use crate::dashboard::{Dashboard, ListenError, Token};
+use crate::telemetry::{self, Telemetry};
 
 /// How often the log says what has been done.
 const REPORT: Duration = Duration::from_mins(1);
@@ -35,17 +39,77 @@ pub(super) struct Run {
     /// the exit code tells of it.
     #[arg(long)]
     once: bool,
+    /// Where to serve the page, /metrics, /healthz and /readyz; "off": nowhere. Beyond this machine it
+    /// takes a token, in `TRADEWIND_TOKEN`. Default: 127.0.0.1:7780, or a free port if that is taken.
+    #[arg(long, value_name = "ADDRESS", env = "TRADEWIND_LISTEN")]
+    listen: Option<Listen>,
+}
+
+/// What `--listen` says.
+#[derive(Clone, Copy, Debug)]
+enum Listen {
+    Off,
+    On(SocketAddr),
+}
+
+impl std::str::FromStr for Listen {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        match text {
+            "off" => Ok(Self::Off),
+            address => address
+                .parse()
+                .map(Self::On)
+                .map_err(|_| "expected an address such as \"127.0.0.1:7780\", or \"off\"".to_owned()),
+        }
+    }
 }
 
 impl Run {
     pub(super) async fn run(self, json: bool) -> Result<Exit, Failure> {
         let config = self.config.load()?;
         let mut signals = Signals::listen()?;
-        let mut agent = tokio::select! {
+        let region = config.region(&self.region).map(|region| &region.name);
+        let telemetry = Arc::new(Telemetry::start(region).map_err(Failure::internal)?);
+        let dashboard = self.serve(&telemetry).await?;
+        let agent = tokio::select! {
             started = Agent::start(&config, &self.region) => started?,
             () = signals.next() => return Ok(Exit::Done),
         };
         let figures = agent.figures().clone();
+        telemetry::register(vec![figures.clone()]);
+        if let Some(dashboard) = &dashboard {
+            dashboard.show(vec![figures.clone()]);
+        }
+        let exit = self.replicate(agent, &figures, &mut signals).await?;
+        telemetry.end().await;
+        if exit != Exit::Interrupted {
+            report(json, &figures.report(), |tables| tables.iter().map(text).collect::<Vec<_>>().join("\n"))?;
+        }
+        Ok(exit)
+    }
+
+    async fn serve(&self, telemetry: &Arc<Telemetry>) -> Result<Option<Dashboard>, Failure> {
+        let address = match self.listen {
+            Some(Listen::Off) => return Ok(None),
+            Some(Listen::On(address)) => Some(address),
+            None => None,
+        };
+        let token = std::env::var("TRADEWIND_TOKEN").ok().filter(|token| !token.is_empty());
+        let token = token.as_deref().map(Token::new);
+        let dashboard = Dashboard::start(address, token, Arc::clone(telemetry)).await?;
+        info!("the page is at http://{}/, metrics at /metrics", dashboard.address());
+        Ok(Some(dashboard))
+    }
+
+    /// Lets the agent run until it is told to stop, or has nothing left to do.
+    async fn replicate(
+        &self,
+        mut agent: Agent,
+        figures: &Figures,
+        signals: &mut Signals,
+    ) -> Result<Exit, Failure> {
         let mut exit = Exit::Done;
         let mut reports = tokio::time::interval_at(Instant::now() + REPORT, REPORT);
         reports.set_missed_tick_behavior(MissedTickBehavior::Delay);
@@ -72,8 +136,17 @@ impl Run {
                 return Ok(Exit::Interrupted);
             }
         }
-        report(json, &figures.report(), |tables| tables.iter().map(text).collect::<Vec<_>>().join("\n"))?;
         Ok(exit)
+    }
+}
+
+impl From<ListenError> for Failure {
+    fn from(error: ListenError) -> Self {
+        let exit = match error {
+            ListenError::NoToken(_) => Exit::Usage,
+            ListenError::Taken(..) => Exit::Unavailable,
+        };
+        Self::new(exit, error)
     }
 }
 

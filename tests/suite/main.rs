@@ -35,6 +35,7 @@ mod hazards;
 mod init;
 mod large;
 mod letters;
+mod observe;
 mod outage;
 mod patterns;
 mod random;

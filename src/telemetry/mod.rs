@@ -1,9 +1,17 @@
-//! Logs: to standard error, as text or, with `--json`, as one JSON object a line.
+//! What is told to the outside: logs here, metrics in `instruments`, where both go in `otlp`.
+//!
+//! Logs go to standard error, as text or, with `--json`, as one JSON object a line.
+
+mod instruments;
+mod provider;
 
 use std::io::{IsTerminal, stderr};
 
 use tracing::level_filters::LevelFilter;
 use tracing_subscriber::EnvFilter;
+
+pub use instruments::{LagInstruments, register};
+pub use provider::{Telemetry, TelemetryError};
 
 /// Starts logging, of Tradewind's own doings from `level` on; `RUST_LOG` overrules that.
 ///

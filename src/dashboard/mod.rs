@@ -1,0 +1,143 @@
+//! What an agent serves: metrics, probes, the page and its API.
+//!
+//! | path | what |
+//! | --- | --- |
+//! | `/metrics` | the metrics, for Prometheus |
+//! | `/healthz` | whether the agent is alive; else it should be started anew |
+//! | `/readyz` | whether it replicates |
+
+mod access;
+mod health;
+
+use std::net::{Ipv4Addr, SocketAddr};
+use std::sync::{Arc, OnceLock};
+
+use axum::Router;
+use axum::extract::State;
+use axum::http::{StatusCode, header};
+use axum::middleware;
+use axum::response::{IntoResponse, Response};
+use axum::routing::get;
+use tokio::net::TcpListener;
+use tokio::task::JoinHandle;
+use tracing::{error, warn};
+
+use crate::agent::Figures;
+use crate::telemetry::Telemetry;
+
+pub use access::Token;
+
+/// Where an agent listens unless it is told otherwise.
+pub const DEFAULT_ADDRESS: SocketAddr = SocketAddr::new(std::net::IpAddr::V4(Ipv4Addr::LOCALHOST), 7780);
+
+/// Serves until it is dropped.
+#[derive(Debug)]
+pub struct Dashboard {
+    address: SocketAddr,
+    agents: Arc<OnceLock<Vec<Figures>>>,
+    server: JoinHandle<()>,
+}
+
+/// Why nothing can be served.
+#[derive(Debug, thiserror::Error)]
+pub enum ListenError {
+    #[error("an address beyond this machine ({0}) takes a token: set TRADEWIND_TOKEN, or listen on loopback")]
+    NoToken(SocketAddr),
+    #[error(
+        "can't listen on {0}: {1}\nIs another agent running? Name another address with --listen, or --listen off."
+    )]
+    Taken(SocketAddr, std::io::Error),
+}
+
+/// What the handlers share.
+#[derive(Clone, Debug)]
+struct Served {
+    telemetry: Arc<Telemetry>,
+    agents: Arc<OnceLock<Vec<Figures>>>,
+}
+
+impl Dashboard {
+    /// Starts to serve on `address`; without one, on the default address, or on a free one where
+    /// that is taken.
+    pub async fn start(
+        address: Option<SocketAddr>,
+        token: Option<Token>,
+        telemetry: Arc<Telemetry>,
+    ) -> Result<Self, ListenError> {
+        let wanted = address.unwrap_or(DEFAULT_ADDRESS);
+        if !wanted.ip().is_loopback() && token.is_none() {
+            return Err(ListenError::NoToken(wanted));
+        }
+        let bound = match TcpListener::bind(wanted).await {
+            Err(error) if address.is_none() => {
+                warn!("{wanted} is taken ({error}): listening on a free port");
+                TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await
+            }
+            bound => bound,
+        };
+        let listener = bound.map_err(|error| ListenError::Taken(wanted, error))?;
+        let address = listener.local_addr().map_err(|error| ListenError::Taken(wanted, error))?;
+        let agents = Arc::default();
+        let router = router(Served { telemetry, agents: Arc::clone(&agents) }, token);
+        let server = tokio::spawn(async move {
+            if let Err(error) = axum::serve(listener, router).await {
+                error!(%error, "metrics and the page are served no more");
+            }
+        });
+        Ok(Self { address, agents, server })
+    }
+
+    pub fn address(&self) -> SocketAddr {
+        self.address
+    }
+
+    /// Shows these agents; until then, `/readyz` says that they are starting.
+    pub fn show(&self, agents: Vec<Figures>) {
+        // They start once.
+        let _ = self.agents.set(agents);
+    }
+}
+
+impl Drop for Dashboard {
+    fn drop(&mut self) {
+        self.server.abort();
+    }
+}
+
+fn router(served: Served, token: Option<Token>) -> Router {
+    let guarded = Router::new().route("/metrics", get(metrics));
+    let guarded = guarded.layer(middleware::from_fn_with_state(Arc::new(token), access::check));
+    Router::new()
+        .route("/healthz", get(healthz))
+        .route("/readyz", get(readyz))
+        .merge(guarded)
+        .with_state(served)
+}
+
+async fn metrics(State(served): State<Served>) -> Response {
+    match served.telemetry.scrape() {
+        Ok(text) => {
+            ([(header::CONTENT_TYPE, "text/plain; version=0.0.4; charset=utf-8")], text).into_response()
+        }
+        Err(error) => {
+            error!(%error, "a scrape failed");
+            StatusCode::INTERNAL_SERVER_ERROR.into_response()
+        }
+    }
+}
+
+async fn healthz(State(served): State<Served>) -> Response {
+    answer(health::live(served.agents.get().map_or(&[], Vec::as_slice)))
+}
+
+async fn readyz(State(served): State<Served>) -> Response {
+    answer(served.agents.get().map_or(Err("starting"), |agents| health::ready(agents)))
+}
+
+/// A probe's answer: one word.
+fn answer(verdict: Result<(), &'static str>) -> Response {
+    match verdict {
+        Ok(()) => "ok".into_response(),
+        Err(why) => (StatusCode::SERVICE_UNAVAILABLE, why).into_response(),
+    }
+}

@@ -1,0 +1,147 @@
+//! What an agent serves: metrics, probes, and who may see them.
+
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::process::Command;
+
+use crate::items::{key, row};
+use crate::process::{Process, run};
+use crate::world::{PLAIN, World, eventually};
+
+const DUBLIN: usize = 0;
+const TOKYO: usize = 1;
+
+/// A status code and a body; nothing while nobody listens.
+async fn get(address: &str, path: &str, headers: &[(&str, &str)]) -> Option<(u16, String)> {
+    let mut stream = TcpStream::connect(address).await.ok()?;
+    let host = if headers.iter().any(|(name, _)| *name == "Host") { None } else { Some(("Host", address)) };
+    let mut lines = vec![format!("GET {path} HTTP/1.1"), "Connection: close".to_owned()];
+    lines.extend(headers.iter().chain(&host).map(|(name, value)| format!("{name}: {value}")));
+    stream.write_all(format!("{}\r\n\r\n", lines.join("\r\n")).as_bytes()).await.ok()?;
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).await.ok()?;
+    let (head, body) = answer.split_once("\r\n\r\n")?;
+    Some((head.split(' ').nth(1)?.parse().ok()?, body.to_owned()))
+}
+
+/// The agent of a region as a process, with what else its command takes.
+fn agent(world: &World, region: usize, listen: &str, more: impl FnOnce(&mut Command)) -> Command {
+    let mut command = world.tradewind(region, &["run", "--region", world.name(region), "--listen", listen]);
+    more(&mut command);
+    command
+}
+
+/// Starts an agent, and says where it listens.
+async fn start(command: Command) -> (Process, String) {
+    let mut process = Process::start(command);
+    let line = process.says("the page is at").await;
+    let address = line.split("http://").nth(1).and_then(|rest| rest.split('/').next()).expect("an address");
+    (process, address.to_owned())
+}
+
+/// The value of a metric with these labels; of several, the first.
+fn metric(text: &str, name: &str, labels: &[(&str, &str)]) -> Option<f64> {
+    let labels: Vec<_> = labels.iter().map(|(name, value)| format!("{name}=\"{value}\"")).collect();
+    let of = |line: &&str| {
+        line.strip_prefix(name).is_some_and(|rest| rest.starts_with('{'))
+            && labels.iter().all(|label| line.contains(label.as_str()))
+    };
+    text.lines().find(of)?.rsplit_once(' ')?.1.parse().ok()
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_agent_serves_its_metrics_and_says_that_it_is_well() {
+    let world = World::prepared(2, PLAIN).await;
+    let (process, address) = start(agent(&world, DUBLIN, "127.0.0.1:0", |_| {})).await;
+    let ready = || get(&address, "/readyz", &[]);
+    eventually("a ready agent", ready, |answer| *answer == Some((200, "ok".to_owned()))).await;
+    assert_eq!(get(&address, "/healthz", &[]).await, Some((200, "ok".to_owned())));
+    world.put(DUBLIN, row("a", "1")).await;
+    world.await_item(TOKYO, &key("a"), &row("a", "1")).await;
+    let table = world.table.as_str();
+    let scrape = || async { get(&address, "/metrics", &[]).await.expect("an answer").1 };
+    let at_tokyo = [("region", "dublin"), ("peer", "tokyo"), ("table", table)];
+    let text = eventually("a write in the metrics", scrape, |text| {
+        metric(text, "tradewind_apply_lag_seconds_count", &at_tokyo) == Some(1.0)
+            && metric(text, "tradewind_backlog", &at_tokyo) == Some(0.0)
+    })
+    .await;
+    let here = [("region", "dublin"), ("table", table)];
+    assert_eq!(metric(&text, "tradewind_local_puts_total", &here), Some(1.0), "{text}");
+    assert_eq!(metric(&text, "tradewind_replicating", &here), Some(1.0), "{text}");
+    assert_eq!(metric(&text, "tradewind_agents", &here[..1]), Some(1.0), "{text}");
+    assert!(metric(&text, "tradewind_shard_unread_seconds", &here).is_some(), "{text}");
+    process.signal("TERM").await;
+    assert_eq!(process.end().await.0, 0);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_watermark_age_rises_while_a_peer_is_away_and_falls_when_it_is_back() {
+    let world = World::prepared(2, PLAIN).await;
+    let (process, address) = start(agent(&world, DUBLIN, "127.0.0.1:0", |_| {})).await;
+    let at_tokyo = [("region", "dublin"), ("peer", "tokyo"), ("table", world.table.as_str())];
+    let figures = || async {
+        let text = get(&address, "/metrics", &[]).await.expect("an answer").1;
+        let age = metric(&text, "tradewind_watermark_age_seconds", &at_tokyo);
+        age.zip(metric(&text, "tradewind_backlog", &at_tokyo))
+    };
+    world.put(DUBLIN, row("a", "1")).await;
+    world.await_item(TOKYO, &key("a"), &row("a", "1")).await;
+    let low = |figures: &Option<(f64, f64)>| figures.is_some_and(|(age, backlog)| age < 2.0 && backlog < 1.0);
+    eventually("nothing missing", figures, low).await;
+    world.cut_off(TOKYO);
+    world.put(DUBLIN, row("a", "2")).await;
+    let missing =
+        |figures: &Option<(f64, f64)>| figures.is_some_and(|(age, backlog)| age > 2.0 && backlog > 0.0);
+    let first = eventually("a write that is missing", figures, missing).await.expect("figures").0;
+    let older = |figures: &Option<(f64, f64)>| figures.is_some_and(|(age, _)| age > first + 3.0);
+    eventually("an older one", figures, older).await;
+    world.rejoin(TOKYO);
+    world.await_item(TOKYO, &key("a"), &row("a", "2")).await;
+    eventually("nothing missing again", figures, low).await;
+    process.kill().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_token_guards_what_is_served_but_for_the_probes() {
+    let world = World::prepared(2, PLAIN).await;
+    let token = |command: &mut Command| _ = command.env("TRADEWIND_TOKEN", "s3cret");
+    let (process, address) = start(agent(&world, DUBLIN, "0.0.0.0:0", token)).await;
+    let address = address.replace("0.0.0.0", "127.0.0.1");
+    let code =
+        async |path: &str, headers: &[(&str, &str)]| get(&address, path, headers).await.map(|(code, _)| code);
+    assert_eq!(code("/metrics", &[]).await, Some(401));
+    assert_eq!(code("/metrics", &[("Authorization", "Bearer wrong")]).await, Some(401));
+    assert_eq!(code("/metrics", &[("Authorization", "Bearer s3cret")]).await, Some(200));
+    // "anyone:s3cret", as a browser sends it.
+    assert_eq!(code("/metrics", &[("Authorization", "Basic YW55b25lOnMzY3JldA==")]).await, Some(200));
+    assert_eq!(code("/healthz", &[]).await, Some(200));
+    process.kill().await;
+
+    let (process, address) = start(agent(&world, DUBLIN, "127.0.0.1:0", |_| {})).await;
+    assert_eq!(get(&address, "/metrics", &[("Host", "evil.example")]).await.map(|(code, _)| code), Some(403));
+    process.kill().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_address_that_can_not_be_listened_on_is_an_error() {
+    let world = World::prepared(2, PLAIN).await;
+    let (code, _, log) = run(agent(&world, DUBLIN, "0.0.0.0:0", |_| {})).await;
+    assert_eq!(code, 64, "{log}");
+    assert!(log.contains("TRADEWIND_TOKEN"), "{log}");
+    let taken = TcpListener::bind("127.0.0.1:0").await.expect("a port");
+    let address = taken.local_addr().expect("an address").to_string();
+    let (code, _, log) = run(agent(&world, DUBLIN, &address, |_| {})).await;
+    assert_eq!(code, 69, "{log}");
+    assert!(log.contains(&address) && log.contains("--listen"), "{log}");
+    // Another agent may have the default port already.
+    let _first = TcpListener::bind("127.0.0.1:7780").await;
+    let mut process = Process::start(world.tradewind(DUBLIN, &["run", "--region", "dublin"]));
+    process.says("listening on a free port").await;
+    let line = process.says("the page is at").await;
+    assert!(!line.contains(":7780/"), "{line}");
+    process.kill().await;
+    let mut process = Process::start(agent(&world, DUBLIN, "off", |_| {}));
+    process.says("replicating").await;
+    process.kill().await;
+}
