@@ -103,6 +103,13 @@ impl Spread {
         Self(values.map(|value| (value.value_iterated_to(), value.count_at_value())).collect())
     }
 
+    /// Of some times.
+    pub fn of_times<'a>(times: impl IntoIterator<Item = &'a Duration>) -> Self {
+        let mut histogram = histogram();
+        times.into_iter().for_each(|time| histogram.saturating_record(micros(*time)));
+        Self::of(&histogram)
+    }
+
     /// All of several, as if one agent had noted them.
     pub fn merged<'a>(spreads: impl IntoIterator<Item = &'a Self>) -> Self {
         let mut histogram = histogram();

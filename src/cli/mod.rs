@@ -8,6 +8,7 @@ mod exit;
 mod init;
 mod progress;
 mod run;
+mod status;
 mod verify;
 mod wait;
 mod watermarks;
@@ -28,7 +29,8 @@ pub use progress::Progress;
 const EXIT_CODES: &str = "\
 Exit codes:
   0    done
-  1    the replicas differ (demo, verify), not in time (wait), or letters are left (dead-letters replay)
+  1    the replicas differ (demo, verify), not in time (wait), over --max-lag (status), or letters are
+       left (dead-letters replay)
   64   the command line or regions.toml is wrong, or --listen lacks its token
   69   a region can't be reached, a table is missing or does not fit, or the address of --listen is taken
   70   an internal error
@@ -59,6 +61,7 @@ enum Command {
     Demo(demo::Demo),
     Init(init::Init),
     Run(run::Run),
+    Status(status::Status),
     Verify(verify::Verify),
     Wait(wait::Wait),
     Watermarks(watermarks::Watermarks),
@@ -108,6 +111,7 @@ impl Invocation {
             | Command::DeadLetters(_)
             | Command::Demo(_)
             | Command::Init(_)
+            | Command::Status(_)
             | Command::Verify(_)
             | Command::Wait(_)
             | Command::Watermarks(_) => LevelFilter::WARN,
@@ -126,6 +130,7 @@ impl Invocation {
                     Command::Demo(demo) => demo.run(json).await,
                     Command::Init(init) => init.run(json).await,
                     Command::Run(run) => run.run(json).await,
+                    Command::Status(status) => status.run(json).await,
                     Command::Verify(verify) => verify.run(json).await,
                     Command::Wait(wait) => wait.run(json).await,
                     Command::Watermarks(watermarks) => watermarks.run(json).await,

@@ -12,7 +12,9 @@ use tracing::{info, warn};
 
 use super::{ConfigFile, Exit, Failure, report};
 use crate::agent::{Agent, Figures, TableReport};
-use crate::dashboard::{Dashboard, ListenError, Token};
+use crate::dashboard::{Dashboard, ListenError, Shown, Token};
+use crate::observe::Observer;
+use crate::region::Region;
 use crate::telemetry::{self, Telemetry};
 
 /// How often the log says what has been done.
@@ -73,17 +75,24 @@ impl Run {
         let region = config.region(&self.region).map(|region| &region.name);
         let telemetry = Arc::new(Telemetry::start(region).map_err(Failure::internal)?);
         let dashboard = self.serve(&telemetry).await?;
+        let regions = Region::connect_all(&config).await;
         let agent = tokio::select! {
-            started = Agent::start(&config, &self.region) => started?,
+            started = Agent::start_over(&config, &self.region, &regions) => started?,
             () = signals.next() => return Ok(Exit::Done),
         };
         let figures = agent.figures().clone();
         telemetry::register(vec![figures.clone()]);
+        let observer = Observer::start(&config, &regions, figures.clone())
+            .ok_or_else(|| Failure::internal("a region without a client"))?;
+        telemetry::register_board(Arc::clone(observer.board()));
         if let Some(dashboard) = &dashboard {
-            dashboard.show(vec![figures.clone()]);
+            let board = Arc::clone(observer.board());
+            dashboard.show(Shown { agents: vec![figures.clone()], board });
         }
         let exit = self.replicate(agent, &figures, &mut signals).await?;
-        telemetry.end().await;
+        if exit != Exit::Interrupted {
+            telemetry.end().await;
+        }
         if exit != Exit::Interrupted {
             report(json, &figures.report(), |tables| tables.iter().map(text).collect::<Vec<_>>().join("\n"))?;
         }

@@ -3,6 +3,8 @@
 //! | path | what |
 //! | --- | --- |
 //! | `/metrics` | the metrics, for Prometheus |
+//! | `/api/overview` | all regions as they stand: JSON |
+//! | `/api/history` | the last quarter of an hour: JSON |
 //! | `/healthz` | whether the agent is alive; else it should be started anew |
 //! | `/readyz` | whether it replicates |
 
@@ -18,11 +20,13 @@ use axum::http::{StatusCode, header};
 use axum::middleware;
 use axum::response::{IntoResponse, Response};
 use axum::routing::get;
+use serde::Serialize;
 use tokio::net::TcpListener;
 use tokio::task::JoinHandle;
 use tracing::{error, warn};
 
 use crate::agent::Figures;
+use crate::observe::Board;
 use crate::telemetry::Telemetry;
 
 pub use access::Token;
@@ -34,7 +38,7 @@ pub const DEFAULT_ADDRESS: SocketAddr = SocketAddr::new(std::net::IpAddr::V4(Ipv
 #[derive(Debug)]
 pub struct Dashboard {
     address: SocketAddr,
-    agents: Arc<OnceLock<Vec<Figures>>>,
+    shown: Arc<OnceLock<Shown>>,
     server: JoinHandle<()>,
 }
 
@@ -49,11 +53,18 @@ pub enum ListenError {
     Taken(SocketAddr, std::io::Error),
 }
 
+/// The agents that are shown: all of this process, and what one of them knows of all regions.
+#[derive(Debug)]
+pub struct Shown {
+    pub agents: Vec<Figures>,
+    pub board: Arc<Board>,
+}
+
 /// What the handlers share.
 #[derive(Clone, Debug)]
 struct Served {
     telemetry: Arc<Telemetry>,
-    agents: Arc<OnceLock<Vec<Figures>>>,
+    shown: Arc<OnceLock<Shown>>,
 }
 
 impl Dashboard {
@@ -77,14 +88,14 @@ impl Dashboard {
         };
         let listener = bound.map_err(|error| ListenError::Taken(wanted, error))?;
         let address = listener.local_addr().map_err(|error| ListenError::Taken(wanted, error))?;
-        let agents = Arc::default();
-        let router = router(Served { telemetry, agents: Arc::clone(&agents) }, token);
+        let shown = Arc::default();
+        let router = router(Served { telemetry, shown: Arc::clone(&shown) }, token);
         let server = tokio::spawn(async move {
             if let Err(error) = axum::serve(listener, router).await {
                 error!(%error, "metrics and the page are served no more");
             }
         });
-        Ok(Self { address, agents, server })
+        Ok(Self { address, shown, server })
     }
 
     pub fn address(&self) -> SocketAddr {
@@ -92,9 +103,9 @@ impl Dashboard {
     }
 
     /// Shows these agents; until then, `/readyz` says that they are starting.
-    pub fn show(&self, agents: Vec<Figures>) {
+    pub fn show(&self, shown: Shown) {
         // They start once.
-        let _ = self.agents.set(agents);
+        let _ = self.shown.set(shown);
     }
 }
 
@@ -105,7 +116,10 @@ impl Drop for Dashboard {
 }
 
 fn router(served: Served, token: Option<Token>) -> Router {
-    let guarded = Router::new().route("/metrics", get(metrics));
+    let guarded = Router::new()
+        .route("/metrics", get(metrics))
+        .route("/api/overview", get(overview))
+        .route("/api/history", get(history));
     let guarded = guarded.layer(middleware::from_fn_with_state(Arc::new(token), access::check));
     Router::new()
         .route("/healthz", get(healthz))
@@ -126,12 +140,34 @@ async fn metrics(State(served): State<Served>) -> Response {
     }
 }
 
+async fn overview(State(served): State<Served>) -> Response {
+    served.shown.get().map_or_else(starting, |shown| json(&shown.board.overview()))
+}
+
+async fn history(State(served): State<Served>) -> Response {
+    served.shown.get().map_or_else(starting, |shown| json(&shown.board.history()))
+}
+
 async fn healthz(State(served): State<Served>) -> Response {
-    answer(health::live(served.agents.get().map_or(&[], Vec::as_slice)))
+    answer(health::live(served.shown.get().map_or(&[], |shown| shown.agents.as_slice())))
 }
 
 async fn readyz(State(served): State<Served>) -> Response {
-    answer(served.agents.get().map_or(Err("starting"), |agents| health::ready(agents)))
+    answer(served.shown.get().map_or(Err("starting"), |shown| health::ready(&shown.agents)))
+}
+
+fn starting() -> Response {
+    answer(Err("starting"))
+}
+
+fn json(body: &impl Serialize) -> Response {
+    match serde_json::to_string(body) {
+        Ok(text) => ([(header::CONTENT_TYPE, "application/json")], text).into_response(),
+        Err(error) => {
+            error!(%error, "an answer can't be written");
+            StatusCode::INTERNAL_SERVER_ERROR.into_response()
+        }
+    }
 }
 
 /// A probe's answer: one word.

@@ -16,6 +16,7 @@ use opentelemetry::{KeyValue, global};
 use tokio::time::Instant;
 
 use crate::agent::{Backlog, Figures, TableStanding};
+use crate::observe::Board;
 use crate::tally::TallySnapshot;
 
 /// Bounds of the lag histograms' buckets, in seconds: from a write in the same rack to the day that
@@ -61,6 +62,28 @@ impl LagInstruments {
     pub(crate) fn record(&self, since_creation: Duration, since_seen: Duration, attributes: &[KeyValue]) {
         self.since_seen.record(since_seen.as_secs_f64(), attributes);
         self.since_creation.record(since_creation.as_secs_f64(), attributes);
+    }
+}
+
+/// What is measured of each heartbeat.
+#[derive(Debug)]
+pub struct HeartbeatInstruments {
+    pub(crate) lag: Histogram<f64>,
+    pub(crate) stream_delay: Histogram<f64>,
+}
+
+impl HeartbeatInstruments {
+    pub(crate) fn new() -> Self {
+        Self {
+            lag: seconds(
+                "tradewind.heartbeat.lag",
+                "From when a heartbeat was written in its region until the peer answered its write",
+            ),
+            stream_delay: seconds(
+                "tradewind.stream.delay",
+                "From when a heartbeat was written in its region until the agent saw it in the stream",
+            ),
+        }
     }
 }
 
@@ -172,6 +195,24 @@ fn agents_alive(meter: &Meter, look: Arc<Look>) {
                     let region = KeyValue::new("region", figures.region().to_string());
                     observer.observe(u64::try_from(alive.len()).unwrap_or(u64::MAX), &[region]);
                 }
+            }
+        })
+        .build();
+}
+
+/// Has how long other regions have been silent told with every collection.
+pub fn register_board(board: Arc<Board>) {
+    let meter = meter();
+    let gauge = meter.f64_observable_gauge("tradewind.heartbeat.age");
+    gauge
+        .with_unit("s")
+        .with_description("How overdue the next report is of all agents of an origin")
+        .with_callback(move |observer| {
+            let region = board.figures().region().to_string();
+            for (origin, silence) in board.silences() {
+                let attributes =
+                    [KeyValue::new("region", region.clone()), KeyValue::new("origin", origin.to_string())];
+                observer.observe(silence.as_secs_f64(), &attributes);
             }
         })
         .build();

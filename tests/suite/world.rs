@@ -269,6 +269,7 @@ impl World {
             concurrency,
             startup_timeout,
             discovery_interval,
+            heartbeat_interval,
             ..
         } = &self.tuning;
         let (key, value) = match &self.pattern {
@@ -281,7 +282,7 @@ impl World {
             "[[table]]\n{key} = \"{value}\"\nconflicts = \"{conflicts}\"\n\n[tuning]\npoll_interval = \"{poll_interval:?}\"\n\
              checkpoint_interval = \"{checkpoint_interval:?}\"\nsettle = \"{settle:?}\"\nlease_duration = \"{lease_duration:?}\"\n\
              concurrency = {concurrency}\nstartup_timeout = \"{startup_timeout:?}\"\n\
-             discovery_interval = \"{discovery_interval:?}\"\n",
+             discovery_interval = \"{discovery_interval:?}\"\nheartbeat_interval = \"{heartbeat_interval:?}\"\n",
         )
         .expect("memory");
         text
