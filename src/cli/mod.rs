@@ -6,6 +6,7 @@ mod dead_letters;
 mod demo;
 mod exit;
 mod init;
+mod listen;
 mod progress;
 mod run;
 mod status;

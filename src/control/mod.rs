@@ -81,6 +81,17 @@ impl ControlTable {
         }
     }
 
+    /// The rows with this `pk` whose `sk` sorts highest, that one first.
+    async fn last_rows(&self, pk: &str, most: usize) -> Result<Vec<Row>, Fault> {
+        let query = self.client.query().table_name(&self.name).scan_index_forward(false);
+        let query = query
+            .key_condition_expression("#pk = :pk")
+            .expression_attribute_names("#pk", PK)
+            .expression_attribute_values(":pk", text(pk))
+            .limit(i32::try_from(most).unwrap_or(i32::MAX));
+        Ok(query.send().await?.items.unwrap_or_default())
+    }
+
     async fn put(&self, row: Row) -> Result<(), Fault> {
         self.client.put_item().table_name(&self.name).set_item(Some(row)).send().await?;
         Ok(())

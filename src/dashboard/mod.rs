@@ -3,6 +3,8 @@
 //! | path | what |
 //! | --- | --- |
 //! | `/metrics` | the metrics, for Prometheus |
+//! | `/` | the page |
+//! | `/api/items` | the last conflicts, with both images, and dead letters: JSON |
 //! | `/api/overview` | all regions as they stand: JSON |
 //! | `/api/history` | the last quarter of an hour: JSON |
 //! | `/healthz` | whether the agent is alive; else it should be started anew |
@@ -10,6 +12,7 @@
 
 mod access;
 mod health;
+mod items;
 
 use std::net::{Ipv4Addr, SocketAddr};
 use std::sync::{Arc, OnceLock};
@@ -30,6 +33,7 @@ use crate::observe::Board;
 use crate::telemetry::Telemetry;
 
 pub use access::Token;
+pub use items::Kept;
 
 /// Where an agent listens unless it is told otherwise.
 pub const DEFAULT_ADDRESS: SocketAddr = SocketAddr::new(std::net::IpAddr::V4(Ipv4Addr::LOCALHOST), 7780);
@@ -58,6 +62,7 @@ pub enum ListenError {
 pub struct Shown {
     pub agents: Vec<Figures>,
     pub board: Arc<Board>,
+    pub kept: Kept,
 }
 
 /// What the handlers share.
@@ -119,7 +124,11 @@ fn router(served: Served, token: Option<Token>) -> Router {
     let guarded = Router::new()
         .route("/metrics", get(metrics))
         .route("/api/overview", get(overview))
-        .route("/api/history", get(history));
+        .route("/api/history", get(history))
+        .route("/api/items", get(items))
+        .route("/", get(|| async { part("text/html; charset=utf-8", include_str!("page.html")) }))
+        .route("/page.css", get(|| async { part("text/css; charset=utf-8", include_str!("page.css")) }))
+        .route("/page.js", get(|| async { part("text/javascript; charset=utf-8", include_str!("page.js")) }));
     let guarded = guarded.layer(middleware::from_fn_with_state(Arc::new(token), access::check));
     Router::new()
         .route("/healthz", get(healthz))
@@ -146,6 +155,27 @@ async fn overview(State(served): State<Served>) -> Response {
 
 async fn history(State(served): State<Served>) -> Response {
     served.shown.get().map_or_else(starting, |shown| json(&shown.board.history()))
+}
+
+async fn items(State(served): State<Served>) -> Response {
+    match served.shown.get() {
+        Some(shown) => json(&shown.kept.look(&shown.agents).await),
+        None => starting(),
+    }
+}
+
+/// A part of the page, which loads nothing from elsewhere.
+fn part(kind: &'static str, text: &'static str) -> Response {
+    let policy = "default-src 'none'; script-src 'self'; style-src 'self'; connect-src 'self'; img-src data:; \
+                  frame-ancestors 'none'; base-uri 'none'; form-action 'none'";
+    let headers = [
+        (header::CONTENT_TYPE, kind),
+        (header::CONTENT_SECURITY_POLICY, policy),
+        (header::X_CONTENT_TYPE_OPTIONS, "nosniff"),
+        (header::REFERRER_POLICY, "no-referrer"),
+        (header::CACHE_CONTROL, "no-cache"),
+    ];
+    (headers, text).into_response()
 }
 
 async fn healthz(State(served): State<Served>) -> Response {

@@ -201,18 +201,19 @@ fn agents_alive(meter: &Meter, look: Arc<Look>) {
 }
 
 /// Has how long other regions have been silent told with every collection.
-pub fn register_board(board: Arc<Board>) {
+pub fn register_boards(boards: Vec<Arc<Board>>) {
     let meter = meter();
     let gauge = meter.f64_observable_gauge("tradewind.heartbeat.age");
     gauge
         .with_unit("s")
         .with_description("How overdue the next report is of all agents of an origin")
         .with_callback(move |observer| {
-            let region = board.figures().region().to_string();
-            for (origin, silence) in board.silences() {
-                let attributes =
-                    [KeyValue::new("region", region.clone()), KeyValue::new("origin", origin.to_string())];
-                observer.observe(silence.as_secs_f64(), &attributes);
+            for board in &boards {
+                let region = KeyValue::new("region", board.figures().region().to_string());
+                for (origin, silence) in board.silences() {
+                    let origin = KeyValue::new("origin", origin.to_string());
+                    observer.observe(silence.as_secs_f64(), &[region.clone(), origin]);
+                }
             }
         })
         .build();

@@ -10,7 +10,7 @@ use std::io::{IsTerminal, stderr};
 use tracing::level_filters::LevelFilter;
 use tracing_subscriber::EnvFilter;
 
-pub use instruments::{HeartbeatInstruments, LagInstruments, register, register_board};
+pub use instruments::{HeartbeatInstruments, LagInstruments, register, register_boards};
 pub use provider::{Telemetry, TelemetryError};
 
 /// Starts logging, of Tradewind's own doings from `level` on; `RUST_LOG` overrules that.
