@@ -171,10 +171,15 @@ fn micros(time: Duration) -> u64 {
 
 /// This machine's clock, in milliseconds since the Unix epoch: for lag and ages only; no version
 /// ever takes it.
-#[expect(clippy::disallowed_methods, reason = "the one place that reads the wall clock")]
 pub(crate) fn wall_millis() -> u64 {
-    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    let since = wall_clock().duration_since(UNIX_EPOCH).unwrap_or_default();
     u64::try_from(since.as_millis()).unwrap_or(u64::MAX)
+}
+
+/// The same, for traces.
+#[expect(clippy::disallowed_methods, reason = "the one place that reads the wall clock")]
+pub(crate) fn wall_clock() -> SystemTime {
+    SystemTime::now()
 }
 
 #[cfg(test)]

@@ -53,6 +53,9 @@ struct Cli {
     /// Print the result, and logs, as JSON.
     #[arg(long, global = true)]
     json: bool,
+    /// Log items' keys as they are; else only their hashes.
+    #[arg(long, global = true, env = "TRADEWIND_LOG_KEYS")]
+    log_keys: bool,
 }
 
 #[derive(Debug, Subcommand)]
@@ -104,6 +107,11 @@ impl Invocation {
         self.0.json
     }
 
+    /// Whether logs may show items' keys.
+    pub fn log_keys(&self) -> bool {
+        self.0.log_keys
+    }
+
     /// What the command logs unless told otherwise.
     pub fn log_level(&self) -> LevelFilter {
         match self.0.command {
@@ -121,7 +129,7 @@ impl Invocation {
 
     /// Runs the command to its end.
     pub fn run(self) -> Exit {
-        let Cli { command, json } = self.0;
+        let Cli { command, json, .. } = self.0;
         let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build();
         let result = runtime.map_err(Failure::internal).and_then(|runtime| {
             let result = runtime.block_on(async {
