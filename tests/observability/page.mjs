@@ -130,10 +130,12 @@ try {
   console.error(`${error.stack}\n${problems.join("\n")}`);
   process.exitCode = 1;
 } finally {
-  socket.close();
   browser.removeAllListeners("exit");
   const ended = new Promise((resolve) => browser.on("exit", resolve));
-  browser.kill("SIGKILL");
+  session = undefined;
+  // By itself, it waits for its children, which write to the profile.
+  call("Browser.close").catch(() => browser.kill("SIGKILL"));
   await ended;
-  rmSync(profile, { recursive: true, force: true, maxRetries: 5 });
+  socket.close();
+  rmSync(profile, { recursive: true, force: true, maxRetries: 20, retryDelay: 200 });
 }
