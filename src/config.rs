@@ -185,6 +185,10 @@ pub struct Tuning {
     /// How often each agent reports to all regions how it fares, and measures the lag to them.
     #[serde(deserialize_with = "duration")]
     pub heartbeat_interval: Duration,
+    /// How long a shard of its own may go unread before an agent counts as dead, and should be
+    /// started anew.
+    #[serde(deserialize_with = "duration")]
+    pub liveness_timeout: Duration,
     /// How long a dead letter is kept, in days.
     pub dead_letter_days: u32,
     /// How long a recorded conflict is kept, in days.
@@ -207,6 +211,7 @@ impl Default for Tuning {
             startup_timeout: Duration::from_secs(30),
             discovery_interval: Duration::from_mins(1),
             heartbeat_interval: Duration::from_secs(10),
+            liveness_timeout: Duration::from_mins(2),
             dead_letter_days: 30,
             conflict_days: 30,
         }

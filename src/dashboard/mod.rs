@@ -179,7 +179,8 @@ fn part(kind: &'static str, text: &'static str) -> Response {
 }
 
 async fn healthz(State(served): State<Served>) -> Response {
-    answer(health::live(served.shown.get().map_or(&[], |shown| shown.agents.as_slice())))
+    let live = |shown: &Shown| health::live(&shown.agents, shown.kept.config.tuning.liveness_timeout);
+    answer(served.shown.get().map_or(Ok(()), live))
 }
 
 async fn readyz(State(served): State<Served>) -> Response {

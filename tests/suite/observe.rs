@@ -1,5 +1,7 @@
 //! What an agent serves: metrics, probes, and who may see them.
 
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use aws_sdk_dynamodb::types::StreamViewType;
@@ -9,6 +11,7 @@ use tokio::process::Command;
 
 use crate::items::{key, row};
 use crate::process::{Process, run, run_json};
+use crate::tamper::Fate;
 use crate::world::{PLAIN, World, eventually};
 
 const DUBLIN: usize = 0;
@@ -228,4 +231,33 @@ async fn a_status_that_is_not_known_is_over_every_bound() {
     let (code, text, _) = run(world.tradewind(DUBLIN, &["status"])).await;
     assert_eq!(code, 0);
     assert!(text.contains("dublin: no agent has reported"), "{text}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_agent_whose_shard_is_not_read_is_not_alive() {
+    let mut world = World::prepared(2, PLAIN).await;
+    world.tuning.liveness_timeout = Duration::from_secs(3);
+    let stuck = Arc::new(AtomicBool::new(false));
+    let tamper = {
+        let stuck = Arc::clone(&stuck);
+        move |operation: &str, _: &str| {
+            let hold = operation == "GetRecords" && stuck.load(Ordering::Relaxed);
+            if hold { Fate::Fail("InternalServerError") } else { Fate::Pass }
+        }
+    };
+    world.tamper(DUBLIN, DUBLIN, tamper).await;
+    let (process, address) = start(agent(&world, DUBLIN, "127.0.0.1:0", |_| {})).await;
+    let health = || get(&address, "/healthz", &[]);
+    eventually(
+        "a ready agent",
+        || get(&address, "/readyz", &[]),
+        |answer| *answer == Some((200, "ok".to_owned())),
+    )
+    .await;
+    assert_eq!(health().await, Some((200, "ok".to_owned())));
+    stuck.store(true, Ordering::Relaxed);
+    eventually("a red light", health, |answer| *answer == Some((503, "halted".to_owned()))).await;
+    stuck.store(false, Ordering::Relaxed);
+    eventually("a green one", health, |answer| *answer == Some((200, "ok".to_owned()))).await;
+    process.kill().await;
 }
