@@ -158,12 +158,17 @@ impl RegionView {
             region: region.clone(),
             heard: living().next().is_some(),
             agents: shown.into_iter().map(AgentView::of).collect(),
-            writes_per_second: living().map(|heard| heard.report.writes_per_second).sum(),
-            replicated_per_second: living().map(|heard| heard.report.replicated_per_second).sum(),
+            writes_per_second: sum(living().map(|heard| heard.report.writes_per_second)),
+            replicated_per_second: sum(living().map(|heard| heard.report.replicated_per_second)),
             stream_delay: living().find_map(|heard| heard.report.stream_delay.clone()),
             total,
         }
     }
+}
+
+/// The sum, which for nothing is 0 and not the -0 of the standard library.
+fn sum(figures: impl Iterator<Item = f64>) -> f64 {
+    figures.fold(0.0, |sum, figure| sum + figure)
 }
 
 impl AgentView {

@@ -40,13 +40,11 @@ impl Recent {
     pub(super) fn sample(&mut self, figures: &Figures) {
         let at = Instant::now();
         let mut lag: BTreeMap<Origin, Vec<Spread>> = BTreeMap::new();
-        for (peer, spread) in figures.take_recent_lag().into_values().flatten() {
+        for (peer, spread) in figures.take_recent_lag() {
             lag.entry(peer).or_default().push(spread);
         }
         let lag = lag.into_iter().map(|(peer, spreads)| (peer, Spread::merged(&spreads))).collect();
-        let mut total = TallySnapshot::default();
-        figures.report().into_iter().for_each(|table| total += table.tally);
-        self.samples.push_back(Sample { at, lag, total });
+        self.samples.push_back(Sample { at, lag, total: figures.total() });
         // One that is older tells what was done before the window.
         while self.samples.get(1).is_some_and(|second| at.duration_since(second.at) >= WINDOW) {
             self.samples.pop_front();

@@ -102,7 +102,7 @@ impl Report {
         let mut total = TallySnapshot::default();
         let mut peers: BTreeMap<Origin, PeerReport> = BTreeMap::new();
         for table in &standings {
-            total += table.report.tally;
+            total += table.tally;
             for (peer, backlog) in &table.backlogs {
                 let report = peers.entry(peer.clone()).or_default();
                 report.watermark_age = report.watermark_age.max(rounded(backlog.age));
@@ -118,7 +118,7 @@ impl Report {
         }
         standings.sort_by_key(|table| {
             let behind = table.backlogs.values().map(|backlog| backlog.age).max();
-            std::cmp::Reverse((table.report.trouble.is_some(), behind))
+            std::cmp::Reverse((table.trouble.is_some(), behind))
         });
         let more_tables = standings.len().saturating_sub(TABLES);
         Self {
@@ -146,10 +146,10 @@ impl Report {
 
 impl TableEntry {
     fn of(table: &TableStanding) -> Self {
-        let tally = table.report.tally;
+        let tally = table.tally;
         Self {
-            table: table.report.table.clone(),
-            trouble: table.report.trouble.clone(),
+            table: table.table.clone(),
+            trouble: table.trouble.clone(),
             replicating: table.is_replicating,
             keys: table.remembered,
             shards: table.unread.keys().take(SHARDS).map(ToString::to_string).collect(),

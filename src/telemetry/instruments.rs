@@ -119,7 +119,7 @@ pub fn register(agents: Vec<Figures>) {
         counter
             .with_callback(move |observer| {
                 for table in look.standings().iter() {
-                    observer.observe(read(&table.report.tally), &of_table(table));
+                    observer.observe(read(&table.tally), &of_table(table));
                 }
             })
             .build();
@@ -220,10 +220,7 @@ pub fn register_boards(boards: Vec<Arc<Board>>) {
 }
 
 fn of_table(table: &TableStanding) -> [KeyValue; 2] {
-    [
-        KeyValue::new("region", table.report.origin.to_string()),
-        KeyValue::new("table", table.report.table.clone()),
-    ]
+    [KeyValue::new("region", table.region.to_string()), KeyValue::new("table", table.table.clone())]
 }
 
 fn with(table: &TableStanding, role: &'static str, region: &crate::protocol::Origin) -> Vec<KeyValue> {
