@@ -224,7 +224,8 @@ function cards({ regions }) {
     const numbers = make("dl", { class: "figures" });
     figures(numbers, [["Writes/s", rate(region.writes_per_second)], ["Stream delay p50", ms(region.stream_delay?.p50_ms)], ["Conflicts", count(region.total.conflicts)]]);
     const rows = region.agents.flatMap((agent) => agent.tables.map((table) => make("tr", {},
-      make("td", {}, table.table, table.trouble ? make("div", { class: "trouble" }, table.trouble) : null),
+      make("td", {}, table.table, table.trouble ? make("div", { class: "trouble" }, table.trouble) : null,
+        table.marks ? make("div", { class: "trouble" }, "writes may be missing at peers: run tradewind verify") : null),
       make("td", {}, table.shards.join(", ") + (table.shard_count > table.shards.length ? ` and ${table.shard_count - table.shards.length} more` : "") || "none"),
       make("td", {}, make("code", { title: agent.agent }, agent.agent.slice(0, 6))),
       make("td", { class: "num" }, count(table.keys)))));

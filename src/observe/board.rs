@@ -107,6 +107,13 @@ impl Board {
         others.map(|region| (region.clone(), since(region).saturating_sub(self.interval))).collect()
     }
 
+    /// The marks of this agent's tables.
+    pub(crate) fn marks(&self) -> Vec<(String, usize)> {
+        let state = self.lock();
+        let tables = state.own.iter().flat_map(|own| &own.tables);
+        tables.map(|table| (table.table.clone(), table.marks)).collect()
+    }
+
     /// Takes in what the agent itself says, and keeps the moment.
     pub(super) fn tick(&self, own: Report) {
         self.lock().own = Some(own);

@@ -25,6 +25,7 @@ use tracing::debug;
 
 use self::heartbeat::{Heart, Path, lock};
 use self::recent::Recent;
+use self::report::TABLES;
 use crate::agent::Figures;
 use crate::config::Config;
 use crate::control::ControlTable;
@@ -69,6 +70,7 @@ impl Observer {
         let mut tasks = JoinSet::new();
         tasks.spawn(sample(figures.clone(), Arc::clone(&recent), Arc::clone(&board)));
         tasks.spawn(listen(ControlTable::of(&local), interval, Arc::clone(&board)));
+        tasks.spawn(marks(ControlTable::of(&local), figures.clone(), interval, Arc::clone(&recent)));
         tasks.spawn(async move { heart.beat(&recent).await });
         Some(Self { board, _tasks: tasks })
     }
@@ -90,6 +92,21 @@ async fn sample(figures: Figures, recent: Arc<Mutex<Recent>>, board: Arc<Board>)
             Report::make(&figures, &recent, SAMPLE)
         };
         board.tick(report);
+    }
+}
+
+/// Looks, now and then, which tables are marked: they stay so whatever becomes of the agent that did it.
+async fn marks(control: ControlTable, figures: Figures, interval: Duration, recent: Arc<Mutex<Recent>>) {
+    let mut ticks = tokio::time::interval(interval * 3);
+    ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    loop {
+        ticks.tick().await;
+        for table in figures.standings().into_iter().map(|standing| standing.table).take(TABLES) {
+            match control.gaps(&table).await {
+                Ok(gaps) => lock(&recent).marks_are(&table, gaps.len()),
+                Err(fault) => debug!(table, %fault, "a table's marks can't be read; trying again"),
+            }
+        }
     }
 }
 

@@ -115,7 +115,10 @@ impl Link {
         let watermark_age = if living.is_empty() {
             // Nobody knows what was written since.
             let last = senders.iter().find_map(|heard| Some((heard.report.peers.get(peer)?, heard.silent)));
-            last.map(|(last, silent)| last.watermark_age + silent.as_secs_f64())
+            let last = last.map(|(last, silent)| last.watermark_age + silent.as_secs_f64());
+            // One that fell silent before it knew is silent all the same.
+            let silent = || senders.first().filter(|heard| !heard.is_of_late());
+            last.or_else(|| silent().map(|heard| heard.silent.as_secs_f64()))
         } else {
             living.iter().map(|peer| peer.watermark_age).max_by(f64::total_cmp)
         };
@@ -227,5 +230,9 @@ mod tests {
         let taken_over = [(report("dublin", "a", 1.0, &[]), 300), (report("dublin", "b", 2.0, &[]), 1)];
         assert_eq!(link(&taken_over).watermark_age, Some(2.0));
         assert_eq!(link(&[]).watermark_age, None);
+        let mut early = report("dublin", "a", 0.0, &[]);
+        early.peers.clear();
+        assert_eq!(link(&[(early.clone(), 2)]).watermark_age, None);
+        assert_eq!(link(&[(early, 200)]).watermark_age, Some(200.0));
     }
 }

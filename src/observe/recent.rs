@@ -21,6 +21,8 @@ pub(super) struct Recent {
     samples: VecDeque<Sample>,
     heartbeats: BTreeMap<Origin, VecDeque<Duration>>,
     stream_delays: VecDeque<Duration>,
+    /// The marks of each table that bears any.
+    marks: BTreeMap<String, usize>,
 }
 
 #[derive(Debug)]
@@ -33,7 +35,7 @@ struct Sample {
 impl Recent {
     pub(super) fn new() -> Self {
         let (samples, heartbeats, stream_delays) = (VecDeque::new(), BTreeMap::new(), VecDeque::new());
-        Self { begun: Instant::now(), samples, heartbeats, stream_delays }
+        Self { begun: Instant::now(), samples, heartbeats, stream_delays, marks: BTreeMap::new() }
     }
 
     /// Takes in what the agent has done since this was last called.
@@ -58,6 +60,14 @@ impl Recent {
 
     pub(super) fn heartbeat_was(&mut self, peer: &Origin, lag: Duration) {
         push(self.heartbeats.entry(peer.clone()).or_default(), lag);
+    }
+
+    pub(super) fn marks_are(&mut self, table: &str, marks: usize) {
+        self.marks.insert(table.to_owned(), marks);
+    }
+
+    pub(super) fn marks(&self, table: &str) -> usize {
+        self.marks.get(table).copied().unwrap_or_default()
     }
 
     pub(super) fn running(&self) -> Duration {

@@ -13,7 +13,7 @@ use crate::tally::TallySnapshot;
 
 /// So many tables are told of one by one, those in trouble and those furthest behind first: a row
 /// holds 400 KB, and each write is charged by the KB.
-const TABLES: usize = 30;
+pub(super) const TABLES: usize = 30;
 /// So many shards are named, a table.
 const SHARDS: usize = 8;
 
@@ -88,6 +88,9 @@ pub struct TableEntry {
     pub ages: BTreeMap<Origin, f64>,
     /// How old what each other origin has durably promised this region is, in seconds.
     pub arrivals: BTreeMap<Origin, f64>,
+    /// Marks that the table bears: writes of this region that may be missing at peers, until
+    /// `tradewind verify` finds no difference.
+    pub marks: usize,
     pub conflicts: u64,
     pub heals: u64,
     pub dead_letters: u64,
@@ -118,7 +121,7 @@ impl Report {
         }
         standings.sort_by_key(|table| {
             let behind = table.backlogs.values().map(|backlog| backlog.age).max();
-            std::cmp::Reverse((table.trouble.is_some(), behind))
+            std::cmp::Reverse((table.trouble.is_some(), recent.marks(&table.table), behind))
         });
         let more_tables = standings.len().saturating_sub(TABLES);
         Self {
@@ -133,7 +136,7 @@ impl Report {
             replicated_per_second: recent.per_second(|tally| tally.replicated),
             stream_delay: recent.stream_delay(),
             peers,
-            tables: standings.iter().take(TABLES).map(TableEntry::of).collect(),
+            tables: standings.iter().take(TABLES).map(|table| TableEntry::of(table, recent)).collect(),
             more_tables,
         }
     }
@@ -145,7 +148,7 @@ impl Report {
 }
 
 impl TableEntry {
-    fn of(table: &TableStanding) -> Self {
+    fn of(table: &TableStanding, recent: &Recent) -> Self {
         let tally = table.tally;
         Self {
             table: table.table.clone(),
@@ -157,6 +160,7 @@ impl TableEntry {
             unread: table.unread.values().max().copied().map_or(0.0, rounded),
             ages: table.backlogs.iter().map(|(peer, backlog)| (peer.clone(), rounded(backlog.age))).collect(),
             arrivals: table.arrivals.iter().map(|(origin, age)| (origin.clone(), rounded(*age))).collect(),
+            marks: recent.marks(&table.table),
             conflicts: tally.conflicts,
             heals: tally.heals,
             dead_letters: tally.dead_letters,

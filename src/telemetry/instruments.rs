@@ -200,9 +200,26 @@ fn agents_alive(meter: &Meter, look: Arc<Look>) {
         .build();
 }
 
-/// Has how long other regions have been silent told with every collection.
+/// Has how long other regions have been silent, and which tables are marked, told with every
+/// collection.
 pub fn register_boards(boards: Vec<Arc<Board>>) {
     let meter = meter();
+    let seen = boards.clone();
+    let gauge = meter.u64_observable_gauge("tradewind.marks").with_unit("{mark}");
+    gauge
+        .with_description(
+            "Marks of the table: writes that may be missing at peers, until verify finds no difference",
+        )
+        .with_callback(move |observer| {
+            for board in &seen {
+                let region = KeyValue::new("region", board.figures().region().to_string());
+                for (table, marks) in board.marks() {
+                    let marks = u64::try_from(marks).unwrap_or(u64::MAX);
+                    observer.observe(marks, &[region.clone(), KeyValue::new("table", table)]);
+                }
+            }
+        })
+        .build();
     let gauge = meter.f64_observable_gauge("tradewind.heartbeat.age");
     gauge
         .with_unit("s")

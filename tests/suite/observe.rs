@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use aws_sdk_dynamodb::types::StreamViewType;
+use aws_sdk_dynamodb::types::{AttributeValue, StreamViewType};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::process::Command;
@@ -259,5 +259,37 @@ async fn an_agent_whose_shard_is_not_read_is_not_alive() {
     eventually("a red light", health, |answer| *answer == Some((503, "halted".to_owned()))).await;
     stuck.store(false, Ordering::Relaxed);
     eventually("a green one", health, |answer| *answer == Some((200, "ok".to_owned()))).await;
+    process.kill().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_table_that_is_marked_is_told_everywhere_until_it_is_verified() {
+    let world = observed().await;
+    let (process, address) = start(agent(&world, DUBLIN, "127.0.0.1:0", |_| {})).await;
+    // As an agent of days ago would have marked it.
+    let text = |text: &str| AttributeValue::S(text.to_owned());
+    let number = |number: &str| AttributeValue::N(number.to_owned());
+    let mark = [
+        ("pk", text(&format!("gap/{}", world.table))),
+        ("sk", text("shard 1000")),
+        ("origin", text("dublin")),
+        ("shard", text("shard")),
+        ("peers", AttributeValue::L(vec![text("tokyo")])),
+        ("fromMillis", number("1000")),
+        ("untilMillis", number("2000")),
+    ];
+    let row = mark.into_iter().map(|(name, value)| (name.to_owned(), value)).collect();
+    let put = world.app(DUBLIN).put_item().table_name(&world.control).set_item(Some(row));
+    put.send().await.expect("a mark");
+    let of_table = [("region", "dublin"), ("table", world.table.as_str())];
+    let marks = || async {
+        metric(&get(&address, "/metrics", &[]).await.expect("an answer").1, "tradewind_marks", &of_table)
+    };
+    eventually("the mark in the metrics", marks, |marks| *marks == Some(1.0)).await;
+    let status = || async { run(world.tradewind(TOKYO, &["status"])).await.1 };
+    eventually("the mark in another region", status, |text| text.contains("run `tradewind verify`")).await;
+    let (code, _, log) = run(world.tradewind(DUBLIN, &["verify"])).await;
+    assert_eq!(code, 0, "{log}");
+    eventually("no mark", marks, |marks| *marks == Some(0.0)).await;
     process.kill().await;
 }

@@ -99,6 +99,10 @@ fn troubles(status: &AllRegions) -> Vec<String> {
             Some(_) => {}
         }
         for table in region.agents.iter().flat_map(|agent| &agent.tables) {
+            if table.marks > 0 {
+                let table = &table.table;
+                lines.push(format!("{name}/{table}: writes may be missing at peers: run `tradewind verify`"));
+            }
             if let Some(trouble) = &table.trouble {
                 lines.push(format!("{name}/{}: not being replicated: {trouble}", table.table));
             }
