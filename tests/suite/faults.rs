@@ -4,8 +4,8 @@ use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 
 use crate::items::{key, row};
 use crate::process::run_json;
-use crate::tamper::{Fate, Tamper};
 use crate::world::{PLAIN, World};
+use tradewind_proxy::{Fate, Tamper};
 
 const DUBLIN: usize = 0;
 const TOKYO: usize = 1;

@@ -18,14 +18,13 @@ use tradewind::control::{PK, SK};
 use tradewind::item_json::item_json;
 use tradewind::protocol::{Item, Origin};
 use tradewind::tally::TallySnapshot;
+use tradewind_proxy::{Proxy, Tamper, TamperingProxy};
 use url::Url;
 use wildmatch::WildMatch;
 
 use crate::engine::{Engine, Server, client, streams_client};
 use crate::items::{exact, without_stamp};
 use crate::process::{Process, tradewind};
-use crate::proxy::Proxy;
-use crate::tamper::{Tamper, TamperingProxy};
 
 /// How long a state may take to come. It is no measure: only a test that fails waits so long.
 pub(crate) const PATIENCE: Duration = Duration::from_mins(1);
@@ -97,7 +96,7 @@ impl World {
         let endpoints: Vec<_> = places.iter().map(|place| place.server.endpoint.clone()).collect();
         for place in &mut places {
             for endpoint in &endpoints {
-                place.links.push(Proxy::to(endpoint).await);
+                place.links.push(Proxy::to(endpoint).await.expect("a loopback port"));
             }
         }
         let tuning = Tuning {
@@ -315,7 +314,7 @@ impl World {
     /// Puts a proxy in front of the link from one region's agent, as it is started next, to a
     /// region.
     pub(crate) async fn tamper(&mut self, from: usize, to: usize, tamper: impl Tamper) {
-        let proxy = TamperingProxy::to(&self.link(from, to).url, tamper).await;
+        let proxy = TamperingProxy::to(&self.link(from, to).url, tamper).await.expect("a loopback port");
         self.places[from].tampered.insert(to, proxy);
     }
 
