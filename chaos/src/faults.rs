@@ -143,8 +143,17 @@ fn lock(rules: &Mutex<Rules>) -> MutexGuard<'_, Rules> {
     rules.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
+/// Whether a call names a table. The control table's rows name the replicated one, too.
+fn is_on(table: Table, body: &str) -> bool {
+    let name = match table {
+        Table::Data => TABLE,
+        Table::Control => "tradewind-control",
+    };
+    body.contains(&format!("\"TableName\":\"{name}\""))
+}
+
 fn is_on_data(body: &str) -> bool {
-    body.contains(TABLE)
+    is_on(Table::Data, body)
 }
 
 impl Tamper for Service {
@@ -153,7 +162,7 @@ impl Tamper for Service {
         let Rules { active, rng } = &mut *rules;
         for rule in active {
             let is_met = rule.operation.as_ref().is_none_or(|only| only == operation)
-                && rule.table.is_none_or(|table| (table == Table::Data) == is_on_data(body));
+                && rule.table.is_none_or(|table| is_on(table, body));
             if is_met && rng.u8(0..100) < rule.percent {
                 return rule.fate;
             }
