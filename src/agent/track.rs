@@ -22,7 +22,7 @@ use crate::apply::{Job, Lanes, Ledger};
 use crate::config::{Conflicts, Tuning};
 use crate::control::{Checkpoint, ControlTable, Gap, Held};
 use crate::item_json::item_json;
-use crate::protocol::{Action, Conflict, Floors, Hlc, KeyMemory, Origin};
+use crate::protocol::{Action, Conflict, Floors, Hlc, KeyMemory, Origin, Selections};
 use crate::stream::{Page, Position, ShardId, Stream, StreamEvent};
 use crate::tally::Tally;
 
@@ -47,6 +47,8 @@ pub(super) struct Shared {
     /// Where the leases of the table's stream are kept.
     pub(super) space: String,
     pub(super) peers: Vec<Origin>,
+    /// What goes to which region.
+    pub(super) selections: Selections,
     pub(super) tuning: Tuning,
     pub(super) control: ControlTable,
     pub(super) stream: Stream,
@@ -84,6 +86,18 @@ impl Shared {
             Gap { origin: self.origin.clone(), shard: shard.to_string(), peers, from_millis, until_millis };
         error!(table = self.table, "{gap}; the table is marked: run `tradewind verify`");
         Some(gap)
+    }
+
+    /// What of an action is to be done at a destination, if anything.
+    fn view(&self, action: &Action, target: &Origin) -> Option<Action> {
+        match action {
+            _ if (*target == self.origin) == matches!(action, Action::Push(_)) => None,
+            Action::Push(write) => {
+                let write = self.selections.view(&self.origin, target, write)?;
+                Some(Action::Push(write.into_owned()))
+            }
+            _ => Some(action.clone()),
+        }
     }
 
     /// Marks the table; whether that is durable.
@@ -366,12 +380,10 @@ impl Track {
             let targets: Vec<Origin> =
                 self.feeds.iter().filter(|(_, feed)| is_new(feed)).map(|(name, _)| name.clone()).collect();
             for action in judgement.actions {
-                let local = !matches!(action, Action::Push(_));
                 for target in &targets {
-                    if (*target == self.shared.origin) != local {
-                        continue;
+                    if let Some(action) = self.shared.view(&action, target) {
+                        self.dispatch(target, action, ordinal, created_millis, seen).await;
                     }
-                    self.dispatch(target, &action, ordinal, created_millis, seen).await;
                 }
             }
         }
@@ -395,7 +407,7 @@ impl Track {
     async fn dispatch(
         &mut self,
         target: &Origin,
-        action: &Action,
+        action: Action,
         ordinal: u64,
         created_millis: u64,
         seen: Instant,
@@ -407,7 +419,7 @@ impl Track {
             return;
         }
         let job = Job {
-            action: action.clone(),
+            action,
             ordinal,
             ledger: Arc::clone(&feed.ledger),
             tenure: Arc::clone(&self.holding.tenure),
