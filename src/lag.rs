@@ -6,30 +6,40 @@
 //! | `since_seen` | the moment the agent first saw the record | the peer's answer |
 
 use std::collections::BTreeMap;
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use hdrhistogram::Histogram;
-use serde::Serialize;
+use opentelemetry::KeyValue;
+use serde::{Deserialize, Serialize};
 
 use crate::protocol::Origin;
+use crate::telemetry::LagInstruments;
 
 /// The longest lag that a histogram holds: two days, in microseconds. Streams keep 24 hours.
 const LONGEST: u64 = 2 * 86_400 * 1_000_000;
 
-/// The lag from one origin to all of its peers.
-#[derive(Debug, Default)]
-pub struct LagBook(Mutex<BTreeMap<Origin, Lag>>);
+/// The lag from one origin to all of its peers, for one table.
+#[derive(Debug)]
+pub struct LagBook {
+    lags: Mutex<BTreeMap<Origin, Lag>>,
+    instruments: LagInstruments,
+    /// Who measures what: the attributes of the instruments, but for the peer.
+    attributes: [KeyValue; 2],
+}
 
 /// The lag to one peer, in microseconds.
 #[derive(Clone, Debug)]
-pub struct Lag {
+struct Lag {
     since_creation: Histogram<u64>,
     since_seen: Histogram<u64>,
+    /// `since_seen`, of late: see [`LagBook::take_recent`].
+    recent: Histogram<u64>,
+    attributes: Vec<KeyValue>,
 }
 
 /// A lag histogram in figures, in milliseconds.
-#[derive(Clone, Debug, PartialEq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct LagSummary {
     pub count: u64,
     pub p50_ms: f64,
@@ -45,52 +55,103 @@ pub struct PeerLag {
 }
 
 impl LagBook {
+    pub fn new(origin: &Origin, table: &str) -> Self {
+        let attributes =
+            [KeyValue::new("region", origin.to_string()), KeyValue::new("table", table.to_owned())];
+        Self { lags: Mutex::default(), instruments: LagInstruments::new(), attributes }
+    }
+
     /// Notes that a peer has a record.
     pub fn note(&self, peer: &Origin, created_millis: u64, since_seen: Duration) {
         let since_creation = Duration::from_millis(wall_millis().saturating_sub(created_millis));
-        let mut book = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        book.entry(peer.clone()).or_insert_with(Lag::new).record(since_creation, since_seen);
-    }
-
-    /// Takes in what another agent has noted.
-    pub fn merge(&self, other: &Self) {
-        let other = other.0.lock().unwrap_or_else(PoisonError::into_inner).clone();
-        let mut book = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        for (peer, lag) in other {
-            book.entry(peer).or_insert_with(Lag::new).merge(&lag);
-        }
+        let mut lags = self.lock();
+        let lag = lags.entry(peer.clone()).or_insert_with(|| Lag::new(peer, &self.attributes));
+        lag.record(since_creation, since_seen);
+        self.instruments.record(since_creation, since_seen, &lag.attributes);
     }
 
     /// The lag to each peer so far.
     pub fn summary(&self) -> BTreeMap<Origin, PeerLag> {
-        let book = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        book.iter().map(|(peer, lag)| (peer.clone(), lag.summary())).collect()
+        self.lock().iter().map(|(peer, lag)| (peer.clone(), lag.summary())).collect()
+    }
+
+    /// What was noted of `since_seen` since this was last asked, for one reader that looks now and
+    /// then.
+    pub fn take_recent(&self) -> BTreeMap<Origin, Spread> {
+        let mut recent = BTreeMap::new();
+        for (peer, lag) in self.lock().iter_mut().filter(|(_, lag)| !lag.recent.is_empty()) {
+            recent.insert(peer.clone(), Spread::of(&lag.recent));
+            lag.recent.reset();
+        }
+        recent
+    }
+
+    fn lock(&self) -> MutexGuard<'_, BTreeMap<Origin, Lag>> {
+        self.lags.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// A histogram as it is told to others: how often each value was seen, in microseconds, the
+/// smallest first.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct Spread(Vec<(u64, u64)>);
+
+impl Spread {
+    fn of(histogram: &Histogram<u64>) -> Self {
+        let values = histogram.iter_recorded();
+        Self(values.map(|value| (value.value_iterated_to(), value.count_at_value())).collect())
+    }
+
+    /// Of some times.
+    pub fn of_times<'a>(times: impl IntoIterator<Item = &'a Duration>) -> Self {
+        let mut histogram = histogram();
+        times.into_iter().for_each(|time| histogram.saturating_record(micros(*time)));
+        Self::of(&histogram)
+    }
+
+    /// All of several, as if one agent had noted them.
+    pub fn merged<'a>(spreads: impl IntoIterator<Item = &'a Self>) -> Self {
+        let mut histogram = histogram();
+        for (value, count) in spreads.into_iter().flat_map(|spread| &spread.0) {
+            histogram.saturating_record_n(*value, *count);
+        }
+        Self::of(&histogram)
+    }
+
+    /// In figures; none, if nothing was noted.
+    pub fn summary(&self) -> Option<LagSummary> {
+        let mut histogram = histogram();
+        for (value, count) in &self.0 {
+            histogram.saturating_record_n(*value, *count);
+        }
+        (!histogram.is_empty()).then(|| summarise(&histogram))
     }
 }
 
 impl Lag {
-    fn new() -> Self {
-        // Three significant figures within bounds that are constants: this can't fail.
-        let histogram = Histogram::new_with_bounds(1, LONGEST, 3);
-        #[expect(clippy::expect_used, reason = "the bounds are constants and legal")]
-        let histogram = histogram.expect("legal bounds");
-        Self { since_creation: histogram.clone(), since_seen: histogram }
+    fn new(peer: &Origin, attributes: &[KeyValue]) -> Self {
+        let (since_creation, since_seen, recent) = (histogram(), histogram(), histogram());
+        let peer = KeyValue::new("peer", peer.to_string());
+        let attributes = attributes.iter().cloned().chain([peer]).collect();
+        Self { since_creation, since_seen, recent, attributes }
     }
 
     fn record(&mut self, since_creation: Duration, since_seen: Duration) {
         self.since_creation.saturating_record(micros(since_creation));
         self.since_seen.saturating_record(micros(since_seen));
-    }
-
-    #[expect(clippy::expect_used, reason = "the bounds are the same everywhere")]
-    fn merge(&mut self, other: &Self) {
-        self.since_creation.add(&other.since_creation).expect("equal bounds");
-        self.since_seen.add(&other.since_seen).expect("equal bounds");
+        self.recent.saturating_record(micros(since_seen));
     }
 
     fn summary(&self) -> PeerLag {
         PeerLag { since_seen: summarise(&self.since_seen), since_creation: summarise(&self.since_creation) }
     }
+}
+
+/// Two significant figures: an error of 1 %, and 30 kB, where a third figure takes 230 kB.
+#[expect(clippy::expect_used, reason = "the bounds are constants and legal")]
+fn histogram() -> Histogram<u64> {
+    Histogram::new_with_bounds(1, LONGEST, 2).expect("legal bounds")
 }
 
 #[expect(clippy::cast_precision_loss, reason = "two days of microseconds are below 2^53")]
@@ -108,11 +169,17 @@ fn micros(time: Duration) -> u64 {
     u64::try_from(time.as_micros()).unwrap_or(u64::MAX)
 }
 
-/// This machine's clock, for lag only: no version ever takes it.
-#[expect(clippy::disallowed_methods, reason = "the one place that reads the wall clock")]
-fn wall_millis() -> u64 {
-    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+/// This machine's clock, in milliseconds since the Unix epoch: for lag and ages only; no version
+/// ever takes it.
+pub(crate) fn wall_millis() -> u64 {
+    let since = wall_clock().duration_since(UNIX_EPOCH).unwrap_or_default();
     u64::try_from(since.as_millis()).unwrap_or(u64::MAX)
+}
+
+/// The same, for traces.
+#[expect(clippy::disallowed_methods, reason = "the one place that reads the wall clock")]
+pub(crate) fn wall_clock() -> SystemTime {
+    SystemTime::now()
 }
 
 #[cfg(test)]
@@ -122,29 +189,35 @@ mod tests {
 
     use super::*;
 
-    /// A peer, and both lags in microseconds, now and then above what a histogram holds.
-    fn notes() -> impl Strategy<Value = Vec<(bool, u64, u64)>> {
-        let micros = || prop_oneof![0..5_u64, any::<u64>(), 0..2 * LONGEST];
-        vec((any::<bool>(), micros(), micros()), 0..20)
+    /// Lags in microseconds, now and then above what a histogram holds.
+    fn lags() -> impl Strategy<Value = Vec<u64>> {
+        vec(prop_oneof![0..5_u64, any::<u64>(), 0..2 * LONGEST], 0..20)
     }
 
-    fn book(notes: &[(bool, u64, u64)]) -> LagBook {
-        let book = LagBook::default();
-        for (peer, creation, seen) in notes {
-            let peer = if *peer { "dublin" } else { "tokyo" }.parse().expect("a name");
-            let mut lags = book.0.lock().expect("unpoisoned");
-            let lag = lags.entry(peer).or_insert_with(Lag::new);
-            lag.record(Duration::from_micros(*creation), Duration::from_micros(*seen));
+    fn spread(lags: &[u64]) -> Spread {
+        let mut noted = histogram();
+        for lag in lags {
+            noted.saturating_record(*lag);
         }
-        book
+        Spread::of(&noted)
     }
 
     proptest! {
         #[test]
-        fn merged_books_say_what_one_book_would(a in notes(), b in notes()) {
-            let merged = book(&a);
-            merged.merge(&book(&b));
-            prop_assert_eq!(merged.summary(), book(&[a, b].concat()).summary());
+        fn merged_spreads_say_what_one_would(a in lags(), b in lags()) {
+            let merged = Spread::merged([&spread(&a), &spread(&b)]);
+            prop_assert_eq!(merged.summary(), spread(&[a, b].concat()).summary());
         }
+    }
+
+    #[test]
+    fn what_is_recent_is_told_once() {
+        let (origin, peer): (Origin, Origin) =
+            ("dublin".parse().expect("a name"), "tokyo".parse().expect("a name"));
+        let book = LagBook::new(&origin, "orders");
+        book.note(&peer, 0, Duration::from_millis(20));
+        assert_eq!(book.take_recent()[&peer].summary().map(|recent| recent.count), Some(1));
+        assert!(book.take_recent().is_empty());
+        assert_eq!(book.summary()[&peer].since_seen.count, 1);
     }
 }

@@ -2,24 +2,31 @@
 
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 use crate::protocol::Verdict;
 
 macro_rules! tally {
-    ($($(#[$doc:meta])* $name:ident),* $(,)?) => {
+    ($($(#[doc = $doc:literal])* $name:ident),* $(,)?) => {
         /// Counters of one agent and table.
         #[derive(Debug, Default)]
-        pub struct Tally { $($(#[$doc])* pub $name: Counter),* }
+        pub struct Tally { $($(#[doc = $doc])* pub $name: Counter),* }
 
         /// The counters at one moment.
-        #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
-        pub struct TallySnapshot { $($(#[$doc])* pub $name: u64),* }
+        #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+        #[serde(default)]
+        pub struct TallySnapshot { $($(#[doc = $doc])* pub $name: u64),* }
 
         impl Tally {
             pub fn snapshot(&self) -> TallySnapshot {
                 TallySnapshot { $($name: self.$name.get()),* }
             }
+        }
+
+        impl TallySnapshot {
+            /// Every counter: its name, what it counts, and how to read it.
+            pub(crate) const COUNTERS: &[(&str, &str, fn(&Self) -> u64)] =
+                &[$((stringify!($name), concat!($($doc),*), |tally| tally.$name)),*];
         }
 
         impl std::ops::AddAssign for TallySnapshot {

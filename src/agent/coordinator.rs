@@ -173,6 +173,7 @@ impl Coordinator {
                 let shard = lease.shard.clone();
                 debug!(origin = %self.shared.origin, table = self.shared.table, %shard, "holding a shard");
                 self.shards.change(|all| _ = all.tracks.insert(shard.clone(), states));
+                self.shared.backlogs.begin(&lease);
                 running.insert(shard.clone(), Running { lease: lease.clone(), tenure: Arc::clone(&tenure) });
                 let saves = tokio::sync::Mutex::default();
                 let holding = Holding { ancestors: lineage.ancestors(&shard), lease, tenure, saves };
@@ -228,6 +229,7 @@ impl Coordinator {
             state.tracks.remove(shard);
             state.settled = false;
         });
+        self.shared.backlogs.forget(shard);
         let Some(Running { lease, tenure }) = running.remove(shard) else { return };
         if tenure.has_ended() {
             return;

@@ -19,7 +19,7 @@ pub(super) struct Crew {
     /// Those that are taken for alive; of each, whether it has been seen to beat. One that has not
     /// may be long gone: its row was there when this agent began to look.
     pub(super) alive: BTreeMap<AgentId, bool>,
-    looked: Option<Instant>,
+    pub(super) looked: Option<Instant>,
 }
 
 impl Crew {

@@ -1,15 +1,20 @@
 //! What an agent has done, and where it stands.
 
 use std::collections::BTreeMap;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::Duration;
 
 use serde::Serialize;
+use tokio::sync::watch;
 
 use super::StartError;
+use super::backlog::{Backlog, Backlogs};
 use super::coordinator::Shards;
-use crate::lag::{LagBook, PeerLag};
+use super::crew::Crew;
+use crate::control::AgentId;
+use crate::lag::{LagBook, PeerLag, Spread};
 use crate::protocol::Origin;
+use crate::stream::ShardId;
 use crate::tally::{Tally, TallySnapshot};
 
 /// What an agent has done, and where it stands; outlives it.
@@ -19,6 +24,9 @@ pub struct Figures(Arc<Inner>);
 #[derive(Debug)]
 struct Inner {
     region: Origin,
+    agent: AgentId,
+    /// Once the agent has started.
+    crew: OnceLock<watch::Receiver<Crew>>,
     tables: Mutex<Vec<Arc<TableStatus>>>,
     /// Why tables can't be found by their patterns.
     blind: Mutex<Option<StartError>>,
@@ -37,12 +45,32 @@ pub struct TableReport {
     pub lag: BTreeMap<Origin, PeerLag>,
 }
 
+/// Where one table stands at this moment. Lag is not in it, since summing that up takes long.
+#[derive(Clone, Debug)]
+pub struct TableStanding {
+    pub region: Origin,
+    pub table: String,
+    /// Why the table is not being replicated.
+    pub trouble: Option<String>,
+    pub tally: TallySnapshot,
+    pub is_replicating: bool,
+    /// How far each peer is behind, in the shards that this agent reads.
+    pub backlogs: BTreeMap<Origin, Backlog>,
+    /// How old what each other origin has promised this region is.
+    pub arrivals: BTreeMap<Origin, Duration>,
+    /// The shards that this agent reads, and how long ago each was read.
+    pub unread: BTreeMap<ShardId, Duration>,
+    /// The keys held in memory.
+    pub remembered: usize,
+}
+
 /// One table of an agent, whether it is being replicated or not.
 #[derive(Debug)]
 pub(super) struct TableStatus {
     pub(super) name: String,
     pub(super) tally: Arc<Tally>,
     pub(super) lag: Arc<LagBook>,
+    pub(super) backlogs: Arc<Backlogs>,
     standing: Mutex<Standing>,
 }
 
@@ -54,13 +82,35 @@ struct Standing {
 }
 
 impl Figures {
-    pub(super) fn new(region: Origin) -> Self {
-        Self(Arc::new(Inner { region, tables: Mutex::default(), blind: Mutex::default() }))
+    pub(super) fn new(region: Origin, agent: AgentId) -> Self {
+        let (tables, blind) = (Mutex::default(), Mutex::default());
+        Self(Arc::new(Inner { region, agent, crew: OnceLock::new(), tables, blind }))
+    }
+
+    pub(super) fn started(&self, crew: watch::Receiver<Crew>) {
+        // An agent starts once.
+        let _ = self.0.crew.set(crew);
+    }
+
+    pub fn region(&self) -> &Origin {
+        &self.0.region
+    }
+
+    pub fn agent(&self) -> &AgentId {
+        &self.0.agent
+    }
+
+    /// The agents of the region that are alive, and how long ago the control table said so; `None`
+    /// before it ever did.
+    pub fn crew(&self) -> Option<(Vec<AgentId>, Duration)> {
+        let crew = self.0.crew.get()?.borrow();
+        Some((crew.alive.keys().cloned().collect(), crew.looked?.elapsed()))
     }
 
     pub(super) fn add(&self, table: &str) -> Arc<TableStatus> {
-        let (tally, lag, standing) = (Arc::default(), Arc::default(), Mutex::default());
-        let status = Arc::new(TableStatus { name: table.to_owned(), tally, lag, standing });
+        let lag = Arc::new(LagBook::new(&self.0.region, table));
+        let (tally, backlogs, standing) = (Arc::default(), Arc::default(), Mutex::default());
+        let status = Arc::new(TableStatus { name: table.to_owned(), tally, lag, backlogs, standing });
         lock(&self.0.tables).push(Arc::clone(&status));
         status
     }
@@ -105,16 +155,46 @@ impl Figures {
 
     /// What the agent has done, by table.
     pub fn report(&self) -> Vec<TableReport> {
-        lock(&self.0.tables)
-            .iter()
-            .map(|table| TableReport {
-                origin: self.0.region.clone(),
+        let report = |table: &Arc<TableStatus>| TableReport {
+            origin: self.0.region.clone(),
+            table: table.name.clone(),
+            trouble: table.trouble(),
+            tally: table.tally.snapshot(),
+            lag: table.lag.summary(),
+        };
+        lock(&self.0.tables).iter().map(report).collect()
+    }
+
+    /// Where each table stands now.
+    pub fn standings(&self) -> Vec<TableStanding> {
+        let standing = |table: &Arc<TableStatus>| {
+            let shards = lock(&table.standing).shards.clone();
+            TableStanding {
+                region: self.0.region.clone(),
                 table: table.name.clone(),
-                trouble: lock(&table.standing).trouble.as_ref().map(StartError::in_one_line),
+                trouble: table.trouble(),
                 tally: table.tally.snapshot(),
-                lag: table.lag.summary(),
-            })
-            .collect()
+                is_replicating: shards.is_some(),
+                backlogs: table.backlogs.by_peer(),
+                arrivals: table.backlogs.arrivals(),
+                unread: table.backlogs.unread(),
+                remembered: shards.map(|shards| shards.remembered()).unwrap_or_default(),
+            }
+        };
+        lock(&self.0.tables).iter().map(standing).collect()
+    }
+
+    /// The lag of each table to each peer since this was last asked, for one reader that looks now
+    /// and then.
+    pub fn take_recent_lag(&self) -> Vec<(Origin, Spread)> {
+        lock(&self.0.tables).iter().flat_map(|table| table.lag.take_recent()).collect()
+    }
+
+    /// What has been done for all tables.
+    pub fn total(&self) -> TallySnapshot {
+        let mut total = TallySnapshot::default();
+        lock(&self.0.tables).iter().for_each(|table| total += table.tally.snapshot());
+        total
     }
 }
 
@@ -130,6 +210,10 @@ impl TableStatus {
     /// Notes why the table is not being replicated, or that it is; whether that is news.
     pub(super) fn note_trouble(&self, trouble: Option<StartError>) -> bool {
         replace(&mut lock(&self.standing).trouble, trouble)
+    }
+
+    fn trouble(&self) -> Option<String> {
+        lock(&self.standing).trouble.as_ref().map(StartError::in_one_line)
     }
 
     fn idle_calls(&self) -> u32 {

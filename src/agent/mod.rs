@@ -7,6 +7,7 @@
 //! | `keeper` | keeps one table going, whatever happens to it |
 //! | `figures` | what has been done, and where it stands |
 //! | `crew` | which agents of the region are alive |
+//! | `backlog` | how far each peer is behind, for people |
 //! | `table` | one table: lanes, watermarks |
 //! | `coordinator` | shares the table's shards out among the crew |
 //! | `promises` | what all leases together promise a peer |
@@ -17,6 +18,7 @@
 //! | `track` | one reading of the shard |
 //! | `progress` | what a track has judged, and what may be checkpointed |
 
+mod backlog;
 mod coordinator;
 mod crew;
 mod figures;
@@ -49,7 +51,8 @@ use crate::fault::Fault;
 use crate::protocol::Origin;
 use crate::region::Region;
 
-pub use figures::{Figures, TableReport};
+pub use backlog::Backlog;
+pub use figures::{Figures, TableReport, TableStanding};
 
 /// A running agent. It stops at once when it is dropped; [`Self::stop`] lets it finish.
 #[derive(Debug)]
@@ -103,15 +106,16 @@ impl Agent {
         };
         let local = regions[&local.name].clone();
         let site = Site::new(config.clone(), local, regions.clone());
-        let figures = Figures::new(site.local.name.clone());
+        let me = AgentId::from(format!("{:016x}", fastrand::Rng::new().u64(..)).as_str());
+        let figures = Figures::new(site.local.name.clone(), me.clone());
         let first = FirstTry::make(site, figures.clone()).await?;
-        Ok(Self::spawn(first, figures))
+        Ok(Self::spawn(first, me, figures))
     }
 
-    fn spawn(first: FirstTry, figures: Figures) -> Self {
+    fn spawn(first: FirstTry, me: AgentId, figures: Figures) -> Self {
         let stop = CancellationToken::new();
-        let me = AgentId::from(format!("{:016x}", fastrand::Rng::new().u64(..)).as_str());
         let (sender, crew) = watch::channel(Crew::UNSEEN);
+        figures.started(crew.clone());
         let watching = CancellationToken::new();
         let site = Arc::clone(&first.site);
         let lease_duration = site.config.tuning.lease_duration;

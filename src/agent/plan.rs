@@ -65,15 +65,18 @@ impl Site {
             return Err(self.not_ready(physical, reason));
         }
         let peers = table.replicas.iter().filter(|(name, _)| *name != self.local.name);
+        let peers: Vec<Region> = peers.filter_map(|(name, _)| self.regions.get(name).cloned()).collect();
+        status.backlogs.for_peers(peers.iter().map(|peer| peer.name.clone()).collect());
         Ok(TablePlan {
             table: table.clone(),
             tuning: self.config.tuning.clone(),
-            peers: peers.filter_map(|(name, _)| self.regions.get(name).cloned()).collect(),
+            peers,
             local: self.local.clone(),
             stream_arn,
             key_schema: described.key_schema,
             tally: status.tally.clone(),
             lag: status.lag.clone(),
+            backlogs: status.backlogs.clone(),
         })
     }
 

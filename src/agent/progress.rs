@@ -81,6 +81,10 @@ struct Tip {
 /// come before it as well, and on the way through a long empty stretch more do ("it might take
 /// multiple calls to get to a portion of the shard that contains stream records", GetRecords).
 const TIP_PAGES: u32 = 8;
+/// A page with at least so many records hardly was the last one.
+const FULL: usize = 500;
+/// A record that is no older was read as soon as it showed.
+const JUST_NOW: Duration = Duration::from_secs(3);
 /// A record that is no older was read near the tip.
 const NEAR: Duration = Duration::from_secs(10);
 
@@ -161,6 +165,22 @@ impl Progress {
     /// Whether the last page was empty.
     pub(super) fn at_tip(&self) -> bool {
         self.tip.last_page == Some(0)
+    }
+
+    /// How old what has not been read of the shard may be, at its `end` that was served `now`; none
+    /// where the page tells nothing of it.
+    pub(super) fn behind(&self, end: &PageEnd, now: u64) -> Option<Duration> {
+        let Some(last) = end.last_millis else {
+            let at_tip = self.tip.followed
+                || self.tip.empty_pages >= TIP_PAGES
+                || (end.closed && end.shard == self.shard);
+            return at_tip.then_some(Duration::ZERO);
+        };
+        let age = Duration::from_millis(now.saturating_sub(last));
+        // What fills no page is all that there was, if it is of just now as far as creation times say.
+        let precision = if last.is_multiple_of(60_000) { COARSEST } else { Duration::ZERO };
+        let is_all = end.records < FULL && age <= JUST_NOW + precision;
+        Some(if is_all { Duration::ZERO } else { age })
     }
 
     /// Whether what is read now was written just now.
@@ -304,7 +324,7 @@ pub(super) struct PageEnd {
     pub(super) closed: bool,
     open: bool,
     asked: Instant,
-    served_millis: Option<u64>,
+    pub(super) served_millis: Option<u64>,
 }
 
 impl PageEnd {

@@ -8,8 +8,9 @@ use tokio::sync::{Notify, SetOnce, watch};
 use tokio::task::{JoinError, JoinSet};
 use tokio::time::MissedTickBehavior;
 use tokio_util::sync::CancellationToken;
-use tracing::{debug, error, warn};
+use tracing::{Instrument, debug, error, info_span, warn};
 
+use super::backlog::Backlogs;
 use super::coordinator::{Coordinator, Shards};
 use super::crew::Crew;
 use super::recorder::Recorder;
@@ -39,6 +40,7 @@ pub(super) struct TablePlan {
     pub(super) key_schema: KeySchema,
     pub(super) tally: Arc<Tally>,
     pub(super) lag: Arc<LagBook>,
+    pub(super) backlogs: Arc<Backlogs>,
 }
 
 impl TablePlan {
@@ -56,7 +58,9 @@ impl TablePlan {
         let (lineage, seen) = watch::channel(None);
         let look = Arc::new(Notify::new());
         let (client, arn) = (self.local.streams.clone(), self.stream_arn.clone());
-        tasks.spawn(list(client, arn, Arc::clone(&look), lineage));
+        // What they log says whose stream it is.
+        let span = info_span!("stream", region = %self.local.name, table = self.table.name);
+        tasks.spawn(list(client, arn, Arc::clone(&look), lineage).instrument(span));
         let (barrier, raised) = watch::channel(0);
         let (shared, promises) = self.share(seen.clone(), raised, &mut tasks);
         let coordinator = Coordinator {
@@ -126,7 +130,8 @@ impl TablePlan {
             }
         }
         let (seen, watermarks) = watch::channel(Floors::default());
-        tasks.spawn(observe(control.clone(), name.clone(), self.tuning.checkpoint_interval, seen));
+        let interval = self.tuning.checkpoint_interval;
+        tasks.spawn(observe(control.clone(), name.clone(), interval, seen, Arc::clone(&self.backlogs)));
         let Tuning { poll_interval, idle_poll_interval, .. } = self.tuning;
         let stream = Stream {
             client: self.local.streams.clone(),
@@ -156,6 +161,7 @@ impl TablePlan {
             own_watermark,
             barrier,
             remembered: Arc::default(),
+            backlogs: Arc::clone(&self.backlogs),
             wake: Notify::new(),
         };
         (Arc::new(shared), promises)
@@ -207,13 +213,20 @@ async fn publish(control: ControlTable, table: String, origin: Origin, mut promi
 }
 
 /// Reads, now and then, what the peers say has arrived here.
-async fn observe(control: ControlTable, table: String, interval: Duration, seen: watch::Sender<Floors>) {
+async fn observe(
+    control: ControlTable,
+    table: String,
+    interval: Duration,
+    seen: watch::Sender<Floors>,
+    backlogs: Arc<Backlogs>,
+) {
     let mut ticks = tokio::time::interval(interval);
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
     loop {
         ticks.tick().await;
         match control.watermarks(&table).await {
             Ok(watermarks) => {
+                backlogs.arrived(watermarks.clone());
                 seen.send_replace(watermarks);
             }
             Err(fault) => debug!(%fault, table, "can't read the watermarks; trying again"),

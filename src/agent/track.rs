@@ -12,8 +12,9 @@ use tokio::sync::{Notify, mpsc, watch};
 use tokio::task::JoinSet;
 use tokio::time::{Instant, MissedTickBehavior};
 use tokio_util::sync::CancellationToken;
-use tracing::{debug, error, info, warn};
+use tracing::{Instrument, debug, error, info, info_span, warn};
 
+use super::backlog::Backlogs;
 use super::holding::{From, Holding};
 use super::progress::{Needs, PageEnd, Progress};
 use super::recorder::Recorder;
@@ -21,10 +22,12 @@ use super::remembered::Remembered;
 use crate::apply::{Job, Lanes, Ledger};
 use crate::config::{Conflicts, Tuning};
 use crate::control::{Checkpoint, ControlTable, Gap, Held};
-use crate::item_json::item_json;
+use crate::lag::wall_millis;
+use crate::log_key::log_key;
 use crate::protocol::{Action, Conflict, Floors, Hlc, KeyMemory, Origin, Selections};
 use crate::stream::{Page, Position, ShardId, Stream, StreamEvent};
 use crate::tally::Tally;
+use crate::telemetry::Trace;
 
 /// How long the other peers may be held up, in all, by one that is slow, before that one gets a
 /// track of its own.
@@ -66,6 +69,8 @@ pub(super) struct Shared {
     pub(super) barrier: watch::Receiver<u64>,
     /// The keys that all tracks hold in memory.
     pub(super) remembered: Arc<AtomicUsize>,
+    /// How far each peer is behind, for people.
+    pub(super) backlogs: Arc<Backlogs>,
     /// Wakes whoever shares the shards out: one has ended.
     pub(super) wake: Notify,
 }
@@ -164,6 +169,8 @@ enum FeedState {
 #[derive(Debug)]
 struct Dropped {
     fed_to: u64,
+    /// When the first record that it was not given was created.
+    created_millis: u64,
     progress: Progress,
     needs: Needs,
 }
@@ -261,8 +268,9 @@ impl Track {
         let (events, mut incoming) = mpsc::channel(4);
         // A task of its own, so that it reads on while a checkpoint is being saved.
         let mut reader = JoinSet::new();
-        reader
-            .spawn(self.shared.stream.clone().read(self.holding.in_order(self.progress.positions()), events));
+        let span = info_span!("stream", region = %self.shared.origin, table = self.shared.table);
+        let shards = self.holding.in_order(self.progress.positions());
+        reader.spawn(self.shared.stream.clone().read(shards, events).instrument(span));
         let (holding, stop) = (Arc::clone(&self.holding), self.stop.clone());
         let mut barrier = self.shared.barrier.clone();
         barrier.mark_changed();
@@ -362,10 +370,16 @@ impl Track {
             let created_millis = record.created_millis;
             let stamp_in_place =
                 self.is_main && !full && self.remembered.all() >= self.shared.tuning.memory_keys;
-            let judgement = self.memory.judge(ordinal, record, &self.floors, stamp_in_place);
-            self.remembered.note(self.memory.len());
             let acts =
                 page.shard == self.holding.lease.shard && created_millis >= self.holding.lease.since_millis;
+            let Shared { origin, table, .. } = &*self.shared;
+            let trace = if acts { Trace::begin(origin, table, &record.key, page.asked, seen) } else { None };
+            let judging = Instant::now();
+            let judgement = self.memory.judge(ordinal, record, &self.floors, stamp_in_place);
+            if let Some(trace) = &trace {
+                trace.classified(judging, judgement.verdict);
+            }
+            self.remembered.note(self.memory.len());
             let is_new = |feed: &Feed| acts && !feed.start.covers(&sequence);
             if self.is_main && self.feeds.values().any(is_new) {
                 self.shared.tally.count_verdict(judgement.verdict);
@@ -381,20 +395,29 @@ impl Track {
                 self.feeds.iter().filter(|(_, feed)| is_new(feed)).map(|(name, _)| name.clone()).collect();
             for action in judgement.actions {
                 for target in &targets {
-                    if let Some(action) = self.shared.view(&action, target) {
-                        self.dispatch(target, action, ordinal, created_millis, seen).await;
-                    }
+                    let Some(action) = self.shared.view(&action, target) else { continue };
+                    let job = Job {
+                        action,
+                        ordinal,
+                        ledger: Arc::default(),
+                        tenure: Arc::clone(&self.holding.tenure),
+                        created_millis,
+                        seen,
+                        trace: trace.clone(),
+                    };
+                    self.dispatch(target, job).await;
                 }
             }
         }
         self.progress.judged(&end, before);
         self.note_idle(&end);
+        self.note_backlogs(&end);
     }
 
     fn report(&self, conflict: &Conflict) {
         self.shared.tally.conflicts.add();
         let Conflict { key, lost, won, .. } = conflict;
-        let (table, key) = (&self.shared.table, item_json(key));
+        let (table, key) = (&self.shared.table, log_key(key));
         if self.shared.conflicts == Conflicts::Log {
             info!(table, %key, %lost, %won, "conflict: the last writer won");
         } else {
@@ -404,28 +427,15 @@ impl Track {
 
     /// Queues an action for a destination. A destination without room is waited for, but a peer
     /// no longer than the others can bear.
-    async fn dispatch(
-        &mut self,
-        target: &Origin,
-        action: Action,
-        ordinal: u64,
-        created_millis: u64,
-        seen: Instant,
-    ) {
+    async fn dispatch(&mut self, target: &Origin, job: Job) {
         let Some(lanes) = self.shared.lanes.get(target).cloned() else { return };
         let alone = self.feeds.len() == 1;
         let Some(feed) = self.feeds.get_mut(target) else { return };
         if feed.is_dropped() {
             return;
         }
-        let job = Job {
-            action,
-            ordinal,
-            ledger: Arc::clone(&feed.ledger),
-            tenure: Arc::clone(&self.holding.tenure),
-            created_millis,
-            seen,
-        };
+        let Job { ordinal, created_millis, .. } = job;
+        let job = Job { ledger: Arc::clone(&feed.ledger), ..job };
         let Some(job) = lanes.try_send(job) else {
             feed.held_up = feed.held_up.saturating_sub(Duration::from_millis(1));
             return;
@@ -436,17 +446,17 @@ impl Track {
                 biased;
                 () = lanes.send(job) => {}
                 // It stays in the ledger, and so before the checkpoint.
-                () = self.stop.cancelled() => feed.ledger.begin(ordinal),
-                () = self.holding.tenure.ended() => feed.ledger.begin(ordinal),
+                () = self.stop.cancelled() => feed.ledger.begin(ordinal, created_millis),
+                () = self.holding.tenure.ended() => feed.ledger.begin(ordinal, created_millis),
             }
         } else if tokio::time::timeout(PATIENCE.saturating_sub(feed.held_up), lanes.send(job)).await.is_ok() {
             feed.held_up += waiting.elapsed();
         } else {
-            self.drop_feed(target, ordinal);
+            self.drop_feed(target, ordinal, created_millis);
         }
     }
 
-    fn drop_feed(&mut self, peer: &Origin, ordinal: u64) {
+    fn drop_feed(&mut self, peer: &Origin, ordinal: u64, created_millis: u64) {
         let (needs, progress) = (self.needs(), self.progress.before(ordinal));
         let Some(feed) = self.feeds.get_mut(peer) else { return };
         warn!(
@@ -457,7 +467,8 @@ impl Track {
             meeting.send_replace(Meeting::Missed);
             self.feeds.remove(peer);
         } else {
-            feed.state = FeedState::Dropped(Box::new(Dropped { fed_to: ordinal, progress, needs }));
+            feed.state =
+                FeedState::Dropped(Box::new(Dropped { fed_to: ordinal, created_millis, progress, needs }));
         }
     }
 
@@ -508,6 +519,28 @@ impl Track {
             state.idle_calls = if idle { state.idle_calls.saturating_add(1) } else { 0 };
             state.near_tip = near_tip;
         });
+    }
+
+    /// Notes how far the peers are behind; an age is that of the oldest write that a peer lacks.
+    fn note_backlogs(&self, end: &PageEnd) {
+        let Shared { origin, backlogs, .. } = &*self.shared;
+        let shard = &self.holding.lease.shard;
+        if self.is_main {
+            backlogs.read(shard);
+        }
+        let now = end.served_millis.unwrap_or_else(wall_millis);
+        let since = |millis: u64| Duration::from_millis(now.saturating_sub(millis));
+        let unread = self.progress.behind(end, now);
+        for (peer, feed) in self.feeds.iter().filter(|(peer, _)| *peer != origin) {
+            let unread = match &feed.state {
+                FeedState::Fed => unread,
+                FeedState::Dropped(dropped) => Some(since(dropped.created_millis)),
+                // The track that does what came before says how far it is.
+                FeedState::Joining(_) => continue,
+            };
+            let unfinished = feed.ledger.oldest_millis().map(since);
+            backlogs.note(shard, peer, unread.max(unfinished), feed.ledger.len());
+        }
     }
 
     /// Takes in watermarks, forgets what may be forgotten, and makes progress durable; whether
@@ -646,7 +679,7 @@ impl Feed {
     /// Whether all that a dropped peer was given is done, and durably so.
     fn is_saved(&self) -> bool {
         let FeedState::Dropped(dropped) = &self.state else { return false };
-        let Dropped { fed_to, progress, needs } = dropped.as_ref();
+        let Dropped { fed_to, progress, needs, .. } = dropped.as_ref();
         let last = progress.checkpoint(*fed_to, needs).done;
         self.ledger.is_empty() && self.saved.as_ref().is_some_and(|saved| saved.done >= last)
     }

@@ -3,20 +3,29 @@
 use std::collections::BTreeMap;
 use std::sync::{Mutex, PoisonError};
 
-/// The ordinals of the records whose actions have not finished, each with how many have not.
+/// The ordinals of the records whose actions have not finished.
 #[derive(Debug, Default)]
-pub struct Ledger(Mutex<BTreeMap<u64, u32>>);
+pub struct Ledger(Mutex<BTreeMap<u64, Unfinished>>);
+
+/// A record whose actions have not finished.
+#[derive(Debug)]
+struct Unfinished {
+    /// How many have not.
+    count: u32,
+    /// When the record was created.
+    created_millis: u64,
+}
 
 impl Ledger {
-    pub fn begin(&self, ordinal: u64) {
-        *self.lock().entry(ordinal).or_default() += 1;
+    pub fn begin(&self, ordinal: u64, created_millis: u64) {
+        self.lock().entry(ordinal).or_insert(Unfinished { count: 0, created_millis }).count += 1;
     }
 
     /// Crosses out what was begun, once.
     pub fn finish(&self, ordinal: u64) {
         let mut unfinished = self.lock();
         match unfinished.get_mut(&ordinal) {
-            Some(count) if *count > 1 => *count -= 1,
+            Some(unfinished) if unfinished.count > 1 => unfinished.count -= 1,
             _ => _ = unfinished.remove(&ordinal),
         }
     }
@@ -24,6 +33,11 @@ impl Ledger {
     /// The first record that has not finished; every one before it has.
     pub fn first(&self) -> Option<u64> {
         self.lock().first_key_value().map(|(ordinal, _)| *ordinal)
+    }
+
+    /// When the first record that has not finished was created, in milliseconds.
+    pub fn oldest_millis(&self) -> Option<u64> {
+        self.lock().first_key_value().map(|(_, unfinished)| unfinished.created_millis)
     }
 
     pub fn len(&self) -> usize {
@@ -34,7 +48,7 @@ impl Ledger {
         self.lock().is_empty()
     }
 
-    fn lock(&self) -> std::sync::MutexGuard<'_, BTreeMap<u64, u32>> {
+    fn lock(&self) -> std::sync::MutexGuard<'_, BTreeMap<u64, Unfinished>> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

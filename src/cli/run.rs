@@ -1,6 +1,7 @@
 //! `tradewind run`.
 
 use std::fmt::Write;
+use std::sync::Arc;
 use std::time::Duration;
 
 use clap::Args;
@@ -8,8 +9,13 @@ use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::time::{Instant, MissedTickBehavior};
 use tracing::{info, warn};
 
+use super::listen::Listen;
 use super::{ConfigFile, Exit, Failure, report};
-use crate::agent::{Agent, TableReport};
+use crate::agent::{Agent, Figures, TableReport};
+use crate::dashboard::{Kept, Shown};
+use crate::observe::Observer;
+use crate::region::Region;
+use crate::telemetry::{self, Telemetry};
 
 /// How often the log says what has been done.
 const REPORT: Duration = Duration::from_mins(1);
@@ -35,17 +41,54 @@ pub(super) struct Run {
     /// the exit code tells of it.
     #[arg(long)]
     once: bool,
+    #[command(flatten)]
+    listen: Listen,
 }
 
 impl Run {
     pub(super) async fn run(self, json: bool) -> Result<Exit, Failure> {
         let config = self.config.load()?;
         let mut signals = Signals::listen()?;
-        let mut agent = tokio::select! {
-            started = Agent::start(&config, &self.region) => started?,
+        let region = config.region(&self.region).map(|region| &region.name);
+        let telemetry = Arc::new(Telemetry::start(region).map_err(Failure::internal)?);
+        let dashboard = self.listen.serve(&telemetry).await?;
+        if let Some(dashboard) = &dashboard {
+            info!("the page is at http://{}/, metrics at /metrics", dashboard.address());
+        }
+        let regions = Region::connect_all(&config).await;
+        let agent = tokio::select! {
+            started = Agent::start_over(&config, &self.region, &regions) => started?,
             () = signals.next() => return Ok(Exit::Done),
         };
         let figures = agent.figures().clone();
+        telemetry::register(vec![figures.clone()]);
+        let observer = Observer::start(&config, &regions, figures.clone())
+            .ok_or_else(|| Failure::internal("a region without a client"))?;
+        telemetry::register_boards(vec![Arc::clone(observer.board())]);
+        if let Some(dashboard) = &dashboard {
+            let board = Arc::clone(observer.board());
+            let local = regions.get(figures.region());
+            let regions = local.map(|region| (region.name.clone(), region.clone())).into_iter().collect();
+            let kept = Kept { config: config.clone(), regions };
+            dashboard.show(Shown { agents: vec![figures.clone()], board, kept });
+        }
+        let exit = self.replicate(agent, &figures, &mut signals).await?;
+        if exit != Exit::Interrupted {
+            telemetry.end().await;
+        }
+        if exit != Exit::Interrupted {
+            report(json, &figures.report(), |tables| tables.iter().map(text).collect::<Vec<_>>().join("\n"))?;
+        }
+        Ok(exit)
+    }
+
+    /// Lets the agent run until it is told to stop, or has nothing left to do.
+    async fn replicate(
+        &self,
+        mut agent: Agent,
+        figures: &Figures,
+        signals: &mut Signals,
+    ) -> Result<Exit, Failure> {
         let mut exit = Exit::Done;
         let mut reports = tokio::time::interval_at(Instant::now() + REPORT, REPORT);
         reports.set_missed_tick_behavior(MissedTickBehavior::Delay);
@@ -72,23 +115,22 @@ impl Run {
                 return Ok(Exit::Interrupted);
             }
         }
-        report(json, &figures.report(), |tables| tables.iter().map(text).collect::<Vec<_>>().join("\n"))?;
         Ok(exit)
     }
 }
 
-struct Signals {
+pub(super) struct Signals {
     terminate: Signal,
     interrupt: Signal,
 }
 
 impl Signals {
-    fn listen() -> Result<Self, Failure> {
+    pub(super) fn listen() -> Result<Self, Failure> {
         let listen = |kind| signal(kind).map_err(Failure::internal);
         Ok(Self { terminate: listen(SignalKind::terminate())?, interrupt: listen(SignalKind::interrupt())? })
     }
 
-    async fn next(&mut self) {
+    pub(super) async fn next(&mut self) {
         tokio::select! {
             _ = self.terminate.recv() => {}
             _ = self.interrupt.recv() => {}

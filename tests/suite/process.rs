@@ -13,7 +13,16 @@ use crate::world::PATIENCE;
 pub(crate) fn tradewind(arguments: &[&str]) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_tradewind"));
     command.args(arguments).kill_on_drop(true).stdin(Stdio::null());
-    for name in ["AWS_PROFILE", "AWS_SESSION_TOKEN", "RUST_LOG", "TRADEWIND_CONFIG", "TRADEWIND_REGION"] {
+    for name in [
+        "AWS_PROFILE",
+        "AWS_SESSION_TOKEN",
+        "RUST_LOG",
+        "TRADEWIND_CONFIG",
+        "TRADEWIND_REGION",
+        "TRADEWIND_LISTEN",
+        "TRADEWIND_TOKEN",
+        "OTEL_EXPORTER_OTLP_ENDPOINT",
+    ] {
         command.env_remove(name);
     }
     command

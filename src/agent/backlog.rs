@@ -1,0 +1,164 @@
+//! How far each peer is behind, and when each shard was read last: noted page by page, for people
+//! and alarms only. No replication rests on it.
+
+use std::collections::BTreeMap;
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use tokio::time::Instant;
+
+use crate::control::Lease;
+use crate::lag::wall_millis;
+use crate::protocol::{Floors, Origin};
+use crate::stream::{Position, ShardId};
+
+/// The backlogs of one table, as its tracks last saw them.
+#[derive(Debug)]
+pub(super) struct Backlogs {
+    begun: Instant,
+    state: Mutex<State>,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    peers: Vec<Origin>,
+    found: BTreeMap<(ShardId, Origin), Found>,
+    read: BTreeMap<ShardId, Instant>,
+    /// What the peers' agents say has arrived here.
+    arrived: Floors,
+}
+
+/// What a track found of one peer in one shard.
+#[derive(Clone, Copy, Debug)]
+struct Found {
+    at: Instant,
+    /// The age of the oldest write that the peer lacked then.
+    age: Duration,
+    /// The records that had been read and were not yet with the peer.
+    records: usize,
+}
+
+/// How far one peer is behind, over all shards that this agent reads.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Backlog {
+    /// How old the oldest write is that is not yet with the peer. It rises while nothing is read.
+    pub age: Duration,
+    /// How many records have been read, and are not yet with the peer.
+    pub records: usize,
+}
+
+impl Default for Backlogs {
+    fn default() -> Self {
+        Self { begun: Instant::now(), state: Mutex::default() }
+    }
+}
+
+impl Backlogs {
+    pub(super) fn for_peers(&self, peers: Vec<Origin>) {
+        self.lock().peers = peers;
+    }
+
+    /// Notes what a peer lacks in a shard; without an age, that nothing more is known of it than
+    /// before.
+    pub(super) fn note(&self, shard: &ShardId, peer: &Origin, age: Option<Duration>, records: usize) {
+        let at = Instant::now();
+        let mut state = self.lock();
+        let found = state.found.entry((shard.clone(), peer.clone()));
+        let found = found.or_insert(Found { at, age: Duration::ZERO, records });
+        let age = age.unwrap_or_else(|| found.age + found.at.elapsed());
+        *found = Found { at, age, records };
+    }
+
+    /// Notes that this agent is about to read a shard, and what its lease says of the peers.
+    pub(super) fn begin(&self, lease: &Lease) {
+        self.read(&lease.shard);
+        let now = wall_millis();
+        for (peer, checkpoint) in &lease.checkpoints {
+            if self.lock().peers.contains(peer) && checkpoint.done != Position::End && checkpoint.millis > 0 {
+                let age = Duration::from_millis(now.saturating_sub(checkpoint.millis));
+                self.note(&lease.shard, peer, Some(age), 0);
+            }
+        }
+    }
+
+    /// Notes that a shard has just been read.
+    pub(super) fn read(&self, shard: &ShardId) {
+        self.lock().read.insert(shard.clone(), Instant::now());
+    }
+
+    /// Forgets a shard that this agent reads no more.
+    pub(super) fn forget(&self, shard: &ShardId) {
+        let mut state = self.lock();
+        state.found.retain(|(of, _), _| of != shard);
+        state.read.remove(shard);
+    }
+
+    pub(super) fn arrived(&self, arrived: Floors) {
+        self.lock().arrived = arrived;
+    }
+
+    /// How far each peer is behind, as far as this agent reads the stream.
+    pub(super) fn by_peer(&self) -> BTreeMap<Origin, Backlog> {
+        let mut backlogs: BTreeMap<Origin, Backlog> = BTreeMap::new();
+        for ((_, peer), found) in &self.lock().found {
+            let backlog = backlogs.entry(peer.clone()).or_default();
+            backlog.age = backlog.age.max(found.age + found.at.elapsed());
+            backlog.records += found.records;
+        }
+        backlogs
+    }
+
+    /// How old what each other origin durably promised this region is, by its watermark here; of
+    /// one that has promised nothing yet, how long it has been waited for.
+    pub(super) fn arrivals(&self) -> BTreeMap<Origin, Duration> {
+        let (now, state) = (wall_millis(), self.lock());
+        let age = |origin: &Origin| match state.arrived.get(origin).millis() {
+            0 => self.begun.elapsed(),
+            millis => Duration::from_millis(now.saturating_sub(millis)),
+        };
+        state.peers.iter().map(|origin| (origin.clone(), age(origin))).collect()
+    }
+
+    /// The shards that this agent reads, and how long ago each was read.
+    pub(super) fn unread(&self) -> BTreeMap<ShardId, Duration> {
+        self.lock().read.iter().map(|(shard, at)| (shard.clone(), at.elapsed())).collect()
+    }
+
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn an_age_rises_while_nothing_is_read_and_falls_when_all_is_done() {
+        let (backlogs, shard) = (Backlogs::default(), ShardId("s".into()));
+        let peer: Origin = "tokyo".parse().expect("a name");
+        let age = || backlogs.by_peer()[&peer].age.as_secs();
+        backlogs.note(&shard, &peer, Some(Duration::from_secs(5)), 3);
+        tokio::time::advance(Duration::from_mins(1)).await;
+        assert_eq!(age(), 65);
+        backlogs.note(&shard, &peer, None, 3);
+        tokio::time::advance(Duration::from_mins(1)).await;
+        assert_eq!(age(), 125);
+        backlogs.note(&ShardId("other".into()), &peer, Some(Duration::ZERO), 1);
+        assert_eq!(backlogs.by_peer()[&peer].records, 4);
+        backlogs.note(&shard, &peer, Some(Duration::ZERO), 0);
+        assert_eq!(age(), 0);
+        backlogs.forget(&shard);
+        backlogs.forget(&ShardId("other".into()));
+        assert!(backlogs.by_peer().is_empty());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn an_origin_that_never_promised_anything_has_been_silent_since_the_start() {
+        let backlogs = Backlogs::default();
+        let origin: Origin = "tokyo".parse().expect("a name");
+        backlogs.for_peers(vec![origin.clone()]);
+        tokio::time::advance(Duration::from_secs(90)).await;
+        assert_eq!(backlogs.arrivals()[&origin].as_secs(), 90);
+    }
+}

@@ -1,0 +1,103 @@
+//! Who may see what is served.
+
+use std::sync::Arc;
+
+use axum::extract::{Request, State};
+use axum::http::{HeaderMap, StatusCode, header};
+use axum::middleware::Next;
+use axum::response::{IntoResponse, Response};
+use base64::Engine;
+use base64::prelude::BASE64_STANDARD;
+use sha2::{Digest, Sha256};
+
+/// What must be shown to see the page, its API and the metrics. It is never printed.
+pub struct Token([u8; 32]);
+
+impl std::fmt::Debug for Token {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Token")
+    }
+}
+
+impl Token {
+    pub fn new(secret: &str) -> Self {
+        Self(Sha256::digest(secret).into())
+    }
+
+    /// Hashes are compared, so that the time it takes says nothing.
+    fn fits(&self, secret: &str) -> bool {
+        self.0 == <[u8; 32]>::from(Sha256::digest(secret))
+    }
+}
+
+/// Lets a request through that shows the token; without one, a request to this machine by a name
+/// that can't be another's: a page elsewhere may have its own name point here (DNS rebinding).
+pub(super) async fn check(State(token): State<Arc<Option<Token>>>, request: Request, next: Next) -> Response {
+    let headers = request.headers();
+    match &*token {
+        Some(token) if !shown(headers).is_some_and(|secret| token.fits(&secret)) => {
+            // Browsers know no Bearer: they ask for a name and a password, and the password is it.
+            let ways = [(header::WWW_AUTHENTICATE, "Bearer, Basic realm=\"tradewind\"")];
+            (StatusCode::UNAUTHORIZED, ways, "a token is needed: see TRADEWIND_TOKEN\n").into_response()
+        }
+        None if !is_own_name(headers) => (StatusCode::FORBIDDEN, "not under this name\n").into_response(),
+        _ => next.run(request).await,
+    }
+}
+
+/// The secret in `Authorization: Bearer`, or the password in `Authorization: Basic`.
+fn shown(headers: &HeaderMap) -> Option<String> {
+    let (scheme, value) = headers.get(header::AUTHORIZATION)?.to_str().ok()?.split_once(' ')?;
+    if scheme.eq_ignore_ascii_case("bearer") {
+        return Some(value.trim().to_owned());
+    }
+    if !scheme.eq_ignore_ascii_case("basic") {
+        return None;
+    }
+    let decoded = String::from_utf8(BASE64_STANDARD.decode(value.trim()).ok()?).ok()?;
+    decoded.split_once(':').map(|(_, password)| password.to_owned())
+}
+
+fn is_own_name(headers: &HeaderMap) -> bool {
+    let Some(host) = headers.get(header::HOST).and_then(|host| host.to_str().ok()) else { return true };
+    let name = host.rsplit_once(':').map_or(host, |(name, port)| {
+        if port.bytes().all(|byte| byte.is_ascii_digit()) { name } else { host }
+    });
+    let address = name.trim_start_matches('[').trim_end_matches(']');
+    name.eq_ignore_ascii_case("localhost") || address.parse::<std::net::IpAddr>().is_ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn headers(name: header::HeaderName, value: &str) -> HeaderMap {
+        HeaderMap::from_iter([(name, value.parse().expect("a header"))])
+    }
+
+    #[test]
+    fn a_token_is_shown_as_bearer_or_as_the_password_of_a_browser() {
+        let token = Token::new("s3cret");
+        let fits = |value: &str| {
+            shown(&headers(header::AUTHORIZATION, value)).is_some_and(|secret| token.fits(&secret))
+        };
+        assert!(fits("Bearer s3cret"));
+        assert!(fits(&format!("Basic {}", BASE64_STANDARD.encode("anyone:s3cret"))));
+        assert!(!fits("Bearer s3cre"));
+        assert!(!fits("Bearer "));
+        assert!(!fits("s3cret"));
+        assert!(!fits(&format!("Basic {}", BASE64_STANDARD.encode("s3cret"))));
+        assert!(!format!("{token:?}").contains("s3cret"));
+    }
+
+    #[test]
+    fn only_this_machines_own_names_do_without_a_token() {
+        let own = |host: &str| is_own_name(&headers(header::HOST, host));
+        for host in ["localhost", "localhost:7780", "127.0.0.1:7780", "[::1]:7780", "[::1]"] {
+            assert!(own(host), "{host}");
+        }
+        for host in ["evil.example", "evil.example:7780", "localhost.evil.example"] {
+            assert!(!own(host), "{host}");
+        }
+    }
+}

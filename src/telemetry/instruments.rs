@@ -1,0 +1,250 @@
+//! The instruments: what is measured, its name, its unit. docs/observability.md says what each
+//! means, in one table.
+//!
+//! | attribute | whose |
+//! | --- | --- |
+//! | `region` | the region of the agent that tells |
+//! | `peer` | the region that this agent writes to |
+//! | `origin` | the region whose writes arrive here |
+//! | `table` | the table's name in the configuration |
+
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use opentelemetry::metrics::{AsyncInstrument, Histogram, Meter};
+use opentelemetry::{KeyValue, global};
+use tokio::time::Instant;
+
+use crate::agent::{Backlog, Figures, TableStanding};
+use crate::observe::Board;
+use crate::tally::TallySnapshot;
+
+/// Bounds of the lag histograms' buckets, in seconds: from a write in the same rack to the day that
+/// streams keep.
+const BOUNDS: [f64; 18] = [
+    0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0, 30.0, 60.0, 300.0, 900.0, 3600.0, 21_600.0,
+    86_400.0,
+];
+/// All instruments of one collection are read from one look at the agents.
+const FRESH: Duration = Duration::from_millis(500);
+
+fn meter() -> Meter {
+    global::meter("tradewind")
+}
+
+fn seconds(name: &'static str, description: &'static str) -> Histogram<f64> {
+    let meter = meter();
+    let histogram = meter.f64_histogram(name).with_unit("s").with_description(description);
+    histogram.with_boundaries(BOUNDS.to_vec()).build()
+}
+
+/// What is measured of each write that a peer has answered.
+#[derive(Debug)]
+pub struct LagInstruments {
+    since_seen: Histogram<f64>,
+    since_creation: Histogram<f64>,
+}
+
+impl LagInstruments {
+    pub(crate) fn new() -> Self {
+        Self {
+            since_seen: seconds(
+                "tradewind.apply.lag",
+                "From when the agent first saw a record until the peer answered its write",
+            ),
+            since_creation: seconds(
+                "tradewind.record.lag",
+                "From a record's creation time, in whole seconds, until the peer answered its write",
+            ),
+        }
+    }
+
+    pub(crate) fn record(&self, since_creation: Duration, since_seen: Duration, attributes: &[KeyValue]) {
+        self.since_seen.record(since_seen.as_secs_f64(), attributes);
+        self.since_creation.record(since_creation.as_secs_f64(), attributes);
+    }
+}
+
+/// What is measured of each heartbeat.
+#[derive(Debug)]
+pub struct HeartbeatInstruments {
+    pub(crate) lag: Histogram<f64>,
+    pub(crate) stream_delay: Histogram<f64>,
+}
+
+impl HeartbeatInstruments {
+    pub(crate) fn new() -> Self {
+        Self {
+            lag: seconds(
+                "tradewind.heartbeat.lag",
+                "From when a heartbeat was written in its region until the peer answered its write",
+            ),
+            stream_delay: seconds(
+                "tradewind.stream.delay",
+                "From when a heartbeat was written in its region until the agent saw it in the stream",
+            ),
+        }
+    }
+}
+
+/// Looks at the agents of this process, at most twice a second.
+struct Look {
+    agents: Vec<Figures>,
+    last: Mutex<Option<(Instant, Arc<Vec<TableStanding>>)>>,
+}
+
+impl Look {
+    fn standings(&self) -> Arc<Vec<TableStanding>> {
+        let mut last = self.last.lock().unwrap_or_else(PoisonError::into_inner);
+        match &*last {
+            Some((at, standings)) if at.elapsed() < FRESH => Arc::clone(standings),
+            _ => {
+                let standings: Arc<Vec<_>> =
+                    Arc::new(self.agents.iter().flat_map(Figures::standings).collect());
+                *last = Some((Instant::now(), Arc::clone(&standings)));
+                standings
+            }
+        }
+    }
+}
+
+/// Has the counters and gauges of these agents told with every collection.
+pub fn register(agents: Vec<Figures>) {
+    let meter = meter();
+    let look = Arc::new(Look { agents, last: Mutex::default() });
+    for (name, description, read) in TallySnapshot::COUNTERS {
+        let (look, read) = (Arc::clone(&look), *read);
+        let counter = meter.u64_observable_counter(format!("tradewind.{name}"));
+        let counter = counter.with_description(description.trim());
+        counter
+            .with_callback(move |observer| {
+                for table in look.standings().iter() {
+                    observer.observe(read(&table.tally), &of_table(table));
+                }
+            })
+            .build();
+    }
+    let gauge = |name, unit, description, observe: fn(&TableStanding, &dyn AsyncInstrument<f64>)| {
+        let look = Arc::clone(&look);
+        let gauge = meter.f64_observable_gauge(name).with_unit(unit).with_description(description);
+        gauge
+            .with_callback(move |observer| {
+                look.standings().iter().for_each(|table| observe(table, observer));
+            })
+            .build();
+    };
+    gauge(
+        "tradewind.watermark.age",
+        "s",
+        "How old the oldest write is that is not yet with the peer",
+        |table, observer| {
+            for (peer, Backlog { age, .. }) in &table.backlogs {
+                observer.observe(age.as_secs_f64(), &with(table, "peer", peer));
+            }
+        },
+    );
+    gauge(
+        "tradewind.backlog",
+        "{record}",
+        "Records that have been read and are not yet with the peer",
+        |table, observer| {
+            for (peer, Backlog { records, .. }) in &table.backlogs {
+                observer.observe(count(*records), &with(table, "peer", peer));
+            }
+        },
+    );
+    gauge(
+        "tradewind.arrival.age",
+        "s",
+        "How old what an origin has durably promised this region is",
+        |table, observer| {
+            for (origin, age) in &table.arrivals {
+                observer.observe(age.as_secs_f64(), &with(table, "origin", origin));
+            }
+        },
+    );
+    gauge(
+        "tradewind.shard.unread",
+        "s",
+        "How long ago the shard was read that this agent has not read for the longest time",
+        |table, observer| {
+            if let Some(longest) = table.unread.values().max() {
+                observer.observe(longest.as_secs_f64(), &of_table(table));
+            }
+        },
+    );
+    gauge("tradewind.shards", "{shard}", "Shards that this agent reads", |table, observer| {
+        observer.observe(count(table.unread.len()), &of_table(table));
+    });
+    gauge("tradewind.keys", "{key}", "Keys held in memory", |table, observer| {
+        observer.observe(count(table.remembered), &of_table(table));
+    });
+    gauge("tradewind.replicating", "", "1 while the table is being replicated, else 0", |table, observer| {
+        observer.observe(f64::from(u8::from(table.is_replicating)), &of_table(table));
+    });
+    agents_alive(&meter, look);
+}
+
+fn agents_alive(meter: &Meter, look: Arc<Look>) {
+    let gauge = meter.u64_observable_gauge("tradewind.agents").with_unit("{agent}");
+    gauge
+        .with_description("Agents of the region that are alive, as this one sees it")
+        .with_callback(move |observer| {
+            for figures in &look.agents {
+                if let Some((alive, _)) = figures.crew() {
+                    let region = KeyValue::new("region", figures.region().to_string());
+                    observer.observe(u64::try_from(alive.len()).unwrap_or(u64::MAX), &[region]);
+                }
+            }
+        })
+        .build();
+}
+
+/// Has how long other regions have been silent, and which tables are marked, told with every
+/// collection.
+pub fn register_boards(boards: Vec<Arc<Board>>) {
+    let meter = meter();
+    let seen = boards.clone();
+    let gauge = meter.u64_observable_gauge("tradewind.marks").with_unit("{mark}");
+    gauge
+        .with_description(
+            "Marks of the table: writes that may be missing at peers, until verify finds no difference",
+        )
+        .with_callback(move |observer| {
+            for board in &seen {
+                let region = KeyValue::new("region", board.figures().region().to_string());
+                for (table, marks) in board.marks() {
+                    let marks = u64::try_from(marks).unwrap_or(u64::MAX);
+                    observer.observe(marks, &[region.clone(), KeyValue::new("table", table)]);
+                }
+            }
+        })
+        .build();
+    let gauge = meter.f64_observable_gauge("tradewind.heartbeat.age");
+    gauge
+        .with_unit("s")
+        .with_description("How overdue the next report is of all agents of an origin")
+        .with_callback(move |observer| {
+            for board in &boards {
+                let region = KeyValue::new("region", board.figures().region().to_string());
+                for (origin, silence) in board.silences() {
+                    let origin = KeyValue::new("origin", origin.to_string());
+                    observer.observe(silence.as_secs_f64(), &[region.clone(), origin]);
+                }
+            }
+        })
+        .build();
+}
+
+fn of_table(table: &TableStanding) -> [KeyValue; 2] {
+    [KeyValue::new("region", table.region.to_string()), KeyValue::new("table", table.table.clone())]
+}
+
+fn with(table: &TableStanding, role: &'static str, region: &crate::protocol::Origin) -> Vec<KeyValue> {
+    of_table(table).into_iter().chain([KeyValue::new(role, region.to_string())]).collect()
+}
+
+#[expect(clippy::cast_precision_loss, reason = "counts for display")]
+fn count(count: usize) -> f64 {
+    count as f64
+}
