@@ -141,6 +141,11 @@ impl Selections {
         self.of(region).map_or(Shown::Item(Cow::Borrowed(item)), |selection| selection.shows(key, item))
     }
 
+    /// Whether all regions are to hold an item as it is.
+    pub fn is_whole(&self, key: &Item, item: &Item) -> bool {
+        self.0.values().all(|selection| matches!(selection.shows(key, item), Shown::Item(Cow::Borrowed(_))))
+    }
+
     /// What of a write that was made in one region is to be done in another, if anything.
     pub fn view<'a>(&self, from: &Origin, to: &Origin, write: &'a Write) -> Option<Cow<'a, Write>> {
         if self.keeps(from) {
