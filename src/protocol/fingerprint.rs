@@ -25,6 +25,14 @@ impl Fingerprint {
     pub fn of(item: &Item) -> Self {
         Self(digest(item))
     }
+
+    pub fn from_bytes(bytes: [u8; 12]) -> Self {
+        Self(bytes)
+    }
+
+    pub fn to_bytes(&self) -> [u8; 12] {
+        self.0
+    }
 }
 
 impl fmt::Display for Fingerprint {
@@ -60,6 +68,18 @@ impl fmt::Display for KeyId {
 impl KeyId {
     pub fn of(key: &Item) -> Self {
         Self(u128::from_be_bytes(digest(key)))
+    }
+
+    pub fn from_bytes(bytes: [u8; 16]) -> Self {
+        Self(u128::from_be_bytes(bytes))
+    }
+
+    pub fn to_bytes(self) -> [u8; 16] {
+        self.0.to_be_bytes()
+    }
+
+    pub fn number(self) -> u128 {
+        self.0
     }
 
     /// One of `lanes` lanes; all writes of a key take the same one.
