@@ -182,6 +182,13 @@ pub struct Tuning {
     /// the longest that a table which can't be replicated waits for the next try.
     #[serde(deserialize_with = "duration")]
     pub discovery_interval: Duration,
+    /// How often each agent reports to all regions how it fares, and measures the lag to them.
+    #[serde(deserialize_with = "duration")]
+    pub heartbeat_interval: Duration,
+    /// How long a shard of its own may go unread before an agent counts as dead, and should be
+    /// started anew.
+    #[serde(deserialize_with = "duration")]
+    pub liveness_timeout: Duration,
     /// How long a dead letter is kept, in days.
     pub dead_letter_days: u32,
     /// How long a recorded conflict is kept, in days.
@@ -203,6 +210,8 @@ impl Default for Tuning {
             drain_timeout: Duration::from_secs(30),
             startup_timeout: Duration::from_secs(30),
             discovery_interval: Duration::from_mins(1),
+            heartbeat_interval: Duration::from_secs(10),
+            liveness_timeout: Duration::from_mins(2),
             dead_letter_days: 30,
             conflict_days: 30,
         }

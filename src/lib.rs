@@ -14,6 +14,8 @@ pub mod fault;
 pub mod fuzzing;
 pub mod item_json;
 pub mod lag;
+pub mod log_key;
+pub mod observe;
 pub mod operate;
 pub mod protocol;
 pub mod region;

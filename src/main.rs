@@ -9,6 +9,6 @@ fn main() -> ExitCode {
         Ok(command) => command,
         Err(exit) => return exit.into(),
     };
-    telemetry::start(command.log_level(), command.json());
+    telemetry::start(command.log_level(), command.json(), command.log_keys());
     command.run().into()
 }

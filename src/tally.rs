@@ -2,7 +2,7 @@
 
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 use crate::protocol::Verdict;
 
@@ -13,7 +13,8 @@ macro_rules! tally {
         pub struct Tally { $($(#[doc = $doc])* pub $name: Counter),* }
 
         /// The counters at one moment.
-        #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+        #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+        #[serde(default)]
         pub struct TallySnapshot { $($(#[doc = $doc])* pub $name: u64),* }
 
         impl Tally {

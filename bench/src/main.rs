@@ -72,7 +72,7 @@ fn main() -> ExitCode {
         Some(engine::SERVE) => run(engine::serve_embedded()),
         _ => {
             let cli = Cli::parse();
-            telemetry::start(LevelFilter::WARN, false);
+            telemetry::start(LevelFilter::WARN, false, false);
             run(cli.run())
         }
     };

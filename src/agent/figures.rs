@@ -45,10 +45,14 @@ pub struct TableReport {
     pub lag: BTreeMap<Origin, PeerLag>,
 }
 
-/// Where one table stands at this moment, beside what has been done for it.
+/// Where one table stands at this moment. Lag is not in it, since summing that up takes long.
 #[derive(Clone, Debug)]
 pub struct TableStanding {
-    pub report: TableReport,
+    pub region: Origin,
+    pub table: String,
+    /// Why the table is not being replicated.
+    pub trouble: Option<String>,
+    pub tally: TallySnapshot,
     pub is_replicating: bool,
     /// How far each peer is behind, in the shards that this agent reads.
     pub backlogs: BTreeMap<Origin, Backlog>,
@@ -151,7 +155,14 @@ impl Figures {
 
     /// What the agent has done, by table.
     pub fn report(&self) -> Vec<TableReport> {
-        lock(&self.0.tables).iter().map(|table| self.report_of(table)).collect()
+        let report = |table: &Arc<TableStatus>| TableReport {
+            origin: self.0.region.clone(),
+            table: table.name.clone(),
+            trouble: table.trouble(),
+            tally: table.tally.snapshot(),
+            lag: table.lag.summary(),
+        };
+        lock(&self.0.tables).iter().map(report).collect()
     }
 
     /// Where each table stands now.
@@ -159,7 +170,10 @@ impl Figures {
         let standing = |table: &Arc<TableStatus>| {
             let shards = lock(&table.standing).shards.clone();
             TableStanding {
-                report: self.report_of(table),
+                region: self.0.region.clone(),
+                table: table.name.clone(),
+                trouble: table.trouble(),
+                tally: table.tally.snapshot(),
                 is_replicating: shards.is_some(),
                 backlogs: table.backlogs.by_peer(),
                 arrivals: table.backlogs.arrivals(),
@@ -172,18 +186,15 @@ impl Figures {
 
     /// The lag of each table to each peer since this was last asked, for one reader that looks now
     /// and then.
-    pub fn take_recent_lag(&self) -> BTreeMap<String, BTreeMap<Origin, Spread>> {
-        lock(&self.0.tables).iter().map(|table| (table.name.clone(), table.lag.take_recent())).collect()
+    pub fn take_recent_lag(&self) -> Vec<(Origin, Spread)> {
+        lock(&self.0.tables).iter().flat_map(|table| table.lag.take_recent()).collect()
     }
 
-    fn report_of(&self, table: &TableStatus) -> TableReport {
-        TableReport {
-            origin: self.0.region.clone(),
-            table: table.name.clone(),
-            trouble: lock(&table.standing).trouble.as_ref().map(StartError::in_one_line),
-            tally: table.tally.snapshot(),
-            lag: table.lag.summary(),
-        }
+    /// What has been done for all tables.
+    pub fn total(&self) -> TallySnapshot {
+        let mut total = TallySnapshot::default();
+        lock(&self.0.tables).iter().for_each(|table| total += table.tally.snapshot());
+        total
     }
 }
 
@@ -199,6 +210,10 @@ impl TableStatus {
     /// Notes why the table is not being replicated, or that it is; whether that is news.
     pub(super) fn note_trouble(&self, trouble: Option<StartError>) -> bool {
         replace(&mut lock(&self.standing).trouble, trouble)
+    }
+
+    fn trouble(&self) -> Option<String> {
+        lock(&self.standing).trouble.as_ref().map(StartError::in_one_line)
     }
 
     fn idle_calls(&self) -> u32 {

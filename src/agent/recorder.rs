@@ -17,7 +17,7 @@ use crate::apply::{Complaints, Ledger, item_bytes};
 use crate::config::Tuning;
 use crate::control::ConflictTable;
 use crate::fault::persist;
-use crate::item_json::item_json;
+use crate::log_key::log_key;
 use crate::protocol::Conflict;
 use crate::tally::Tally;
 
@@ -131,7 +131,7 @@ impl Saver {
     fn lose(&self, conflict: &Conflict, why: &dyn std::fmt::Display) {
         self.tally.conflicts_unrecorded.add();
         let Conflict { key, lost, won, .. } = conflict;
-        let (table, key) = (&self.table, item_json(key));
+        let (table, key) = (&self.table, log_key(key));
         if self.complaints.is_due() {
             error!(
                 table, %key, %lost, %won,

@@ -8,7 +8,7 @@ use tokio::sync::{Notify, SetOnce, watch};
 use tokio::task::{JoinError, JoinSet};
 use tokio::time::MissedTickBehavior;
 use tokio_util::sync::CancellationToken;
-use tracing::{debug, error, warn};
+use tracing::{Instrument, debug, error, info_span, warn};
 
 use super::backlog::Backlogs;
 use super::coordinator::{Coordinator, Shards};
@@ -58,7 +58,9 @@ impl TablePlan {
         let (lineage, seen) = watch::channel(None);
         let look = Arc::new(Notify::new());
         let (client, arn) = (self.local.streams.clone(), self.stream_arn.clone());
-        tasks.spawn(list(client, arn, Arc::clone(&look), lineage));
+        // What they log says whose stream it is.
+        let span = info_span!("stream", region = %self.local.name, table = self.table.name);
+        tasks.spawn(list(client, arn, Arc::clone(&look), lineage).instrument(span));
         let (barrier, raised) = watch::channel(0);
         let (shared, promises) = self.share(seen.clone(), raised, &mut tasks);
         let coordinator = Coordinator {

@@ -12,7 +12,7 @@ use tokio::sync::{Notify, mpsc, watch};
 use tokio::task::JoinSet;
 use tokio::time::{Instant, MissedTickBehavior};
 use tokio_util::sync::CancellationToken;
-use tracing::{debug, error, info, warn};
+use tracing::{Instrument, debug, error, info, info_span, warn};
 
 use super::backlog::Backlogs;
 use super::holding::{From, Holding};
@@ -22,11 +22,12 @@ use super::remembered::Remembered;
 use crate::apply::{Job, Lanes, Ledger};
 use crate::config::{Conflicts, Tuning};
 use crate::control::{Checkpoint, ControlTable, Gap, Held};
-use crate::item_json::item_json;
 use crate::lag::wall_millis;
+use crate::log_key::log_key;
 use crate::protocol::{Action, Conflict, Floors, Hlc, KeyMemory, Origin};
 use crate::stream::{Page, Position, ShardId, Stream, StreamEvent};
 use crate::tally::Tally;
+use crate::telemetry::Trace;
 
 /// How long the other peers may be held up, in all, by one that is slow, before that one gets a
 /// track of its own.
@@ -253,8 +254,9 @@ impl Track {
         let (events, mut incoming) = mpsc::channel(4);
         // A task of its own, so that it reads on while a checkpoint is being saved.
         let mut reader = JoinSet::new();
-        reader
-            .spawn(self.shared.stream.clone().read(self.holding.in_order(self.progress.positions()), events));
+        let span = info_span!("stream", region = %self.shared.origin, table = self.shared.table);
+        let shards = self.holding.in_order(self.progress.positions());
+        reader.spawn(self.shared.stream.clone().read(shards, events).instrument(span));
         let (holding, stop) = (Arc::clone(&self.holding), self.stop.clone());
         let mut barrier = self.shared.barrier.clone();
         barrier.mark_changed();
@@ -284,6 +286,8 @@ impl Track {
                 Some(event) = incoming.recv() => self.event(event).await,
                 () = self.settled(), if self.is_at_end() => {
                     if self.checkpoint().await {
+                        let fed = self.feeds.iter().filter(|(_, feed)| feed.is_fed());
+                        fed.for_each(|(peer, _)| self.shared.backlogs.done(&self.holding.lease.shard, peer));
                         return self.last_saved();
                     }
                     tokio::time::sleep(SAVE_AGAIN).await;
@@ -354,10 +358,16 @@ impl Track {
             let created_millis = record.created_millis;
             let stamp_in_place =
                 self.is_main && !full && self.remembered.all() >= self.shared.tuning.memory_keys;
-            let judgement = self.memory.judge(ordinal, record, &self.floors, stamp_in_place);
-            self.remembered.note(self.memory.len());
             let acts =
                 page.shard == self.holding.lease.shard && created_millis >= self.holding.lease.since_millis;
+            let Shared { origin, table, .. } = &*self.shared;
+            let trace = if acts { Trace::begin(origin, table, &record.key, page.asked, seen) } else { None };
+            let judging = Instant::now();
+            let judgement = self.memory.judge(ordinal, record, &self.floors, stamp_in_place);
+            if let Some(trace) = &trace {
+                trace.classified(judging, judgement.verdict);
+            }
+            self.remembered.note(self.memory.len());
             let is_new = |feed: &Feed| acts && !feed.start.covers(&sequence);
             if self.is_main && self.feeds.values().any(is_new) {
                 self.shared.tally.count_verdict(judgement.verdict);
@@ -377,19 +387,29 @@ impl Track {
                     if (*target == self.shared.origin) != local {
                         continue;
                     }
-                    self.dispatch(target, &action, ordinal, created_millis, seen).await;
+                    let job = Job {
+                        action: action.clone(),
+                        ordinal,
+                        ledger: Arc::default(),
+                        tenure: Arc::clone(&self.holding.tenure),
+                        created_millis,
+                        seen,
+                        trace: trace.clone(),
+                    };
+                    self.dispatch(target, job).await;
                 }
             }
         }
         self.progress.judged(&end, before);
         self.note_idle(&end);
-        self.note_backlogs(&end);
+        let now = end.served_millis.unwrap_or_else(wall_millis);
+        self.note_backlogs(self.progress.behind(&end, now), now);
     }
 
     fn report(&self, conflict: &Conflict) {
         self.shared.tally.conflicts.add();
         let Conflict { key, lost, won, .. } = conflict;
-        let (table, key) = (&self.shared.table, item_json(key));
+        let (table, key) = (&self.shared.table, log_key(key));
         if self.shared.conflicts == Conflicts::Log {
             info!(table, %key, %lost, %won, "conflict: the last writer won");
         } else {
@@ -399,28 +419,15 @@ impl Track {
 
     /// Queues an action for a destination. A destination without room is waited for, but a peer
     /// no longer than the others can bear.
-    async fn dispatch(
-        &mut self,
-        target: &Origin,
-        action: &Action,
-        ordinal: u64,
-        created_millis: u64,
-        seen: Instant,
-    ) {
+    async fn dispatch(&mut self, target: &Origin, job: Job) {
         let Some(lanes) = self.shared.lanes.get(target).cloned() else { return };
         let alone = self.feeds.len() == 1;
         let Some(feed) = self.feeds.get_mut(target) else { return };
         if feed.is_dropped() {
             return;
         }
-        let job = Job {
-            action: action.clone(),
-            ordinal,
-            ledger: Arc::clone(&feed.ledger),
-            tenure: Arc::clone(&self.holding.tenure),
-            created_millis,
-            seen,
-        };
+        let Job { ordinal, created_millis, .. } = job;
+        let job = Job { ledger: Arc::clone(&feed.ledger), ..job };
         let Some(job) = lanes.try_send(job) else {
             feed.held_up = feed.held_up.saturating_sub(Duration::from_millis(1));
             return;
@@ -507,18 +514,23 @@ impl Track {
     }
 
     /// Notes how far the peers are behind; an age is that of the oldest write that a peer lacks.
-    fn note_backlogs(&self, end: &PageEnd) {
+    /// `unread` is how old what has not been read may be, if that is known.
+    fn note_backlogs(&self, unread: Option<Duration>, now: u64) {
         let Shared { origin, backlogs, .. } = &*self.shared;
         let shard = &self.holding.lease.shard;
-        if self.is_main {
+        if self.is_main && self.progress.is_closed() {
+            backlogs.closed(shard);
+        } else if self.is_main {
             backlogs.read(shard);
         }
-        let now = end.served_millis.unwrap_or_else(wall_millis);
         let since = |millis: u64| Duration::from_millis(now.saturating_sub(millis));
-        let unread = self.progress.behind(end, now);
         for (peer, feed) in self.feeds.iter().filter(|(peer, _)| *peer != origin) {
             let unread = match &feed.state {
-                FeedState::Fed => unread,
+                // What is read once more was done before.
+                FeedState::Fed => {
+                    let promised = feed.saved.as_ref().map_or(Duration::MAX, |saved| since(saved.millis));
+                    unread.map(|unread| unread.min(promised))
+                }
                 FeedState::Dropped(dropped) => Some(since(dropped.created_millis)),
                 // The track that does what came before says how far it is.
                 FeedState::Joining(_) => continue,
@@ -573,6 +585,10 @@ impl Track {
         }
         self.release_dropped();
         self.progress.prune(least, &now);
+        if self.progress.is_closed() {
+            // No page comes any more that would tell.
+            self.note_backlogs(Some(Duration::ZERO), wall_millis());
+        }
         durable
     }
 

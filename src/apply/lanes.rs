@@ -12,10 +12,11 @@ use tracing::{debug, error, warn};
 use super::{Ledger, Outcome, Replica, Tenure};
 use crate::control::{ControlTable, DeadLetter};
 use crate::fault::{Fault, FaultKind, persist};
-use crate::item_json::item_json;
 use crate::lag::LagBook;
+use crate::log_key::log_key;
 use crate::protocol::{Action, Body, Item, KeyId, Origin, Write};
 use crate::tally::Tally;
+use crate::telemetry::Trace;
 
 /// One action on its way to a destination.
 #[derive(Debug)]
@@ -28,6 +29,8 @@ pub struct Job {
     pub tenure: Arc<Tenure>,
     pub created_millis: u64,
     pub seen: Instant,
+    /// If the record is traced.
+    pub trace: Option<Trace>,
 }
 
 /// Where a destination's lanes write, and what they report to.
@@ -182,9 +185,14 @@ impl Destination {
     /// Works on a job until it is done, or can never be.
     async fn finish(&self, job: &Job) {
         let attempt = || job.tenure.within(|| self.replica.attempt(&job.action));
-        match persist(attempt, |fault| self.notice(fault)).await {
+        let step = job.trace.as_ref().and_then(|trace| trace.apply(&self.region));
+        let outcome = persist(attempt, |fault| self.notice(fault)).await;
+        if let Some(step) = step {
+            step.end(outcome.as_ref());
+        }
+        match outcome {
             Ok(outcome) => self.report(job, outcome),
-            Err(fault) => self.bury(&job.action, &fault).await,
+            Err(fault) => self.bury(job, &fault).await,
         }
     }
 
@@ -229,15 +237,17 @@ impl Destination {
     }
 
     /// Puts a write that can never be applied aside, with its reason, so that the stream goes on.
-    async fn bury(&self, action: &Action, fault: &Fault) {
+    async fn bury(&self, job: &Job, fault: &Fault) {
+        let action = &job.action;
+        let trace = job.trace.as_ref().map(Trace::id);
         let Self { region, origin, table, .. } = self;
         let (Action::Push(write) | Action::Heal(write) | Action::Restamp(write, _)) = action else {
-            error!(%region, table, %fault, key = %item_json(key_of(action)), "a marked item can't be deleted");
+            error!(%region, table, %fault, key = %log_key(key_of(action)), "a marked item can't be deleted");
             return;
         };
         self.tally.dead_letters.add();
         error!(
-            %origin, peer = %region, table, %fault, key = %item_json(&write.key),
+            %origin, peer = %region, table, %fault, key = %log_key(&write.key), trace,
             "the replica can never take this write; it is in the dead letters of the origin's control table"
         );
         self.save_dead_letter(write, fault).await;

@@ -13,18 +13,24 @@ use clap::Args;
 use serde::Serialize;
 use tokio::task::JoinSet;
 use tokio::time::{Instant, MissedTickBehavior};
+use tracing::warn;
 
+use super::listen::Listen;
 use super::progress::Progress;
+use super::run::Signals;
 use super::{Exit, Failure, report};
-use crate::agent::Agent;
-use crate::config::{Config, TableConfig, Tuning};
+use crate::agent::{Agent, Figures};
+use crate::config::{Config, Conflicts, TableConfig, Tuning};
+use crate::dashboard::{Dashboard, Kept, Shown};
 use crate::embedded::EmbeddedRegion;
 use crate::fault::Fault;
 use crate::lag::PeerLag;
+use crate::observe::Observer;
 use crate::operate::{Difference, Options, Plan, verify};
 use crate::protocol::Origin;
 use crate::region::Region;
 use crate::tally::TallySnapshot;
+use crate::telemetry::{self, Telemetry};
 use crate::workload::{Application, Operation};
 
 const NAMES: [&str; 8] = ["tokyo", "dublin", "oregon", "sydney", "mumbai", "santiago", "toronto", "lagos"];
@@ -59,6 +65,17 @@ pub(super) struct Demo {
     /// Makes the applications choose the same writes again; any number when left out.
     #[arg(long)]
     seed: Option<u64>,
+    /// Goes on, with a page that shows what happens, until Ctrl-C; then it settles and compares.
+    #[arg(long)]
+    dashboard: bool,
+    #[command(flatten)]
+    listen: Listen,
+}
+
+/// What it takes to show the demo on a page.
+struct Stage {
+    _dashboard: Option<Dashboard>,
+    _observers: Vec<Observer>,
 }
 
 /// What the demo did, and what came of it.
@@ -103,20 +120,32 @@ impl Demo {
         let (_embedded, config) = self.regions().await?;
         let regions = Region::connect_all(&config).await;
         prepare(&config, &regions).await?;
+        // Before the agents: what is measured before is not kept.
+        let telemetry =
+            self.dashboard.then(|| Telemetry::start(None)).transpose().map_err(Failure::internal)?;
         let mut agents = Vec::new();
         for region in &config.regions {
             agents.push(Agent::start(&config, region.name.as_str()).await?);
         }
 
+        let _stage = match telemetry {
+            Some(telemetry) => Some(self.show(Arc::new(telemetry), &config, &regions, &agents).await?),
+            None => None,
+        };
         let started = Instant::now();
-        let mut progress = Progress::new("writing", Some(self.writes), json);
-        let writes = self.write(&regions, seed, &agents, &mut progress).await;
+        let total = (!self.dashboard).then_some(self.writes);
+        let mut progress = Progress::new("writing", total, json);
+        let mut signals = if self.dashboard { Some(Signals::listen()?) } else { None };
+        let writes = self.write(&regions, seed, &agents, &mut progress, &mut signals).await;
         progress.finish();
         let writing_seconds = started.elapsed().as_secs_f64();
 
         let stopped = Instant::now();
         let mut progress = Progress::new("settling", None, json);
-        settle(&agents, &mut progress).await?;
+        tokio::select! {
+            settled = settle(&agents, &mut progress) => settled?,
+            () = told(&mut signals) => return Ok(Exit::Interrupted),
+        }
         progress.finish();
         let settling_seconds = stopped.elapsed().as_secs_f64();
 
@@ -143,6 +172,29 @@ impl Demo {
         Ok(if outcome.items_differing == 0 { Exit::Done } else { Exit::Differs })
     }
 
+    /// Shows the agents on a page.
+    async fn show(
+        &self,
+        telemetry: Arc<Telemetry>,
+        config: &Config,
+        regions: &BTreeMap<Origin, Region>,
+        agents: &[Agent],
+    ) -> Result<Stage, Failure> {
+        let figures: Vec<Figures> = agents.iter().map(|agent| agent.figures().clone()).collect();
+        telemetry::register(figures.clone());
+        let start = |figures: &Figures| Observer::start(config, regions, figures.clone());
+        let observers: Vec<Observer> = figures.iter().filter_map(start).collect();
+        telemetry::register_boards(observers.iter().map(|observer| Arc::clone(observer.board())).collect());
+        let dashboard = self.listen.serve(&telemetry).await?;
+        if let (Some(dashboard), Some(first)) = (&dashboard, observers.first()) {
+            let kept = Kept { config: config.clone(), regions: regions.clone() };
+            dashboard.show(Shown { agents: figures, board: Arc::clone(first.board()), kept });
+            // Logged as a warning would be: whoever asked for it wants to see it at any level.
+            warn!("the page is at http://{}/ until Ctrl-C", dashboard.address());
+        }
+        Ok(Stage { _dashboard: dashboard, _observers: observers })
+    }
+
     async fn regions(&self) -> Result<(Vec<EmbeddedRegion>, Config), Failure> {
         let mut embedded = Vec::new();
         for name in NAMES.iter().take(self.regions.into()) {
@@ -151,8 +203,13 @@ impl Demo {
         }
         let regions: Vec<_> = embedded.iter().map(EmbeddedRegion::config).collect();
         let replicas = regions.iter().map(|region| (region.name.clone(), TABLE.to_owned())).collect();
-        let tables = vec![TableConfig::new(TABLE.to_owned(), replicas)];
-        Ok((embedded, Config { regions, tables, patterns: Vec::new(), tuning: Tuning::default() }))
+        let mut table = TableConfig::new(TABLE.to_owned(), replicas);
+        let mut tuning = Tuning::default();
+        if self.dashboard {
+            table.conflicts = Conflicts::Table;
+            tuning.heartbeat_interval = Duration::from_secs(2);
+        }
+        Ok((embedded, Config { regions, tables: vec![table], patterns: Vec::new(), tuning }))
     }
 
     /// Lets the applications write, at the given rate.
@@ -162,9 +219,11 @@ impl Demo {
         seed: u64,
         agents: &[Agent],
         progress: &mut Progress,
+        signals: &mut Option<Signals>,
     ) -> Writes {
         let mut rng = fastrand::Rng::with_seed(seed);
-        let left = Arc::new(AtomicU64::new(self.writes));
+        let most = if self.dashboard { u64::MAX } else { self.writes };
+        let left = Arc::new(AtomicU64::new(most));
         let mut running = JoinSet::new();
         let applications = u64::from(self.regions) * APPLICATIONS;
         for region in regions.values() {
@@ -184,11 +243,20 @@ impl Demo {
                     Some(Err(_)) => writes.failed += 1,
                     None => return writes,
                 },
+                () = told(signals) => left.store(0, Ordering::Relaxed),
                 _ = ticks.tick() => {
-                    progress.update(self.writes.saturating_sub(left.load(Ordering::Relaxed)), || lag_line(agents));
+                    progress.update(most.saturating_sub(left.load(Ordering::Relaxed)), || lag_line(agents));
                 }
             }
         }
+    }
+}
+
+/// Waits until a person ends the demo; for ever, if that just ends the process.
+async fn told(signals: &mut Option<Signals>) {
+    match signals {
+        Some(signals) => signals.next().await,
+        None => std::future::pending().await,
     }
 }
 

@@ -6,8 +6,10 @@ mod dead_letters;
 mod demo;
 mod exit;
 mod init;
+mod listen;
 mod progress;
 mod run;
+mod status;
 mod verify;
 mod wait;
 mod watermarks;
@@ -28,7 +30,8 @@ pub use progress::Progress;
 const EXIT_CODES: &str = "\
 Exit codes:
   0    done
-  1    the replicas differ (demo, verify), not in time (wait), or letters are left (dead-letters replay)
+  1    the replicas differ (demo, verify), not in time (wait), over --max-lag (status), or letters are
+       left (dead-letters replay)
   64   the command line or regions.toml is wrong, or --listen lacks its token
   69   a region can't be reached, a table is missing or does not fit, or the address of --listen is taken
   70   an internal error
@@ -50,6 +53,9 @@ struct Cli {
     /// Print the result, and logs, as JSON.
     #[arg(long, global = true)]
     json: bool,
+    /// Log items' keys as they are; else only their hashes.
+    #[arg(long, global = true, env = "TRADEWIND_LOG_KEYS")]
+    log_keys: bool,
 }
 
 #[derive(Debug, Subcommand)]
@@ -59,6 +65,7 @@ enum Command {
     Demo(demo::Demo),
     Init(init::Init),
     Run(run::Run),
+    Status(status::Status),
     Verify(verify::Verify),
     Wait(wait::Wait),
     Watermarks(watermarks::Watermarks),
@@ -100,6 +107,11 @@ impl Invocation {
         self.0.json
     }
 
+    /// Whether logs may show items' keys.
+    pub fn log_keys(&self) -> bool {
+        self.0.log_keys
+    }
+
     /// What the command logs unless told otherwise.
     pub fn log_level(&self) -> LevelFilter {
         match self.0.command {
@@ -108,6 +120,7 @@ impl Invocation {
             | Command::DeadLetters(_)
             | Command::Demo(_)
             | Command::Init(_)
+            | Command::Status(_)
             | Command::Verify(_)
             | Command::Wait(_)
             | Command::Watermarks(_) => LevelFilter::WARN,
@@ -116,7 +129,7 @@ impl Invocation {
 
     /// Runs the command to its end.
     pub fn run(self) -> Exit {
-        let Cli { command, json } = self.0;
+        let Cli { command, json, .. } = self.0;
         let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build();
         let result = runtime.map_err(Failure::internal).and_then(|runtime| {
             let result = runtime.block_on(async {
@@ -126,6 +139,7 @@ impl Invocation {
                     Command::Demo(demo) => demo.run(json).await,
                     Command::Init(init) => init.run(json).await,
                     Command::Run(run) => run.run(json).await,
+                    Command::Status(status) => status.run(json).await,
                     Command::Verify(verify) => verify.run(json).await,
                     Command::Wait(wait) => wait.run(json).await,
                     Command::Watermarks(watermarks) => watermarks.run(json).await,

@@ -1,7 +1,6 @@
 //! `tradewind run`.
 
 use std::fmt::Write;
-use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -10,9 +9,12 @@ use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::time::{Instant, MissedTickBehavior};
 use tracing::{info, warn};
 
+use super::listen::Listen;
 use super::{ConfigFile, Exit, Failure, report};
 use crate::agent::{Agent, Figures, TableReport};
-use crate::dashboard::{Dashboard, ListenError, Token};
+use crate::dashboard::{Kept, Shown};
+use crate::observe::Observer;
+use crate::region::Region;
 use crate::telemetry::{self, Telemetry};
 
 /// How often the log says what has been done.
@@ -39,31 +41,8 @@ pub(super) struct Run {
     /// the exit code tells of it.
     #[arg(long)]
     once: bool,
-    /// Where to serve the page, /metrics, /healthz and /readyz; "off": nowhere. Beyond this machine it
-    /// takes a token, in `TRADEWIND_TOKEN`. Default: 127.0.0.1:7780, or a free port if that is taken.
-    #[arg(long, value_name = "ADDRESS", env = "TRADEWIND_LISTEN")]
-    listen: Option<Listen>,
-}
-
-/// What `--listen` says.
-#[derive(Clone, Copy, Debug)]
-enum Listen {
-    Off,
-    On(SocketAddr),
-}
-
-impl std::str::FromStr for Listen {
-    type Err = String;
-
-    fn from_str(text: &str) -> Result<Self, String> {
-        match text {
-            "off" => Ok(Self::Off),
-            address => address
-                .parse()
-                .map(Self::On)
-                .map_err(|_| "expected an address such as \"127.0.0.1:7780\", or \"off\"".to_owned()),
-        }
-    }
+    #[command(flatten)]
+    listen: Listen,
 }
 
 impl Run {
@@ -72,35 +51,35 @@ impl Run {
         let mut signals = Signals::listen()?;
         let region = config.region(&self.region).map(|region| &region.name);
         let telemetry = Arc::new(Telemetry::start(region).map_err(Failure::internal)?);
-        let dashboard = self.serve(&telemetry).await?;
+        let dashboard = self.listen.serve(&telemetry).await?;
+        if let Some(dashboard) = &dashboard {
+            info!("the page is at http://{}/, metrics at /metrics", dashboard.address());
+        }
+        let regions = Region::connect_all(&config).await;
         let agent = tokio::select! {
-            started = Agent::start(&config, &self.region) => started?,
+            started = Agent::start_over(&config, &self.region, &regions) => started?,
             () = signals.next() => return Ok(Exit::Done),
         };
         let figures = agent.figures().clone();
         telemetry::register(vec![figures.clone()]);
+        let observer = Observer::start(&config, &regions, figures.clone())
+            .ok_or_else(|| Failure::internal("a region without a client"))?;
+        telemetry::register_boards(vec![Arc::clone(observer.board())]);
         if let Some(dashboard) = &dashboard {
-            dashboard.show(vec![figures.clone()]);
+            let board = Arc::clone(observer.board());
+            let local = regions.get(figures.region());
+            let regions = local.map(|region| (region.name.clone(), region.clone())).into_iter().collect();
+            let kept = Kept { config: config.clone(), regions };
+            dashboard.show(Shown { agents: vec![figures.clone()], board, kept });
         }
         let exit = self.replicate(agent, &figures, &mut signals).await?;
-        telemetry.end().await;
+        if exit != Exit::Interrupted {
+            telemetry.end().await;
+        }
         if exit != Exit::Interrupted {
             report(json, &figures.report(), |tables| tables.iter().map(text).collect::<Vec<_>>().join("\n"))?;
         }
         Ok(exit)
-    }
-
-    async fn serve(&self, telemetry: &Arc<Telemetry>) -> Result<Option<Dashboard>, Failure> {
-        let address = match self.listen {
-            Some(Listen::Off) => return Ok(None),
-            Some(Listen::On(address)) => Some(address),
-            None => None,
-        };
-        let token = std::env::var("TRADEWIND_TOKEN").ok().filter(|token| !token.is_empty());
-        let token = token.as_deref().map(Token::new);
-        let dashboard = Dashboard::start(address, token, Arc::clone(telemetry)).await?;
-        info!("the page is at http://{}/, metrics at /metrics", dashboard.address());
-        Ok(Some(dashboard))
     }
 
     /// Lets the agent run until it is told to stop, or has nothing left to do.
@@ -140,28 +119,18 @@ impl Run {
     }
 }
 
-impl From<ListenError> for Failure {
-    fn from(error: ListenError) -> Self {
-        let exit = match error {
-            ListenError::NoToken(_) => Exit::Usage,
-            ListenError::Taken(..) => Exit::Unavailable,
-        };
-        Self::new(exit, error)
-    }
-}
-
-struct Signals {
+pub(super) struct Signals {
     terminate: Signal,
     interrupt: Signal,
 }
 
 impl Signals {
-    fn listen() -> Result<Self, Failure> {
+    pub(super) fn listen() -> Result<Self, Failure> {
         let listen = |kind| signal(kind).map_err(Failure::internal);
         Ok(Self { terminate: listen(SignalKind::terminate())?, interrupt: listen(SignalKind::interrupt())? })
     }
 
-    async fn next(&mut self) {
+    pub(super) async fn next(&mut self) {
         tokio::select! {
             _ = self.terminate.recv() => {}
             _ = self.interrupt.recv() => {}

@@ -81,6 +81,11 @@ impl ConflictTable {
         Ok(self.rows.rows(&self.pk(table)).await?.into_iter().filter_map(read).collect())
     }
 
+    /// The last of them, by the versions that lost, the newest first.
+    pub async fn newest(&self, table: &str, most: usize) -> Result<Vec<SavedConflict>, Fault> {
+        Ok(self.rows.last_rows(&self.pk(table), most).await?.into_iter().filter_map(read).collect())
+    }
+
     /// The image that lost and the one that won, as far as they were known.
     pub async fn images(&self, conflict: &SavedConflict) -> Result<(Option<Item>, Option<Item>), Fault> {
         let Some(at) = Address::of(&conflict.row) else { return Ok((None, None)) };

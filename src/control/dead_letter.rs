@@ -70,6 +70,11 @@ impl ControlTable {
         Ok(self.rows(&pk(table)).await?.into_iter().filter_map(read).collect())
     }
 
+    /// The last of them, the newest version first.
+    pub async fn newest_dead_letters(&self, table: &str, most: usize) -> Result<Vec<SavedLetter>, Fault> {
+        Ok(self.last_rows(&pk(table), most).await?.into_iter().filter_map(read).collect())
+    }
+
     /// The image that a letter's write put in place, and the one that it replaced at its origin.
     pub async fn dead_letter_images(
         &self,

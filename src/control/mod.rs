@@ -9,6 +9,7 @@
 //! | beat | `agent` | the agent | that agent |
 //! | watermark | `watermark/<table>` | the origin | that origin's agent |
 //! | gap | `gap/<table>` | shard, time | this region's agents |
+//! | report | `report` | region, agent | every agent, in every region |
 //! | dead letter | `dead-letter/<table>` | version, peer, key | this region's agent |
 //!
 //! Conflicts are recorded in a table of their own, with the same keys: see `conflict`.
@@ -19,6 +20,7 @@ mod dead_letter;
 mod gap;
 mod images;
 mod lease;
+mod report;
 mod row_id;
 mod watermark;
 
@@ -35,6 +37,7 @@ pub use conflict::{ConflictTable, SavedConflict};
 pub use dead_letter::{DeadLetter, SavedLetter};
 pub use gap::Gap;
 pub use lease::{Checkpoint, Held, Lease, LeaseTable, lease_space};
+pub use report::SavedReport;
 pub use row_id::RowId;
 pub use watermark::Watermarks;
 
@@ -78,6 +81,17 @@ impl ControlTable {
         }
     }
 
+    /// The rows with this `pk` whose `sk` sorts highest, that one first.
+    async fn last_rows(&self, pk: &str, most: usize) -> Result<Vec<Row>, Fault> {
+        let query = self.client.query().table_name(&self.name).scan_index_forward(false);
+        let query = query
+            .key_condition_expression("#pk = :pk")
+            .expression_attribute_names("#pk", PK)
+            .expression_attribute_values(":pk", text(pk))
+            .limit(i32::try_from(most).unwrap_or(i32::MAX));
+        Ok(query.send().await?.items.unwrap_or_default())
+    }
+
     async fn put(&self, row: Row) -> Result<(), Fault> {
         self.client.put_item().table_name(&self.name).set_item(Some(row)).send().await?;
         Ok(())
@@ -93,7 +107,7 @@ impl ControlTable {
 /// Reads a row as whatever it may be, for the fuzzer.
 #[cfg(any(test, fuzzing))]
 pub(crate) fn read_any(row: &Row) {
-    let _ = (lease::read(row), watermark::read(row), gap::read(row));
+    let _ = (lease::read(row), watermark::read(row), gap::read(row), report::read(row));
     let _ = (dead_letter::read(row.clone()), conflict::read(row.clone()));
 }
 

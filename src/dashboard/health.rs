@@ -4,15 +4,13 @@ use std::time::Duration;
 
 use crate::agent::{Figures, TableStanding};
 
-/// A shard that this agent has not read for so long has come to a halt. It is asked at least twice a
-/// second; while its region does not answer, tries are half a minute apart.
-const HALT: Duration = Duration::from_mins(2);
 /// A region whose control table has not answered for so long does not answer.
 const SILENCE: Duration = Duration::from_secs(30);
 
-/// Whether every shard that the agents hold is being read.
-pub(super) fn live(agents: &[Figures]) -> Result<(), &'static str> {
-    let halted = |table: &TableStanding| table.unread.values().any(|unread| *unread >= HALT);
+/// Whether every shard that the agents hold has been read within `timeout`. It is asked at least twice
+/// a second; while its region does not answer, tries are up to a quarter of a minute apart.
+pub(super) fn live(agents: &[Figures], timeout: Duration) -> Result<(), &'static str> {
+    let halted = |table: &TableStanding| table.unread.values().any(|unread| *unread >= timeout);
     if agents.iter().flat_map(Figures::standings).any(|table| halted(&table)) {
         Err("halted")
     } else {

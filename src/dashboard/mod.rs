@@ -3,11 +3,16 @@
 //! | path | what |
 //! | --- | --- |
 //! | `/metrics` | the metrics, for Prometheus |
+//! | `/` | the page |
+//! | `/api/items` | the last conflicts, with both images, and dead letters: JSON |
+//! | `/api/overview` | all regions as they stand: JSON |
+//! | `/api/history` | the last quarter of an hour: JSON |
 //! | `/healthz` | whether the agent is alive; else it should be started anew |
 //! | `/readyz` | whether it replicates |
 
 mod access;
 mod health;
+mod items;
 
 use std::net::{Ipv4Addr, SocketAddr};
 use std::sync::{Arc, OnceLock};
@@ -18,14 +23,17 @@ use axum::http::{StatusCode, header};
 use axum::middleware;
 use axum::response::{IntoResponse, Response};
 use axum::routing::get;
+use serde::Serialize;
 use tokio::net::TcpListener;
 use tokio::task::JoinHandle;
 use tracing::{error, warn};
 
 use crate::agent::Figures;
+use crate::observe::Board;
 use crate::telemetry::Telemetry;
 
 pub use access::Token;
+pub use items::Kept;
 
 /// Where an agent listens unless it is told otherwise.
 pub const DEFAULT_ADDRESS: SocketAddr = SocketAddr::new(std::net::IpAddr::V4(Ipv4Addr::LOCALHOST), 7780);
@@ -34,7 +42,7 @@ pub const DEFAULT_ADDRESS: SocketAddr = SocketAddr::new(std::net::IpAddr::V4(Ipv
 #[derive(Debug)]
 pub struct Dashboard {
     address: SocketAddr,
-    agents: Arc<OnceLock<Vec<Figures>>>,
+    shown: Arc<OnceLock<Shown>>,
     server: JoinHandle<()>,
 }
 
@@ -49,11 +57,19 @@ pub enum ListenError {
     Taken(SocketAddr, std::io::Error),
 }
 
+/// The agents that are shown: all of this process, and what one of them knows of all regions.
+#[derive(Debug)]
+pub struct Shown {
+    pub agents: Vec<Figures>,
+    pub board: Arc<Board>,
+    pub kept: Kept,
+}
+
 /// What the handlers share.
 #[derive(Clone, Debug)]
 struct Served {
     telemetry: Arc<Telemetry>,
-    agents: Arc<OnceLock<Vec<Figures>>>,
+    shown: Arc<OnceLock<Shown>>,
 }
 
 impl Dashboard {
@@ -77,14 +93,14 @@ impl Dashboard {
         };
         let listener = bound.map_err(|error| ListenError::Taken(wanted, error))?;
         let address = listener.local_addr().map_err(|error| ListenError::Taken(wanted, error))?;
-        let agents = Arc::default();
-        let router = router(Served { telemetry, agents: Arc::clone(&agents) }, token);
+        let shown = Arc::default();
+        let router = router(Served { telemetry, shown: Arc::clone(&shown) }, token);
         let server = tokio::spawn(async move {
             if let Err(error) = axum::serve(listener, router).await {
                 error!(%error, "metrics and the page are served no more");
             }
         });
-        Ok(Self { address, agents, server })
+        Ok(Self { address, shown, server })
     }
 
     pub fn address(&self) -> SocketAddr {
@@ -92,9 +108,9 @@ impl Dashboard {
     }
 
     /// Shows these agents; until then, `/readyz` says that they are starting.
-    pub fn show(&self, agents: Vec<Figures>) {
+    pub fn show(&self, shown: Shown) {
         // They start once.
-        let _ = self.agents.set(agents);
+        let _ = self.shown.set(shown);
     }
 }
 
@@ -105,7 +121,14 @@ impl Drop for Dashboard {
 }
 
 fn router(served: Served, token: Option<Token>) -> Router {
-    let guarded = Router::new().route("/metrics", get(metrics));
+    let guarded = Router::new()
+        .route("/metrics", get(metrics))
+        .route("/api/overview", get(overview))
+        .route("/api/history", get(history))
+        .route("/api/items", get(items))
+        .route("/", get(|| async { part("text/html; charset=utf-8", include_str!("page.html")) }))
+        .route("/page.css", get(|| async { part("text/css; charset=utf-8", include_str!("page.css")) }))
+        .route("/page.js", get(|| async { part("text/javascript; charset=utf-8", include_str!("page.js")) }));
     let guarded = guarded.layer(middleware::from_fn_with_state(Arc::new(token), access::check));
     Router::new()
         .route("/healthz", get(healthz))
@@ -126,12 +149,56 @@ async fn metrics(State(served): State<Served>) -> Response {
     }
 }
 
+async fn overview(State(served): State<Served>) -> Response {
+    served.shown.get().map_or_else(starting, |shown| json(&shown.board.overview()))
+}
+
+async fn history(State(served): State<Served>) -> Response {
+    served.shown.get().map_or_else(starting, |shown| json(&shown.board.history()))
+}
+
+async fn items(State(served): State<Served>) -> Response {
+    match served.shown.get() {
+        Some(shown) => json(&shown.kept.look(&shown.agents).await),
+        None => starting(),
+    }
+}
+
+/// A part of the page, which loads nothing from elsewhere.
+fn part(kind: &'static str, text: &'static str) -> Response {
+    let policy = "default-src 'none'; script-src 'self'; style-src 'self'; connect-src 'self'; img-src data:; \
+                  frame-ancestors 'none'; base-uri 'none'; form-action 'none'";
+    let headers = [
+        (header::CONTENT_TYPE, kind),
+        (header::CONTENT_SECURITY_POLICY, policy),
+        (header::X_CONTENT_TYPE_OPTIONS, "nosniff"),
+        (header::REFERRER_POLICY, "no-referrer"),
+        (header::CACHE_CONTROL, "no-cache"),
+    ];
+    (headers, text).into_response()
+}
+
 async fn healthz(State(served): State<Served>) -> Response {
-    answer(health::live(served.agents.get().map_or(&[], Vec::as_slice)))
+    let live = |shown: &Shown| health::live(&shown.agents, shown.kept.config.tuning.liveness_timeout);
+    answer(served.shown.get().map_or(Ok(()), live))
 }
 
 async fn readyz(State(served): State<Served>) -> Response {
-    answer(served.agents.get().map_or(Err("starting"), |agents| health::ready(agents)))
+    answer(served.shown.get().map_or(Err("starting"), |shown| health::ready(&shown.agents)))
+}
+
+fn starting() -> Response {
+    answer(Err("starting"))
+}
+
+fn json(body: &impl Serialize) -> Response {
+    match serde_json::to_string(body) {
+        Ok(text) => ([(header::CONTENT_TYPE, "application/json")], text).into_response(),
+        Err(error) => {
+            error!(%error, "an answer can't be written");
+            StatusCode::INTERNAL_SERVER_ERROR.into_response()
+        }
+    }
 }
 
 /// A probe's answer: one word.

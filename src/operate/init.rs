@@ -121,8 +121,12 @@ impl Plan {
         };
         match look(region, name).await? {
             None => {
+                let measures = matches!(create, Change::CreateControlTable);
                 self.step(region, name, create);
                 self.step(region, name, Change::EnableTtl(EXPIRES.to_owned()));
+                if measures {
+                    self.step(region, name, Change::EnableStream);
+                }
             }
             Some(found) => {
                 let keys: Vec<_> = found.key_schema.names().collect();
@@ -136,8 +140,14 @@ impl Plan {
                             found.key_schema
                         ),
                     );
-                } else if ttl_attribute(region, name).await?.is_none() {
+                    return Ok(());
+                }
+                if ttl_attribute(region, name).await?.is_none() {
                     self.step(region, name, Change::EnableTtl(EXPIRES.to_owned()));
+                }
+                // Heartbeats pass through it. One of another view type is its owner's to change.
+                if matches!(create, Change::CreateControlTable) && found.stream == StreamState::Off {
+                    self.step(region, name, Change::EnableStream);
                 }
             }
         }

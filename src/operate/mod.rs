@@ -4,6 +4,7 @@
 mod conflicts;
 mod dead_letters;
 mod init;
+mod status;
 mod verify;
 mod wait;
 
@@ -20,6 +21,7 @@ use crate::region::Region;
 pub use conflicts::{LostWrite, Restored, conflicts, restore};
 pub use dead_letters::{Fate, Letter, Replayed, dead_letters, replay};
 pub use init::{Change, Model, Plan, Problem, Step};
+pub use status::{Silent, Status, status};
 pub use verify::{
     Audience, Difference, Holding, Options, Scanned, Stage, TableVerdict, Verification, VerifyError, verify,
 };

@@ -59,8 +59,8 @@ impl fmt::Display for Hlc {
 ///
 /// Names are 1 to 32 characters of `a-z`, `0-9`, `-` and `_`, so that a space, which ends a name
 /// inside a stamp, sorts below every character of it.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
-#[serde(transparent)]
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(try_from = "String", into = "String")]
 pub struct Origin(Arc<str>);
 
 impl Origin {
@@ -81,6 +81,20 @@ impl fmt::Display for Origin {
 #[derive(Debug, thiserror::Error, PartialEq, Eq)]
 #[error("expected 1 to {} characters of a-z, 0-9, '-' and '_'", Origin::MAX_LEN)]
 pub struct InvalidOrigin;
+
+impl TryFrom<String> for Origin {
+    type Error = InvalidOrigin;
+
+    fn try_from(name: String) -> Result<Self, InvalidOrigin> {
+        name.parse()
+    }
+}
+
+impl From<Origin> for String {
+    fn from(origin: Origin) -> Self {
+        origin.as_str().to_owned()
+    }
+}
 
 impl FromStr for Origin {
     type Err = InvalidOrigin;

@@ -12,6 +12,7 @@ mod position;
 mod reader;
 mod record;
 mod service_clock;
+mod tip;
 
 pub use lister::{Lineage, list, list_once};
 pub use pacer::Pacer;
@@ -19,3 +20,4 @@ pub use position::{Position, Sequence, ShardId};
 pub use reader::{Page, Stream, StreamEvent};
 #[cfg(any(test, fuzzing))]
 pub(crate) use record::convert;
+pub use tip::Tip;

@@ -8,7 +8,7 @@ use aws_sdk_dynamodbstreams::operation::get_records::GetRecordsOutput;
 use aws_sdk_dynamodbstreams::types::{AttributeValue as StreamValue, Record as StreamRecord};
 
 use super::Sequence;
-use crate::item_json::item_json;
+use crate::log_key::log_key;
 use crate::protocol::{Item, Record};
 
 /// What GetRecords answered.
@@ -48,7 +48,7 @@ impl Unreadable {
 
     /// The same, with which record it is.
     pub(super) fn of(self, sequence: &str, key: &Item) -> Self {
-        Self(format!("record {sequence} of key {}: {}", item_json(key), self.0))
+        Self(format!("record {sequence} of key {}: {}", log_key(key), self.0))
     }
 }
 

@@ -16,6 +16,7 @@ use opentelemetry::{KeyValue, global};
 use tokio::time::Instant;
 
 use crate::agent::{Backlog, Figures, TableStanding};
+use crate::observe::Board;
 use crate::tally::TallySnapshot;
 
 /// Bounds of the lag histograms' buckets, in seconds: from a write in the same rack to the day that
@@ -64,6 +65,28 @@ impl LagInstruments {
     }
 }
 
+/// What is measured of each heartbeat.
+#[derive(Debug)]
+pub struct HeartbeatInstruments {
+    pub(crate) lag: Histogram<f64>,
+    pub(crate) stream_delay: Histogram<f64>,
+}
+
+impl HeartbeatInstruments {
+    pub(crate) fn new() -> Self {
+        Self {
+            lag: seconds(
+                "tradewind.heartbeat.lag",
+                "From when a heartbeat was written in its region until the peer answered its write",
+            ),
+            stream_delay: seconds(
+                "tradewind.stream.delay",
+                "From when a heartbeat was written in its region until the agent saw it in the stream",
+            ),
+        }
+    }
+}
+
 /// Looks at the agents of this process, at most twice a second.
 struct Look {
     agents: Vec<Figures>,
@@ -96,7 +119,7 @@ pub fn register(agents: Vec<Figures>) {
         counter
             .with_callback(move |observer| {
                 for table in look.standings().iter() {
-                    observer.observe(read(&table.report.tally), &of_table(table));
+                    observer.observe(read(&table.tally), &of_table(table));
                 }
             })
             .build();
@@ -177,11 +200,44 @@ fn agents_alive(meter: &Meter, look: Arc<Look>) {
         .build();
 }
 
+/// Has how long other regions have been silent, and which tables are marked, told with every
+/// collection.
+pub fn register_boards(boards: Vec<Arc<Board>>) {
+    let meter = meter();
+    let seen = boards.clone();
+    let gauge = meter.u64_observable_gauge("tradewind.marks").with_unit("{mark}");
+    gauge
+        .with_description(
+            "Marks of the table: writes that may be missing at peers, until verify finds no difference",
+        )
+        .with_callback(move |observer| {
+            for board in &seen {
+                let region = KeyValue::new("region", board.figures().region().to_string());
+                for (table, marks) in board.marks() {
+                    let marks = u64::try_from(marks).unwrap_or(u64::MAX);
+                    observer.observe(marks, &[region.clone(), KeyValue::new("table", table)]);
+                }
+            }
+        })
+        .build();
+    let gauge = meter.f64_observable_gauge("tradewind.heartbeat.age");
+    gauge
+        .with_unit("s")
+        .with_description("How overdue the next report is of all agents of an origin")
+        .with_callback(move |observer| {
+            for board in &boards {
+                let region = KeyValue::new("region", board.figures().region().to_string());
+                for (origin, silence) in board.silences() {
+                    let origin = KeyValue::new("origin", origin.to_string());
+                    observer.observe(silence.as_secs_f64(), &[region.clone(), origin]);
+                }
+            }
+        })
+        .build();
+}
+
 fn of_table(table: &TableStanding) -> [KeyValue; 2] {
-    [
-        KeyValue::new("region", table.report.origin.to_string()),
-        KeyValue::new("table", table.report.table.clone()),
-    ]
+    [KeyValue::new("region", table.region.to_string()), KeyValue::new("table", table.table.clone())]
 }
 
 fn with(table: &TableStanding, role: &'static str, region: &crate::protocol::Origin) -> Vec<KeyValue> {

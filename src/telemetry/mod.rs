@@ -1,22 +1,31 @@
-//! What is told to the outside: logs here, metrics in `instruments`, where both go in `otlp`.
+//! What is told to the outside: logs here, metrics in `instruments`, the ways of single
+//! records in `trace`, where the last two go in `provider`.
 //!
 //! Logs go to standard error, as text or, with `--json`, as one JSON object a line.
 
 mod instruments;
 mod provider;
+mod trace;
 
 use std::io::{IsTerminal, stderr};
 
 use tracing::level_filters::LevelFilter;
 use tracing_subscriber::EnvFilter;
 
-pub use instruments::{LagInstruments, register};
+use crate::log_key::allow_keys;
+
+pub use instruments::{HeartbeatInstruments, LagInstruments, register, register_boards};
 pub use provider::{Telemetry, TelemetryError};
+pub use trace::{Step, Trace};
 
 /// Starts logging, of Tradewind's own doings from `level` on; `RUST_LOG` overrules that.
 ///
-/// Items' contents are never logged. Keys are, in errors that need a person to act.
-pub fn start(level: LevelFilter, json: bool) {
+/// Items' contents are never logged. Keys are, hashed unless `keys` allows them, in errors that need
+/// a person to act.
+pub fn start(level: LevelFilter, json: bool, keys: bool) {
+    if keys {
+        allow_keys();
+    }
     let filter = match std::env::var("RUST_LOG") {
         Ok(directives) if !directives.is_empty() => EnvFilter::builder().parse_lossy(directives),
         _ => EnvFilter::builder().parse_lossy(format!("error,tradewind={level}")),

@@ -1,23 +1,26 @@
-//! Where the metrics go: to whoever scrapes, and to a collector, if the environment names one.
+//! Where metrics and traces go: to whoever scrapes, and to a collector, if the environment names one.
 
 use std::time::Duration;
 
 use opentelemetry::{KeyValue, global};
-use opentelemetry_otlp::MetricExporter;
+use opentelemetry_otlp::{MetricExporter, SpanExporter};
 use opentelemetry_sdk::Resource;
 use opentelemetry_sdk::metrics::SdkMeterProvider;
+use opentelemetry_sdk::trace::SdkTracerProvider;
 use prometheus::{Encoder, Registry, TextEncoder};
 
+use super::trace;
 use crate::protocol::Origin;
 
 /// How long a stopping process gives the collector to take what is left.
 const LAST_PUSH: Duration = Duration::from_secs(3);
 
-/// The metrics of this process. They are pushed for the last time by [`Self::end`].
+/// The metrics and traces of this process. They are pushed for the last time by [`Self::end`].
 #[derive(Debug)]
 pub struct Telemetry {
     registry: Registry,
     meters: SdkMeterProvider,
+    traces: Option<SdkTracerProvider>,
 }
 
 /// Why metrics can't be told.
@@ -32,9 +35,10 @@ pub enum TelemetryError {
 }
 
 impl Telemetry {
-    /// Starts to keep metrics. What is measured before is not.
+    /// Starts to keep metrics, and to trace records. What is measured before is not kept.
     ///
-    /// `OTEL_EXPORTER_OTLP_ENDPOINT` names a collector that they are pushed to once a minute;
+    /// `OTEL_EXPORTER_OTLP_ENDPOINT` names a collector that metrics are pushed to once a
+    /// minute, and traces;
     /// OpenTelemetry's other variables hold as well.
     pub fn start(region: Option<&Origin>) -> Result<Self, TelemetryError> {
         let registry = Registry::new();
@@ -47,7 +51,14 @@ impl Telemetry {
         }
         let meters = meters.build();
         global::set_meter_provider(meters.clone());
-        Ok(Self { registry, meters })
+        let traces = if names_collector("TRACES") {
+            let pushed = SpanExporter::builder().with_http().build()?;
+            let traces = SdkTracerProvider::builder().with_resource(resource(region));
+            Some(trace::start(traces.with_batch_exporter(pushed)))
+        } else {
+            None
+        };
+        Ok(Self { registry, meters, traces })
     }
 
     /// The metrics in Prometheus's text format.
@@ -59,9 +70,12 @@ impl Telemetry {
 
     /// Pushes what is left.
     pub async fn end(&self) {
-        let meters = self.meters.clone();
+        let (meters, traces) = (self.meters.clone(), self.traces.clone());
         // It blocks; the collector may not answer.
-        let push = tokio::task::spawn_blocking(move || meters.shutdown_with_timeout(LAST_PUSH));
+        let push = tokio::task::spawn_blocking(move || {
+            let _ = meters.shutdown_with_timeout(LAST_PUSH);
+            traces.map(|traces| traces.shutdown_with_timeout(LAST_PUSH))
+        });
         let _ = tokio::time::timeout(LAST_PUSH, push).await;
     }
 }

@@ -50,16 +50,16 @@ async fn everything_that_is_missing_is_made_once() {
     assert!(plan["problems"][0]["problem"].as_str().unwrap().contains("--create-tables"), "{plan:#}");
     assert_eq!(tables(&world, DUBLIN).await, [&*world.table]);
 
-    // A dry run says what would be done: three control tables with a time to live, a stream, and
+    // A dry run says what would be done: three control tables with a time to live and a stream, a stream, and
     // two tables.
     let (code, plan) = init(&world, &["--create-tables", "--dry-run"]).await;
-    assert_eq!((code, count(&plan["steps"]), &plan["done"]), (0, 3 * 2 + 1 + 2, &false.into()), "{plan:#}");
+    assert_eq!((code, count(&plan["steps"]), &plan["done"]), (0, 3 * 3 + 1 + 2, &false.into()), "{plan:#}");
     for region in [TOKYO, OREGON] {
         assert!(tables(&world, region).await.is_empty());
     }
 
     let (code, plan) = init(&world, &["--create-tables"]).await;
-    assert_eq!((code, count(&plan["steps"]), &plan["done"]), (0, 9, &true.into()), "{plan:#}");
+    assert_eq!((code, count(&plan["steps"]), &plan["done"]), (0, 12, &true.into()), "{plan:#}");
     for region in world.regions() {
         let stream = describe(&world, region, &world.table).await.stream_specification;
         let view = stream.and_then(|stream| stream.stream_view_type);

@@ -44,6 +44,7 @@ mod replicate;
 mod run;
 mod start;
 mod tables;
+mod telemetry;
 mod troubles;
 mod types;
 mod unreadable;

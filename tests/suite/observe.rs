@@ -1,11 +1,17 @@
 //! What an agent serves: metrics, probes, and who may see them.
 
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use aws_sdk_dynamodb::types::{AttributeValue, StreamViewType};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::process::Command;
 
 use crate::items::{key, row};
-use crate::process::{Process, run};
+use crate::process::{Process, run, run_json};
+use crate::tamper::Fate;
 use crate::world::{PLAIN, World, eventually};
 
 const DUBLIN: usize = 0;
@@ -143,5 +149,147 @@ async fn an_address_that_can_not_be_listened_on_is_an_error() {
     process.kill().await;
     let mut process = Process::start(agent(&world, DUBLIN, "off", |_| {}));
     process.says("replicating").await;
+    process.kill().await;
+}
+
+/// Two regions as `init` makes them, whose agents report often.
+async fn observed() -> World {
+    let mut world = World::bare(2).await;
+    world.tuning.heartbeat_interval = Duration::from_millis(300);
+    world.make_table(DUBLIN, PLAIN, Some(StreamViewType::NewAndOldImages)).await;
+    let (code, _, log) = run(world.tradewind(DUBLIN, &["init", "--create-tables"])).await;
+    assert_eq!(code, 0, "{log}");
+    world
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn heartbeats_measure_the_lag_round_by_round() {
+    let world = observed().await;
+    let (process, address) = start(agent(&world, DUBLIN, "127.0.0.1:0", |_| {})).await;
+    let scrape = || async { get(&address, "/metrics", &[]).await.expect("an answer").1 };
+    let at_tokyo = [("region", "dublin"), ("peer", "tokyo")];
+    let rounds = |text: &str| metric(text, "tradewind_heartbeat_lag_seconds_count", &at_tokyo);
+    let text =
+        eventually("two heartbeats", scrape, |text| rounds(text).is_some_and(|rounds| rounds >= 2.0)).await;
+    let sum = |name| metric(&text, name, &at_tokyo[..1]).expect("a sum");
+    let (lag, delay) =
+        (sum("tradewind_heartbeat_lag_seconds_sum"), sum("tradewind_stream_delay_seconds_sum"));
+    assert!(0.0 < delay && delay < lag, "the way to the peer begins with the stream: {delay} s of {lag} s");
+    // While the peer is away, no round ends there.
+    world.link(DUBLIN, TOKYO).cut();
+    let delays = |text: &str| metric(text, "tradewind_stream_delay_seconds_count", &at_tokyo[..1]);
+    let before = delays(&scrape().await).expect("rounds");
+    let text =
+        eventually("a heartbeat", scrape, |text| delays(text).is_some_and(|now| now > before + 1.0)).await;
+    assert!(rounds(&text) < delays(&text), "{text}");
+    world.link(DUBLIN, TOKYO).restore();
+    process.kill().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_survivor_tells_of_an_agent_that_is_dead() {
+    let world = observed().await;
+    let (dead, _) = start(agent(&world, DUBLIN, "127.0.0.1:0", |_| {})).await;
+    let (survivor, address) = start(agent(&world, TOKYO, "127.0.0.1:0", |_| {})).await;
+    let status = |most: &str| run_json(world.tradewind(TOKYO, &["status", "--max-lag", most]));
+    let well = |told: &(i32, serde_json::Value)| told.0 == 0;
+    let told = eventually("two regions that are well", || status("1h"), well).await.1;
+    assert_eq!(told["over"], false, "{told:#}");
+    assert!(
+        told["regions"].as_array().expect("regions").iter().all(|region| region["heard"] == true),
+        "{told:#}"
+    );
+    dead.kill().await;
+    // The survivor's metrics, and what anyone can read in the control tables, rise together.
+    let from_dublin = [("region", "tokyo"), ("origin", "dublin")];
+    let scrape = || async { get(&address, "/metrics", &[]).await.expect("an answer").1 };
+    let age = |text: &str| metric(text, "tradewind_heartbeat_age_seconds", &from_dublin);
+    eventually("silence", scrape, |text| age(text).is_some_and(|age| age > 3.0)).await;
+    assert!(metric(&scrape().await, "tradewind_arrival_age_seconds", &from_dublin).is_some());
+    let told = eventually("a lag that rises", || status("2s"), |told| told.0 == 1).await.1;
+    assert_eq!(told["over"], true, "{told:#}");
+    let age = || async {
+        let (_, page) = get(&address, "/api/overview", &[]).await.expect("an answer");
+        let page: serde_json::Value = serde_json::from_str(&page).expect("JSON");
+        let link = page["links"].as_array().expect("links").iter().find(|link| link["origin"] == "dublin");
+        link.expect("dublin → tokyo")["watermark_age"].as_f64()
+    };
+    eventually("the page to tell so", age, |age| *age > Some(3.0)).await;
+    // One region that answers tells of all; the other one is named.
+    world.link(TOKYO, DUBLIN).cut();
+    let told = status("2s").await.1;
+    assert_eq!(told["silent"][0]["region"], "dublin", "{told:#}");
+    assert_eq!(told["links"].as_array().map(Vec::len), Some(2), "{told:#}");
+    survivor.kill().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_status_that_is_not_known_is_over_every_bound() {
+    let world = observed().await;
+    let (code, told) = run_json(world.tradewind(DUBLIN, &["status", "--max-lag", "1h"])).await;
+    assert_eq!((code, &told["longest_lag"]), (1, &serde_json::Value::Null), "{told:#}");
+    let (code, text, _) = run(world.tradewind(DUBLIN, &["status"])).await;
+    assert_eq!(code, 0);
+    assert!(text.contains("dublin: no agent has reported"), "{text}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_agent_whose_shard_is_not_read_is_not_alive() {
+    let mut world = World::prepared(2, PLAIN).await;
+    world.tuning.liveness_timeout = Duration::from_secs(3);
+    let stuck = Arc::new(AtomicBool::new(false));
+    let tamper = {
+        let stuck = Arc::clone(&stuck);
+        move |operation: &str, _: &str| {
+            let hold = operation == "GetRecords" && stuck.load(Ordering::Relaxed);
+            if hold { Fate::Fail("InternalServerError") } else { Fate::Pass }
+        }
+    };
+    world.tamper(DUBLIN, DUBLIN, tamper).await;
+    let (process, address) = start(agent(&world, DUBLIN, "127.0.0.1:0", |_| {})).await;
+    let health = || get(&address, "/healthz", &[]);
+    eventually(
+        "a ready agent",
+        || get(&address, "/readyz", &[]),
+        |answer| *answer == Some((200, "ok".to_owned())),
+    )
+    .await;
+    assert_eq!(health().await, Some((200, "ok".to_owned())));
+    stuck.store(true, Ordering::Relaxed);
+    eventually("a red light", health, |answer| *answer == Some((503, "halted".to_owned()))).await;
+    stuck.store(false, Ordering::Relaxed);
+    eventually("a green one", health, |answer| *answer == Some((200, "ok".to_owned()))).await;
+    process.kill().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_table_that_is_marked_is_told_everywhere_until_it_is_verified() {
+    let world = observed().await;
+    let (process, address) = start(agent(&world, DUBLIN, "127.0.0.1:0", |_| {})).await;
+    // As an agent of days ago would have marked it.
+    let text = |text: &str| AttributeValue::S(text.to_owned());
+    let number = |number: &str| AttributeValue::N(number.to_owned());
+    let mark = [
+        ("pk", text(&format!("gap/{}", world.table))),
+        ("sk", text("shard 1000")),
+        ("origin", text("dublin")),
+        ("shard", text("shard")),
+        ("peers", AttributeValue::L(vec![text("tokyo")])),
+        ("fromMillis", number("1000")),
+        ("untilMillis", number("2000")),
+    ];
+    let row = mark.into_iter().map(|(name, value)| (name.to_owned(), value)).collect();
+    let put = world.app(DUBLIN).put_item().table_name(&world.control).set_item(Some(row));
+    put.send().await.expect("a mark");
+    let of_table = [("region", "dublin"), ("table", world.table.as_str())];
+    let marks = || async {
+        metric(&get(&address, "/metrics", &[]).await.expect("an answer").1, "tradewind_marks", &of_table)
+    };
+    eventually("the mark in the metrics", marks, |marks| *marks == Some(1.0)).await;
+    let status = || async { run(world.tradewind(TOKYO, &["status"])).await.1 };
+    eventually("the mark in another region", status, |text| text.contains("run `tradewind verify`")).await;
+    let (code, _, log) = run(world.tradewind(DUBLIN, &["verify"])).await;
+    assert_eq!(code, 0, "{log}");
+    eventually("no mark", marks, |marks| *marks == Some(0.0)).await;
     process.kill().await;
 }

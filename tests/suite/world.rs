@@ -269,6 +269,8 @@ impl World {
             concurrency,
             startup_timeout,
             discovery_interval,
+            heartbeat_interval,
+            liveness_timeout,
             ..
         } = &self.tuning;
         let (key, value) = match &self.pattern {
@@ -281,7 +283,8 @@ impl World {
             "[[table]]\n{key} = \"{value}\"\nconflicts = \"{conflicts}\"\n\n[tuning]\npoll_interval = \"{poll_interval:?}\"\n\
              checkpoint_interval = \"{checkpoint_interval:?}\"\nsettle = \"{settle:?}\"\nlease_duration = \"{lease_duration:?}\"\n\
              concurrency = {concurrency}\nstartup_timeout = \"{startup_timeout:?}\"\n\
-             discovery_interval = \"{discovery_interval:?}\"\n",
+             discovery_interval = \"{discovery_interval:?}\"\nheartbeat_interval = \"{heartbeat_interval:?}\"\n\
+             liveness_timeout = \"{liveness_timeout:?}\"\n",
         )
         .expect("memory");
         text

@@ -1,0 +1,179 @@
+//! `tradewind status`.
+
+mod view;
+
+use std::io::{IsTerminal, stdout};
+use std::time::Duration;
+
+use clap::Args;
+use serde::Serialize;
+
+use super::{ConfigFile, Exit, Failure, report};
+use crate::observe::{Link, RegionView};
+use crate::operate::{Status as AllRegions, status};
+use crate::region::Region;
+
+/// How often `--watch` looks.
+const LOOK: Duration = Duration::from_secs(2);
+
+/// Print how all regions fare: lag, watermark ages, agents, conflicts, dead letters.
+///
+/// Reads what the agents report in the control tables every few seconds; access to `DynamoDB` is
+/// enough, and one region that answers tells of all. Exits with 1 where a lag or a watermark age is
+/// over --max-lag, or is not known because no agent has reported.
+#[derive(Debug, Args)]
+pub(super) struct Status {
+    #[command(flatten)]
+    config: ConfigFile,
+    /// Go on, and show it anew every two seconds; q ends it.
+    #[arg(long)]
+    watch: bool,
+    /// The longest watermark age, and heartbeat, that is well.
+    #[arg(long, value_name = "TIME", value_parser = humantime::parse_duration)]
+    max_lag: Option<Duration>,
+}
+
+#[derive(Serialize)]
+struct Told {
+    /// The longest lag of all, in seconds; none where that of some origin → peer is not known.
+    longest_lag: Option<f64>,
+    /// Whether that is over --max-lag.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    over: Option<bool>,
+    #[serde(flatten)]
+    status: AllRegions,
+}
+
+impl Status {
+    pub(super) async fn run(self, json: bool) -> Result<Exit, Failure> {
+        let config = self.config.load()?;
+        let regions = Region::connect_all(&config).await;
+        if self.watch && !json && stdout().is_terminal() {
+            return view::watch(&config, &regions, self.max_lag).await;
+        }
+        loop {
+            let status = status(&config, &regions).await;
+            // Nobody answers: there is nothing to tell.
+            if status.silent.len() == regions.len()
+                && let Some(first) = status.silent.first()
+            {
+                let message =
+                    format!("region {}: {}\n{}", first.region, first.error, first.fault.kind.advice());
+                return Err(Failure::new(first.fault.kind.into(), message));
+            }
+            let longest_lag = status.overview.longest_lag();
+            let over = self.max_lag.map(|most| longest_lag.is_none_or(|lag| lag > most.as_secs_f64()));
+            report(json, &Told { longest_lag, over, status }, text)?;
+            if !self.watch {
+                return Ok(if over == Some(true) { Exit::Differs } else { Exit::Done });
+            }
+            tokio::time::sleep(LOOK).await;
+        }
+    }
+}
+
+fn text(told: &Told) -> String {
+    let Told { status, over, .. } = told;
+    let mut lines = vec![row(&LINK_HEADS, LINK_WIDTHS)];
+    lines.extend(status.overview.links.iter().map(|link| row(&link_cells(link), LINK_WIDTHS)));
+    lines.push(String::new());
+    lines.push(row(&REGION_HEADS, REGION_WIDTHS));
+    lines.extend(status.overview.regions.iter().map(|region| row(&region_cells(region), REGION_WIDTHS)));
+    lines.extend(troubles(status));
+    if *over == Some(true) {
+        lines.push("over --max-lag".to_owned());
+    }
+    lines.join("\n")
+}
+
+/// What needs a person.
+fn troubles(status: &AllRegions) -> Vec<String> {
+    let mut lines = Vec::new();
+    for region in &status.overview.regions {
+        let name = &region.region;
+        match region.agents.first() {
+            None => lines.push(format!("{name}: no agent has reported within a day")),
+            Some(last) if !region.heard => {
+                lines.push(format!("{name}: no agent has reported for {}", seconds(last.silent_seconds)));
+            }
+            Some(_) => {}
+        }
+        for table in region.agents.iter().flat_map(|agent| &agent.tables) {
+            if table.marks > 0 {
+                let table = &table.table;
+                lines.push(format!("{name}/{table}: writes may be missing at peers: run `tradewind verify`"));
+            }
+            if let Some(trouble) = &table.trouble {
+                lines.push(format!("{name}/{}: not being replicated: {trouble}", table.table));
+            }
+        }
+    }
+    lines.extend(
+        status.silent.iter().map(|silent| format!("{}: can't be read: {}", silent.region, silent.error)),
+    );
+    lines
+}
+
+const LINK_HEADS: [&str; 7] =
+    ["origin → peer", "watermark age", "heartbeat", "apply p50", "apply p99", "backlog", "arrival age"];
+const LINK_WIDTHS: [usize; 7] = [22, 13, 10, 10, 10, 8, 12];
+const REGION_HEADS: [&str; 9] =
+    ["region", "agents", "shards", "writes/s", "repl/s", "conflicts", "heals", "letters", "throttled"];
+const REGION_WIDTHS: [usize; 9] = [22, 7, 7, 9, 8, 10, 8, 8, 10];
+
+fn link_cells(link: &Link) -> [String; 7] {
+    let lag = link.lag.as_ref();
+    [
+        format!("{} → {}", link.origin, link.peer),
+        link.watermark_age.map_or_else(unknown, seconds),
+        link.last_heartbeat_ms.map_or_else(unknown, millis),
+        lag.map_or_else(unknown, |lag| millis(lag.p50_ms)),
+        lag.map_or_else(unknown, |lag| millis(lag.p99_ms)),
+        link.backlog.to_string(),
+        link.arrival_age.map_or_else(unknown, seconds),
+    ]
+}
+
+fn region_cells(view: &RegionView) -> [String; 9] {
+    let shards = view.agents.iter().flat_map(|agent| &agent.tables).map(|table| table.shard_count);
+    let alive = view.agents.iter().filter(|agent| agent.heard).count();
+    [
+        view.region.to_string(),
+        alive.to_string(),
+        if alive > 0 { shards.sum::<usize>().to_string() } else { unknown() },
+        format!("{:.1}", view.writes_per_second),
+        format!("{:.1}", view.replicated_per_second),
+        view.total.conflicts.to_string(),
+        view.total.heals.to_string(),
+        view.total.dead_letters.to_string(),
+        view.total.throttled.to_string(),
+    ]
+}
+
+fn unknown() -> String {
+    "?".to_owned()
+}
+
+fn millis(millis: f64) -> String {
+    if millis < 10_000.0 { format!("{millis:.0} ms") } else { seconds(millis / 1000.0) }
+}
+
+fn seconds(seconds: f64) -> String {
+    match seconds {
+        short if short < 120.0 => format!("{short:.1} s"),
+        long if long < 7200.0 => format!("{:.0} min", long / 60.0),
+        longer => format!("{:.1} h", longer / 3600.0),
+    }
+}
+
+/// The first cell to the left, the others to the right.
+fn row<const N: usize>(cells: &[impl AsRef<str>; N], widths: [usize; N]) -> String {
+    let mut line = String::new();
+    for (i, (cell, width)) in cells.iter().zip(widths).enumerate() {
+        let cell = cell.as_ref();
+        let gap = " ".repeat(width.saturating_sub(cell.chars().count()));
+        let (before, after) = if i == 0 { ("", gap.as_str()) } else { (gap.as_str(), "") };
+        line.extend([before, cell, after, " "]);
+    }
+    line.trim_end().to_owned()
+}

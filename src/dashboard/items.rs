@@ -1,0 +1,165 @@
+//! The last conflicts and dead letters of the regions whose agents this process runs, for the page.
+
+use std::collections::BTreeMap;
+
+use serde::Serialize;
+use serde_json::Value;
+
+use crate::agent::Figures;
+use crate::config::{Config, Conflicts, TableConfig};
+use crate::control::{ConflictTable, ControlTable, RowId, SavedConflict, SavedLetter};
+use crate::fault::Fault;
+use crate::item_json::item_json;
+use crate::protocol::{Item, Origin, STAMP};
+use crate::region::Region;
+
+/// So many of each are shown.
+const SHOWN: usize = 12;
+/// So many tables are asked; a page is no report.
+const TABLES: usize = 20;
+
+/// What the page asks for.
+#[derive(Debug, Serialize)]
+pub(super) struct Items {
+    conflicts: Told<Conflict>,
+    letters: Told<Letter>,
+}
+
+/// A list, or why there is none.
+#[derive(Debug, Serialize)]
+#[serde(untagged)]
+enum Told<T> {
+    Found(Vec<T>),
+    Failed { error: String },
+}
+
+#[derive(Debug, Serialize)]
+struct Conflict {
+    id: RowId,
+    table: String,
+    region: Origin,
+    winner: Origin,
+    key: Value,
+    lost_millis: u64,
+    won_millis: u64,
+    seen_millis: u64,
+    lost_image: Option<Value>,
+    won_image: Option<Value>,
+}
+
+#[derive(Debug, Serialize)]
+struct Letter {
+    id: RowId,
+    table: String,
+    origin: Origin,
+    peer: Origin,
+    key: Value,
+    reason: String,
+    written_millis: u64,
+}
+
+/// Where the page may look.
+#[derive(Debug)]
+pub struct Kept {
+    pub config: Config,
+    /// The regions of this process's own agents: theirs are the permissions.
+    pub regions: BTreeMap<Origin, Region>,
+}
+
+impl Kept {
+    pub(super) async fn look(&self, agents: &[Figures]) -> Items {
+        let mut tables: Vec<(Region, TableConfig)> = Vec::new();
+        for agent in agents {
+            let Some(region) = self.regions.get(agent.region()) else { continue };
+            let names = agent.standings().into_iter().map(|standing| standing.table).take(TABLES);
+            tables.extend(names.filter_map(|name| Some((region.clone(), self.table(&name)?))));
+        }
+        Items {
+            conflicts: Told::of(conflicts(&tables).await, |conflict| conflict.seen_millis),
+            letters: Told::of(letters(&tables).await, |letter| letter.written_millis),
+        }
+    }
+
+    fn table(&self, name: &str) -> Option<TableConfig> {
+        let named = self.config.tables.iter().find(|table| table.name == name).cloned();
+        named.or_else(|| self.config.found(name))
+    }
+}
+
+impl<T> Told<T> {
+    /// The newest first.
+    fn of(found: Result<Vec<T>, Fault>, millis: impl Fn(&T) -> u64) -> Self {
+        match found {
+            Ok(mut found) => {
+                found.sort_by_key(|entry| std::cmp::Reverse(millis(entry)));
+                found.truncate(SHOWN);
+                Self::Found(found)
+            }
+            Err(fault) => Self::Failed { error: format!("These can't be read: {fault}") },
+        }
+    }
+}
+
+async fn conflicts(tables: &[(Region, TableConfig)]) -> Result<Vec<Conflict>, Fault> {
+    let mut found = Vec::new();
+    for (region, table) in tables.iter().filter(|(_, table)| table.conflicts == Conflicts::Table) {
+        let kept = ConflictTable::of(region);
+        for saved in kept.newest(&table.name, SHOWN).await? {
+            let (lost, won) = kept.images(&saved).await?;
+            found.push(Conflict::of(region, table, saved, lost, won));
+        }
+    }
+    Ok(found)
+}
+
+async fn letters(tables: &[(Region, TableConfig)]) -> Result<Vec<Letter>, Fault> {
+    let mut found = Vec::new();
+    for (region, table) in tables {
+        let saved = ControlTable::of(region).newest_dead_letters(&table.name, SHOWN).await?;
+        found.extend(saved.into_iter().map(|saved| Letter::of(region, table, saved)));
+    }
+    Ok(found)
+}
+
+impl Conflict {
+    fn of(
+        region: &Region,
+        table: &TableConfig,
+        saved: SavedConflict,
+        lost: Option<Item>,
+        won: Option<Item>,
+    ) -> Self {
+        Self {
+            table: table.name.clone(),
+            region: region.name.clone(),
+            key: item_json(&saved.key),
+            lost_millis: saved.lost.hlc.millis(),
+            won_millis: saved.won.hlc.millis(),
+            seen_millis: saved.seen_millis,
+            lost_image: lost.map(image),
+            won_image: won.map(image),
+            id: saved.id,
+            winner: saved.won.origin,
+        }
+    }
+}
+
+impl Letter {
+    fn of(region: &Region, table: &TableConfig, saved: SavedLetter) -> Self {
+        Self {
+            table: table.name.clone(),
+            origin: region.name.clone(),
+            key: item_json(&saved.key),
+            written_millis: saved.version.hlc.millis(),
+            id: saved.id,
+            peer: saved.peer,
+            reason: saved.reason,
+        }
+    }
+}
+
+/// An image without its stamp.
+fn image(mut item: Item) -> Value {
+    item.remove(STAMP);
+    item_json(&item)
+}

@@ -1,0 +1,169 @@
+//! The board: what is known of all regions now, and what was over the last minutes.
+
+use std::collections::{BTreeMap, VecDeque};
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use serde::Serialize;
+use tokio::time::Instant;
+
+use super::overview::{Heard, Overview};
+use super::report::Report;
+use crate::agent::Figures;
+use crate::control::{AgentId, SavedReport};
+use crate::lag::wall_millis;
+use crate::protocol::Origin;
+
+/// How many points of the past are kept: a quarter of an hour, at two seconds each.
+const POINTS: usize = 450;
+
+/// What one agent knows of all.
+#[derive(Debug)]
+pub struct Board {
+    regions: Vec<Origin>,
+    figures: Figures,
+    begun: Instant,
+    /// Within which an origin is heard of at least once.
+    interval: Duration,
+    state: Mutex<State>,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    own: Option<Report>,
+    others: BTreeMap<(Origin, AgentId), Told>,
+    history: VecDeque<Point>,
+}
+
+/// The last report of an agent.
+#[derive(Debug)]
+struct Told {
+    report: Report,
+    beat: u64,
+    /// When it was made, as far as this agent saw, by its own monotonic clock.
+    at: Instant,
+}
+
+/// A moment of the past.
+#[derive(Clone, Debug, Serialize)]
+pub struct Point {
+    pub millis: u64,
+    pub links: Vec<LinkPoint>,
+    pub regions: Vec<RegionPoint>,
+}
+
+/// One origin → peer at a moment.
+#[derive(Clone, Debug, Serialize)]
+pub struct LinkPoint {
+    pub origin: Origin,
+    pub peer: Origin,
+    pub p50_ms: Option<f64>,
+    pub p99_ms: Option<f64>,
+    pub heartbeat_ms: Option<f64>,
+    pub watermark_age: Option<f64>,
+}
+
+/// One region at a moment.
+#[derive(Clone, Debug, Serialize)]
+pub struct RegionPoint {
+    pub region: Origin,
+    pub writes_per_second: f64,
+    pub replicated_per_second: f64,
+}
+
+impl Board {
+    pub(super) fn new(regions: Vec<Origin>, figures: Figures, interval: Duration) -> Self {
+        Self { regions, figures, begun: Instant::now(), interval, state: Mutex::default() }
+    }
+
+    /// All regions as they stand now.
+    pub fn overview(&self) -> Overview {
+        let state = self.lock();
+        let others = state
+            .others
+            .values()
+            .map(|told| Heard { report: told.report.clone(), silent: told.at.elapsed() });
+        let own = state.own.iter().map(|own| Heard { report: own.clone(), silent: Duration::ZERO });
+        Overview::of(&self.regions, own.chain(others).collect())
+    }
+
+    /// The last minutes, the oldest moment first.
+    pub fn history(&self) -> Vec<Point> {
+        self.lock().history.iter().cloned().collect()
+    }
+
+    pub fn figures(&self) -> &Figures {
+        &self.figures
+    }
+
+    /// How long no agent of each other region has been heard of here.
+    pub(crate) fn silences(&self) -> BTreeMap<Origin, Duration> {
+        let state = self.lock();
+        let since = |region: &Origin| {
+            let told = state.others.iter().filter(|((of, _), _)| of == region).map(|(_, told)| told.at);
+            told.max().map_or_else(|| self.begun.elapsed(), |at| at.elapsed())
+        };
+        let others = self.regions.iter().filter(|region| *region != self.figures.region());
+        others.map(|region| (region.clone(), since(region).saturating_sub(self.interval))).collect()
+    }
+
+    /// The marks of this agent's tables.
+    pub(crate) fn marks(&self) -> Vec<(String, usize)> {
+        let state = self.lock();
+        let tables = state.own.iter().flat_map(|own| &own.tables);
+        tables.map(|table| (table.table.clone(), table.marks)).collect()
+    }
+
+    /// Takes in what the agent itself says, and keeps the moment.
+    pub(super) fn tick(&self, own: Report) {
+        self.lock().own = Some(own);
+        let Overview { millis, regions, links } = self.overview();
+        let links = links.into_iter().map(|link| LinkPoint {
+            p50_ms: link.lag.as_ref().map(|lag| lag.p50_ms),
+            p99_ms: link.lag.as_ref().map(|lag| lag.p99_ms),
+            heartbeat_ms: link.last_heartbeat_ms,
+            watermark_age: link.watermark_age,
+            origin: link.origin,
+            peer: link.peer,
+        });
+        let regions = regions.into_iter().map(|view| RegionPoint {
+            region: view.region,
+            writes_per_second: view.writes_per_second,
+            replicated_per_second: view.replicated_per_second,
+        });
+        let point = Point { millis, links: links.collect(), regions: regions.collect() };
+        let history = &mut self.lock().history;
+        if history.len() == POINTS {
+            history.pop_front();
+        }
+        history.push_back(point);
+    }
+
+    /// Takes in what all agents have reported.
+    pub(super) fn hear(&self, reports: Vec<SavedReport>) {
+        let now = Instant::now();
+        let mut state = self.lock();
+        let mut others = BTreeMap::new();
+        for SavedReport { region, agent, beat, body } in reports {
+            if agent == *self.figures.agent() {
+                continue;
+            }
+            let key = (region, agent);
+            let told = match state.others.remove(&key) {
+                Some(told) if told.beat == beat => Some(told),
+                last => serde_json::from_str::<Report>(&body).ok().map(|report| {
+                    // Of one that was there before, only its own clock tells how old it is.
+                    let age = Duration::from_millis(wall_millis().saturating_sub(report.millis));
+                    let at = if last.is_some() { now } else { now.checked_sub(age).unwrap_or(now) };
+                    Told { report, beat, at }
+                }),
+            };
+            others.extend(told.map(|told| (key, told)));
+        }
+        state.others = others;
+    }
+
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}

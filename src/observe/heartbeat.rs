@@ -1,0 +1,237 @@
+//! The heartbeat: each agent's report is written to its own region, shows in that region's stream,
+//! and is then written to every peer, as an application's write is. How long that takes is the lag
+//! from origin to peer, by one clock and to the millisecond; creation times are whole seconds.
+//!
+//! What the way does not pass through is the queue of a table's own shards: how far that is behind,
+//! watermark ages and apply lags tell.
+
+use std::collections::BTreeMap;
+use std::sync::{Mutex, PoisonError};
+use std::time::Duration;
+
+use aws_sdk_dynamodb::types::StreamViewType;
+use opentelemetry::KeyValue;
+use tokio::task::JoinSet;
+use tokio::time::{Instant, timeout};
+use tracing::{debug, info, warn};
+
+use super::recent::Recent;
+use super::report::Report;
+use crate::agent::Figures;
+use crate::control::{ControlTable, SavedReport};
+use crate::fault::Fault;
+use crate::lag::wall_millis;
+use crate::protocol::{Origin, Record};
+use crate::region::Region;
+use crate::schema::{StreamState, describe};
+use crate::stream::{ShardId, Tip, list_once};
+use crate::telemetry::HeartbeatInstruments;
+
+/// How long one write of a report may take.
+const WRITE: Duration = Duration::from_secs(5);
+/// A heartbeat that has not shown in the stream by then is given up; the next one is on its way.
+const LONGEST: Duration = Duration::from_secs(30);
+/// How often a control table without a stream is looked at again.
+const RECHECK: Duration = Duration::from_mins(5);
+
+/// Whose heart beats, and where it is felt.
+pub(super) struct Heart {
+    pub(super) figures: Figures,
+    pub(super) local: Region,
+    pub(super) peers: BTreeMap<Origin, ControlTable>,
+    pub(super) interval: Duration,
+    /// How often a shard is asked: as often as those of the tables, or it would measure another lag.
+    pub(super) poll: Duration,
+    pub(super) instruments: HeartbeatInstruments,
+    pub(super) path: Path,
+    pub(super) rng: fastrand::Rng,
+}
+
+/// What is known of the control table's stream.
+#[derive(Debug, Default)]
+pub(super) struct Path {
+    stream_arn: Option<String>,
+    /// When it is looked for again.
+    next_look: Option<Instant>,
+    /// The shard in which the last heartbeat showed.
+    home: Option<ShardId>,
+    told: bool,
+}
+
+impl Heart {
+    /// Beats until it is dropped.
+    pub(super) async fn beat(mut self, recent: &Mutex<Recent>) {
+        let mut ticks = tokio::time::interval(self.interval);
+        ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        let mut beat = 0;
+        loop {
+            ticks.tick().await;
+            beat += 1;
+            let report = Report::make(&self.figures, &lock(recent), self.interval);
+            let Ok(body) = serde_json::to_string(&report) else { continue };
+            let (region, agent) = (self.figures.region().clone(), self.figures.agent().clone());
+            let saved = SavedReport { region, agent, beat, body };
+            let delay = self.origin(&saved).await;
+            self.peers(saved, delay, recent).await;
+        }
+    }
+
+    /// Writes the report here; how long it took from then until the stream showed it, if this agent
+    /// is to measure that.
+    async fn origin(&mut self, report: &SavedReport) -> Option<Duration> {
+        let tip = if self.is_first() { self.stand().await } else { None };
+        let control = ControlTable::of(&self.local);
+        match timeout(WRITE, control.save_report(report, wall_millis())).await {
+            Ok(Ok(())) => {}
+            Ok(Err(fault)) => {
+                debug!(%fault, "a report can't be saved here");
+                return None;
+            }
+            Err(_) => return None,
+        }
+        let written = Instant::now();
+        let (arn, mut tip) = tip?;
+        // The tables' shards are not asked the moment that something is written, either.
+        tokio::time::sleep(self.poll.mul_f64(self.rng.f64())).await;
+        let shown = async {
+            while !tip.is_over() {
+                let asked = Instant::now();
+                let shown = |record: &Record| record.new.as_ref().is_some_and(|new| report.is_shown_by(new));
+                match tip.look().await {
+                    Ok(seen) => {
+                        if let Some((shard, _)) = seen.into_iter().find(|(_, record)| shown(record)) {
+                            return Some(shard);
+                        }
+                    }
+                    Err(fault) => {
+                        debug!(%fault, "the control table's stream can't be read");
+                        return None;
+                    }
+                }
+                tokio::time::sleep_until(asked + self.poll).await;
+            }
+            None
+        };
+        let shard = timeout(LONGEST, shown).await.ok().flatten();
+        let delay = written.elapsed();
+        self.path.home.clone_from(&shard);
+        if shard.is_none() {
+            // The stream may be another one by now.
+            self.path.stream_arn = None;
+            debug!(arn, "a heartbeat did not show in the control table's stream");
+        }
+        shard.map(|_| delay)
+    }
+
+    /// Writes the report to all peers at once, and notes how long it was on its way in all.
+    async fn peers(&self, report: SavedReport, delay: Option<Duration>, recent: &Mutex<Recent>) {
+        let here = KeyValue::new("region", report.region.to_string());
+        if let Some(delay) = delay {
+            self.instruments.stream_delay.record(delay.as_secs_f64(), std::slice::from_ref(&here));
+            lock(recent).stream_delay_was(delay);
+        }
+        let mut writes = JoinSet::new();
+        for (peer, control) in &self.peers {
+            let (peer, control, report) = (peer.clone(), control.clone(), report.clone());
+            writes.spawn(async move {
+                let begun = Instant::now();
+                let write = timeout(WRITE, control.save_report(&report, wall_millis())).await;
+                (peer, matches!(write, Ok(Ok(()))).then(|| begun.elapsed()))
+            });
+        }
+        while let Some(written) = writes.join_next().await {
+            let Ok((peer, took)) = written else { continue };
+            match (took, delay) {
+                (Some(took), Some(delay)) => {
+                    let lag = delay + took;
+                    let attributes = [here.clone(), KeyValue::new("peer", peer.to_string())];
+                    self.instruments.lag.record(lag.as_secs_f64(), &attributes);
+                    lock(recent).heartbeat_was(&peer, lag);
+                }
+                (None, _) => debug!(%peer, "a report can't be saved at a peer"),
+                (Some(_), None) => {}
+            }
+        }
+    }
+
+    /// Whether it is this agent that measures: one of a region is enough, and a shard has only two
+    /// readers to spare.
+    fn is_first(&self) -> bool {
+        self.figures.crew().is_some_and(|(alive, _)| alive.first() == Some(self.figures.agent()))
+    }
+
+    /// Takes a stand at the tip of the control table's stream.
+    async fn stand(&mut self) -> Option<(String, Tip)> {
+        let arn = self.stream().await?;
+        let found = async {
+            let client = &self.local.streams;
+            let shards = match &self.path.home {
+                Some(home) => vec![home.clone()],
+                None => {
+                    let lineage = list_once(client, &arn).await?;
+                    lineage.shards().filter(|shard| !lineage.has_children(shard)).cloned().collect()
+                }
+            };
+            Tip::stand(client, &arn, &shards).await
+        };
+        match found.await {
+            Ok(tip) => Some((arn, tip)),
+            Err(fault) => {
+                self.tell(&fault);
+                (self.path.stream_arn, self.path.home) = (None, None);
+                None
+            }
+        }
+    }
+
+    async fn stream(&mut self) -> Option<String> {
+        if let Some(arn) = &self.path.stream_arn {
+            return Some(arn.clone());
+        }
+        if self.path.next_look.is_some_and(|next| Instant::now() < next) {
+            return None;
+        }
+        let described = match describe(&self.local, &self.local.control_table).await {
+            Ok(described) => described,
+            Err(fault) => {
+                debug!(%fault, "the control table can't be described");
+                return None;
+            }
+        };
+        let arn = match described.stream {
+            StreamState::On { arn } => Some(arn),
+            StreamState::Unfit(StreamViewType::NewImage) => described.table.latest_stream_arn,
+            StreamState::Unfit(_) | StreamState::Off => None,
+        };
+        if arn.is_none() {
+            self.path.next_look = Some(Instant::now() + RECHECK);
+            if !std::mem::replace(&mut self.path.told, true) {
+                let (region, table) = (&self.local.name, &self.local.control_table);
+                info!(
+                    %region, table,
+                    "the control table has no stream of new images, and so lag is not measured by heartbeats; \
+                     `tradewind init` turns it on"
+                );
+            }
+        }
+        self.path.stream_arn.clone_from(&arn);
+        arn
+    }
+
+    fn tell(&mut self, fault: &Fault) {
+        self.path.next_look = Some(Instant::now() + RECHECK);
+        let (region, table) = (&self.local.name, &self.local.control_table);
+        if std::mem::replace(&mut self.path.told, true) {
+            debug!(%region, table, %fault, "the control table's stream can't be read");
+        } else {
+            warn!(
+                %region, table, %fault,
+                "the control table's stream can't be read, and so lag is not measured by heartbeats"
+            );
+        }
+    }
+}
+
+pub(super) fn lock(recent: &Mutex<Recent>) -> std::sync::MutexGuard<'_, Recent> {
+    recent.lock().unwrap_or_else(PoisonError::into_inner)
+}

@@ -1,0 +1,124 @@
+//! Makes what each agent knows known to all: measures lag by heartbeats, reports to every region,
+//! and puts the reports of all regions together.
+//!
+//! | file | subject |
+//! | --- | --- |
+//! | `heartbeat` | measures lag from origin to peer, round by round |
+//! | `report` | what an agent says of itself |
+//! | `recent` | what it did of late |
+//! | `overview` | all regions at one glance |
+//! | `board` | the overview as it stands, and as it was |
+
+mod board;
+mod heartbeat;
+mod overview;
+mod recent;
+mod report;
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use tokio::task::JoinSet;
+use tokio::time::MissedTickBehavior;
+use tracing::debug;
+
+use self::heartbeat::{Heart, Path, lock};
+use self::recent::Recent;
+use self::report::TABLES;
+use crate::agent::Figures;
+use crate::config::Config;
+use crate::control::ControlTable;
+use crate::protocol::Origin;
+use crate::region::Region;
+use crate::telemetry::HeartbeatInstruments;
+
+pub use board::{Board, Point};
+pub use overview::{AgentView, Heard, Link, Overview, RegionView};
+pub use report::{PeerReport, Report, TableEntry};
+
+/// How often the board is brought up to date with this agent.
+const SAMPLE: Duration = Duration::from_secs(2);
+
+/// Observes one agent until it is dropped.
+#[derive(Debug)]
+pub struct Observer {
+    board: Arc<Board>,
+    _tasks: JoinSet<()>,
+}
+
+impl Observer {
+    pub fn start(config: &Config, regions: &BTreeMap<Origin, Region>, figures: Figures) -> Option<Self> {
+        let local = regions.get(figures.region())?.clone();
+        let interval = config.tuning.heartbeat_interval;
+        let names = config.regions.iter().map(|region| region.name.clone()).collect();
+        let board = Arc::new(Board::new(names, figures.clone(), interval));
+        let recent = Arc::new(Mutex::new(Recent::new()));
+        let others = regions.values().filter(|region| region.name != local.name);
+        let peers: BTreeMap<_, _> =
+            others.map(|region| (region.name.clone(), ControlTable::of(region))).collect();
+        let heart = Heart {
+            figures: figures.clone(),
+            local: local.clone(),
+            peers,
+            interval,
+            poll: config.tuning.poll_interval,
+            instruments: HeartbeatInstruments::new(),
+            path: Path::default(),
+            rng: fastrand::Rng::new(),
+        };
+        let mut tasks = JoinSet::new();
+        tasks.spawn(sample(figures.clone(), Arc::clone(&recent), Arc::clone(&board)));
+        tasks.spawn(listen(ControlTable::of(&local), interval, Arc::clone(&board)));
+        tasks.spawn(marks(ControlTable::of(&local), figures.clone(), interval, Arc::clone(&recent)));
+        tasks.spawn(async move { heart.beat(&recent).await });
+        Some(Self { board, _tasks: tasks })
+    }
+
+    pub fn board(&self) -> &Arc<Board> {
+        &self.board
+    }
+}
+
+/// Takes in, every now and then, what the agent does.
+async fn sample(figures: Figures, recent: Arc<Mutex<Recent>>, board: Arc<Board>) {
+    let mut ticks = tokio::time::interval(SAMPLE);
+    ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    loop {
+        ticks.tick().await;
+        let report = {
+            let mut recent = lock(&recent);
+            recent.sample(&figures);
+            Report::make(&figures, &recent, SAMPLE)
+        };
+        board.tick(report);
+    }
+}
+
+/// Looks, now and then, which tables are marked: they stay so whatever becomes of the agent that did it.
+async fn marks(control: ControlTable, figures: Figures, interval: Duration, recent: Arc<Mutex<Recent>>) {
+    let mut ticks = tokio::time::interval(interval * 3);
+    ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    loop {
+        ticks.tick().await;
+        for table in figures.standings().into_iter().map(|standing| standing.table).take(TABLES) {
+            match control.gaps(&table).await {
+                Ok(gaps) => lock(&recent).marks_are(&table, gaps.len()),
+                Err(fault) => debug!(table, %fault, "a table's marks can't be read; trying again"),
+            }
+        }
+    }
+}
+
+/// Reads what the agents of all regions report here.
+async fn listen(control: ControlTable, interval: Duration, board: Arc<Board>) {
+    let mut ticks = tokio::time::interval(interval / 2);
+    ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    loop {
+        ticks.tick().await;
+        match control.reports().await {
+            Ok(reports) => board.hear(reports),
+            Err(fault) => debug!(%fault, "the reports of the other agents can't be read; trying again"),
+        }
+    }
+}

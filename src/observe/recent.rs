@@ -1,0 +1,118 @@
+//! What an agent did of late: lag over the last minute, heartbeats over the last ten.
+
+use std::collections::{BTreeMap, VecDeque};
+use std::time::Duration;
+
+use tokio::time::Instant;
+
+use crate::agent::Figures;
+use crate::lag::{LagSummary, Spread};
+use crate::protocol::Origin;
+use crate::tally::TallySnapshot;
+
+/// What lag and rates are told of.
+const WINDOW: Duration = Duration::from_mins(1);
+/// So many heartbeats are summed up: ten minutes of them, at ten seconds each.
+const HEARTBEATS: usize = 60;
+
+#[derive(Debug)]
+pub(super) struct Recent {
+    begun: Instant,
+    samples: VecDeque<Sample>,
+    heartbeats: BTreeMap<Origin, VecDeque<Duration>>,
+    stream_delays: VecDeque<Duration>,
+    /// The marks of each table that bears any.
+    marks: BTreeMap<String, usize>,
+}
+
+#[derive(Debug)]
+struct Sample {
+    at: Instant,
+    lag: BTreeMap<Origin, Spread>,
+    total: TallySnapshot,
+}
+
+impl Recent {
+    pub(super) fn new() -> Self {
+        let (samples, heartbeats, stream_delays) = (VecDeque::new(), BTreeMap::new(), VecDeque::new());
+        Self { begun: Instant::now(), samples, heartbeats, stream_delays, marks: BTreeMap::new() }
+    }
+
+    /// Takes in what the agent has done since this was last called.
+    pub(super) fn sample(&mut self, figures: &Figures) {
+        let at = Instant::now();
+        let mut lag: BTreeMap<Origin, Vec<Spread>> = BTreeMap::new();
+        for (peer, spread) in figures.take_recent_lag() {
+            lag.entry(peer).or_default().push(spread);
+        }
+        let lag = lag.into_iter().map(|(peer, spreads)| (peer, Spread::merged(&spreads))).collect();
+        self.samples.push_back(Sample { at, lag, total: figures.total() });
+        // One that is older tells what was done before the window.
+        while self.samples.get(1).is_some_and(|second| at.duration_since(second.at) >= WINDOW) {
+            self.samples.pop_front();
+        }
+    }
+
+    /// Takes in one heartbeat.
+    pub(super) fn stream_delay_was(&mut self, delay: Duration) {
+        push(&mut self.stream_delays, delay);
+    }
+
+    pub(super) fn heartbeat_was(&mut self, peer: &Origin, lag: Duration) {
+        push(self.heartbeats.entry(peer.clone()).or_default(), lag);
+    }
+
+    pub(super) fn marks_are(&mut self, table: &str, marks: usize) {
+        self.marks.insert(table.to_owned(), marks);
+    }
+
+    pub(super) fn marks(&self, table: &str) -> usize {
+        self.marks.get(table).copied().unwrap_or_default()
+    }
+
+    pub(super) fn running(&self) -> Duration {
+        self.begun.elapsed()
+    }
+
+    /// The lag to each peer over the window.
+    pub(super) fn lag(&self) -> BTreeMap<Origin, Spread> {
+        let mut peers: BTreeMap<&Origin, Vec<&Spread>> = BTreeMap::new();
+        for (peer, spread) in self.samples.iter().skip(1).flat_map(|sample| &sample.lag) {
+            peers.entry(peer).or_default().push(spread);
+        }
+        peers.into_iter().map(|(peer, spreads)| (peer.clone(), Spread::merged(spreads))).collect()
+    }
+
+    /// How fast a counter grows, over the window.
+    pub(super) fn per_second(&self, read: impl Fn(&TallySnapshot) -> u64) -> f64 {
+        let (Some(first), Some(last)) = (self.samples.front(), self.samples.back()) else { return 0.0 };
+        let seconds = last.at.duration_since(first.at).as_secs_f64();
+        let grown = read(&last.total).saturating_sub(read(&first.total));
+        if seconds > 0.0 { (count(grown) / seconds * 10.0).round() / 10.0 } else { 0.0 }
+    }
+
+    pub(super) fn stream_delay(&self) -> Option<LagSummary> {
+        LagSummary::of_times(&self.stream_delays)
+    }
+
+    /// The heartbeats to each peer summed up, and the last one in milliseconds.
+    pub(super) fn heartbeats(&self) -> BTreeMap<Origin, (Option<LagSummary>, f64)> {
+        let figures = |times: &VecDeque<Duration>| {
+            let last = times.back().copied().unwrap_or_default();
+            (LagSummary::of_times(times), (last.as_secs_f64() * 10_000.0).round() / 10.0)
+        };
+        self.heartbeats.iter().map(|(peer, times)| (peer.clone(), figures(times))).collect()
+    }
+}
+
+fn push(times: &mut VecDeque<Duration>, time: Duration) {
+    if times.len() == HEARTBEATS {
+        times.pop_front();
+    }
+    times.push_back(time);
+}
+
+#[expect(clippy::cast_precision_loss, reason = "counts for display")]
+fn count(count: u64) -> f64 {
+    count as f64
+}

@@ -1,0 +1,176 @@
+//! What an agent reports of itself to all regions.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+
+use super::recent::Recent;
+use crate::agent::{Figures, TableStanding};
+use crate::lag::{LagSummary, Spread, wall_millis};
+use crate::protocol::Origin;
+use crate::tally::TallySnapshot;
+
+/// So many tables are told of one by one, those in trouble and those furthest behind first: a row
+/// holds 400 KB, and each write is charged by the KB.
+pub(super) const TABLES: usize = 30;
+/// So many shards are named, a table.
+const SHARDS: usize = 8;
+
+/// How an agent fares.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Report {
+    pub region: Origin,
+    pub agent: String,
+    /// When this was said, by the agent's own clock, in milliseconds since the Unix epoch.
+    pub millis: u64,
+    #[serde(default)]
+    pub version: String,
+    /// How soon the next one is due, in milliseconds.
+    #[serde(default)]
+    pub interval_millis: u64,
+    #[serde(default)]
+    pub running_seconds: f64,
+    /// Since it started, over all tables.
+    #[serde(default)]
+    pub total: TallySnapshot,
+    /// Applications' writes that the stream showed, over the last minute.
+    #[serde(default)]
+    pub writes_per_second: f64,
+    /// Writes that peers took, over the last minute.
+    #[serde(default)]
+    pub replicated_per_second: f64,
+    /// From when a heartbeat was in this region until its stream showed it.
+    #[serde(default)]
+    pub stream_delay: Option<LagSummary>,
+    #[serde(default)]
+    pub peers: BTreeMap<Origin, PeerReport>,
+    #[serde(default)]
+    pub tables: Vec<TableEntry>,
+    /// Tables that are not told of one by one.
+    #[serde(default)]
+    pub more_tables: usize,
+}
+
+/// How one peer fares, over all tables.
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+#[serde(default)]
+pub struct PeerReport {
+    /// How old the oldest write is that the peer lacks, in seconds.
+    pub watermark_age: f64,
+    /// Records that have been read and are not yet with it.
+    pub backlog: usize,
+    /// From first seen until answered, over the last minute, in microseconds.
+    pub lag: Spread,
+    /// From a heartbeat's write until the peer answered, over the last ten minutes.
+    pub heartbeat: Option<LagSummary>,
+    /// Of the last heartbeat.
+    pub last_heartbeat_ms: Option<f64>,
+}
+
+/// How one table fares.
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+#[serde(default)]
+pub struct TableEntry {
+    pub table: String,
+    /// Why it is not being replicated.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub trouble: Option<String>,
+    pub replicating: bool,
+    /// Keys held in memory.
+    pub keys: usize,
+    /// The shards that the agent reads: the first few, of so many.
+    pub shards: Vec<String>,
+    pub shard_count: usize,
+    /// How long ago the shard was read that has waited longest, in seconds.
+    pub unread: f64,
+    /// How old the oldest write is that each peer lacks, in seconds.
+    pub ages: BTreeMap<Origin, f64>,
+    /// How old what each other origin has durably promised this region is, in seconds.
+    pub arrivals: BTreeMap<Origin, f64>,
+    /// Marks that the table bears: writes of this region that may be missing at peers, until
+    /// `tradewind verify` finds no difference.
+    pub marks: usize,
+    pub conflicts: u64,
+    pub heals: u64,
+    pub dead_letters: u64,
+    pub throttled: u64,
+    pub gaps: u64,
+}
+
+impl Report {
+    /// What an agent has to say now.
+    pub(super) fn make(figures: &Figures, recent: &Recent, interval: Duration) -> Self {
+        let mut standings = figures.standings();
+        let mut total = TallySnapshot::default();
+        let mut peers: BTreeMap<Origin, PeerReport> = BTreeMap::new();
+        for table in &standings {
+            total += table.tally;
+            for (peer, backlog) in &table.backlogs {
+                let report = peers.entry(peer.clone()).or_default();
+                report.watermark_age = report.watermark_age.max(rounded(backlog.age));
+                report.backlog += backlog.records;
+            }
+        }
+        for (peer, lag) in recent.lag() {
+            peers.entry(peer).or_default().lag = lag;
+        }
+        for (peer, (heartbeat, last)) in recent.heartbeats() {
+            let report = peers.entry(peer).or_default();
+            (report.heartbeat, report.last_heartbeat_ms) = (heartbeat, Some(last));
+        }
+        standings.sort_by_key(|table| {
+            let behind = table.backlogs.values().map(|backlog| backlog.age).max();
+            std::cmp::Reverse((table.trouble.is_some(), recent.marks(&table.table), behind))
+        });
+        let more_tables = standings.len().saturating_sub(TABLES);
+        Self {
+            region: figures.region().clone(),
+            agent: figures.agent().to_string(),
+            millis: wall_millis(),
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+            interval_millis: u64::try_from(interval.as_millis()).unwrap_or(u64::MAX),
+            running_seconds: rounded(recent.running()),
+            total,
+            writes_per_second: recent.per_second(TallySnapshot::local_writes),
+            replicated_per_second: recent.per_second(|tally| tally.replicated),
+            stream_delay: recent.stream_delay(),
+            peers,
+            tables: standings.iter().take(TABLES).map(|table| TableEntry::of(table, recent)).collect(),
+            more_tables,
+        }
+    }
+
+    /// How long a report may be the last one before its agent counts as silent.
+    pub fn patience(&self) -> Duration {
+        Duration::from_millis(self.interval_millis) * 3 + Duration::from_secs(5)
+    }
+}
+
+impl TableEntry {
+    fn of(table: &TableStanding, recent: &Recent) -> Self {
+        let tally = table.tally;
+        Self {
+            table: table.table.clone(),
+            trouble: table.trouble.clone(),
+            replicating: table.is_replicating,
+            keys: table.remembered,
+            shards: table.unread.keys().take(SHARDS).map(ToString::to_string).collect(),
+            shard_count: table.unread.len(),
+            unread: table.unread.values().max().copied().map_or(0.0, rounded),
+            ages: table.backlogs.iter().map(|(peer, backlog)| (peer.clone(), rounded(backlog.age))).collect(),
+            arrivals: table.arrivals.iter().map(|(origin, age)| (origin.clone(), rounded(*age))).collect(),
+            marks: recent.marks(&table.table),
+            conflicts: tally.conflicts,
+            heals: tally.heals,
+            dead_letters: tally.dead_letters,
+            throttled: tally.throttled,
+            gaps: tally.gaps,
+        }
+    }
+}
+
+/// In seconds, to the millisecond: every digit is charged for.
+fn rounded(time: Duration) -> f64 {
+    (time.as_secs_f64() * 1000.0).round() / 1000.0
+}
