@@ -59,7 +59,8 @@ impl Budget {
                 }
                 state.even - now
             };
-            tokio::time::sleep(Duration::from_secs_f64(wait.clamp(0.001, 60.0))).await;
+            // Not for all of it: a call that is under way may turn out to use less.
+            tokio::time::sleep(Duration::from_secs_f64(wait.clamp(0.001, 0.05))).await;
         }
     }
 

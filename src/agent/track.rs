@@ -300,6 +300,8 @@ impl Track {
                 Some(event) = incoming.recv() => self.event(event).await,
                 () = self.settled(), if self.is_at_end() => {
                     if self.checkpoint().await {
+                        let fed = self.feeds.iter().filter(|(_, feed)| feed.is_fed());
+                        fed.for_each(|(peer, _)| self.shared.backlogs.done(&self.holding.lease.shard, peer));
                         return self.last_saved();
                     }
                     tokio::time::sleep(SAVE_AGAIN).await;
@@ -411,7 +413,8 @@ impl Track {
         }
         self.progress.judged(&end, before);
         self.note_idle(&end);
-        self.note_backlogs(&end);
+        let now = end.served_millis.unwrap_or_else(wall_millis);
+        self.note_backlogs(self.progress.behind(&end, now), now);
     }
 
     fn report(&self, conflict: &Conflict) {
@@ -522,18 +525,23 @@ impl Track {
     }
 
     /// Notes how far the peers are behind; an age is that of the oldest write that a peer lacks.
-    fn note_backlogs(&self, end: &PageEnd) {
+    /// `unread` is how old what has not been read may be, if that is known.
+    fn note_backlogs(&self, unread: Option<Duration>, now: u64) {
         let Shared { origin, backlogs, .. } = &*self.shared;
         let shard = &self.holding.lease.shard;
-        if self.is_main {
+        if self.is_main && self.progress.is_closed() {
+            backlogs.closed(shard);
+        } else if self.is_main {
             backlogs.read(shard);
         }
-        let now = end.served_millis.unwrap_or_else(wall_millis);
         let since = |millis: u64| Duration::from_millis(now.saturating_sub(millis));
-        let unread = self.progress.behind(end, now);
         for (peer, feed) in self.feeds.iter().filter(|(peer, _)| *peer != origin) {
             let unread = match &feed.state {
-                FeedState::Fed => unread,
+                // What is read once more was done before.
+                FeedState::Fed => {
+                    let promised = feed.saved.as_ref().map_or(Duration::MAX, |saved| since(saved.millis));
+                    unread.map(|unread| unread.min(promised))
+                }
                 FeedState::Dropped(dropped) => Some(since(dropped.created_millis)),
                 // The track that does what came before says how far it is.
                 FeedState::Joining(_) => continue,
@@ -588,6 +596,10 @@ impl Track {
         }
         self.release_dropped();
         self.progress.prune(least, &now);
+        if self.progress.is_closed() {
+            // No page comes any more that would tell.
+            self.note_backlogs(Some(Duration::ZERO), wall_millis());
+        }
         durable
     }
 

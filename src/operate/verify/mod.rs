@@ -250,14 +250,9 @@ async fn replicas(
         let described = describe(region, physical).await;
         let described = described.map_err(|fault| OperateError::at(region, physical, fault))?;
         let estimate = described.table.item_count().and_then(|n| u64::try_from(n).ok()).unwrap_or_default();
-        replicas.push(ScannedReplica::new(
-            region.clone(),
-            physical.clone(),
-            described.key_schema,
-            table.selections.clone(),
-            estimate,
-            budget.clone(),
-        ));
+        let (region, budget) = (region.clone(), budget.clone());
+        let (keys, selections) = (described.key_schema, table.selections.clone());
+        replicas.push(ScannedReplica::new(region, physical.clone(), keys, selections, estimate, budget));
     }
     Ok(replicas.into())
 }
