@@ -221,6 +221,7 @@ impl World {
         let tuning = self.tuning.clone();
         let (mut tables, mut patterns) = (Vec::new(), Vec::new());
         match &self.pattern {
+            None if self.peers.is_empty() => tables.push(self.table_config(&self.table)),
             None => {
                 let file = Config::parse(Path::new("regions.toml"), &self.config_file(agent));
                 let selections = file.expect("a configuration").tables.remove(0).selections;
