@@ -59,7 +59,7 @@ mod tests {
         for seed in 0..200 {
             let text = scenario(seed, Duration::from_secs(seed + 10));
             assert_eq!(text, scenario(seed, Duration::from_secs(seed + 10)));
-            let scenario = Scenario::parse(&text).unwrap_or_else(|error| panic!("{error}: {text}"));
+            let scenario = Scenario::parse(&text).expect(&text);
             assert!(scenario.calm() < scenario.workload.lasts);
         }
     }

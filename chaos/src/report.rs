@@ -1,4 +1,4 @@
-//! What a run came to: as JSON, as JUnit XML, and as one HTML file that needs nothing else.
+//! What a run came to: as JSON, as `JUnit` XML, and as one HTML file that needs nothing else.
 
 use std::fmt::Write as _;
 

@@ -133,7 +133,7 @@ impl World {
 
     /// Writes, breaks, and lets it come to rest: what was seen, and how agents broke down.
     async fn live(&mut self, seed: u64) -> Result<(History, Vec<String>, Millis)> {
-        let (seen, reads) = (Arc::default(), Arc::default());
+        let (records, reads) = (Arc::default(), Arc::default());
         let over = Arc::new(AtomicBool::new(false));
         let mut tails = JoinSet::new();
         let mut writers: JoinSet<Vec<AppWrite>> = JoinSet::new();
@@ -146,7 +146,7 @@ impl World {
                 wire: wire.clone(),
                 skew_seconds: self.scenario.skew_seconds.get(region).copied().unwrap_or_default(),
                 began: self.began,
-                seen: Arc::clone(&seen),
+                seen: Arc::clone(&records),
                 over: Arc::clone(&over),
             };
             tails.spawn(async move { (region, tail.run().await) });
@@ -162,14 +162,14 @@ impl World {
             writers.spawn(application().write());
             readers.spawn(application().read(Arc::clone(&reads)));
         }
-        let mut writes = Vec::new();
+        let mut written = Vec::new();
         while self.began.elapsed() < self.scenario.workload.lasts.max(self.scenario.calm()) {
             self.break_things().await?;
             sleep(TICK).await;
         }
         self.break_things().await?;
-        while let Some(written) = writers.join_next().await {
-            writes.extend(written?);
+        while let Some(writes) = writers.join_next().await {
+            written.extend(writes?);
         }
         self.come_to_rest().await;
         readers.shutdown().await;
@@ -191,11 +191,11 @@ impl World {
         }
         let breakdowns = ends.join_all().await.concat();
         let take =
-            |seen: &Mutex<Vec<_>>| std::mem::take(&mut *seen.lock().unwrap_or_else(PoisonError::into_inner));
+            |list: &Mutex<Vec<_>>| std::mem::take(&mut *list.lock().unwrap_or_else(PoisonError::into_inner));
         let history = History {
             regions: PLACES.iter().take(self.scenario.regions).map(|(name, _)| (*name).to_owned()).collect(),
-            writes,
-            seen: take(&seen),
+            writes: written,
+            seen: take(&records),
             reads: std::mem::take(&mut *reads.lock().unwrap_or_else(PoisonError::into_inner)),
             stored,
             calm: u64::try_from(self.scenario.calm().as_millis()).unwrap_or(u64::MAX),

@@ -266,7 +266,7 @@ mod tests {
     #[test]
     fn shipped_scenarios_are_right() {
         for (name, text) in SHIPPED {
-            let scenario = Scenario::parse(text).unwrap_or_else(|error| panic!("{name}: {error}"));
+            let scenario = Scenario::parse(text).expect(name);
             assert_eq!(scenario.name, *name);
             assert!(
                 scenario.calm() <= scenario.workload.lasts,

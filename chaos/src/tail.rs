@@ -49,7 +49,9 @@ impl Tail {
                 Err(error) => {
                     empty = 0;
                     // Iterators end with the server that gave them.
-                    shards.values_mut().for_each(|(_, iterator)| *iterator = None);
+                    for (_, iterator) in shards.values_mut() {
+                        *iterator = None;
+                    }
                     let since: Instant = *bad_since.get_or_insert_with(Instant::now);
                     if self.over.load(Ordering::Relaxed) && since.elapsed() > PATIENCE {
                         return Err(error);
