@@ -7,6 +7,7 @@ mod demo;
 mod exit;
 mod init;
 mod listen;
+mod pause;
 mod progress;
 mod run;
 mod status;
@@ -15,7 +16,6 @@ mod wait;
 mod watermarks;
 
 use std::path::PathBuf;
-use std::time::{Duration, UNIX_EPOCH};
 
 use clap::error::ErrorKind;
 use clap::{Args, Parser, Subcommand};
@@ -23,6 +23,7 @@ use serde_json::json;
 use tracing::level_filters::LevelFilter;
 
 use crate::config::Config;
+use crate::lag::moment;
 
 pub use exit::{Exit, Failure};
 pub use progress::Progress;
@@ -30,8 +31,8 @@ pub use progress::Progress;
 const EXIT_CODES: &str = "\
 Exit codes:
   0    done
-  1    the replicas differ (demo, verify), not in time (wait), over --max-lag (status), or letters are
-       left (dead-letters replay)
+  1    the replicas differ (demo, verify), not in time (wait), over --max-lag (status), an agent has
+       not answered (pause, resume), or letters are left (dead-letters replay)
   64   the command line or regions.toml is wrong, or --listen lacks its token
   69   a region can't be reached, a table is missing or does not fit, or the address of --listen is taken
   70   an internal error
@@ -64,6 +65,8 @@ enum Command {
     DeadLetters(dead_letters::DeadLetters),
     Demo(demo::Demo),
     Init(init::Init),
+    Pause(pause::Pause),
+    Resume(pause::Resume),
     Run(run::Run),
     Status(status::Status),
     Verify(verify::Verify),
@@ -120,6 +123,8 @@ impl Invocation {
             | Command::DeadLetters(_)
             | Command::Demo(_)
             | Command::Init(_)
+            | Command::Pause(_)
+            | Command::Resume(_)
             | Command::Status(_)
             | Command::Verify(_)
             | Command::Wait(_)
@@ -138,6 +143,8 @@ impl Invocation {
                     Command::DeadLetters(letters) => letters.run(json).await,
                     Command::Demo(demo) => demo.run(json).await,
                     Command::Init(init) => init.run(json).await,
+                    Command::Pause(pause) => pause.run(json).await,
+                    Command::Resume(resume) => resume.run(json).await,
                     Command::Run(run) => run.run(json).await,
                     Command::Status(status) => status.run(json).await,
                     Command::Verify(verify) => verify.run(json).await,
@@ -169,11 +176,6 @@ fn print(result: &impl std::fmt::Display) {
 #[expect(clippy::print_stderr, reason = "a command's error")]
 fn complain(message: &str) {
     eprintln!("error: {message}");
-}
-
-/// A time in milliseconds since the Unix epoch, for a person.
-fn moment(millis: u64) -> impl std::fmt::Display {
-    humantime::format_rfc3339_seconds(UNIX_EPOCH + Duration::from_millis(millis))
 }
 
 /// Prints a result as JSON, or as the text that `text` makes of it.

@@ -18,7 +18,7 @@ const DUBLIN: usize = 0;
 const TOKYO: usize = 1;
 
 /// A status code and a body; nothing while nobody listens.
-async fn get(address: &str, path: &str, headers: &[(&str, &str)]) -> Option<(u16, String)> {
+pub(crate) async fn get(address: &str, path: &str, headers: &[(&str, &str)]) -> Option<(u16, String)> {
     let mut stream = TcpStream::connect(address).await.ok()?;
     let host = if headers.iter().any(|(name, _)| *name == "Host") { None } else { Some(("Host", address)) };
     let mut lines = vec![format!("GET {path} HTTP/1.1"), "Connection: close".to_owned()];
@@ -38,7 +38,7 @@ fn agent(world: &World, region: usize, listen: &str, more: impl FnOnce(&mut Comm
 }
 
 /// Starts an agent, and says where it listens.
-async fn start(command: Command) -> (Process, String) {
+pub(crate) async fn start(command: Command) -> (Process, String) {
     let mut process = Process::start(command);
     let line = process.says("the page is at").await;
     let address = line.split("http://").nth(1).and_then(|rest| rest.split('/').next()).expect("an address");
@@ -46,7 +46,7 @@ async fn start(command: Command) -> (Process, String) {
 }
 
 /// The value of a metric with these labels; of several, the first.
-fn metric(text: &str, name: &str, labels: &[(&str, &str)]) -> Option<f64> {
+pub(crate) fn metric(text: &str, name: &str, labels: &[(&str, &str)]) -> Option<f64> {
     let labels: Vec<_> = labels.iter().map(|(name, value)| format!("{name}=\"{value}\"")).collect();
     let of = |line: &&str| {
         line.strip_prefix(name).is_some_and(|rest| rest.starts_with('{'))
