@@ -9,6 +9,7 @@
 //! | beat | `agent` | the agent | that agent |
 //! | watermark | `watermark/<table>` | the origin | that origin's agent |
 //! | gap | `gap/<table>` | shard, time | this region's agents |
+//! | verified | `gap/<table>` | `verified` | whoever has compared the replicas |
 //! | report | `report` | region, agent | every agent, in every region |
 //! | dead letter | `dead-letter/<table>` | version, peer, key | this region's agent |
 //!
@@ -22,6 +23,7 @@ mod images;
 mod lease;
 mod report;
 mod row_id;
+mod verified;
 mod watermark;
 
 use std::collections::HashMap;
@@ -40,6 +42,7 @@ pub use gap::Gap;
 pub use lease::{Checkpoint, Held, Lease, LeaseTable, lease_space};
 pub use report::SavedReport;
 pub use row_id::RowId;
+pub use verified::{Agreement, Verified};
 pub use watermark::Watermarks;
 
 /// The name of the partition key.
@@ -108,7 +111,8 @@ impl ControlTable {
 /// Reads a row as whatever it may be, for the fuzzer.
 #[cfg(any(test, fuzzing))]
 pub(crate) fn read_any(row: &Row) {
-    let _ = (lease::read(row), watermark::read(row), gap::read(row), report::read(row));
+    let _ = (lease::read(row), watermark::read(row), gap::read(row), verified::read(row));
+    let _ = report::read(row);
     let _ = (dead_letter::read(row.clone()), conflict::read(row.clone()));
 }
 
