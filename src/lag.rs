@@ -92,7 +92,8 @@ impl LagBook {
 }
 
 /// A histogram as it is told to others: how often each value was seen, in microseconds, the
-/// smallest first.
+/// smallest first. One significant figure: an error of 6 %, and some tens of values at most, each of
+/// which takes room in a row.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(transparent)]
 pub struct Spread(Vec<(u64, u64)>);
@@ -100,38 +101,43 @@ pub struct Spread(Vec<(u64, u64)>);
 impl Spread {
     fn of(histogram: &Histogram<u64>) -> Self {
         let values = histogram.iter_recorded();
-        Self(values.map(|value| (value.value_iterated_to(), value.count_at_value())).collect())
+        Self::of_values(values.map(|value| (value.value_iterated_to(), value.count_at_value())))
     }
 
-    /// Of some times.
-    pub fn of_times<'a>(times: impl IntoIterator<Item = &'a Duration>) -> Self {
-        let mut histogram = histogram();
-        times.into_iter().for_each(|time| histogram.saturating_record(micros(*time)));
-        Self::of(&histogram)
+    fn of_values(values: impl Iterator<Item = (u64, u64)>) -> Self {
+        let mut coarse = histogram(1);
+        values.for_each(|(value, count)| coarse.saturating_record_n(value, count));
+        let values = coarse.iter_recorded();
+        Self(values.map(|value| (value.value_iterated_to(), value.count_at_value())).collect())
     }
 
     /// All of several, as if one agent had noted them.
     pub fn merged<'a>(spreads: impl IntoIterator<Item = &'a Self>) -> Self {
-        let mut histogram = histogram();
-        for (value, count) in spreads.into_iter().flat_map(|spread| &spread.0) {
-            histogram.saturating_record_n(*value, *count);
-        }
-        Self::of(&histogram)
+        Self::of_values(spreads.into_iter().flat_map(|spread| &spread.0).copied())
     }
 
     /// In figures; none, if nothing was noted.
     pub fn summary(&self) -> Option<LagSummary> {
-        let mut histogram = histogram();
+        let mut coarse = histogram(1);
         for (value, count) in &self.0 {
-            histogram.saturating_record_n(*value, *count);
+            coarse.saturating_record_n(*value, *count);
         }
-        (!histogram.is_empty()).then(|| summarise(&histogram))
+        (!coarse.is_empty()).then(|| summarise(&coarse))
+    }
+}
+
+impl LagSummary {
+    /// Of some times; none, if there are none.
+    pub fn of_times<'a>(times: impl IntoIterator<Item = &'a Duration>) -> Option<Self> {
+        let mut all = histogram(2);
+        times.into_iter().for_each(|time| all.saturating_record(micros(*time)));
+        (!all.is_empty()).then(|| summarise(&all))
     }
 }
 
 impl Lag {
     fn new(peer: &Origin, attributes: &[KeyValue]) -> Self {
-        let (since_creation, since_seen, recent) = (histogram(), histogram(), histogram());
+        let (since_creation, since_seen, recent) = (histogram(2), histogram(2), histogram(1));
         let peer = KeyValue::new("peer", peer.to_string());
         let attributes = attributes.iter().cloned().chain([peer]).collect();
         Self { since_creation, since_seen, recent, attributes }
@@ -148,10 +154,10 @@ impl Lag {
     }
 }
 
-/// Two significant figures: an error of 1 %, and 30 kB, where a third figure takes 230 kB.
+/// With two significant figures, an error of 1 %, and 30 kB; a third would take 230 kB.
 #[expect(clippy::expect_used, reason = "the bounds are constants and legal")]
-fn histogram() -> Histogram<u64> {
-    Histogram::new_with_bounds(1, LONGEST, 2).expect("legal bounds")
+fn histogram(figures: u8) -> Histogram<u64> {
+    Histogram::new_with_bounds(1, LONGEST, figures).expect("legal bounds")
 }
 
 #[expect(clippy::cast_precision_loss, reason = "two days of microseconds are below 2^53")]
@@ -195,7 +201,7 @@ mod tests {
     }
 
     fn spread(lags: &[u64]) -> Spread {
-        let mut noted = histogram();
+        let mut noted = histogram(1);
         for lag in lags {
             noted.saturating_record(*lag);
         }

@@ -2,6 +2,7 @@
 
 pub mod agent;
 pub mod apply;
+pub mod capacity;
 pub mod cli;
 pub mod config;
 pub mod control;

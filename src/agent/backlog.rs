@@ -86,6 +86,16 @@ impl Backlogs {
         self.lock().read.insert(shard.clone(), Instant::now());
     }
 
+    /// Notes that a shard has been read to its end: it is not to be read again.
+    pub(super) fn closed(&self, shard: &ShardId) {
+        self.lock().read.remove(shard);
+    }
+
+    /// Notes that a peer has all of a shard that has ended.
+    pub(super) fn done(&self, shard: &ShardId, peer: &Origin) {
+        self.lock().found.remove(&(shard.clone(), peer.clone()));
+    }
+
     /// Forgets a shard that this agent reads no more.
     pub(super) fn forget(&self, shard: &ShardId) {
         let mut state = self.lock();
@@ -147,6 +157,15 @@ mod tests {
         backlogs.note(&ShardId("other".into()), &peer, Some(Duration::ZERO), 1);
         assert_eq!(backlogs.by_peer()[&peer].records, 4);
         backlogs.note(&shard, &peer, Some(Duration::ZERO), 0);
+        assert_eq!(age(), 0);
+        // A shard that has ended is not read any more, though a peer may still lack some of it.
+        backlogs.read(&shard);
+        backlogs.closed(&shard);
+        assert!(backlogs.unread().is_empty());
+        tokio::time::advance(Duration::from_mins(1)).await;
+        assert_eq!(age(), 60);
+        backlogs.done(&shard, &peer);
+        backlogs.note(&ShardId("other".into()), &peer, Some(Duration::ZERO), 1);
         assert_eq!(age(), 0);
         backlogs.forget(&shard);
         backlogs.forget(&ShardId("other".into()));

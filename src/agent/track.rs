@@ -24,7 +24,7 @@ use crate::config::{Conflicts, Tuning};
 use crate::control::{Checkpoint, ControlTable, Gap, Held};
 use crate::lag::wall_millis;
 use crate::log_key::log_key;
-use crate::protocol::{Action, Conflict, Floors, Hlc, KeyMemory, Origin};
+use crate::protocol::{Action, Conflict, Floors, Hlc, KeyMemory, Origin, Selections};
 use crate::stream::{Page, Position, ShardId, Stream, StreamEvent};
 use crate::tally::Tally;
 use crate::telemetry::Trace;
@@ -50,6 +50,8 @@ pub(super) struct Shared {
     /// Where the leases of the table's stream are kept.
     pub(super) space: String,
     pub(super) peers: Vec<Origin>,
+    /// What goes to which region.
+    pub(super) selections: Selections,
     pub(super) tuning: Tuning,
     pub(super) control: ControlTable,
     pub(super) stream: Stream,
@@ -89,6 +91,18 @@ impl Shared {
             Gap { origin: self.origin.clone(), shard: shard.to_string(), peers, from_millis, until_millis };
         error!(table = self.table, "{gap}; the table is marked: run `tradewind verify`");
         Some(gap)
+    }
+
+    /// What of an action is to be done at a destination, if anything.
+    fn view(&self, action: &Action, target: &Origin) -> Option<Action> {
+        match action {
+            _ if (*target == self.origin) == matches!(action, Action::Push(_)) => None,
+            Action::Push(write) => {
+                let write = self.selections.view(&self.origin, target, write)?;
+                Some(Action::Push(write.into_owned()))
+            }
+            _ => Some(action.clone()),
+        }
     }
 
     /// Marks the table; whether that is durable.
@@ -286,6 +300,8 @@ impl Track {
                 Some(event) = incoming.recv() => self.event(event).await,
                 () = self.settled(), if self.is_at_end() => {
                     if self.checkpoint().await {
+                        let fed = self.feeds.iter().filter(|(_, feed)| feed.is_fed());
+                        fed.for_each(|(peer, _)| self.shared.backlogs.done(&self.holding.lease.shard, peer));
                         return self.last_saved();
                     }
                     tokio::time::sleep(SAVE_AGAIN).await;
@@ -380,15 +396,13 @@ impl Track {
             let targets: Vec<Origin> =
                 self.feeds.iter().filter(|(_, feed)| is_new(feed)).map(|(name, _)| name.clone()).collect();
             for action in judgement.actions {
-                let local = !matches!(action, Action::Push(_));
                 for target in &targets {
-                    if (*target == self.shared.origin) != local {
-                        continue;
-                    }
+                    let Some(action) = self.shared.view(&action, target) else { continue };
+                    let Some(feed) = self.feeds.get(target) else { continue };
                     let job = Job {
-                        action: action.clone(),
+                        action,
                         ordinal,
-                        ledger: Arc::default(),
+                        ledger: Arc::clone(&feed.ledger),
                         tenure: Arc::clone(&self.holding.tenure),
                         created_millis,
                         seen,
@@ -400,7 +414,8 @@ impl Track {
         }
         self.progress.judged(&end, before);
         self.note_idle(&end);
-        self.note_backlogs(&end);
+        let now = end.served_millis.unwrap_or_else(wall_millis);
+        self.note_backlogs(self.progress.behind(&end, now), now);
     }
 
     fn report(&self, conflict: &Conflict) {
@@ -424,7 +439,6 @@ impl Track {
             return;
         }
         let Job { ordinal, created_millis, .. } = job;
-        let job = Job { ledger: Arc::clone(&feed.ledger), ..job };
         let Some(job) = lanes.try_send(job) else {
             feed.held_up = feed.held_up.saturating_sub(Duration::from_millis(1));
             return;
@@ -511,18 +525,23 @@ impl Track {
     }
 
     /// Notes how far the peers are behind; an age is that of the oldest write that a peer lacks.
-    fn note_backlogs(&self, end: &PageEnd) {
+    /// `unread` is how old what has not been read may be, if that is known.
+    fn note_backlogs(&self, unread: Option<Duration>, now: u64) {
         let Shared { origin, backlogs, .. } = &*self.shared;
         let shard = &self.holding.lease.shard;
-        if self.is_main {
+        if self.is_main && self.progress.is_closed() {
+            backlogs.closed(shard);
+        } else if self.is_main {
             backlogs.read(shard);
         }
-        let now = end.served_millis.unwrap_or_else(wall_millis);
         let since = |millis: u64| Duration::from_millis(now.saturating_sub(millis));
-        let unread = self.progress.behind(end, now);
         for (peer, feed) in self.feeds.iter().filter(|(peer, _)| *peer != origin) {
             let unread = match &feed.state {
-                FeedState::Fed => unread,
+                // What is read once more was done before.
+                FeedState::Fed => {
+                    let promised = feed.saved.as_ref().map_or(Duration::MAX, |saved| since(saved.millis));
+                    unread.map(|unread| unread.min(promised))
+                }
                 FeedState::Dropped(dropped) => Some(since(dropped.created_millis)),
                 // The track that does what came before says how far it is.
                 FeedState::Joining(_) => continue,
@@ -577,6 +596,10 @@ impl Track {
         }
         self.release_dropped();
         self.progress.prune(least, &now);
+        if self.progress.is_closed() {
+            // No page comes any more that would tell.
+            self.note_backlogs(Some(Duration::ZERO), wall_millis());
+        }
         durable
     }
 

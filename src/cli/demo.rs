@@ -91,8 +91,8 @@ struct Outcome {
     lag: Vec<Lag>,
     writing_seconds: f64,
     settling_seconds: f64,
-    items_compared: usize,
-    items_differing: usize,
+    items_compared: u64,
+    items_differing: u64,
     differences: Vec<Difference>,
 }
 
@@ -149,8 +149,14 @@ impl Demo {
         progress.finish();
         let settling_seconds = stopped.elapsed().as_secs_f64();
 
-        let options = Options { segments: 2, settle: Duration::from_secs(5), limit: 20 };
-        let verification = verify(&config, &regions, options, |_, _| {}).await?;
+        let options = Options {
+            segments: 2,
+            settle: Duration::from_secs(5),
+            limit: 20,
+            read_units: None,
+            memory: 256 * 1024 * 1024,
+        };
+        let verification = verify(&config, &regions, options, &mut ()).await?;
         let mut outcome = Outcome::of(seed, &agents);
         outcome.writes = writes;
         (outcome.writing_seconds, outcome.settling_seconds) = (writing_seconds, settling_seconds);

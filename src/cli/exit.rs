@@ -6,7 +6,7 @@ use std::process::ExitCode;
 use crate::agent::StartError;
 use crate::config::ConfigError;
 use crate::fault::FaultKind;
-use crate::operate::OperateError;
+use crate::operate::{OperateError, VerifyError};
 
 /// How a command ends. The numbers are those of `sysexits.h` where it has one.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -100,5 +100,14 @@ impl From<StartError> for Failure {
 impl From<OperateError> for Failure {
     fn from(error: OperateError) -> Self {
         Self::new(error.fault.kind.into(), error)
+    }
+}
+
+impl From<VerifyError> for Failure {
+    fn from(error: VerifyError) -> Self {
+        match error {
+            VerifyError::Operate(error) => error.into(),
+            VerifyError::Disk(_) => Self::internal(error),
+        }
     }
 }

@@ -47,6 +47,11 @@ impl Progress {
         }
     }
 
+    /// Prints something else, without the bar in between.
+    pub fn suspend(&self, print: impl FnOnce()) {
+        self.bar.suspend(print);
+    }
+
     /// Takes the bar away.
     pub fn finish(self) {
         self.bar.finish_and_clear();

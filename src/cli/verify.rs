@@ -3,17 +3,21 @@
 use std::time::Duration;
 
 use clap::Args;
+use serde_json::json;
 
 use super::progress::Progress;
-use super::{ConfigFile, Exit, Failure, report};
-use crate::operate::{Options, Verification, verify};
+use super::{ConfigFile, Exit, Failure, print, report};
+use crate::operate::{Audience, Difference, Options, Scanned, Stage, TableVerdict, Verification, verify};
 use crate::region::Region;
 
 /// Compare the replicas item by item, and print the keys that differ and why.
 ///
-/// Scans every replica with strongly consistent reads, which is charged as such, and takes about
-/// 150 bytes of memory an item. What differs at first may be on its way: it is read again until it
-/// agrees, or for as long as --settle says. Exits with 1 where replicas differ.
+/// Scans every replica once, with strongly consistent reads: one read unit for 4 KB. What differs
+/// in the scans may be on its way: it is read again by its key. It is told of only if it stands
+/// unchanged after the agents have said that all which was written before is everywhere; or, where
+/// no agents run, if it differs for as long as --settle says. Keys that are written all the time
+/// are counted apart. Memory is bounded; what exceeds it goes to nameless temporary files. Exits
+/// with 1 where replicas differ.
 #[derive(Debug, Args)]
 pub(super) struct Verify {
     #[command(flatten)]
@@ -21,47 +25,149 @@ pub(super) struct Verify {
     /// Scans at once, a replica.
     #[arg(long, default_value_t = 4, value_parser = clap::value_parser!(u16).range(1..=1000))]
     segments: u16,
-    /// How long replicas may take to agree on what differed at first.
+    /// How long replicas may take to agree on what differed at first, where no agents say that all
+    /// has arrived.
     #[arg(long, default_value = "10s", value_parser = humantime::parse_duration)]
     settle: Duration,
     /// How many differing keys to print, a table; all are counted.
     #[arg(long, default_value_t = 100)]
     limit: usize,
+    /// Print every differing key, as soon as it is known; with --json one object a line, and the
+    /// result in the last.
+    #[arg(long)]
+    each: bool,
+    /// Read units a second, a region, at most; as fast as it goes, if not given.
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
+    read_units: Option<u32>,
+    /// Memory for keys that not all replicas have shown yet; more goes to temporary files.
+    #[arg(long, value_name = "MIB", default_value_t = 256, value_parser = clap::value_parser!(u32).range(1..=1_048_576))]
+    memory_mib: u32,
 }
 
 impl Verify {
     pub(super) async fn run(self, json: bool) -> Result<Exit, Failure> {
         let config = self.config.load()?;
         let regions = Region::connect_all(&config).await;
-        let options = Options { segments: self.segments, settle: self.settle, limit: self.limit };
-        let mut progress = Progress::new("comparing", None, json);
-        let result = verify(&config, &regions, options, |table, scanned| {
-            progress.update(scanned.items, || format!("items of about {} ({table})", scanned.estimate));
-        })
-        .await;
-        progress.finish();
+        let mebibytes = usize::try_from(self.memory_mib).unwrap_or(usize::MAX);
+        let options = Options {
+            segments: self.segments,
+            settle: self.settle,
+            limit: if self.each { 0 } else { self.limit },
+            read_units: self.read_units,
+            memory: mebibytes.saturating_mul(1024 * 1024),
+        };
+        let mut screen =
+            Screen { progress: Progress::new("comparing", None, json), each: self.each, json, items: 0 };
+        let result = verify(&config, &regions, options, &mut screen).await;
+        screen.progress.finish();
         let verification = result?;
-        report(json, &verification, text)?;
+        report(json, &verification, |verification| text(verification, self.each))?;
         Ok(if verification.agrees() { Exit::Done } else { Exit::Differs })
     }
 }
 
-fn text(verification: &Verification) -> String {
+struct Screen {
+    progress: Progress,
+    each: bool,
+    json: bool,
+    /// Read so far.
+    items: u64,
+}
+
+impl Audience for Screen {
+    fn progress(&mut self, table: &str, stage: Stage) {
+        if let Stage::Scanning(scanned) = stage {
+            self.items = scanned.items;
+        }
+        self.progress.update(self.items, || match stage {
+            Stage::Scanning(scanned) => scanning(table, scanned),
+            Stage::Rechecking { suspects } => format!("items; {suspects} are read again ({table})"),
+            Stage::WaitingForAgents { suspects } => {
+                format!(
+                    "items; {suspects} differ so far, the agents are asked whether they are on their way ({table})"
+                )
+            }
+        });
+    }
+
+    fn difference(&mut self, table: &str, difference: &Difference) {
+        if !self.each {
+            return;
+        }
+        self.progress.suspend(|| {
+            if self.json {
+                print(&json!({ "table": table, "difference": difference }));
+            } else {
+                print(difference);
+            }
+        });
+    }
+}
+
+/// How far the scans have got, how fast they are, and about how long they will take.
+#[expect(clippy::cast_precision_loss, reason = "an estimate")]
+fn scanning(table: &str, scanned: Scanned) -> String {
+    let Scanned { items, estimate, read_units, since } = scanned;
+    let seconds = since.elapsed().as_secs_f64().max(0.001);
+    let rate = read_units / seconds;
+    let left = estimate.saturating_sub(items) as f64 * seconds / items.max(1) as f64;
+    let left = if items == 0 || estimate <= items {
+        String::new()
+    } else {
+        format!(
+            ", about {} left",
+            humantime::format_duration(Duration::from_secs_f64(left.clamp(1.0, 1e9).round()))
+        )
+    };
+    format!("items of about {estimate}, {rate:.0} read units a second{left} ({table})")
+}
+
+fn text(verification: &Verification, each: bool) -> String {
     let mut lines = Vec::new();
     for table in &verification.tables {
         lines.extend(table.differences.iter().map(ToString::to_string));
-        let hidden = table.items_differing - table.differences.len();
-        if hidden > 0 {
-            lines.push(format!("... and {hidden} more"));
+        let told = table.items_differing + table.versions_differing;
+        let hidden = told.saturating_sub(table.differences.len() as u64);
+        if hidden > 0 && !each {
+            lines.push(format!("... and {hidden} more (--each prints all)"));
         }
-        for gap in &table.gaps {
-            let state = if table.items_differing == 0 { "closed, nothing differs" } else { "not closed" };
-            lines.push(format!("{}: {gap}; {state}", table.table));
-        }
+        lines.extend(table.gaps.iter().map(|gap| {
+            let state = match (table.items_differing, table.items_changing) {
+                (0, 0) => "closed, nothing differs",
+                (0, _) => "not closed, since some keys changed all the time",
+                _ => "not closed",
+            };
+            format!("{}: {gap}; {state}", table.table)
+        }));
+        lines.extend(notes(table));
         lines.push(format!(
             "{}: {} items compared, {} differing",
             table.table, table.items_compared, table.items_differing
         ));
     }
     lines.join("\n")
+}
+
+/// What there is to say of a table's verdict, apart from what differs.
+fn notes(table: &TableVerdict) -> Vec<String> {
+    let name = &table.table;
+    let mut lines = Vec::new();
+    if table.versions_differing > 0 {
+        lines.push(format!(
+            "{name}: {} items are the same everywhere, but their stamps tell of different versions",
+            table.versions_differing
+        ));
+    }
+    if table.items_changing > 0 {
+        lines.push(format!(
+            "{name}: {} keys changed at every look, and are not counted",
+            table.items_changing
+        ));
+    }
+    if table.items_differing > 0 && table.agents_answered == Some(false) {
+        lines.push(format!(
+            "{name}: no agents said that all had arrived; what is told of may be on its way (are they all running?)"
+        ));
+    }
+    lines
 }

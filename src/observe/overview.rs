@@ -194,11 +194,9 @@ mod tests {
     use super::*;
 
     fn report(region: &str, agent: &str, age: f64, lags: &[u64]) -> Report {
-        let peer = PeerReport {
-            watermark_age: age,
-            lag: Spread::of_times(&lags.iter().map(|ms| Duration::from_millis(*ms)).collect::<Vec<_>>()),
-            ..PeerReport::default()
-        };
+        let lag: Vec<(u64, u64)> = lags.iter().map(|ms| (ms * 1000, 1)).collect();
+        let lag = serde_json::from_value(serde_json::json!(lag)).expect("a spread");
+        let peer = PeerReport { watermark_age: age, lag, ..PeerReport::default() };
         let json = serde_json::json!({
             "region": region, "agent": agent, "millis": 0, "interval_millis": 10_000,
             "peers": { "tokyo": peer },

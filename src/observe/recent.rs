@@ -92,14 +92,14 @@ impl Recent {
     }
 
     pub(super) fn stream_delay(&self) -> Option<LagSummary> {
-        Spread::of_times(&self.stream_delays).summary()
+        LagSummary::of_times(&self.stream_delays)
     }
 
     /// The heartbeats to each peer summed up, and the last one in milliseconds.
     pub(super) fn heartbeats(&self) -> BTreeMap<Origin, (Option<LagSummary>, f64)> {
         let figures = |times: &VecDeque<Duration>| {
             let last = times.back().copied().unwrap_or_default();
-            (Spread::of_times(times).summary(), (last.as_secs_f64() * 10_000.0).round() / 10.0)
+            (LagSummary::of_times(times), (last.as_secs_f64() * 10_000.0).round() / 10.0)
         };
         self.heartbeats.iter().map(|(peer, times)| (peer.clone(), figures(times))).collect()
     }

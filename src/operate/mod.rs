@@ -22,7 +22,9 @@ pub use conflicts::{LostWrite, Restored, conflicts, restore};
 pub use dead_letters::{Fate, Letter, Replayed, dead_letters, replay};
 pub use init::{Change, Model, Plan, Problem, Step};
 pub use status::{Silent, Status, status};
-pub use verify::{Difference, Holding, Options, Scanned, TableVerdict, Verification, verify};
+pub use verify::{
+    Audience, Difference, Holding, Options, Scanned, Stage, TableVerdict, Verification, VerifyError, verify,
+};
 pub use wait::{Arrival, Watermark, wait, watermarks};
 
 /// A call that failed, and what it was for.

@@ -25,6 +25,14 @@ impl Fingerprint {
     pub fn of(item: &Item) -> Self {
         Self(digest(item))
     }
+
+    pub fn from_bytes(bytes: [u8; 12]) -> Self {
+        Self(bytes)
+    }
+
+    pub fn to_bytes(&self) -> [u8; 12] {
+        self.0
+    }
 }
 
 impl fmt::Display for Fingerprint {
@@ -60,6 +68,18 @@ impl fmt::Display for KeyId {
 impl KeyId {
     pub fn of(key: &Item) -> Self {
         Self(u128::from_be_bytes(digest(key)))
+    }
+
+    pub fn from_bytes(bytes: [u8; 16]) -> Self {
+        Self(u128::from_be_bytes(bytes))
+    }
+
+    pub fn to_bytes(self) -> [u8; 16] {
+        self.0.to_be_bytes()
+    }
+
+    pub fn number(self) -> u128 {
+        self.0
     }
 
     /// One of `lanes` lanes; all writes of a key take the same one.
@@ -158,6 +178,11 @@ fn canonical_number(text: &str) -> String {
         .saturating_sub_unsigned(fraction.len() as u64)
         .saturating_add_unsigned((significant.len() - short.len()) as u64);
     format!("{}{short}e{power}", if negative { "-" } else { "" })
+}
+
+/// Whether two numbers are equal, however they are spelt.
+pub(super) fn same_number(a: &str, b: &str) -> bool {
+    a == b || canonical_number(a) == canonical_number(b)
 }
 
 #[cfg(test)]

@@ -13,13 +13,15 @@
 //! | `classify` | whose write a record shows |
 //! | `memory` | what is remembered of a key, and when it may be forgotten |
 //! | `resolve` | which writes a record asks for |
-//! | `tests` | the last three as tables: record in, verdict and writes out |
+//! | `selection` | what of the items goes to which region |
+//! | `tests` | `classify`, `memory` and `resolve` as tables: record in, verdict and writes out |
 
 mod classify;
 mod fingerprint;
 mod memory;
 mod record;
 mod resolve;
+mod selection;
 mod stamp;
 #[cfg(test)]
 mod tests;
@@ -29,5 +31,6 @@ pub use fingerprint::{Fingerprint, KeyId};
 pub use memory::{Floors, KeyMemory, SLACK_MILLIS};
 pub use record::{Item, Record};
 pub use resolve::{Action, Body, Conflict, Judgement, Verdict, Write};
+pub use selection::{Selection, Selections, Shown, Test};
 pub use stamp::{Nonce, STAMP, STAMP_END, STAMP_MAGIC, Stamp};
 pub use version::{Hlc, Origin, Version};

@@ -1,9 +1,14 @@
 //! `tradewind verify`: 0 where replicas agree, 1 and the keys where they differ.
 
-use serde_json::{Value, json};
-use tradewind::item_json::item_json;
+use std::time::Duration;
 
-use crate::items::{key, row};
+use serde_json::{Value, json};
+use tokio::time::timeout;
+use tradewind::item_json::item_json;
+use tradewind::protocol::{Fingerprint, Item, STAMP};
+
+use crate::items::{key, row, s};
+use crate::load::{Load, Mix, seed};
 use crate::process::{run, run_json};
 use crate::world::{PLAIN, World};
 
@@ -102,6 +107,122 @@ async fn an_item_that_waits_for_its_delete_is_told_as_such() {
     world.start_agent(TOKYO).await;
     let (code, text, _) = waiting.await.unwrap();
     assert_eq!(code, 0, "{text}");
+}
+
+/// An item as an agent would have written it.
+fn stamped(mut item: Item, millis: u64) -> Item {
+    let stamp = format!("tw1 {:016x} dublin - - {} {:016x}", millis << 16, Fingerprint::of(&item), 7);
+    item.insert(STAMP.to_owned(), s(&stamp));
+    item
+}
+
+fn marked(id: &str, millis: u64) -> Item {
+    let mut item = row(id, "one");
+    item.insert(STAMP.to_owned(), s(&format!("tw1 {:016x} dublin - - x {:016x}", millis << 16, 7)));
+    item
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn each_kind_of_difference_is_told_with_who_is_newer() {
+    let world = World::prepared(2, PLAIN).await;
+    for (dublin, tokyo) in [
+        (Some(row("same", "one")), Some(stamped(row("same", "one"), 1000))),
+        (Some(row("missing", "one")), None),
+        (None, Some(stamped(row("extra", "one"), 1000))),
+        (Some(stamped(row("other data", "one"), 1000)), Some(stamped(row("other data", "two"), 2000))),
+        (Some(stamped(row("other stamp", "one"), 2000)), Some(stamped(row("other stamp", "one"), 1000))),
+        (Some(stamped(row("marked", "one"), 1000)), Some(marked("marked", 2000))),
+        (Some(row("unstamped", "one")), Some(stamped(row("unstamped", "two"), 1000))),
+    ] {
+        for (region, item) in [(DUBLIN, dublin), (TOKYO, tokyo)] {
+            if let Some(item) = item {
+                world.put(region, item).await;
+            }
+        }
+    }
+    let (code, result) = verify(&world, &[]).await;
+    let table = &result["tables"][0];
+    assert_eq!(code, 1, "{result:#}");
+    let counts = ["items_compared", "items_differing", "versions_differing"].map(|name| &table[name]);
+    assert_eq!(counts, [&json!(7), &json!(5), &json!(1)], "{result:#}");
+    let told: Vec<(String, &str, Value)> = table["differences"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|found| {
+            let key = found["key"]["pk"]["S"].as_str().unwrap().to_owned();
+            (key, found["why"].as_str().unwrap(), found["newest"].clone())
+        })
+        .collect();
+    let expected = [
+        ("extra", "missing in dublin", json!([])),
+        ("marked", "marked for deletion in tokyo (is its agent running?)", json!(["tokyo"])),
+        ("missing", "missing in tokyo", json!([])),
+        ("other data", "different in v", json!(["tokyo"])),
+        ("other stamp", "the same in all regions, but stamped with different versions", json!(["dublin"])),
+        ("unstamped", "different in v", json!([])),
+    ];
+    let expected: Vec<_> = expected.map(|(key, why, newest)| (key.to_owned(), why, newest)).into();
+    assert_eq!(told, expected, "{result:#}");
+    assert!(table["read_units"]["dublin"].as_f64().unwrap() > 0.0, "{result:#}");
+
+    // All of them, a line each, and then the result.
+    let each = ["verify", "--settle", "0s", "--each", "--json", "--read-units", "20"];
+    let (code, out, log) = run(world.tradewind(DUBLIN, &each)).await;
+    let lines: Vec<Value> = out.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+    assert_eq!((code, lines.len()), (1, 7), "{out}{log}");
+    assert!(lines[..6].iter().all(|line| line["table"] == json!(world.table)), "{out}");
+    assert_eq!(lines[6]["tables"][0]["items_differing"], 5, "{out}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn items_that_only_carry_different_versions_are_told_of_but_do_not_differ() {
+    let world = World::prepared(2, PLAIN).await;
+    world.put(DUBLIN, stamped(row("a", "one"), 2000)).await;
+    world.put(TOKYO, stamped(row("a", "one"), 1000)).await;
+    let (code, text, _) = run(world.tradewind(DUBLIN, &["verify", "--settle", "0s"])).await;
+    assert_eq!(code, 0, "{text}");
+    assert!(text.contains("stamped with different versions; newest in dublin"), "{text}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_differs_though_all_has_arrived_is_told_of_by_the_word_of_the_agents() {
+    let world = World::running(3).await;
+    // It looks like an agent's, so no agent replicates it.
+    let extra = stamped(row("extra", "one"), 1000);
+    world.put(TOKYO, extra).await;
+    world.put(DUBLIN, row("a", "one")).await;
+    world.quiet().await;
+    let mut command = world.tradewind(DUBLIN, &["verify", "--json"]);
+    let output = timeout(LONG, command.output()).await.expect("an end in time").expect("a process");
+    let result: Value = serde_json::from_slice(&output.stdout).expect("a result");
+    let table = &result["tables"][0];
+    assert_eq!(
+        (&table["items_differing"], &table["agents_answered"]),
+        (&json!(1), &json!(true)),
+        "{result:#}"
+    );
+    assert_eq!(table["differences"][0]["why"], "missing in dublin, oregon");
+    assert_eq!(output.status.code(), Some(1));
+}
+
+/// A barrier can take a minute where a stream's times are whole minutes, and there may be several.
+const LONG: Duration = Duration::from_secs(150);
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn nothing_is_told_of_while_applications_write_all_the_time() {
+    let world = World::running(3).await;
+    let load = Load::paced(&world, seed(), Mix::Everything, 40, u64::MAX, Duration::from_millis(50));
+    load.go_on(60).await;
+    for _ in 0..2 {
+        let mut command = world.tradewind(DUBLIN, &["verify", "--json", "--segments", "2"]);
+        let output = timeout(LONG, command.output()).await.expect("an end in time").expect("a process");
+        let result: Value = serde_json::from_slice(&output.stdout).expect("a result");
+        assert_eq!(output.status.code(), Some(0), "{result:#}");
+        assert_eq!(result["tables"][0]["items_differing"], 0, "{result:#}");
+    }
+    load.finish().await;
+    world.converged().await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

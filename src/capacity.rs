@@ -1,0 +1,137 @@
+//! Capacity: how many units a second may be used up in one region.
+
+use std::sync::{Mutex, PoisonError};
+use std::time::Duration;
+
+use aws_sdk_dynamodb::types::{AttributeValue, ConsumedCapacity};
+use tokio::time::Instant;
+
+use crate::protocol::Item;
+
+/// Bytes that one unit reads, strongly consistently.
+const UNIT_BYTES: usize = 4096;
+
+/// What may be used up in one region, and what has been.
+#[derive(Debug)]
+pub struct Budget {
+    /// Units a second; none, if there is no limit.
+    rate: Option<f64>,
+    began: Instant,
+    state: Mutex<State>,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    /// When all that was used so far is within the rate: seconds since the budget began.
+    even: f64,
+    used: f64,
+}
+
+impl Budget {
+    /// At most so many units a second, or as many as there are.
+    pub fn new(units_a_second: Option<u32>) -> Self {
+        Self { rate: units_a_second.map(f64::from), began: Instant::now(), state: Mutex::default() }
+    }
+
+    /// The limit, in units a second.
+    pub fn rate(&self) -> Option<f64> {
+        self.rate
+    }
+
+    /// The units used so far.
+    pub fn used(&self) -> f64 {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner).used
+    }
+
+    /// Waits for its turn to use about so many units. [`Budget::settle`] says what it were.
+    ///
+    /// They count at once: what runs side by side must not all take the same turn. What is not used
+    /// is not saved up, so no more than one call's units ever come at once.
+    pub async fn begin(&self, estimate: f64) {
+        let Some(rate) = self.rate else { return };
+        loop {
+            let now = self.began.elapsed().as_secs_f64();
+            let wait = {
+                let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+                if state.even <= now {
+                    state.even = now + estimate / rate;
+                    return;
+                }
+                state.even - now
+            };
+            // Not for all of it: a call that is under way may turn out to use less.
+            tokio::time::sleep(Duration::from_secs_f64(wait.clamp(0.001, 0.05))).await;
+        }
+    }
+
+    /// Says what a call used up that was begun with this estimate.
+    pub fn settle(&self, estimate: f64, used: f64) {
+        let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+        state.used += used;
+        if let Some(rate) = self.rate {
+            state.even += (used - estimate) / rate;
+        }
+    }
+}
+
+/// The units that reading these items strongly consistently took: as the service says, or, where
+/// it does not, by their sizes.
+pub fn read_units<'a>(told: Option<&ConsumedCapacity>, items: impl Iterator<Item = &'a Item>) -> f64 {
+    match told.and_then(ConsumedCapacity::capacity_units) {
+        Some(units) => units,
+        None => units(items.map(item_bytes).sum()),
+    }
+}
+
+fn units(bytes: usize) -> f64 {
+    u32::try_from(bytes.div_ceil(UNIT_BYTES)).map_or(f64::MAX, f64::from).max(1.0)
+}
+
+/// About what DynamoDB counts an item as.
+fn item_bytes(item: &Item) -> usize {
+    item.iter().map(|(name, value)| name.len() + value_bytes(value)).sum()
+}
+
+fn value_bytes(value: &AttributeValue) -> usize {
+    match value {
+        AttributeValue::S(text) => text.len(),
+        AttributeValue::N(number) => number.len() / 2 + 1,
+        AttributeValue::B(blob) => blob.as_ref().len(),
+        AttributeValue::Ss(set) => set.iter().map(String::len).sum(),
+        AttributeValue::Ns(set) => set.iter().map(|number| number.len() / 2 + 1).sum(),
+        AttributeValue::Bs(set) => set.iter().map(|blob| blob.as_ref().len()).sum(),
+        AttributeValue::L(list) => 3 + list.iter().map(|value| 1 + value_bytes(value)).sum::<usize>(),
+        AttributeValue::M(map) => {
+            3 + map.iter().map(|(name, value)| 1 + name.len() + value_bytes(value)).sum::<usize>()
+        }
+        _ => 1,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn a_budget_is_kept_by_all_who_share_it() {
+        let budget = std::sync::Arc::new(Budget::new(Some(100)));
+        let began = Instant::now();
+        let mut spenders = tokio::task::JoinSet::new();
+        for _ in 0..4 {
+            let budget = budget.clone();
+            spenders.spawn(async move {
+                for _ in 0..10 {
+                    budget.begin(10.0).await;
+                    // Each call takes more than was thought.
+                    budget.settle(10.0, 25.0);
+                }
+            });
+        }
+        spenders.join_all().await;
+        // The last call's units come after its turn.
+        let least = (1000.0 - 25.0) / 100.0;
+        let took = began.elapsed().as_secs_f64();
+        assert!(took >= least && took < least * 1.1, "{took}");
+        assert!((budget.used() - 1000.0).abs() < 0.001);
+    }
+}

@@ -1,0 +1,333 @@
+//! Compares the replicas item by item, the stamp aside.
+//!
+//! A first pass scans all replicas side by side, once, and keeps a fingerprint of each key until
+//! all have shown it. What differs in it may just be on its way, so those keys are read again: see
+//! `recheck`. Each replica is read once, and that is all it costs, apart from the suspects.
+//!
+//! | file | subject |
+//! | --- | --- |
+//! | `scan` | reads the replicas, in step, within a budget of capacity |
+//! | `matcher` | finds the keys that may differ, in bounded memory |
+//! | `pile` | what is known of keys, in memory and on disk |
+//! | `recheck` | tells what differs from what is only on its way |
+//! | `holding` | what regions hold for a key, and how they differ |
+
+mod holding;
+mod matcher;
+mod pile;
+mod recheck;
+mod scan;
+
+use std::collections::BTreeMap;
+use std::io;
+use std::sync::Arc;
+use std::time::Duration;
+
+use serde::Serialize;
+use tokio::sync::mpsc;
+use tokio::task::JoinSet;
+use tokio::time::Instant;
+use tracing::{debug, warn};
+
+use super::OperateError;
+use crate::capacity::Budget;
+use crate::config::{Config, TableConfig};
+use crate::control::{ControlTable, Gap};
+use crate::protocol::Origin;
+use crate::region::Region;
+use crate::schema::describe;
+
+pub use holding::{Difference, Holding};
+use matcher::{Matcher, Matches, Sighting};
+use recheck::{Recheck, Settled};
+use scan::{ScannedReplica, scan_segment};
+
+/// How often the audience hears how far the scans have got.
+const TELL: Duration = Duration::from_millis(200);
+/// How often it is looked whether an agent beats.
+const LOOK: Duration = Duration::from_millis(200);
+/// Pages that wait to be compared.
+const PAGES: usize = 4;
+
+/// How to compare.
+#[derive(Clone, Copy, Debug)]
+pub struct Options {
+    /// Scans at once, a replica.
+    pub segments: u16,
+    /// How long replicas may take to agree on what differed at first, where no agents say that all
+    /// has arrived.
+    pub settle: Duration,
+    /// How many differences are kept, a table; all are counted and told.
+    pub limit: usize,
+    /// Read units a second, a region.
+    pub read_units: Option<u32>,
+    /// How much memory keys may take until all replicas have shown them, in bytes.
+    pub memory: usize,
+}
+
+/// Hears how a comparison goes.
+pub trait Audience {
+    fn progress(&mut self, table: &str, stage: Stage);
+    /// Hears of each difference.
+    fn difference(&mut self, table: &str, difference: &Difference);
+}
+
+/// Nobody.
+impl Audience for () {
+    fn progress(&mut self, _: &str, _: Stage) {}
+    fn difference(&mut self, _: &str, _: &Difference) {}
+}
+
+/// What came of comparing all tables.
+#[derive(Debug, Serialize)]
+pub struct Verification {
+    pub tables: Vec<TableVerdict>,
+}
+
+/// What came of comparing one table.
+#[derive(Debug, Serialize)]
+pub struct TableVerdict {
+    pub table: String,
+    /// Different keys, over all regions.
+    pub items_compared: u64,
+    pub items_differing: u64,
+    /// Items that are the same in all regions, but whose stamps tell of different versions: a later
+    /// write that is between them would be taken in one region only.
+    pub versions_differing: u64,
+    /// Keys that changed at each look, and differed: they are written all the time.
+    pub items_changing: u64,
+    /// The first of the differences.
+    pub differences: Vec<Difference>,
+    /// The gaps that the table was marked with; closed, if nothing differs.
+    pub gaps: Vec<Gap>,
+    /// Whether agents of all regions said that all had arrived; none, if nothing was left to ask
+    /// them. If not, what is told of differed for as long as replicas were given to settle.
+    pub agents_answered: Option<bool>,
+    /// What it took, in read units.
+    pub read_units: BTreeMap<Origin, f64>,
+    /// Bytes that were kept on disk meanwhile.
+    pub spilled_bytes: u64,
+    pub seconds: f64,
+}
+
+/// How far a comparison has got.
+#[derive(Clone, Copy, Debug)]
+pub enum Stage {
+    Scanning(Scanned),
+    /// So many suspects are still to be read again.
+    Rechecking {
+        suspects: u64,
+    },
+    /// The agents are to say that all which was written is everywhere.
+    WaitingForAgents {
+        suspects: u64,
+    },
+}
+
+/// How far the scans have got.
+#[derive(Clone, Copy, Debug)]
+pub struct Scanned {
+    /// Items read so far, over all regions.
+    pub items: u64,
+    /// Items there are, as the services estimate it; they count a few times a day.
+    pub estimate: u64,
+    /// Read units used so far, over all regions.
+    pub read_units: f64,
+    pub since: Instant,
+}
+
+/// Why replicas could not be compared.
+#[derive(Debug, thiserror::Error)]
+pub enum VerifyError {
+    #[error(transparent)]
+    Operate(#[from] OperateError),
+    #[error(
+        "what exceeds the memory can't be kept in {folder}: {0}\nName another folder with TMPDIR, or allow \
+         more memory with --memory-mib.",
+        folder = std::env::temp_dir().display()
+    )]
+    Disk(#[from] io::Error),
+}
+
+impl TableVerdict {
+    /// Whether no key differs, and none was left undecided.
+    fn is_settled(&self) -> bool {
+        self.items_differing == 0 && self.items_changing == 0
+    }
+}
+
+impl Verification {
+    /// Whether all replicas hold the same.
+    pub fn agrees(&self) -> bool {
+        self.tables.iter().all(|table| table.items_differing == 0)
+    }
+}
+
+/// Compares all tables.
+pub async fn verify(
+    config: &Config,
+    regions: &BTreeMap<Origin, Region>,
+    options: Options,
+    audience: &mut impl Audience,
+) -> Result<Verification, VerifyError> {
+    let budgets: BTreeMap<Origin, Arc<Budget>> =
+        regions.keys().map(|name| (name.clone(), Arc::new(Budget::new(options.read_units)))).collect();
+    let mut tables = Vec::new();
+    for table in &super::tables(config, regions).await? {
+        let began = Instant::now();
+        let used = |budgets: &BTreeMap<Origin, Arc<Budget>>| -> BTreeMap<Origin, f64> {
+            let budgets = budgets.iter().filter(|(name, _)| table.is_in(name));
+            budgets.map(|(name, budget)| (name.clone(), budget.used())).collect()
+        };
+        let before = used(&budgets);
+        // Before the first read: a gap that is found meanwhile is not closed.
+        let gaps = gaps(table, regions).await;
+        let lease_duration = config.tuning.lease_duration;
+        let mut verdict = compare(table, regions, &budgets, options, lease_duration, audience).await?;
+        for gap in gaps {
+            if verdict.is_settled()
+                && let Some(region) = regions.get(&gap.origin)
+                && let Err(fault) = ControlTable::of(region).close_gap(&table.name, &gap).await
+            {
+                warn!(region = %region.name, table = table.name, %fault, "the table's mark can't be taken away");
+            }
+            verdict.gaps.push(gap);
+        }
+        verdict.read_units = used(&budgets);
+        for (name, units) in &mut verdict.read_units {
+            *units -= before.get(name).copied().unwrap_or_default();
+        }
+        verdict.seconds = began.elapsed().as_secs_f64();
+        tables.push(verdict);
+    }
+    Ok(Verification { tables })
+}
+
+/// What the control tables tell of gaps, as far as they can be read.
+async fn gaps(table: &TableConfig, regions: &BTreeMap<Origin, Region>) -> Vec<Gap> {
+    let mut gaps = Vec::new();
+    for region in table.replicas.iter().filter_map(|(name, _)| regions.get(name)) {
+        match ControlTable::of(region).gaps(&table.name).await {
+            Ok(found) => gaps.extend(found),
+            Err(fault) => debug!(region = %region.name, %fault, "the control table can't be read for gaps"),
+        }
+    }
+    gaps
+}
+
+/// Whether an agent of a region is seen to beat within some time.
+async fn is_served(region: &Region, patience: Duration) -> bool {
+    let control = ControlTable::of(region);
+    let deadline = Instant::now() + patience;
+    let mut ticks = tokio::time::interval(LOOK);
+    let mut first = None;
+    loop {
+        ticks.tick().await;
+        match control.beats().await {
+            Ok(beats) if beats.is_empty() => return false,
+            Ok(beats) => {
+                let first = first.get_or_insert_with(|| beats.clone());
+                if *first != beats {
+                    return true;
+                }
+            }
+            Err(fault) => debug!(region = %region.name, %fault, "the control table can't be read for beats"),
+        }
+        if Instant::now() >= deadline {
+            return false;
+        }
+    }
+}
+
+async fn replicas(
+    table: &TableConfig,
+    regions: &BTreeMap<Origin, Region>,
+    budgets: &BTreeMap<Origin, Arc<Budget>>,
+) -> Result<Arc<[ScannedReplica]>, OperateError> {
+    let selections = Arc::new(table.selections.clone());
+    let mut replicas = Vec::new();
+    for (name, physical) in &table.replicas {
+        let (Some(region), Some(budget)) = (regions.get(name), budgets.get(name)) else { continue };
+        let described = describe(region, physical).await;
+        let described = described.map_err(|fault| OperateError::at(region, physical, fault))?;
+        let estimate = described.table.item_count().and_then(|n| u64::try_from(n).ok()).unwrap_or_default();
+        let (region, budget) = (region.clone(), budget.clone());
+        let (keys, selections) = (described.key_schema, Arc::clone(&selections));
+        replicas.push(ScannedReplica::new(region, physical.clone(), keys, selections, estimate, budget));
+    }
+    Ok(replicas.into())
+}
+
+async fn compare<A: Audience>(
+    table: &TableConfig,
+    regions: &BTreeMap<Origin, Region>,
+    budgets: &BTreeMap<Origin, Arc<Budget>>,
+    options: Options,
+    lease_duration: Duration,
+    audience: &mut A,
+) -> Result<TableVerdict, VerifyError> {
+    let replicas = replicas(table, regions, budgets).await?;
+    let Matches { compared, suspects, spilled } = scan(table, &replicas, options, audience).await?;
+    let settled = Settled::default();
+    let recheck = Recheck { table, regions, replicas, options, lease_duration, audience, settled };
+    let mut settled = recheck.run(suspects).await?;
+    settled.differences.sort_by_key(|difference| difference.key.to_string());
+    Ok(TableVerdict {
+        table: table.name.clone(),
+        items_compared: compared,
+        items_differing: settled.differing,
+        versions_differing: settled.other_versions,
+        items_changing: settled.changing,
+        differences: settled.differences,
+        gaps: Vec::new(),
+        agents_answered: settled.agents_answered,
+        read_units: BTreeMap::new(),
+        spilled_bytes: spilled,
+        seconds: 0.0,
+    })
+}
+
+/// Scans all replicas, and finds the keys that may differ.
+async fn scan<A: Audience>(
+    table: &TableConfig,
+    replicas: &Arc<[ScannedReplica]>,
+    options: Options,
+    audience: &mut A,
+) -> Result<Matches, VerifyError> {
+    let (pages, mut scanned) = mpsc::channel::<Vec<Sighting>>(PAGES);
+    let mut matcher = Matcher::new(replicas.len(), options.memory);
+    // It may have to wait for the disk.
+    let comparison = tokio::task::spawn_blocking(move || {
+        while let Some(page) = scanned.blocking_recv() {
+            page.into_iter().try_for_each(|sighting| matcher.see(sighting))?;
+        }
+        matcher.finish()
+    });
+    let mut scans = JoinSet::new();
+    for segment in 0..options.segments {
+        scans.spawn(scan_segment(replicas.clone(), segment, options.segments, pages.clone()));
+    }
+    drop(pages);
+    let since = Instant::now();
+    let used = || replicas.iter().map(|replica| replica.budget.used()).sum::<f64>();
+    let before = used();
+    let mut ticks = tokio::time::interval(TELL);
+    loop {
+        tokio::select! {
+            scan = scans.join_next() => match scan {
+                None => break,
+                // What a defect has left unread must not pass for compared.
+                Some(Err(error)) => std::panic::resume_unwind(error.into_panic()),
+                Some(Ok(scan)) => scan?,
+            },
+            _ = ticks.tick() => audience.progress(&table.name, Stage::Scanning(Scanned {
+                items: replicas.iter().map(ScannedReplica::items).sum(),
+                estimate: replicas.iter().map(|replica| replica.estimate).sum(),
+                read_units: used() - before,
+                since,
+            })),
+        }
+    }
+    let found = comparison.await.unwrap_or_else(|error| std::panic::resume_unwind(error.into_panic()))?;
+    Ok(found)
+}

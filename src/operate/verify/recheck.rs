@@ -1,0 +1,253 @@
+//! Tells what differs from what is only on its way.
+//!
+//! What differed in the scans is read again, by its key. A key on which replicas then still
+//! disagree is told of when one of these holds:
+//!
+//! - It stood so before a barrier was raised in each region, and stands so, unchanged in all of
+//!   them, after the agents have said that all which was written before it is everywhere.
+//! - The agents don't say so (one is not running, can't reach a peer, or is too slow for a round),
+//!   and replicas disagreed at each look for as long as they were given to settle.
+//!
+//! A key that changes in every round is written all the time; it is counted, and not told of.
+
+use std::collections::BTreeMap;
+use std::io;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::task::JoinSet;
+use tokio::time::{Instant, MissedTickBehavior};
+
+use super::holding::{Difference, difference};
+use super::pile::{Entry, Pile, Trace};
+use super::scan::ScannedReplica;
+use super::{Audience, Options, Stage, VerifyError};
+use crate::config::TableConfig;
+use crate::operate::{Arrival, wait};
+use crate::protocol::{Item, Origin};
+use crate::region::Region;
+
+/// How many suspects are read again at once.
+const AT_ONCE: usize = 32;
+/// What is left of the suspects takes this much memory; the rest is on disk.
+const ROOM: usize = 1024 * 1024;
+/// The pause between two looks, at first and at most.
+const PAUSE: Duration = Duration::from_millis(250);
+const LONG_PAUSE: Duration = Duration::from_secs(5);
+/// So many suspects are looked at again and again while the agents are waited for.
+const FEW: u64 = 1000;
+/// How long the agents may take to say that all before a barrier is everywhere.
+const PATIENCE: Duration = Duration::from_mins(2);
+/// How often a key that changes all the time is looked at.
+const ROUNDS: usize = 3;
+/// How long an agent that runs may be seen doing nothing, in lease durations.
+const SILENCE: u32 = 2;
+
+/// What became of the suspects.
+#[derive(Debug, Default)]
+pub(super) struct Settled {
+    pub(super) differing: u64,
+    pub(super) other_versions: u64,
+    pub(super) changing: u64,
+    /// The first differences.
+    pub(super) differences: Vec<Difference>,
+    /// Whether agents said that all had arrived; none, if nothing was left to ask for.
+    pub(super) agents_answered: Option<bool>,
+}
+
+/// What reads suspects again.
+pub(super) struct Recheck<'a, A> {
+    pub(super) table: &'a TableConfig,
+    pub(super) regions: &'a BTreeMap<Origin, Region>,
+    pub(super) replicas: Arc<[ScannedReplica]>,
+    pub(super) options: Options,
+    pub(super) lease_duration: Duration,
+    pub(super) audience: &'a mut A,
+    pub(super) settled: Settled,
+}
+
+/// A suspect, as it stands now; with how replicas differ, if they do.
+struct Look {
+    was: Entry,
+    now: Box<[Trace]>,
+    difference: Option<Difference>,
+}
+
+impl<A: Audience> Recheck<'_, A> {
+    pub(super) async fn run(mut self, suspects: Pile) -> Result<Settled, VerifyError> {
+        let began = Instant::now();
+        let mut left = self.look(suspects, Keep::AsItIs).await?;
+        if left.count() > 0 && !self.options.settle.is_zero() {
+            let answers = self.agents_run().await?;
+            for _ in 0..if answers { ROUNDS } else { 0 } {
+                if left.count() == 0 {
+                    break;
+                }
+                let (passed, still) = self.barrier(left).await?;
+                self.settled.agents_answered = Some(passed);
+                left = still;
+                if !passed {
+                    break;
+                }
+                left = self.look(left, Keep::Changed).await?;
+            }
+            if self.settled.agents_answered == Some(true) {
+                self.settled.changing = left.count();
+                return Ok(self.settled);
+            }
+            self.settled.agents_answered = Some(false);
+            left = self.wait_until(began + self.options.settle, left).await?;
+        }
+        // Nobody says that it is on its way.
+        self.look(left, Keep::Nothing).await?;
+        Ok(self.settled)
+    }
+
+    /// Whether agents of all the table's regions are seen to beat.
+    async fn agents_run(&mut self) -> Result<bool, VerifyError> {
+        let mut looks = JoinSet::new();
+        for (name, _) in &self.table.replicas {
+            let Some(region) = self.regions.get(name).cloned() else { continue };
+            let patience = self.lease_duration * SILENCE;
+            looks.spawn(async move { super::is_served(&region, patience).await });
+        }
+        while let Some(seen) = looks.join_next().await {
+            if !seen.unwrap_or_else(|error| std::panic::resume_unwind(error.into_panic())) {
+                return Ok(false);
+            }
+        }
+        Ok(true)
+    }
+
+    /// Waits until all that was written before now is everywhere; what agrees meanwhile is left out.
+    /// What does not, stays as it stood before.
+    async fn barrier(&mut self, left: Pile) -> Result<(bool, Pile), VerifyError> {
+        let mut waits = JoinSet::new();
+        let deadline = Instant::now() + PATIENCE;
+        let all: Vec<Origin> = self.table.replicas.iter().map(|(name, _)| name.clone()).collect();
+        for region in all.iter().filter_map(|name| self.regions.get(name).cloned()) {
+            let (table, all) = (self.table.clone(), all.clone());
+            // A region's own part, too: a delete mark is carried out there.
+            waits.spawn(async move { wait(&table, &region, &all, deadline).await });
+        }
+        let mut left = left;
+        let mut pause = PAUSE;
+        let mut passed = true;
+        loop {
+            self.audience.progress(&self.table.name, Stage::WaitingForAgents { suspects: left.count() });
+            tokio::select! {
+                waited = waits.join_next() => match waited {
+                    None => return Ok((passed, left)),
+                    Some(Err(error)) => std::panic::resume_unwind(error.into_panic()),
+                    Some(Ok(Err(error))) => {
+                        tracing::debug!(%error, "the agents can't be asked");
+                        passed = false;
+                    }
+                    Some(Ok(Ok(arrivals))) => passed &= arrivals.iter().all(Arrival::is_complete),
+                },
+                () = tokio::time::sleep(pause), if left.count() <= FEW => {
+                    left = self.look(left, Keep::AsItWas).await?;
+                    if left.count() == 0 {
+                        return Ok((true, left));
+                    }
+                    pause = (pause * 2).min(LONG_PAUSE);
+                }
+            }
+            if !passed {
+                return Ok((false, left));
+            }
+        }
+    }
+
+    /// Leaves out what comes to agree until a time.
+    async fn wait_until(&mut self, until: Instant, left: Pile) -> Result<Pile, VerifyError> {
+        let mut left = left;
+        let mut pause = PAUSE;
+        while left.count() > 0 && Instant::now() < until {
+            self.audience.progress(&self.table.name, Stage::Rechecking { suspects: left.count() });
+            tokio::time::sleep(pause.min(until.saturating_duration_since(Instant::now()))).await;
+            pause = (pause * 2).min(LONG_PAUSE);
+            left = self.look(left, Keep::AsItWas).await?;
+        }
+        Ok(left)
+    }
+
+    /// Reads all suspects again, and keeps those that may still be on their way.
+    async fn look(&mut self, mut suspects: Pile, keep: Keep) -> Result<Pile, VerifyError> {
+        let mut left = Pile::new(ROOM);
+        let mut running: JoinSet<Result<Look, VerifyError>> = JoinSet::new();
+        let mut ticks = tokio::time::interval(PAUSE);
+        ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let mut to_do = suspects.count();
+        let mut waiting = suspects.read()?;
+        loop {
+            while running.len() < AT_ONCE
+                && let Some(entry) = waiting.next()
+            {
+                running.spawn(read_again(self.replicas.clone(), entry?));
+            }
+            tokio::select! {
+                look = running.join_next() => match look {
+                    None => return Ok(left),
+                    // No key may pass for compared because of a defect here.
+                    Some(Err(error)) => std::panic::resume_unwind(error.into_panic()),
+                    Some(Ok(look)) => {
+                        to_do = to_do.saturating_sub(1);
+                        self.decide(look?, keep, &mut left)?;
+                    }
+                },
+                _ = ticks.tick() => {
+                    self.audience.progress(&self.table.name, Stage::Rechecking { suspects: to_do });
+                }
+            }
+        }
+    }
+
+    fn decide(&mut self, look: Look, keep: Keep, left: &mut Pile) -> io::Result<()> {
+        let Look { was, now, difference } = look;
+        let Some(difference) = difference else { return Ok(()) };
+        let kept = match keep {
+            Keep::AsItIs => Some(now),
+            Keep::AsItWas => return left.push(&was),
+            Keep::Changed => (now != was.traces).then_some(now),
+            Keep::Nothing => None,
+        };
+        if let Some(traces) = kept {
+            return left.push(&Entry { traces, ..was });
+        }
+        if difference.only_versions {
+            self.settled.other_versions += 1;
+        } else {
+            self.settled.differing += 1;
+        }
+        self.audience.difference(&self.table.name, &difference);
+        if self.settled.differences.len() < self.options.limit {
+            self.settled.differences.push(difference);
+        }
+        Ok(())
+    }
+}
+
+/// What becomes of a suspect on which replicas still disagree.
+#[derive(Clone, Copy)]
+enum Keep {
+    /// It is kept, as it stands now.
+    AsItIs,
+    /// It is kept, as it stood before.
+    AsItWas,
+    /// It is kept if it has changed; told of, if not.
+    Changed,
+    /// It is told of.
+    Nothing,
+}
+
+async fn read_again(replicas: Arc<[ScannedReplica]>, was: Entry) -> Result<Look, VerifyError> {
+    let mut items: Vec<(Origin, Option<Item>)> = Vec::with_capacity(replicas.len());
+    let mut full = Item::new();
+    for replica in &*replicas {
+        full = replica.key(&was.key);
+        items.push((replica.region.name.clone(), replica.get(full.clone()).await?));
+    }
+    let now = items.iter().map(|(_, item)| Trace::of(item.as_ref())).collect();
+    Ok(Look { was, now, difference: difference(&full, items, &replicas[0].selections) })
+}
