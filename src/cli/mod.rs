@@ -81,10 +81,10 @@ enum Command {
 /// Which configuration to use.
 #[derive(Debug, Args)]
 struct ConfigFile {
-    /// The regions and tables to replicate. Where `TRADEWIND_CONFIG_TEXT` is set, it is the text of
-    /// the configuration, and no file is read.
-    #[arg(long, short, value_name = "FILE", default_value = "regions.toml", env = "TRADEWIND_CONFIG")]
-    config: PathBuf,
+    /// The regions and tables to replicate. Default: regions.toml. In its place, the environment variable
+    /// `TRADEWIND_CONFIG_TEXT` may hold the text itself.
+    #[arg(long, short, value_name = "FILE", env = "TRADEWIND_CONFIG")]
+    config: Option<PathBuf>,
 }
 
 /// The configuration itself, for containers that have no file.
@@ -92,9 +92,18 @@ const CONFIG_TEXT: &str = "TRADEWIND_CONFIG_TEXT";
 
 impl ConfigFile {
     fn load(&self) -> Result<Config, Failure> {
-        Ok(match std::env::var(CONFIG_TEXT) {
-            Ok(text) if !text.is_empty() => Config::parse(Path::new(CONFIG_TEXT), &text)?,
-            _ => Config::load(&self.config)?,
+        let text = std::env::var(CONFIG_TEXT).ok().filter(|text| !text.is_empty());
+        Ok(match (&self.config, text) {
+            (Some(file), Some(_)) => {
+                let file = file.display();
+                let message = format!(
+                    "two configurations: the file {file} (--config or TRADEWIND_CONFIG) and {CONFIG_TEXT}\n\
+                     Take one away: agents that follow different ones can't agree."
+                );
+                return Err(Failure::new(Exit::Usage, message));
+            }
+            (None, Some(text)) => Config::parse(Path::new(CONFIG_TEXT), &text)?,
+            (file, None) => Config::load(file.as_deref().unwrap_or(Path::new("regions.toml")))?,
         })
     }
 }
@@ -155,8 +164,8 @@ impl Invocation {
                     Command::Conflicts(conflicts) => conflicts.run(json).await,
                     Command::DeadLetters(letters) => letters.run(json).await,
                     Command::Demo(demo) => demo.run(json).await,
-                    Command::Init(init) => init.run(json).await,
                     Command::Health(health) => health.run(json).await,
+                    Command::Init(init) => init.run(json).await,
                     Command::Man(man) => man.run::<Cli>(),
                     Command::Run(run) => run.run(json).await,
                     Command::Status(status) => status.run(json).await,
