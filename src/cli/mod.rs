@@ -37,7 +37,8 @@ Exit codes:
   1    the replicas differ (demo, verify), not in time (wait), over --max-lag (status), letters are
        left (dead-letters replay), or the agent is not well (health)
   64   the command line or regions.toml is wrong, or --listen lacks its token
-  69   a region can't be reached, a table is missing or does not fit, or the address of --listen is taken
+  69   a region can't be reached, a table is missing or does not fit, the address of --listen is taken,
+       or no agent answers (health)
   70   an internal error
   77   credentials or permissions are refused
   130  stopped at once by a second signal (run), or interrupted

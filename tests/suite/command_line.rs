@@ -194,10 +194,16 @@ fn shells_complete_every_command() {
 }
 
 #[test]
-fn the_example_at_the_top_level_can_be_used() {
-    let example = concat!(env!("CARGO_MANIFEST_DIR"), "/regions.toml");
-    let config = tradewind::config::Config::load(std::path::Path::new(example)).unwrap();
-    assert_eq!((config.regions.len(), config.tables.len()), (3, 1));
+fn the_examples_can_be_used() {
+    for (example, regions) in [
+        ("regions.toml", 3),
+        ("deploy/container/regions.toml", 3),
+        ("deploy/kubernetes/tokyo/regions.toml", 2),
+    ] {
+        let path = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join(example);
+        let config = tradewind::config::Config::load(&path).unwrap();
+        assert_eq!((config.regions.len(), config.tables.len()), (regions, 1), "{example}");
+    }
 }
 
 #[test]
