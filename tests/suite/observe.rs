@@ -19,7 +19,7 @@ const DUBLIN: usize = 0;
 const TOKYO: usize = 1;
 
 /// A status code and a body; nothing while nobody listens.
-async fn get(address: &str, path: &str, headers: &[(&str, &str)]) -> Option<(u16, String)> {
+pub(crate) async fn get(address: &str, path: &str, headers: &[(&str, &str)]) -> Option<(u16, String)> {
     let mut stream = TcpStream::connect(address).await.ok()?;
     let host = if headers.iter().any(|(name, _)| *name == "Host") { None } else { Some(("Host", address)) };
     let mut lines = vec![format!("GET {path} HTTP/1.1"), "Connection: close".to_owned()];
@@ -32,14 +32,14 @@ async fn get(address: &str, path: &str, headers: &[(&str, &str)]) -> Option<(u16
 }
 
 /// The agent of a region as a process, with what else its command takes.
-fn agent(world: &World, region: usize, listen: &str, more: impl FnOnce(&mut Command)) -> Command {
+pub(crate) fn agent(world: &World, region: usize, listen: &str, more: impl FnOnce(&mut Command)) -> Command {
     let mut command = world.tradewind(region, &["run", "--region", world.name(region), "--listen", listen]);
     more(&mut command);
     command
 }
 
 /// Starts an agent, and says where it listens.
-async fn start(command: Command) -> (Process, String) {
+pub(crate) async fn start(command: Command) -> (Process, String) {
     let mut process = Process::start(command);
     let line = process.says("the page is at").await;
     let address = line.split("http://").nth(1).and_then(|rest| rest.split('/').next()).expect("an address");
