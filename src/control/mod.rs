@@ -10,6 +10,7 @@
 //! | pause | `agent` | `pause`, the peer | whoever pauses |
 //! | watermark | `watermark/<table>` | the origin | that origin's agent |
 //! | gap | `gap/<table>` | shard, time | this region's agents |
+//! | verified | `gap/<table>` | `verified` | whoever has compared the replicas |
 //! | report | `report` | region, agent | every agent, in every region |
 //! | dead letter | `dead-letter/<table>` | version, peer, key | this region's agent |
 //!
@@ -24,6 +25,7 @@ mod lease;
 mod pause;
 mod report;
 mod row_id;
+mod verified;
 mod watermark;
 
 use std::collections::HashMap;
@@ -43,6 +45,7 @@ pub use lease::{Checkpoint, Held, Lease, LeaseTable, lease_space};
 pub use pause::PausedPeers;
 pub use report::SavedReport;
 pub use row_id::RowId;
+pub use verified::{Agreement, Verified};
 pub use watermark::Watermarks;
 
 /// The name of the partition key.
@@ -111,8 +114,8 @@ impl ControlTable {
 /// Reads a row as whatever it may be, for the fuzzer.
 #[cfg(any(test, fuzzing))]
 pub(crate) fn read_any(row: &Row) {
-    let _ = (lease::read(row), watermark::read(row), gap::read(row), report::read(row));
-    let _ = (beat::read(row), pause::read(row));
+    let _ = (lease::read(row), watermark::read(row), gap::read(row), verified::read(row));
+    let _ = (beat::read(row), pause::read(row), report::read(row));
     let _ = (dead_letter::read(row.clone()), conflict::read(row.clone()));
 }
 

@@ -192,7 +192,7 @@ function over() {
 
 // The rest
 
-function verdict({ regions, links }) {
+function verdict({ regions, links, verified }) {
   const silent = regions.filter((region) => !region.heard).map((region) => region.region);
   const paused = links.find((link) => link.paused_until), flowing = links.filter((link) => !link.paused_until);
   const lags = flowing.map(lagOf), worst = Math.max(0, ...lags.map((lag) => lag ?? Infinity));
@@ -201,6 +201,7 @@ function verdict({ regions, links }) {
   let kind = level(Number.isFinite(worst) ? worst : null), text;
   if (silent.length) { kind = "late"; text = `No agent is heard of in ${silent.join(", ")}`; }
   else if (troubled.length) { kind = "late"; text = `${troubled[0].table} is not being replicated`; }
+  else if (verified[0]?.items_differing) { kind = "late"; text = `${verified[0].table}: replicas differ`; }
   else if (paused && kind === "good") { kind = "paused"; text = `${paused.origin} → ${paused.peer} is paused until ${clock(paused.paused_until)}`; }
   else if (kind === "unknown") text = "Waiting for all regions to report";
   else if (kind === "good") text = `All ${regions.length} regions within ${time(worst)}`;
@@ -217,6 +218,11 @@ function totals({ regions }) {
     ["Writes replicated", count(sum("replicated"))], ["Conflicts", count(sum("conflicts"))], ["Heals", count(sum("heals"))],
     ["Echoes held back", count(sum("echoes"))], ["Dead letters", count(sum("dead_letters")), sum("dead_letters") > 0],
     ["Throttled", count(sum("throttled"))], ["Retries", count(sum("retries"))], ["Gaps", count(sum("gaps")), sum("gaps") > 0]]);
+}
+function comparisons({ verified }) {
+  show($("verified"), ...verified.map((table) => make("li", { class: table.items_differing ? "trouble" : null },
+    `${table.table}: verified ${time(table.seconds_ago)} ago: ${count(table.items_differing)} differing of ${count(table.items_compared)} items`)));
+  if (!verified.length) show($("verified"), make("li", {}, "No table's replicas have been compared of late: ", make("code", {}, "tradewind verify"), " does."));
 }
 function cards({ regions }) {
   show($("regions"), ...regions.map((region) => {
@@ -300,7 +306,7 @@ async function look() {
     remember(overview);
     state.overview = overview;
     state.link ??= overview.links.length ? `${overview.links[0].origin} ${overview.links[0].peer}` : null;
-    verdict(overview); matrix(overview); totals(overview); cards(overview);
+    verdict(overview); matrix(overview); totals(overview); comparisons(overview); cards(overview);
     if (state.link) over();
     state.seen = Date.now();
     $("pulse").classList.remove("beat");

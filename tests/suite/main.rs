@@ -45,6 +45,7 @@ mod replicate;
 mod run;
 mod selections;
 mod start;
+mod supervised;
 mod tables;
 mod telemetry;
 mod troubles;
