@@ -12,6 +12,7 @@ mod listen;
 mod man;
 mod pause;
 mod progress;
+mod remove_region;
 mod run;
 mod status;
 mod supervisor;
@@ -36,8 +37,8 @@ const EXIT_CODES: &str = "\
 Exit codes:
   0    done
   1    the replicas differ (demo, verify), not in time (wait), over --max-lag (status), an agent has
-       not answered (pause, resume), letters are left (dead-letters replay), or the agent is not well
-       (health)
+       not answered (pause, resume), a region is not removed yet (remove-region), letters are left
+       (dead-letters replay), or the agent is not well (health)
   64   the command line or regions.toml is wrong, or --listen lacks its token
   69   a region can't be reached, a table is missing or does not fit, the address of --listen is taken,
        or no agent answers (health)
@@ -75,6 +76,7 @@ enum Command {
     Init(init::Init),
     Man(man::Man),
     Pause(pause::Pause),
+    RemoveRegion(remove_region::RemoveRegion),
     Resume(pause::Resume),
     Run(run::Run),
     Status(status::Status),
@@ -152,6 +154,7 @@ impl Invocation {
             | Command::Init(_)
             | Command::Man(_)
             | Command::Pause(_)
+            | Command::RemoveRegion(_)
             | Command::Resume(_)
             | Command::Status(_)
             | Command::Verify(_)
@@ -175,6 +178,7 @@ impl Invocation {
                     Command::Init(init) => init.run(json).await,
                     Command::Man(man) => man.run::<Cli>(),
                     Command::Pause(pause) => pause.run(json).await,
+                    Command::RemoveRegion(removal) => removal.run(json).await,
                     Command::Resume(resume) => resume.run(json).await,
                     Command::Run(run) => run.run(json).await,
                     Command::Status(status) => status.run(json).await,

@@ -1,10 +1,12 @@
 //! What an operator does to replicas, apart from replicating: prepare them, compare them, wait for
 //! them, pause the flow to them, see to dead letters and conflicts.
 
+mod agents;
 mod conflicts;
 mod dead_letters;
 mod init;
 mod pause;
+mod remove;
 mod status;
 mod verify;
 mod wait;
@@ -23,6 +25,7 @@ pub use conflicts::{LostWrite, Restored, conflicts, restore};
 pub use dead_letters::{Fate, Letter, Replayed, dead_letters, replay};
 pub use init::{Change, Model, Plan, Problem, Step};
 pub use pause::{Flow, PauseError, flows, pause};
+pub use remove::{AgentElsewhere, Left, Removal, RemoveOptions, remove};
 pub use status::{Silent, Status, status};
 pub use verify::{
     Audience, Difference, Holding, Options, Scanned, Stage, TableVerdict, Verification, VerifyError, verify,

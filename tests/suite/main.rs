@@ -41,6 +41,7 @@ mod patterns;
 mod pause;
 mod random;
 mod recorded_conflicts;
+mod remove_region;
 mod replicate;
 mod run;
 mod selections;
