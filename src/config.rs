@@ -355,7 +355,8 @@ impl Config {
         });
         let all = format!("{regions:?} {tables:?} {:?}", patterns.collect::<Vec<_>>());
         let digest: [u8; 32] = Sha256::digest(all).into();
-        digest.iter().take(6).map(|byte| format!("{byte:02x}")).collect()
+        let bits = digest.first_chunk().map_or(0, |head| u64::from_be_bytes(*head) >> 16);
+        format!("{bits:012x}")
     }
 
     /// Whether conflicts are to be recorded in a region.
