@@ -5,6 +5,7 @@ mod completions;
 mod conflicts;
 mod dead_letters;
 mod demo;
+mod doctor;
 mod exit;
 mod health;
 mod init;
@@ -37,8 +38,8 @@ const EXIT_CODES: &str = "\
 Exit codes:
   0    done
   1    the replicas differ (demo, verify), not in time (wait), over --max-lag (status), an agent has
-       not answered (pause, resume), a region is not removed yet (remove-region), letters are left
-       (dead-letters replay), or the agent is not well (health)
+       not answered (pause, resume), a region is not removed yet (remove-region), something must be
+       mended (doctor), letters are left (dead-letters replay), or the agent is not well (health)
   64   the command line or regions.toml is wrong, or --listen lacks its token
   69   a region can't be reached, a table is missing or does not fit, the address of --listen is taken,
        or no agent answers (health)
@@ -72,6 +73,7 @@ enum Command {
     Conflicts(conflicts::Conflicts),
     DeadLetters(dead_letters::DeadLetters),
     Demo(demo::Demo),
+    Doctor(doctor::Doctor),
     Health(health::Health),
     Init(init::Init),
     Man(man::Man),
@@ -150,6 +152,7 @@ impl Invocation {
             | Command::Conflicts(_)
             | Command::DeadLetters(_)
             | Command::Demo(_)
+            | Command::Doctor(_)
             | Command::Health(_)
             | Command::Init(_)
             | Command::Man(_)
@@ -174,6 +177,7 @@ impl Invocation {
                     Command::Conflicts(conflicts) => conflicts.run(json).await,
                     Command::DeadLetters(letters) => letters.run(json).await,
                     Command::Demo(demo) => demo.run(json).await,
+                    Command::Doctor(doctor) => doctor.run(json).await,
                     Command::Health(health) => health.run(json).await,
                     Command::Init(init) => init.run(json).await,
                     Command::Man(man) => man.run::<Cli>(),

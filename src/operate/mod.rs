@@ -4,6 +4,7 @@
 mod agents;
 mod conflicts;
 mod dead_letters;
+mod doctor;
 mod init;
 mod pause;
 mod remove;
@@ -23,6 +24,7 @@ use crate::region::Region;
 
 pub use conflicts::{LostWrite, Restored, conflicts, restore};
 pub use dead_letters::{Fate, Letter, Replayed, dead_letters, replay};
+pub use doctor::{Diagnosis, Finding, Harm, Untried, doctor};
 pub use init::{Change, Model, Plan, Problem, Step};
 pub use pause::{Flow, PauseError, flows, pause};
 pub use remove::{AgentElsewhere, Left, Removal, RemoveOptions, remove};

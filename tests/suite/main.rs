@@ -29,6 +29,7 @@ mod command_line;
 mod conflicts;
 mod crash;
 mod crew;
+mod doctor;
 mod expiry;
 mod faults;
 mod hazards;
