@@ -141,7 +141,7 @@ async fn a_control_table_that_is_none_is_found() {
     world.make_table(DUBLIN, PLAIN, None).await;
     world.control = std::mem::replace(&mut world.table, table);
     let found = found(&world).await;
-    assert!(found.contains(&"halt own_keys dublin C".to_owned()), "{found:#?}");
+    assert!(found.contains(&"halt own_keys dublin other-T".to_owned()), "{found:#?}");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
