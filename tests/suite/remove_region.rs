@@ -233,7 +233,7 @@ async fn the_rest_forget_keys_again() {
     let clock = async |world: &World, regions: [usize; 2]| {
         for region in regions {
             let id = format!("clock of {}", world.name(region));
-            world.put(region, row(&id, &fastrand::u64(..).to_string())).await;
+            world.put(region, row(&id, &fastrand::Rng::new().u64(..).to_string())).await;
         }
     };
     let began = std::time::Instant::now();

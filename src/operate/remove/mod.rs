@@ -128,8 +128,8 @@ pub async fn remove(
     let mut known = !removal.agents.is_empty();
     for region in others.values() {
         let spaces = spaces(region, &tables).await?;
-        let knows = ControlTable::of(region).knows(&gone.name, &names, &spaces).await;
-        known |= knows.map_err(|fault| OperateError::at(region, &region.control_table, fault))?;
+        let told = ControlTable::of(region).knows(&gone.name, &names, &spaces).await;
+        known |= told.map_err(|fault| OperateError::at(region, &region.control_table, fault))?;
     }
     // Where no other region knows it any more, its removal was begun before: its own leases, which say
     // what has been replicated, may be gone.
