@@ -16,7 +16,7 @@ use super::crew::Crew;
 use super::recorder::Recorder;
 use super::retention::Retention;
 use super::track::Shared;
-use crate::apply::{Complaints, Destination, Lanes, Replica};
+use crate::apply::{Complaints, Destination, Lanes, Pauses, Replica};
 use crate::config::{Conflicts, TableConfig, Tuning};
 use crate::control::{AgentId, ConflictTable, ControlTable, lease_space};
 use crate::fault::{FaultKind, persist};
@@ -41,6 +41,7 @@ pub(super) struct TablePlan {
     pub(super) tally: Arc<Tally>,
     pub(super) lag: Arc<LagBook>,
     pub(super) backlogs: Arc<Backlogs>,
+    pub(super) pauses: Arc<Pauses>,
 }
 
 impl TablePlan {
@@ -115,6 +116,7 @@ impl TablePlan {
                 tally: Arc::clone(&self.tally),
                 lag: Arc::clone(&self.lag),
                 complaints: Complaints::default(),
+                pauses: Arc::clone(&self.pauses),
             };
             let Tuning { concurrency, queue_mib, .. } = self.tuning;
             let started = Lanes::start(Arc::new(destination), concurrency, queue_mib, &gate, tasks);
@@ -162,6 +164,7 @@ impl TablePlan {
             barrier,
             remembered: Arc::default(),
             backlogs: Arc::clone(&self.backlogs),
+            pauses: Arc::clone(&self.pauses),
             wake: Notify::new(),
         };
         (Arc::new(shared), promises)

@@ -7,6 +7,7 @@
 //! | lease, with its checkpoints | `lease/<table>/<stream>` | the shard | the agent that holds it |
 //! | barrier | `lease/<table>/<stream>` | `barrier` | whoever waits |
 //! | beat | `agent` | the agent | that agent |
+//! | pause | `agent` | `pause`, the peer | whoever pauses |
 //! | watermark | `watermark/<table>` | the origin | that origin's agent |
 //! | gap | `gap/<table>` | shard, time | this region's agents |
 //! | verified | `gap/<table>` | `verified` | whoever has compared the replicas |
@@ -21,6 +22,7 @@ mod dead_letter;
 mod gap;
 mod images;
 mod lease;
+mod pause;
 mod report;
 mod row_id;
 mod verified;
@@ -35,11 +37,12 @@ use aws_sdk_dynamodb::types::AttributeValue;
 use crate::fault::Fault;
 use crate::region::Region;
 
-pub use beat::AgentId;
+pub use beat::{AgentId, Beat, CrewTable};
 pub use conflict::{ConflictTable, SavedConflict};
 pub use dead_letter::{DeadLetter, SavedLetter};
 pub use gap::Gap;
 pub use lease::{Checkpoint, Held, Lease, LeaseTable, lease_space};
+pub use pause::PausedPeers;
 pub use report::SavedReport;
 pub use row_id::RowId;
 pub use verified::{Agreement, Verified};
@@ -112,7 +115,7 @@ impl ControlTable {
 #[cfg(any(test, fuzzing))]
 pub(crate) fn read_any(row: &Row) {
     let _ = (lease::read(row), watermark::read(row), gap::read(row), verified::read(row));
-    let _ = report::read(row);
+    let _ = (beat::read(row), pause::read(row), report::read(row));
     let _ = (dead_letter::read(row.clone()), conflict::read(row.clone()));
 }
 

@@ -75,6 +75,9 @@ pub struct Link {
     /// From a heartbeat's write until the peer answered, over the last ten minutes.
     pub heartbeat: Option<LagSummary>,
     pub last_heartbeat_ms: Option<f64>,
+    /// Nothing is written to the peer until then, since an operator said so: milliseconds since the
+    /// Unix epoch.
+    pub paused_until: Option<u64>,
 }
 
 /// A report, and how long ago it was made.
@@ -173,6 +176,7 @@ impl Link {
             lag: Spread::merged(living.iter().map(|peer| &peer.lag)).summary(),
             heartbeat: measured.and_then(|peer| peer.heartbeat.clone()),
             last_heartbeat_ms: measured.and_then(|peer| peer.last_heartbeat_ms),
+            paused_until: living.iter().filter_map(|peer| peer.paused_until).max(),
         }
     }
 

@@ -67,6 +67,10 @@ pub struct PeerReport {
     pub heartbeat: Option<LagSummary>,
     /// Of the last heartbeat.
     pub last_heartbeat_ms: Option<f64>,
+    /// Nothing is written to the peer until then, since an operator said so: milliseconds since the
+    /// Unix epoch.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub paused_until: Option<u64>,
 }
 
 /// How one table fares.
@@ -122,6 +126,9 @@ impl Report {
         for (peer, (heartbeat, last)) in recent.heartbeats() {
             let report = peers.entry(peer).or_default();
             (report.heartbeat, report.last_heartbeat_ms) = (heartbeat, Some(last));
+        }
+        for (peer, until) in figures.paused() {
+            peers.entry(peer).or_default().paused_until = Some(until);
         }
         standings.sort_by_key(|table| {
             let behind = table.backlogs.values().map(|backlog| backlog.age).max();

@@ -145,6 +145,16 @@ pub fn register(agents: Vec<Figures>) {
         },
     );
     gauge(
+        "tradewind.paused",
+        "",
+        "1 while the peer is paused by an operator, and nothing is written to it, else 0",
+        |table, observer| {
+            for (peer, paused) in &table.paused {
+                observer.observe(f64::from(u8::from(*paused)), &with(table, "peer", peer));
+            }
+        },
+    );
+    gauge(
         "tradewind.backlog",
         "{record}",
         "Records that have been read and are not yet with the peer",

@@ -38,6 +38,7 @@ mod letters;
 mod observe;
 mod outage;
 mod patterns;
+mod pause;
 mod random;
 mod recorded_conflicts;
 mod replicate;

@@ -47,7 +47,7 @@ pub(crate) async fn start(command: Command) -> (Process, String) {
 }
 
 /// The value of a metric with these labels; of several, the first.
-fn metric(text: &str, name: &str, labels: &[(&str, &str)]) -> Option<f64> {
+pub(crate) fn metric(text: &str, name: &str, labels: &[(&str, &str)]) -> Option<f64> {
     let labels: Vec<_> = labels.iter().map(|(name, value)| format!("{name}=\"{value}\"")).collect();
     let of = |line: &&str| {
         line.strip_prefix(name).is_some_and(|rest| rest.starts_with('{'))

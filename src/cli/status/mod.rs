@@ -8,7 +8,7 @@ use std::time::Duration;
 use clap::Args;
 use serde::Serialize;
 
-use super::{ConfigFile, Exit, Failure, report};
+use super::{ConfigFile, Exit, Failure, moment, report};
 use crate::observe::{Comparison, Link, RegionView};
 use crate::operate::{Status as AllRegions, status};
 use crate::region::Region;
@@ -97,6 +97,11 @@ fn verified(table: &Comparison) -> String {
 /// What needs a person.
 fn troubles(status: &AllRegions) -> Vec<String> {
     let mut lines = Vec::new();
+    for Link { origin, peer, paused_until, .. } in &status.overview.links {
+        if let Some(until) = paused_until {
+            lines.push(format!("{origin} → {peer}: paused until {}", moment(*until)));
+        }
+    }
     for region in &status.overview.regions {
         let name = &region.region;
         match region.agents.first() {

@@ -242,11 +242,11 @@ async fn is_served(region: &Region, patience: Duration) -> bool {
     let mut first = None;
     loop {
         ticks.tick().await;
-        match control.beats().await {
-            Ok(beats) if beats.is_empty() => return false,
-            Ok(beats) => {
-                let first = first.get_or_insert_with(|| beats.clone());
-                if *first != beats {
+        match control.crew().await {
+            Ok(crew) if crew.beats.is_empty() => return false,
+            Ok(crew) => {
+                let first = first.get_or_insert_with(|| crew.beats.clone());
+                if *first != crew.beats {
                     return true;
                 }
             }
