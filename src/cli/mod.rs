@@ -5,6 +5,7 @@ mod completions;
 mod conflicts;
 mod dead_letters;
 mod demo;
+mod doctor;
 mod exit;
 mod health;
 mod init;
@@ -12,6 +13,7 @@ mod listen;
 mod man;
 mod pause;
 mod progress;
+mod remove_region;
 mod run;
 mod status;
 mod supervisor;
@@ -36,8 +38,8 @@ const EXIT_CODES: &str = "\
 Exit codes:
   0    done
   1    the replicas differ (demo, verify), not in time (wait), over --max-lag (status), an agent has
-       not answered (pause, resume), letters are left (dead-letters replay), or the agent is not well
-       (health)
+       not answered (pause, resume), a region is not removed yet (remove-region), something must be
+       mended (doctor), letters are left (dead-letters replay), or the agent is not well (health)
   64   the command line or regions.toml is wrong, or --listen lacks its token
   69   a region can't be reached, a table is missing or does not fit, the address of --listen is taken,
        or no agent answers (health)
@@ -71,10 +73,12 @@ enum Command {
     Conflicts(conflicts::Conflicts),
     DeadLetters(dead_letters::DeadLetters),
     Demo(demo::Demo),
+    Doctor(doctor::Doctor),
     Health(health::Health),
     Init(init::Init),
     Man(man::Man),
     Pause(pause::Pause),
+    RemoveRegion(remove_region::RemoveRegion),
     Resume(pause::Resume),
     Run(run::Run),
     Status(status::Status),
@@ -148,10 +152,12 @@ impl Invocation {
             | Command::Conflicts(_)
             | Command::DeadLetters(_)
             | Command::Demo(_)
+            | Command::Doctor(_)
             | Command::Health(_)
             | Command::Init(_)
             | Command::Man(_)
             | Command::Pause(_)
+            | Command::RemoveRegion(_)
             | Command::Resume(_)
             | Command::Status(_)
             | Command::Verify(_)
@@ -171,10 +177,12 @@ impl Invocation {
                     Command::Conflicts(conflicts) => conflicts.run(json).await,
                     Command::DeadLetters(letters) => letters.run(json).await,
                     Command::Demo(demo) => demo.run(json).await,
+                    Command::Doctor(doctor) => doctor.run(json).await,
                     Command::Health(health) => health.run(json).await,
                     Command::Init(init) => init.run(json).await,
                     Command::Man(man) => man.run::<Cli>(),
                     Command::Pause(pause) => pause.run(json).await,
+                    Command::RemoveRegion(removal) => removal.run(json).await,
                     Command::Resume(resume) => resume.run(json).await,
                     Command::Run(run) => run.run(json).await,
                     Command::Status(status) => status.run(json).await,

@@ -23,6 +23,7 @@ mod gap;
 mod images;
 mod lease;
 mod pause;
+mod removal;
 mod report;
 mod row_id;
 mod verified;
