@@ -551,7 +551,7 @@ impl Track {
             self.unmarked.pop();
         }
         self.settle();
-        self.memory.forget(&self.shared.peers, &self.floors);
+        self.memory.forget(&self.shared.peers, &self.floors, None);
         self.remembered.note(self.memory.len());
         self.oldest = self.memory.oldest().unwrap_or_else(|| self.progress.next());
         let now = self.needs();

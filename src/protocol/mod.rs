@@ -13,6 +13,7 @@
 //! | `classify` | whose write a record shows |
 //! | `memory` | what is remembered of a key, and when it may be forgotten |
 //! | `resolve` | which writes a record asks for |
+//! | `seed` | which copies bring regions to the same item |
 //! | `tests` | the last three as tables: record in, verdict and writes out |
 
 mod classify;
@@ -20,6 +21,7 @@ mod fingerprint;
 mod memory;
 mod record;
 mod resolve;
+mod seed;
 mod stamp;
 #[cfg(test)]
 mod tests;
@@ -29,5 +31,6 @@ pub use fingerprint::{Fingerprint, KeyId};
 pub use memory::{Floors, KeyMemory, SLACK_MILLIS};
 pub use record::{Item, Record};
 pub use resolve::{Action, Body, Conflict, Judgement, Verdict, Write};
+pub use seed::{Over, Seed, Seeding, seed};
 pub use stamp::{Nonce, STAMP, STAMP_END, STAMP_MAGIC, Stamp};
 pub use version::{Hlc, Origin, Version};

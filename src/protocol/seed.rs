@@ -1,0 +1,238 @@
+//! Which copies bring regions to the same item, where no stream does: what was written before the
+//! streams were on, or was lost in them.
+//!
+//! A seed is a put that is older than every write to come: it has the version of the item that it
+//! copies, and its base says under which hold it was made. It is right only between two moments:
+//!
+//! - From when every agent of the table has taken notice of the hold, and all that was written
+//!   anywhere before that is everywhere. Then a replica shows the newest of all that is forgotten,
+//!   and all that comes later is remembered: where a seed replaces it, or stands where it deleted
+//!   something, the agent puts that right, as with any older write.
+//! - Until the hold is over. From then on, a seed that shows up is an application's put-back.
+
+use std::sync::Arc;
+
+use aws_sdk_dynamodb::types::AttributeValue;
+
+use super::{Body, Fingerprint, Hlc, Item, Origin, STAMP, Stamp, Version, Write};
+
+/// One copy, on its way to a region.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Seed {
+    pub region: Origin,
+    pub write: Write,
+    pub over: Over,
+    /// What the region held.
+    pub loser: Option<Item>,
+}
+
+/// What a seed may replace.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Over {
+    /// Nothing, or an item with a lower stamp. Never an item without a stamp, which can be a write
+    /// that is on its way elsewhere.
+    Older,
+    /// An item that has exactly this stamp attribute, or none.
+    Exactly(Option<AttributeValue>),
+}
+
+/// What is to be done about a key.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Seeding {
+    /// Nothing: all regions hold the same.
+    Same,
+    /// Nothing now: an agent is about to delete it.
+    Marked,
+    /// Copies of what is newer, or was in one region only.
+    Copy(Vec<Seed>),
+    /// Regions hold different items, and no version tells which is newer. If they still do after
+    /// all that was written before this look is everywhere, none of them is on its way, and these
+    /// seeds settle it.
+    Clash(Vec<Seed>),
+}
+
+/// What one region holds.
+struct Holding<'a> {
+    region: &'a Origin,
+    item: Option<&'a Item>,
+    fingerprint: Option<Fingerprint>,
+    /// The version in its stamp. None where an application wrote it last, or where an earlier seeder
+    /// copied what had none.
+    version: Option<Version>,
+}
+
+impl<'a> Holding<'a> {
+    fn of(region: &'a Origin, item: Option<&'a Item>) -> Self {
+        let stamp = item.and_then(|item| Stamp::read(item).filter(|stamp| stamp.matches(item)));
+        let version = stamp.map(|stamp| stamp.version).filter(|version| version.hlc.millis() > 0);
+        Self { region, item, fingerprint: item.map(Fingerprint::of), version }
+    }
+}
+
+/// What brings regions to the same item of a key, under a hold of this number.
+///
+/// An item with a version wins over one that has none, and a higher version over a lower one. Where
+/// none has a version, the region wins that comes first here. Only `to` are written to.
+pub fn seed(key: &Item, items: &[(Origin, Option<Item>)], to: &[Origin], hold: u64) -> Seeding {
+    let is_marked = |item: &Item| Stamp::read(item).is_some_and(|stamp| stamp.is_mark());
+    if items.iter().filter_map(|(_, item)| item.as_ref()).any(is_marked) {
+        return Seeding::Marked;
+    }
+    let holdings: Vec<_> = items.iter().map(|(region, item)| Holding::of(region, item.as_ref())).collect();
+    let versioned = holdings.iter().filter(|holding| holding.version.is_some());
+    let newest = versioned.max_by(|a, b| a.version.cmp(&b.version));
+    let Some(winner) = newest.or_else(|| holdings.iter().find(|holding| holding.item.is_some())) else {
+        return Seeding::Same;
+    };
+    let (Some(item), Some(fingerprint)) = (winner.item, winner.fingerprint) else { return Seeding::Same };
+    let mut data = item.clone();
+    data.remove(STAMP);
+    // Below all that an agent ever gives, and above what an earlier hold gave.
+    let lowest = || Version { hlc: Hlc::from(hold), origin: winner.region.clone() };
+    let write = Write {
+        key: key.clone(),
+        version: winner.version.clone().unwrap_or_else(lowest),
+        base: Some(Version { hlc: Hlc::from(hold), origin: Origin::seeding() }),
+        body: Body::Put(Arc::new(data), fingerprint),
+        replaced: None,
+    };
+    let mut is_clash = false;
+    let mut seeds = Vec::new();
+    for holding in holdings.iter().filter(|holding| holding.fingerprint != Some(fingerprint)) {
+        let over = match holding.item {
+            Some(item) if holding.version.is_none() => {
+                is_clash = true;
+                Over::Exactly(item.get(STAMP).cloned())
+            }
+            _ => Over::Older,
+        };
+        if to.contains(holding.region) {
+            let (region, loser) = (holding.region.clone(), holding.item.cloned());
+            seeds.push(Seed { region, write: write.clone(), over, loser });
+        }
+    }
+    match seeds.is_empty() {
+        _ if is_clash => Seeding::Clash(seeds),
+        true => Seeding::Same,
+        false => Seeding::Copy(seeds),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::protocol::Nonce;
+
+    const HOLD: u64 = 7;
+
+    fn name(name: &str) -> Origin {
+        name.parse().expect("a name")
+    }
+
+    fn key() -> Item {
+        Item::from([("pk".to_owned(), AttributeValue::S("k".to_owned()))])
+    }
+
+    fn bare(data: &str) -> Item {
+        let mut item = key();
+        item.insert("v".to_owned(), AttributeValue::S(data.to_owned()));
+        item
+    }
+
+    fn at(minutes: u64, origin: &str) -> Version {
+        Version { hlc: Hlc::at_millis(minutes * 60_000), origin: name(origin) }
+    }
+
+    fn stamped(data: &str, version: Version) -> Item {
+        let item = bare(data);
+        let body = Body::Put(Arc::new(item.clone()), Fingerprint::of(&item));
+        let write = Write { key: key(), version, base: None, body, replaced: None };
+        with(item, &write.stamp(Nonce(1)))
+    }
+
+    fn with(mut item: Item, stamp: &Stamp) -> Item {
+        item.insert(STAMP.to_owned(), AttributeValue::S(stamp.to_string()));
+        item
+    }
+
+    fn held(items: [Option<Item>; 3]) -> Vec<(Origin, Option<Item>)> {
+        ["a", "b", "c"].map(name).into_iter().zip(items).collect()
+    }
+
+    fn all() -> Vec<Origin> {
+        ["a", "b", "c"].map(name).into()
+    }
+
+    fn decide(items: [Option<Item>; 3]) -> Seeding {
+        seed(&key(), &held(items), &all(), HOLD)
+    }
+
+    fn told(seeds: &[Seed]) -> Vec<(&str, Version, Over)> {
+        seeds.iter().map(|seed| (seed.region.as_str(), seed.write.version.clone(), seed.over.clone())).collect()
+    }
+
+    #[test]
+    fn what_is_in_one_region_only_is_copied_below_all_versions() {
+        let Seeding::Copy(seeds) = decide([None, Some(bare("one")), Some(bare("one"))]) else { panic!() };
+        let lowest = Version { hlc: Hlc::from(HOLD), origin: name("b") };
+        assert_eq!(told(&seeds), [("a", lowest.clone(), Over::Older)]);
+        assert!(lowest < at(1, "a"));
+        let stamp = seeds[0].write.stamp(Nonce(3));
+        assert_eq!(stamp.hold(), Some(HOLD));
+        assert_eq!(Stamp::read(&with(bare("one"), &stamp)), Some(stamp), "it is a stamp like any other");
+    }
+
+    #[test]
+    fn a_copy_has_the_version_of_what_it_copies() {
+        let newer = stamped("two", at(5, "c"));
+        let Seeding::Copy(seeds) = decide([Some(stamped("one", at(4, "a"))), Some(newer.clone()), None]) else {
+            panic!()
+        };
+        let version = at(5, "c");
+        assert_eq!(told(&seeds), [("a", version.clone(), Over::Older), ("c", version, Over::Older)]);
+        let Body::Put(item, fingerprint) = &seeds[1].write.body else { panic!() };
+        assert_eq!((item.as_ref(), *fingerprint), (&bare("two"), Fingerprint::of(&newer)));
+        // The same data without a stamp, where the write was made, is the same.
+        let same = decide([Some(bare("two")), Some(newer.clone()), Some(newer)]);
+        assert_eq!(same, Seeding::Same);
+    }
+
+    #[test]
+    fn what_has_no_version_may_be_on_its_way() {
+        let kept = with(bare("two"), &Stamp::read(&stamped("one", at(3, "a"))).expect("a stamp"));
+        let stamp = kept[STAMP].clone();
+        for (first, second, over, winner) in [
+            (Some(bare("one")), bare("two"), Over::Exactly(None), "a"),
+            (Some(bare("one")), kept.clone(), Over::Exactly(Some(stamp.clone())), "a"),
+        ] {
+            let Seeding::Clash(seeds) = decide([first, Some(second), None]) else { panic!() };
+            let lowest = Version { hlc: Hlc::from(HOLD), origin: name(winner) };
+            assert_eq!(told(&seeds), [("b", lowest.clone(), over), ("c", lowest, Over::Older)]);
+        }
+        // One with a version wins.
+        let newer = stamped("two", at(5, "c"));
+        let Seeding::Clash(seeds) = decide([Some(bare("one")), None, Some(newer)]) else { panic!() };
+        let version = at(5, "c");
+        assert_eq!(told(&seeds), [("a", version.clone(), Over::Exactly(None)), ("b", version, Over::Older)]);
+    }
+
+    #[test]
+    fn what_an_earlier_hold_copied_is_outranked() {
+        let earlier = stamped("one", Version { hlc: Hlc::from(HOLD - 1), origin: name("c") });
+        let Seeding::Clash(seeds) = decide([Some(bare("two")), Some(earlier.clone()), None]) else { panic!() };
+        assert_eq!(seeds[0].over, Over::Exactly(earlier.get(STAMP).cloned()));
+        assert!(seeds[0].write.version > Stamp::read(&earlier).expect("a stamp").version);
+    }
+
+    #[test]
+    fn a_mark_is_left_to_its_agent_and_other_regions_are_not_written() {
+        let mark = Write { key: key(), version: at(9, "c"), base: None, body: Body::Delete, replaced: None };
+        let marked = with(bare("one"), &mark.stamp(Nonce(2)));
+        assert_eq!(decide([Some(marked), None, Some(bare("one"))]), Seeding::Marked);
+        assert_eq!(decide([None, None, None]), Seeding::Same);
+        let items = held([Some(bare("one")), None, None]);
+        let Seeding::Copy(seeds) = seed(&key(), &items, &[name("c")], HOLD) else { panic!() };
+        assert_eq!(seeds.len(), 1);
+        assert_eq!(seed(&key(), &items, &[name("a")], HOLD), Seeding::Same);
+    }
+}
