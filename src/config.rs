@@ -1,5 +1,7 @@
 //! `regions.toml`, typed. An error points at its line and column.
 
+mod peer;
+
 use std::collections::{BTreeMap, HashSet};
 use std::fmt;
 use std::ops::Range;
@@ -11,7 +13,7 @@ use toml::Spanned;
 use url::Url;
 use wildmatch::WildMatch;
 
-use crate::protocol::Origin;
+use crate::protocol::{Origin, Selections};
 
 /// The regions, the tables that they share, and how to replicate.
 #[derive(Clone, Debug)]
@@ -88,6 +90,8 @@ pub struct TableConfig {
     /// Where a first agent begins.
     pub start: Start,
     pub conflicts: Conflicts,
+    /// What goes to which region.
+    pub selections: Selections,
 }
 
 /// Tables that are found by their names, and are called the same in all their regions.
@@ -97,6 +101,8 @@ pub struct PatternConfig {
     pub regions: Vec<Origin>,
     pub start: Start,
     pub conflicts: Conflicts,
+    /// What goes to which region.
+    pub selections: Selections,
 }
 
 /// Which records a table's first agent replicates.
@@ -125,7 +131,8 @@ pub enum Conflicts {
 impl TableConfig {
     /// A table with these replicas, and the defaults.
     pub fn new(name: String, replicas: Vec<(Origin, String)>) -> Self {
-        Self { name, replicas, start: Start::default(), conflicts: Conflicts::default() }
+        let (start, conflicts, selections) = Default::default();
+        Self { name, replicas, start, conflicts, selections }
     }
 
     /// What the table is called in a region, where that has a replica.
@@ -313,8 +320,14 @@ impl Config {
         }
         let entry = self.patterns.iter().find(|entry| entry.pattern.matches(name))?;
         let replicas = entry.regions.iter().map(|region| (region.clone(), name.to_owned())).collect();
-        let PatternConfig { start, conflicts, .. } = *entry;
-        Some(TableConfig { name: name.to_owned(), replicas, start, conflicts })
+        let PatternConfig { start, conflicts, ref selections, .. } = *entry;
+        Some(TableConfig {
+            name: name.to_owned(),
+            replicas,
+            start,
+            conflicts,
+            selections: selections.clone(),
+        })
     }
 
     /// Whether conflicts are to be recorded in a region.
@@ -398,6 +411,8 @@ struct TableEntry {
     start: Start,
     #[serde(default)]
     conflicts: Conflicts,
+    #[serde(default)]
+    peer: Vec<peer::PeerEntry>,
 }
 
 impl File {
@@ -609,6 +624,7 @@ impl TableEntry {
     fn named(&self, name: &Spanned<String>, regions: &[RegionConfig]) -> Result<TableConfig, Problem> {
         let name = check_table_name(name)?;
         let members = self.members(regions)?;
+        let selections = peer::selections(&self.peer, &members)?;
         let mut replicas: Vec<_> = members.into_iter().map(|region| (region, name.clone())).collect();
         for (region, physical) in self.names.as_ref().map(Spanned::get_ref).into_iter().flatten() {
             let found = find_region(region, regions)?;
@@ -622,7 +638,7 @@ impl TableEntry {
                 }
             }
         }
-        Ok(TableConfig { name, replicas, start: self.start, conflicts: self.conflicts })
+        Ok(TableConfig { name, replicas, start: self.start, conflicts: self.conflicts, selections })
     }
 
     fn found(&self, pattern: &Spanned<String>, regions: &[RegionConfig]) -> Result<PatternConfig, Problem> {
@@ -631,9 +647,11 @@ impl TableEntry {
                            in an entry of its own";
             return Err(Problem::at(names, message));
         }
+        let members = self.members(regions)?;
         Ok(PatternConfig {
             pattern: check_pattern(pattern)?,
-            regions: self.members(regions)?,
+            selections: peer::selections(&self.peer, &members)?,
+            regions: members,
             start: self.start,
             conflicts: self.conflicts,
         })

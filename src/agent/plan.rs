@@ -56,6 +56,14 @@ impl Site {
         let physical = self.name_of(table);
         let described = self.patiently(physical, deadline, || self.describe(physical)).await?;
         let stream_arn = self.stream_of(physical, &described)?;
+        let is_key = |attribute: &str| described.key_schema.names().any(|name| name == attribute);
+        if let Some((region, key)) = table.selections.withheld().find(|(_, attribute)| is_key(attribute)) {
+            let reason = format!(
+                "regions.toml keeps the attribute {key:?} from {region}, but it is a part of the table's key: take \
+                 it out of `without`"
+            );
+            return Err(self.not_ready(physical, reason));
+        }
         let peers = table.replicas.iter().filter(|(name, _)| *name != self.local.name);
         let peers: Vec<Region> = peers.filter_map(|(name, _)| self.regions.get(name).cloned()).collect();
         status.backlogs.for_peers(peers.iter().map(|peer| peer.name.clone()).collect());
@@ -118,7 +126,11 @@ impl Site {
                 "the stream's view type is {view}, but NEW_AND_OLD_IMAGES is needed; `tradewind init` tells what to do"
             ),
         };
-        Err(StartError::NotReady { region: self.local.name.clone(), table: table.to_owned(), reason })
+        Err(self.not_ready(table, reason))
+    }
+
+    fn not_ready(&self, table: &str, reason: String) -> StartError {
+        StartError::NotReady { region: self.local.name.clone(), table: table.to_owned(), reason }
     }
 
     /// Describes a table; one that is about to go counts as gone.

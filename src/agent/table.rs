@@ -149,6 +149,7 @@ impl TablePlan {
             space: lease_space(&name, &self.stream_arn),
             table: name,
             peers: self.peers.iter().map(|peer| peer.name.clone()).collect(),
+            selections: self.table.selections.clone(),
             tuning: self.tuning.clone(),
             control,
             stream,

@@ -24,7 +24,7 @@ use crate::config::{Conflicts, Tuning};
 use crate::control::{Checkpoint, ControlTable, Gap, Held};
 use crate::lag::wall_millis;
 use crate::log_key::log_key;
-use crate::protocol::{Action, Conflict, Floors, Hlc, KeyMemory, Origin};
+use crate::protocol::{Action, Conflict, Floors, Hlc, KeyMemory, Origin, Selections};
 use crate::stream::{Page, Position, ShardId, Stream, StreamEvent};
 use crate::tally::Tally;
 use crate::telemetry::Trace;
@@ -50,6 +50,8 @@ pub(super) struct Shared {
     /// Where the leases of the table's stream are kept.
     pub(super) space: String,
     pub(super) peers: Vec<Origin>,
+    /// What goes to which region.
+    pub(super) selections: Selections,
     pub(super) tuning: Tuning,
     pub(super) control: ControlTable,
     pub(super) stream: Stream,
@@ -89,6 +91,18 @@ impl Shared {
             Gap { origin: self.origin.clone(), shard: shard.to_string(), peers, from_millis, until_millis };
         error!(table = self.table, "{gap}; the table is marked: run `tradewind verify`");
         Some(gap)
+    }
+
+    /// What of an action is to be done at a destination, if anything.
+    fn view(&self, action: &Action, target: &Origin) -> Option<Action> {
+        match action {
+            _ if (*target == self.origin) == matches!(action, Action::Push(_)) => None,
+            Action::Push(write) => {
+                let write = self.selections.view(&self.origin, target, write)?;
+                Some(Action::Push(write.into_owned()))
+            }
+            _ => Some(action.clone()),
+        }
     }
 
     /// Marks the table; whether that is durable.
@@ -382,13 +396,10 @@ impl Track {
             let targets: Vec<Origin> =
                 self.feeds.iter().filter(|(_, feed)| is_new(feed)).map(|(name, _)| name.clone()).collect();
             for action in judgement.actions {
-                let local = !matches!(action, Action::Push(_));
                 for target in &targets {
-                    if (*target == self.shared.origin) != local {
-                        continue;
-                    }
+                    let Some(action) = self.shared.view(&action, target) else { continue };
                     let job = Job {
-                        action: action.clone(),
+                        action,
                         ordinal,
                         ledger: Arc::default(),
                         tenure: Arc::clone(&self.holding.tenure),

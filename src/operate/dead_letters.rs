@@ -12,6 +12,7 @@
 //! elsewhere in the milliseconds between the last look and the new write: the later of the two wins,
 //! as with any other update at the origin, and it is told as a conflict.
 
+use std::borrow::Cow;
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
@@ -26,7 +27,7 @@ use crate::config::TableConfig;
 use crate::control::{ControlTable, RowId, SavedLetter};
 use crate::fault::FaultKind;
 use crate::item_json::item_json;
-use crate::protocol::{Body, Fingerprint, Item, KeyId, Origin, STAMP, Stamp, Version, Write};
+use crate::protocol::{Body, Fingerprint, Item, KeyId, Origin, STAMP, Shown, Stamp, Version, Write};
 use crate::region::Region;
 
 /// A write that a peer could not take.
@@ -237,6 +238,8 @@ struct Case<'a> {
     new: Option<&'a Item>,
     old: Option<&'a Item>,
     held: &'a Held,
+    /// What the origin holds for the key, as far as it is for the peer.
+    for_peer: Option<&'a Item>,
 }
 
 impl Case<'_> {
@@ -261,7 +264,11 @@ impl Case<'_> {
                 _ => {}
             }
         }
-        match self.standing(origin) {
+        let at_origin = match self.standing(origin) {
+            Standing::Bare(_) => self.for_peer.map_or(Standing::Nothing, Standing::Bare),
+            standing => standing,
+        };
+        match at_origin {
             Standing::Nothing if !is_delete => return outrun(format!("deleted in {origin} since")),
             Standing::Bare(item) if is_delete || !same(Some(item), self.new) => {
                 return outrun(format!("written anew in {origin} since"));
@@ -329,6 +336,13 @@ impl Letter {
         let (new, old) = self.images(regions).await?;
         let held = look(table, regions, key).await?;
         let Self { origin, peer, .. } = self;
+        let at_origin = held.get(origin).and_then(Option::as_ref);
+        let shown = at_origin.map(|item| table.selections.shows(peer, key, item));
+        let for_peer = match &shown {
+            Some(Shown::Item(Cow::Borrowed(item))) => Some(*item),
+            Some(Shown::Item(Cow::Owned(item))) => Some(item),
+            Some(Shown::Nothing | Shown::Never) | None => None,
+        };
         let case = Case {
             origin,
             peer,
@@ -337,6 +351,7 @@ impl Letter {
             new: new.as_ref(),
             old: old.as_ref(),
             held: &held,
+            for_peer,
         };
         let id = KeyId::of(key);
         let decision = match case.decide() {
@@ -462,7 +477,7 @@ mod tests {
     /// deleted it), where `a`, `b` and `c` hold these.
     fn decide(is_delete: bool, held: [Option<Item>; 3]) -> Result<bool, Fate> {
         let [origin, peer, _] = ["a", "b", "c"].map(origin);
-        let held = ["a", "b", "c"].map(self::origin).into_iter().zip(held).collect();
+        let held: Held = ["a", "b", "c"].map(self::origin).into_iter().zip(held).collect();
         let (new, old) = (bare("new"), bare("old"));
         let version = version(9, "a");
         let new = (!is_delete).then_some(&new);
@@ -474,6 +489,7 @@ mod tests {
             new,
             old: Some(&old),
             held: &held,
+            for_peer: held[&origin].as_ref(),
         };
         match case.decide() {
             Decision::TouchOrigin => Ok(false),

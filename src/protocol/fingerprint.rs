@@ -180,6 +180,11 @@ fn canonical_number(text: &str) -> String {
     format!("{}{short}e{power}", if negative { "-" } else { "" })
 }
 
+/// Whether two numbers are equal, however they are spelt.
+pub(super) fn same_number(a: &str, b: &str) -> bool {
+    a == b || canonical_number(a) == canonical_number(b)
+}
+
 #[cfg(test)]
 mod tests {
     use std::collections::{BTreeMap, BTreeSet};

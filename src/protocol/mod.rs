@@ -14,7 +14,8 @@
 //! | `memory` | what is remembered of a key, and when it may be forgotten |
 //! | `resolve` | which writes a record asks for |
 //! | `seed` | which copies bring regions to the same item |
-//! | `tests` | the last three as tables: record in, verdict and writes out |
+//! | `selection` | what of the items goes to which region |
+//! | `tests` | `classify`, `memory` and `resolve` as tables: record in, verdict and writes out |
 
 mod classify;
 mod fingerprint;
@@ -22,6 +23,7 @@ mod memory;
 mod record;
 mod resolve;
 mod seed;
+mod selection;
 mod stamp;
 #[cfg(test)]
 mod tests;
@@ -32,5 +34,6 @@ pub use memory::{Floors, KeyMemory, SLACK_MILLIS};
 pub use record::{Item, Record};
 pub use resolve::{Action, Body, Conflict, Judgement, Verdict, Write};
 pub use seed::{Over, Seed, Seeding, seed};
+pub use selection::{Selection, Selections, Shown, Test};
 pub use stamp::{Nonce, STAMP, STAMP_END, STAMP_MAGIC, Stamp};
 pub use version::{Hlc, Origin, Version};

@@ -14,7 +14,7 @@ use std::sync::Arc;
 
 use aws_sdk_dynamodb::types::AttributeValue;
 
-use super::{Body, Fingerprint, Hlc, Item, Origin, STAMP, Stamp, Version, Write};
+use super::{Body, Fingerprint, Hlc, Item, Origin, STAMP, Selections, Stamp, Version, Write};
 
 /// One copy, on its way to a region.
 #[derive(Clone, Debug, PartialEq)]
@@ -72,16 +72,25 @@ impl<'a> Holding<'a> {
 /// What brings regions to the same item of a key, under a hold of this number.
 ///
 /// An item with a version wins over one that has none, and a higher version over a lower one. Where
-/// none has a version, the region wins that comes first here. Only `to` are written to.
-pub fn seed(key: &Item, items: &[(Origin, Option<Item>)], to: &[Origin], hold: u64) -> Seeding {
+/// none has a version, the region wins that comes first here. Only `to` are written to, and each only
+/// with what its selection shows; of a region whose writes stay there, nothing is copied, and what it
+/// wrote last is left alone.
+pub fn seed(
+    key: &Item,
+    items: &[(Origin, Option<Item>)],
+    selections: &Selections,
+    to: &[Origin],
+    hold: u64,
+) -> Seeding {
     let is_marked = |item: &Item| Stamp::read(item).is_some_and(|stamp| stamp.is_mark());
     if items.iter().filter_map(|(_, item)| item.as_ref()).any(is_marked) {
         return Seeding::Marked;
     }
     let holdings: Vec<_> = items.iter().map(|(region, item)| Holding::of(region, item.as_ref())).collect();
-    let versioned = holdings.iter().filter(|holding| holding.version.is_some());
+    let sources = || holdings.iter().filter(|holding| !selections.keeps(holding.region));
+    let versioned = sources().filter(|holding| holding.version.is_some());
     let newest = versioned.max_by(|a, b| a.version.cmp(&b.version));
-    let Some(winner) = newest.or_else(|| holdings.iter().find(|holding| holding.item.is_some())) else {
+    let Some(winner) = newest.or_else(|| sources().find(|holding| holding.item.is_some())) else {
         return Seeding::Same;
     };
     let (Some(item), Some(fingerprint)) = (winner.item, winner.fingerprint) else { return Seeding::Same };
@@ -98,17 +107,25 @@ pub fn seed(key: &Item, items: &[(Origin, Option<Item>)], to: &[Origin], hold: u
     };
     let mut is_clash = false;
     let mut seeds = Vec::new();
-    for holding in holdings.iter().filter(|holding| holding.fingerprint != Some(fingerprint)) {
+    for holding in &holdings {
+        let region = holding.region;
+        let Some(view) = selections.view(winner.region, region, &write) else { continue };
+        // What is not for a region is its agents' to delete.
+        let Body::Put(_, shown) = &view.body else { continue };
+        if holding.fingerprint == Some(*shown) {
+            continue;
+        }
         let over = match holding.item {
+            Some(_) if holding.version.is_none() && selections.keeps(region) => continue,
             Some(item) if holding.version.is_none() => {
                 is_clash = true;
                 Over::Exactly(item.get(STAMP).cloned())
             }
             _ => Over::Older,
         };
-        if to.contains(holding.region) {
-            let (region, loser) = (holding.region.clone(), holding.item.cloned());
-            seeds.push(Seed { region, write: write.clone(), over, loser });
+        if to.contains(region) {
+            let (region, write, loser) = (region.clone(), view.into_owned(), holding.item.cloned());
+            seeds.push(Seed { region, write, over, loser });
         }
     }
     match seeds.is_empty() {
@@ -120,8 +137,10 @@ pub fn seed(key: &Item, items: &[(Origin, Option<Item>)], to: &[Origin], hold: u
 
 #[cfg(test)]
 mod tests {
+    use std::collections::BTreeSet;
+
     use super::*;
-    use crate::protocol::Nonce;
+    use crate::protocol::{Nonce, Selection, Test};
 
     const HOLD: u64 = 7;
 
@@ -164,7 +183,7 @@ mod tests {
     }
 
     fn decide(items: [Option<Item>; 3]) -> Seeding {
-        seed(&key(), &held(items), &all(), HOLD)
+        seed(&key(), &held(items), &Selections::default(), &all(), HOLD)
     }
 
     fn told(seeds: &[Seed]) -> Vec<(&str, Version, Over)> {
@@ -231,8 +250,25 @@ mod tests {
         assert_eq!(decide([Some(marked), None, Some(bare("one"))]), Seeding::Marked);
         assert_eq!(decide([None, None, None]), Seeding::Same);
         let items = held([Some(bare("one")), None, None]);
-        let Seeding::Copy(seeds) = seed(&key(), &items, &[name("c")], HOLD) else { panic!() };
+        let Seeding::Copy(seeds) = seed(&key(), &items, &Selections::default(), &[name("c")], HOLD) else { panic!() };
         assert_eq!(seeds.len(), 1);
-        assert_eq!(seed(&key(), &items, &[name("a")], HOLD), Seeding::Same);
+        assert_eq!(seed(&key(), &items, &Selections::default(), &[name("a")], HOLD), Seeding::Same);
+    }
+
+    #[test]
+    fn a_region_is_seeded_with_what_it_takes() {
+        let attribute = |text: &str| AttributeValue::S(text.to_owned());
+        let mut selections = Selections::default();
+        let without = BTreeSet::from(["v".to_owned()]);
+        selections.add(name("b"), Selection { only: Vec::new(), without });
+        let only = vec![("v".to_owned(), Test::Is(vec![attribute("two")]))];
+        selections.add(name("c"), Selection { only, without: BTreeSet::new() });
+        let decide = |items| seed(&key(), &held(items), &selections, &all(), HOLD);
+        let Seeding::Copy(seeds) = decide([Some(bare("one")), None, None]) else { panic!() };
+        assert_eq!(seeds.len(), 1, "it is not for c");
+        let Body::Put(item, _) = &seeds[0].write.body else { panic!() };
+        assert_eq!((seeds[0].region.as_str(), item.as_ref()), ("b", &key()));
+        assert_eq!(decide([None, Some(bare("one")), None]), Seeding::Same, "what b writes stays there");
+        assert_eq!(decide([Some(bare("one")), Some(bare("one")), None]), Seeding::Same);
     }
 }

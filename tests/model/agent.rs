@@ -4,7 +4,7 @@ use std::collections::HashMap;
 use std::rc::Rc;
 
 use aws_sdk_dynamodb::types::AttributeValue;
-use tradewind::protocol::{Action, Floors, Hlc, Item, KeyMemory, Record, STAMP, Verdict};
+use tradewind::protocol::{Action, Floors, Hlc, Item, KeyMemory, Record, STAMP, Verdict, Write};
 
 use super::catalogue::{ABSENT, Judged, MAX, item_of, v_of};
 use super::settings::Defect;
@@ -36,7 +36,7 @@ impl Model {
         agent.memory = memory;
         agent.read += 1;
         for dest in 0..self.set.regions {
-            let acts = if dest == r { &judged.for_here } else { &judged.for_peers };
+            let acts = if dest == r { &judged.for_here } else { &judged.for_peers[dest] };
             if ordinal >= agent.act_from[dest] {
                 let pending = |act: &u16| Pending { ordinal, dest: small(dest), key: rec.key, act: *act };
                 agent.queue.extend(acts.iter().map(pending));
@@ -80,14 +80,18 @@ impl Model {
         let mut judged = Judged {
             verdict: judgement.verdict,
             version: None,
-            for_peers: vec![],
+            for_peers: Default::default(),
             for_here: vec![],
             conflict: judgement.conflict.map(|c| (v_of(&c.lost), v_of(&c.won))),
         };
         for action in judgement.actions {
             if let Action::Push(write) = &action {
                 judged.version = Some(v_of(&write.version));
-                judged.for_peers.push(self.cat.act(rec.key, action));
+                for dest in 0..self.set.regions {
+                    if let Some(write) = self.view(dest, write) {
+                        judged.for_peers[dest].push(self.cat.act(rec.key, Action::Push(write)));
+                    }
+                }
             } else if self.set.defect != Defect::FarDelete || !matches!(action, Action::CarryOut { .. }) {
                 judged.for_here.push(self.cat.act(rec.key, action));
             }
@@ -96,6 +100,13 @@ impl Model {
         self.cat.judgements.push(Rc::new(judged));
         self.answers.judged.insert(question, (next, id));
         (next, id)
+    }
+
+    /// What of a write is to be done in a region.
+    fn view(&self, dest: usize, write: &Write) -> Option<Write> {
+        let selects = self.set.selects && dest + 1 == self.set.regions;
+        let view = if selects { self.cat.even.view(write)?.into_owned() } else { write.clone() };
+        (self.set.defect != Defect::NotSent || view.body == write.body).then_some(view)
     }
 
     /// The images that the protocol is shown; some defects bend them.

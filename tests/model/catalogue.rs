@@ -2,14 +2,14 @@
 //!
 //! A state is then small, and each judgement of the protocol is computed once.
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::hash::Hash;
 use std::rc::Rc;
 
 use aws_sdk_dynamodb::types::AttributeValue;
 use tradewind::protocol::{
-    Action, Body, Fingerprint, Item, KeyMemory, Nonce, Origin, STAMP, STAMP_MAGIC, Stamp, Verdict, Version,
-    Write,
+    Action, Body, Fingerprint, Item, KeyMemory, Nonce, Origin, STAMP, STAMP_MAGIC, Selection, Stamp, Test,
+    Verdict, Version, Write,
 };
 
 /// The most regions.
@@ -70,7 +70,8 @@ impl Act {
 pub(crate) struct Judged {
     pub(crate) verdict: Verdict,
     pub(crate) version: Option<V>,
-    pub(crate) for_peers: Vec<u16>,
+    /// By destination.
+    pub(crate) for_peers: [Vec<u16>; MAX],
     pub(crate) for_here: Vec<u16>,
     pub(crate) conflict: Option<(V, V)>,
 }
@@ -101,6 +102,8 @@ impl<K: Hash + Eq, T> Interned<K, T> {
 pub(crate) struct Catalogue {
     pub(crate) origins: Vec<Origin>,
     pub(crate) keys: Vec<Item>,
+    /// Takes items with even data.
+    pub(crate) even: Selection,
     images: Interned<(u8, u8, Option<Rc<str>>), Image>,
     memories: Interned<String, KeyMemory>,
     acts: Interned<String, Rc<Act>>,
@@ -112,14 +115,16 @@ impl Catalogue {
         let nothing = Judged {
             verdict: Verdict::Unchanged,
             version: None,
-            for_peers: vec![],
+            for_peers: Default::default(),
             for_here: vec![],
             conflict: None,
         };
         let key = |name: &&str| Item::from([("pk".to_owned(), AttributeValue::S((*name).to_owned()))]);
+        let even = (0..BARE).step_by(2).map(|data| AttributeValue::N(data.to_string())).collect();
         let mut catalogue = Self {
             origins: NAMES.iter().map(|name| name.parse().unwrap()).collect(),
             keys: KEY_NAMES.iter().map(key).collect(),
+            even: Selection { only: vec![("d".to_owned(), Test::Is(even))], without: BTreeSet::new() },
             images: Interned::default(),
             memories: Interned::default(),
             acts: Interned::default(),

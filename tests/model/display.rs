@@ -1,5 +1,7 @@
 //! A search's result and a counterexample, in words.
 
+use std::collections::BTreeSet;
+
 use super::catalogue::{ABSENT, BARE, KEY_NAMES, MAX, NAMES, show_version};
 use super::search::{Found, Path};
 use super::steps::Model;
@@ -139,7 +141,8 @@ impl Model {
             Truth::Put | Truth::Update | Truth::PutBack | Truth::Delete => "application",
             Truth::AgentPut | Truth::AgentMark | Truth::AgentDelete => "agent",
         };
-        let acts = judged.for_here.iter().chain(&judged.for_peers);
+        let peers: BTreeSet<&u16> = judged.for_peers.iter().flatten().collect();
+        let acts = judged.for_here.iter().chain(peers);
         let acts: Vec<&str> = acts.map(|act| self.cat.get_act(*act).text.as_str()).collect();
         format!(
             "{} #{ordinal} at {} {who}: {} {} -> {} | {:?}{}{}",

@@ -77,6 +77,8 @@ mod all_is_well {
         a_clock_goes_back: 2 regions, 2 writes, backs = 1, ticks = 2;
         stamps_in_place: 2 regions, 2 writes, stamp_in_place = true, ticks = 2;
         records_read_one_by_one: 2 regions, 2 writes, lazy = true, ticks = 2;
+        a_region_takes_some_items: 2 regions, 3 writes, selects = true;
+        one_of_three_takes_some_items: 3 regions, 2 writes, selects = true, ticks = 0;
         a_crash: 2 regions, 2 writes, crashes = 1, ticks = 0, settles = false, pages = true;
         a_crash_with_watermarks: 2 regions, 1 writes, crashes = 1, ticks = 1, pages = true, init = Init::Shared;
         a_crash_with_two_keys: 2 regions, 2 writes, keys = 2, crashes = 1, ticks = 0, settles = false;
@@ -103,6 +105,10 @@ mod deep {
         stamps_in_place: 2 regions, 3 writes, stamp_in_place = true, ticks = 2;
         #[ignore = "deep"]
         put_back_and_edited: 2 regions, 3 writes, init = Init::Shared, put_backs = PutBacks::Any, edits = true;
+        #[ignore = "deep"]
+        one_of_three_takes_some_items: 3 regions, 3 writes, selects = true, ticks = 0;
+        #[ignore = "deep"]
+        a_region_takes_some_items_and_a_crash: 2 regions, 3 writes, selects = true, crashes = 1, ticks = 0, settles = false;
         #[ignore = "deep"]
         long_requests_read_one_by_one: 2 regions, 3 writes, zombies = 1, lazy = true;
         #[ignore = "deep"]
@@ -152,6 +158,7 @@ mod hazards {
            forgetting_before_reading: ForgetBeforeRead, 2 regions, 3 writes, lazy = true, ticks = 2;
            forgetting_before_heals_are_done: ForgetBeforeDone, 2 regions, 3 writes, ticks = 2;
         forgetting_right_up_to_a_watermark: NoSlack, 2 regions, 3 writes, ticks = 2, backs = 1;
+           what_leaves_a_selection_is_not_sent: NotSent, 2 regions, 2 writes, selects = true, settles = false;
            forgetting_while_requests_are_under_way: EagerSettle, 2 regions, 3 writes, zombies = 1, ticks = 2;
        }
 }

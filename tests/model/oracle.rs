@@ -176,6 +176,10 @@ impl Model {
                 let image = self.cat.get(region.items[key]);
                 let data = if region.items[key] == ABSENT { 0 } else { image.data };
                 let (version, winner) = s.best[key];
+                let selects = self.set.selects && r + 1 == self.set.regions;
+                // What a region wrote itself, it keeps.
+                let is_for = !selects || winner % 2 == 0 || usize::from(version.1) == r;
+                let winner = if is_for { winner } else { 0 };
                 if data != winner {
                     return Some(format!(
                         "at rest, {} holds {data} and the highest write is {winner} at {}",

@@ -70,10 +70,12 @@ pub(crate) enum Defect {
     NoSlack,
     /// Watermarks count though requests from before them are under way.
     EagerSettle,
+    /// What is not for a region is not sent there, not even as a delete.
+    NotSent,
 }
 
 impl Defect {
-    const ALL: [Self; 23] = [
+    const ALL: [Self; 24] = [
         Self::None,
         Self::NoFingerprint,
         Self::StampNotAbove,
@@ -97,6 +99,7 @@ impl Defect {
         Self::ForgetBeforeRead,
         Self::NoSlack,
         Self::EagerSettle,
+        Self::NotSent,
     ];
 
     fn named(name: &str) -> Self {
@@ -134,6 +137,8 @@ pub(crate) struct Setting {
     pub(crate) pages: bool,
     /// Records are read one by one, instead of as soon as they are there.
     pub(crate) lazy: bool,
+    /// The last region takes only items with even data.
+    pub(crate) selects: bool,
     /// Agents may begin to stamp local writes in place, at any time.
     pub(crate) stamp_in_place: bool,
     pub(crate) defect: Defect,
@@ -158,6 +163,7 @@ impl Setting {
             settles: true,
             pages: false,
             lazy: false,
+            selects: false,
             stamp_in_place: false,
             defect: Defect::None,
             max_states: 20_000_000,
@@ -188,6 +194,7 @@ impl Setting {
             settles: number("SETTLES", 1) == 1,
             pages: number("PAGES", 0) == 1,
             lazy: number("LAZY", 0) == 1,
+            selects: number("SELECTS", 0) == 1,
             stamp_in_place: number("INPLACE", 0) == 1,
             defect: var("DEFECT").map_or(Defect::None, |name| Defect::named(&name)),
             max_states: var("MAXSTATES")

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
+use std::path::Path;
 use std::time::Duration;
 
 use aws_sdk_dynamodb::Client;
@@ -16,7 +17,7 @@ use tradewind::agent::Agent;
 use tradewind::config::{Config, Conflicts, PatternConfig, RegionConfig, Start, TableConfig, Tuning};
 use tradewind::control::{PK, SK};
 use tradewind::item_json::item_json;
-use tradewind::protocol::{Item, Origin};
+use tradewind::protocol::{Item, Origin, Selections};
 use tradewind::tally::TallySnapshot;
 use url::Url;
 use wildmatch::WildMatch;
@@ -52,6 +53,8 @@ pub(crate) struct World {
     pub(crate) pattern: Option<String>,
     /// What becomes of conflicts.
     pub(crate) conflicts: Conflicts,
+    /// What goes to which region, as it stands in the file.
+    pub(crate) peers: String,
     keys: Keys,
     places: Vec<Place>,
     /// For configuration files.
@@ -116,6 +119,7 @@ impl World {
             tuning,
             pattern: None,
             conflicts: Conflicts::default(),
+            peers: String::new(),
             keys: PLAIN,
             places,
             files: TempDir::new().expect("a folder"),
@@ -217,12 +221,18 @@ impl World {
         let tuning = self.tuning.clone();
         let (mut tables, mut patterns) = (Vec::new(), Vec::new());
         match &self.pattern {
-            None => tables.push(self.table_config(&self.table)),
+            None if self.peers.is_empty() => tables.push(self.table_config(&self.table)),
+            None => {
+                let file = Config::parse(Path::new("regions.toml"), &self.config_file(agent));
+                let selections = file.expect("a configuration").tables.remove(0).selections;
+                tables.push(TableConfig { selections, ..self.table_config(&self.table) });
+            }
             Some(pattern) => patterns.push(PatternConfig {
                 pattern: WildMatch::new(pattern),
                 regions: self.places.iter().map(|place| place.name.clone()).collect(),
                 start: Start::default(),
                 conflicts: self.conflicts,
+                selections: Selections::default(),
             }),
         }
         Config { regions, tables, patterns, tuning }
@@ -277,10 +287,10 @@ impl World {
             None => ("name", &self.table),
             Some(pattern) => ("pattern", pattern),
         };
-        let conflicts = format!("{:?}", self.conflicts).to_lowercase();
+        let (conflicts, peers) = (format!("{:?}", self.conflicts).to_lowercase(), &self.peers);
         write!(
             text,
-            "[[table]]\n{key} = \"{value}\"\nconflicts = \"{conflicts}\"\n\n[tuning]\npoll_interval = \"{poll_interval:?}\"\n\
+            "[[table]]\n{key} = \"{value}\"\nconflicts = \"{conflicts}\"\n{peers}\n[tuning]\npoll_interval = \"{poll_interval:?}\"\n\
              checkpoint_interval = \"{checkpoint_interval:?}\"\nsettle = \"{settle:?}\"\nlease_duration = \"{lease_duration:?}\"\n\
              concurrency = {concurrency}\nstartup_timeout = \"{startup_timeout:?}\"\n\
              discovery_interval = \"{discovery_interval:?}\"\nheartbeat_interval = \"{heartbeat_interval:?}\"\n\

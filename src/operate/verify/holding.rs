@@ -8,7 +8,7 @@ use serde::Serialize;
 use serde_json::Value;
 
 use crate::item_json::item_json;
-use crate::protocol::{Fingerprint, Item, Origin, STAMP, Stamp, Version};
+use crate::protocol::{Fingerprint, Item, Origin, STAMP, Selections, Shown, Stamp, Version};
 
 /// One key on which replicas disagree.
 #[derive(Clone, Debug, Serialize)]
@@ -53,8 +53,16 @@ impl fmt::Display for Difference {
 }
 
 /// How regions differ in a key, if they do.
-pub(super) fn difference(key: &Item, items: &[(Origin, Option<Item>)]) -> Option<Difference> {
-    let reasons = reasons(items);
+pub(super) fn difference(
+    key: &Item,
+    items: &[(Origin, Option<Item>)],
+    selections: &Selections,
+) -> Option<Difference> {
+    // A region keeps what it wrote under a key that is not for it.
+    let is_for = |region: &Origin| selections.shows(region, key, key) != Shown::Never;
+    let items: Vec<_> = items.iter().filter(|(region, _)| is_for(region)).cloned().collect();
+    let items = &items[..];
+    let reasons = reasons(key, items, selections);
     let versions = versions(items);
     let only_versions = reasons.is_empty();
     let why = if only_versions {
@@ -87,42 +95,53 @@ fn versions(items: &[(Origin, Option<Item>)]) -> Vec<Option<Version>> {
     items.iter().map(|(_, item)| item.as_ref().and_then(version)).collect()
 }
 
-/// Why replicas do not hold the same, the stamps aside.
-fn reasons(items: &[(Origin, Option<Item>)]) -> Vec<String> {
-    let regions_with = |holds: &dyn Fn(Option<&Item>) -> bool| -> Vec<&str> {
-        let with = items.iter().filter(|(_, item)| holds(item.as_ref()));
-        let mut names: Vec<_> = with.map(|(region, _)| region.as_str()).collect();
-        names.sort_unstable();
-        names
-    };
-    let missing = regions_with(&|item| item.is_none());
+/// Why replicas do not hold what they are to hold, the stamps aside.
+fn reasons(key: &Item, items: &[(Origin, Option<Item>)], selections: &Selections) -> Vec<String> {
     let is_marked = |item: &Item| Stamp::read(item).is_some_and(|stamp| stamp.is_mark());
-    let marked = regions_with(&|item| item.is_some_and(is_marked));
-    let present: Vec<&Item> = items.iter().filter_map(|(_, item)| item.as_ref()).collect();
-    let differing: Vec<&str> = match present.split_first() {
-        Some((first, rest)) => {
-            let mut names: Vec<&str> =
-                present.iter().flat_map(|item| item.keys()).map(String::as_str).collect();
-            names.sort_unstable();
-            names.dedup();
-            names.retain(|name| {
-                *name != STAMP && rest.iter().any(|item| !same(first.get(*name), item.get(*name)))
-            });
-            names
+    // The item as all are to hold it; a region that takes part of its attributes can't say.
+    let whole = items.iter().find(|(region, item)| item.is_some() && !selections.keeps(region));
+    let whole = whole.and_then(|(_, item)| item.as_ref());
+    let mut told: [BTreeSet<String>; 4] = Default::default();
+    let [missing, extra, marked, differing] = &mut told;
+    for (region, item) in items {
+        if item.as_ref().is_some_and(is_marked) {
+            marked.insert(region.to_string());
         }
-        None => Vec::new(),
-    };
-    let mut reasons = Vec::new();
-    if !missing.is_empty() && !present.is_empty() {
-        reasons.push(format!("missing in {}", missing.join(", ")));
+        let shown = whole.map_or(Shown::Nothing, |whole| selections.shows(region, key, whole));
+        match (&shown, item) {
+            (Shown::Item(_), None) => {
+                missing.insert(region.to_string());
+            }
+            (Shown::Item(expected), Some(item)) => {
+                differing.extend(names_that_differ(expected, item).into_iter().map(str::to_owned));
+            }
+            // What a region wrote itself, it keeps.
+            (Shown::Nothing, Some(item)) => {
+                let own = whole.filter(|_| !selections.keeps(region));
+                if own.is_none_or(|own| !names_that_differ(own, item).is_empty()) {
+                    extra.insert(region.to_string());
+                }
+            }
+            (Shown::Nothing, None) | (Shown::Never, _) => {}
+        }
     }
-    if !marked.is_empty() {
-        reasons.push(format!("marked for deletion in {} (is its agent running?)", marked.join(", ")));
-    }
-    if !differing.is_empty() {
-        reasons.push(format!("different in {}", differing.join(", ")));
-    }
-    reasons
+    let words = [
+        ("missing in", ""),
+        ("not for", ", but there"),
+        ("marked for deletion in", " (is its agent running?)"),
+        ("different in", ""),
+    ];
+    let told = words.into_iter().zip(told).filter(|(_, names)| !names.is_empty());
+    told.map(|((before, after), names)| {
+        format!("{before} {}{after}", names.into_iter().collect::<Vec<_>>().join(", "))
+    })
+    .collect()
+}
+
+/// The attributes in which two items differ, the stamp aside.
+fn names_that_differ<'a>(a: &'a Item, b: &'a Item) -> Vec<&'a str> {
+    let names = a.keys().chain(b.keys()).map(String::as_str);
+    names.filter(|name| *name != STAMP && !same(a.get(*name), b.get(*name))).collect()
 }
 
 /// Whether DynamoDB would treat two values as equal.

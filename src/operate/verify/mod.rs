@@ -251,7 +251,8 @@ async fn replicas(
         let described = described.map_err(|fault| OperateError::at(region, physical, fault))?;
         let estimate = described.table.item_count().and_then(|n| u64::try_from(n).ok()).unwrap_or_default();
         let (region, budget) = (region.clone(), budget.clone());
-        replicas.push(ScannedReplica::new(region, physical.clone(), described.key_schema, estimate, budget));
+        let (keys, selections) = (described.key_schema, table.selections.clone());
+        replicas.push(ScannedReplica::new(region, physical.clone(), keys, selections, estimate, budget));
     }
     Ok(replicas.into())
 }

@@ -14,6 +14,9 @@ pub(super) enum Trace {
     Nothing,
     Marked(VersionPrint),
     Item(Fingerprint, Option<VersionPrint>),
+    /// An item that not all regions are to hold as it is: only the items themselves tell whether
+    /// they do.
+    Part,
 }
 
 /// 64 bits that tell one version from another.
@@ -47,7 +50,7 @@ impl Trace {
         let mut version = None;
         let mut print = None;
         traces.iter().all(|trace| match trace {
-            Self::Nothing | Self::Marked(_) => false,
+            Self::Nothing | Self::Marked(_) | Self::Part => false,
             Self::Item(one, stamped) => {
                 let same_version = stamped.is_none_or(|one| *version.get_or_insert(one) == one);
                 *print.get_or_insert(*one) == *one && same_version
@@ -150,6 +153,7 @@ fn write_entry(out: &mut Vec<u8>, entry: &Entry) -> io::Result<()> {
             Trace::Marked(version) => (1, None, Some(version)),
             Trace::Item(print, None) => (2, Some(print), None),
             Trace::Item(print, Some(version)) => (3, Some(print), Some(version)),
+            Trace::Part => (4, None, None),
         };
         out.push(kind);
         out.extend(print.map(Fingerprint::to_bytes).into_iter().flatten());
@@ -188,7 +192,8 @@ fn read_entry(input: &mut dyn Read) -> io::Result<Entry> {
             0 => Trace::Nothing,
             1 => Trace::Marked(version(input)?),
             2 => Trace::Item(print(input)?, None),
-            _ => Trace::Item(print(input)?, Some(version(input)?)),
+            3 => Trace::Item(print(input)?, Some(version(input)?)),
+            _ => Trace::Part,
         });
     }
     Ok(Entry { id, key: key.into(), traces: traces.into() })
@@ -220,6 +225,7 @@ mod tests {
         let print = || any::<[u8; 12]>().prop_map(Fingerprint::from_bytes);
         prop_oneof![
             Just(Trace::Nothing),
+            Just(Trace::Part),
             version().prop_map(Trace::Marked),
             (print(), proptest::option::of(version()))
                 .prop_map(|(print, version)| Trace::Item(print, version)),

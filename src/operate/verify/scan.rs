@@ -12,7 +12,7 @@ use super::pile::Trace;
 use crate::capacity::{Budget, read_units};
 use crate::fault::Fault;
 use crate::operate::OperateError;
-use crate::protocol::{Item, KeyId};
+use crate::protocol::{Item, KeyId, Selections};
 use crate::region::Region;
 use crate::schema::KeySchema;
 
@@ -26,6 +26,8 @@ pub(super) struct ScannedReplica {
     pub(super) region: Region,
     pub(super) table: String,
     pub(super) keys: KeySchema,
+    /// What goes to which region.
+    selections: Selections,
     /// How many items the service believes there are.
     pub(super) estimate: u64,
     pub(super) budget: Arc<Budget>,
@@ -39,6 +41,7 @@ impl ScannedReplica {
         region: Region,
         table: String,
         keys: KeySchema,
+        selections: Selections,
         estimate: u64,
         budget: Arc<Budget>,
     ) -> Self {
@@ -46,6 +49,7 @@ impl ScannedReplica {
             region,
             table,
             keys,
+            selections,
             estimate,
             budget,
             items: AtomicU64::new(0),
@@ -118,7 +122,9 @@ impl ScannedReplica {
         let key: Item =
             self.keys.names().filter_map(|name| Some((name.to_owned(), item.get(name)?.clone()))).collect();
         let values = self.keys.names().filter_map(|name| item.get(name).cloned()).collect();
-        Sighting { replica, id: KeyId::of(&key), key: values, trace: Trace::of(Some(item)) }
+        let id = KeyId::of(&key);
+        let trace = if self.selections.is_whole(&key, item) { Trace::of(Some(item)) } else { Trace::Part };
+        Sighting { replica, id, key: values, trace }
     }
 }
 
