@@ -56,23 +56,30 @@ struct Holding<'a> {
     region: &'a Origin,
     item: Option<&'a Item>,
     fingerprint: Option<Fingerprint>,
-    /// The version in its stamp. None where an application wrote it last, or where an earlier seeder
-    /// copied what had none.
+    /// The version that its stamp tells. An application that wrote on top of a stamp, and kept it, has
+    /// one above that at least. None where there is no stamp, or an earlier seeder's for what had none.
     version: Option<Version>,
+    /// Whether the version is the item's own.
+    is_exact: bool,
 }
 
 impl<'a> Holding<'a> {
     fn of(region: &'a Origin, item: Option<&'a Item>) -> Self {
-        let stamp = item.and_then(|item| Stamp::read(item).filter(|stamp| stamp.matches(item)));
-        let version = stamp.map(|stamp| stamp.version).filter(|version| version.hlc.millis() > 0);
-        Self { region, item, fingerprint: item.map(Fingerprint::of), version }
+        let stamp = item.and_then(Stamp::read).filter(|stamp| stamp.version.hlc.millis() > 0);
+        let is_exact = stamp.as_ref().zip(item).is_some_and(|(stamp, item)| stamp.matches(item));
+        let version = stamp.map(|Stamp { version, .. }| match is_exact {
+            true => version,
+            false => Version { hlc: version.hlc.next(), origin: region.clone() },
+        });
+        Self { region, item, fingerprint: item.map(Fingerprint::of), version, is_exact }
     }
 }
 
 /// What brings regions to the same item of a key, under a hold of this number.
 ///
-/// An item with a version wins over one that has none, and a higher version over a lower one. Where
-/// none has a version, the region wins that comes first here. Only `to` are written to, and each only
+/// An item with a version wins over one that has none, and a higher version over a lower one. What an
+/// application wrote on top of a version, and kept its stamp, is above that. Where none has a
+/// version, the region wins that comes first here. Only `to` are written to, and each only
 /// with what its selection shows; of a region whose writes stay there, nothing is copied, and what it
 /// wrote last is left alone.
 pub fn seed(
@@ -116,13 +123,11 @@ pub fn seed(
             continue;
         }
         let over = match holding.item {
-            Some(_) if holding.version.is_none() && selections.keeps(region) => continue,
-            Some(item) if holding.version.is_none() => {
-                is_clash = true;
-                Over::Exactly(item.get(STAMP).cloned())
-            }
+            Some(_) if !holding.is_exact && selections.keeps(region) => continue,
+            Some(item) if !holding.is_exact => Over::Exactly(item.get(STAMP).cloned()),
             _ => Over::Older,
         };
+        is_clash |= holding.item.is_some() && !(holding.is_exact && winner.is_exact);
         if to.contains(region) {
             let (region, write, loser) = (region.clone(), view.into_owned(), holding.item.cloned());
             seeds.push(Seed { region, write, over, loser });
@@ -187,7 +192,10 @@ mod tests {
     }
 
     fn told(seeds: &[Seed]) -> Vec<(&str, Version, Over)> {
-        seeds.iter().map(|seed| (seed.region.as_str(), seed.write.version.clone(), seed.over.clone())).collect()
+        seeds
+            .iter()
+            .map(|seed| (seed.region.as_str(), seed.write.version.clone(), seed.over.clone()))
+            .collect()
     }
 
     #[test]
@@ -204,7 +212,8 @@ mod tests {
     #[test]
     fn a_copy_has_the_version_of_what_it_copies() {
         let newer = stamped("two", at(5, "c"));
-        let Seeding::Copy(seeds) = decide([Some(stamped("one", at(4, "a"))), Some(newer.clone()), None]) else {
+        let Seeding::Copy(seeds) = decide([Some(stamped("one", at(4, "a"))), Some(newer.clone()), None])
+        else {
             panic!()
         };
         let version = at(5, "c");
@@ -219,15 +228,18 @@ mod tests {
     #[test]
     fn what_has_no_version_may_be_on_its_way() {
         let kept = with(bare("two"), &Stamp::read(&stamped("one", at(3, "a"))).expect("a stamp"));
-        let stamp = kept[STAMP].clone();
-        for (first, second, over, winner) in [
-            (Some(bare("one")), bare("two"), Over::Exactly(None), "a"),
-            (Some(bare("one")), kept.clone(), Over::Exactly(Some(stamp.clone())), "a"),
-        ] {
-            let Seeding::Clash(seeds) = decide([first, Some(second), None]) else { panic!() };
-            let lowest = Version { hlc: Hlc::from(HOLD), origin: name(winner) };
-            assert_eq!(told(&seeds), [("b", lowest.clone(), over), ("c", lowest, Over::Older)]);
-        }
+        let Seeding::Clash(seeds) = decide([Some(bare("one")), Some(bare("two")), None]) else { panic!() };
+        let lowest = Version { hlc: Hlc::from(HOLD), origin: name("a") };
+        assert_eq!(told(&seeds), [("b", lowest.clone(), Over::Exactly(None)), ("c", lowest, Over::Older)]);
+        let newer = stamped("one", at(4, "c"));
+        let Seeding::Clash(seeds) = decide([Some(newer), Some(kept.clone()), None]) else { panic!() };
+        assert_eq!(seeds[0].over, Over::Exactly(kept.get(STAMP).cloned()));
+        // What was written on top of a version is above it.
+        let Seeding::Clash(seeds) = decide([Some(stamped("one", at(3, "a"))), Some(kept), None]) else {
+            panic!()
+        };
+        let version = Version { hlc: at(3, "b").hlc.next(), origin: name("b") };
+        assert_eq!(told(&seeds), [("a", version.clone(), Over::Older), ("c", version, Over::Older)]);
         // One with a version wins.
         let newer = stamped("two", at(5, "c"));
         let Seeding::Clash(seeds) = decide([Some(bare("one")), None, Some(newer)]) else { panic!() };
@@ -238,7 +250,9 @@ mod tests {
     #[test]
     fn what_an_earlier_hold_copied_is_outranked() {
         let earlier = stamped("one", Version { hlc: Hlc::from(HOLD - 1), origin: name("c") });
-        let Seeding::Clash(seeds) = decide([Some(bare("two")), Some(earlier.clone()), None]) else { panic!() };
+        let Seeding::Clash(seeds) = decide([Some(bare("two")), Some(earlier.clone()), None]) else {
+            panic!()
+        };
         assert_eq!(seeds[0].over, Over::Exactly(earlier.get(STAMP).cloned()));
         assert!(seeds[0].write.version > Stamp::read(&earlier).expect("a stamp").version);
     }
@@ -250,7 +264,9 @@ mod tests {
         assert_eq!(decide([Some(marked), None, Some(bare("one"))]), Seeding::Marked);
         assert_eq!(decide([None, None, None]), Seeding::Same);
         let items = held([Some(bare("one")), None, None]);
-        let Seeding::Copy(seeds) = seed(&key(), &items, &Selections::default(), &[name("c")], HOLD) else { panic!() };
+        let Seeding::Copy(seeds) = seed(&key(), &items, &Selections::default(), &[name("c")], HOLD) else {
+            panic!()
+        };
         assert_eq!(seeds.len(), 1);
         assert_eq!(seed(&key(), &items, &Selections::default(), &[name("a")], HOLD), Seeding::Same);
     }
