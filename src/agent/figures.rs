@@ -165,6 +165,11 @@ impl Figures {
         lock(&self.0.tables).iter().map(report).collect()
     }
 
+    /// The names of the tables, whether they are being replicated or not.
+    pub fn tables(&self) -> Vec<String> {
+        lock(&self.0.tables).iter().map(|table| table.name.clone()).collect()
+    }
+
     /// Where each table stands now.
     pub fn standings(&self) -> Vec<TableStanding> {
         let standing = |table: &Arc<TableStatus>| {

@@ -398,10 +398,11 @@ impl Track {
             for action in judgement.actions {
                 for target in &targets {
                     let Some(action) = self.shared.view(&action, target) else { continue };
+                    let Some(feed) = self.feeds.get(target) else { continue };
                     let job = Job {
                         action,
                         ordinal,
-                        ledger: Arc::default(),
+                        ledger: Arc::clone(&feed.ledger),
                         tenure: Arc::clone(&self.holding.tenure),
                         created_millis,
                         seen,
@@ -438,7 +439,6 @@ impl Track {
             return;
         }
         let Job { ordinal, created_millis, .. } = job;
-        let job = Job { ledger: Arc::clone(&feed.ledger), ..job };
         let Some(job) = lanes.try_send(job) else {
             feed.held_up = feed.held_up.saturating_sub(Duration::from_millis(1));
             return;

@@ -75,8 +75,6 @@ impl Run {
         let exit = self.replicate(agent, &figures, &mut signals).await?;
         if exit != Exit::Interrupted {
             telemetry.end().await;
-        }
-        if exit != Exit::Interrupted {
             report(json, &figures.report(), |tables| tables.iter().map(text).collect::<Vec<_>>().join("\n"))?;
         }
         Ok(exit)

@@ -27,6 +27,7 @@ mod watermark;
 use std::collections::HashMap;
 
 use aws_sdk_dynamodb::Client;
+use aws_sdk_dynamodb::operation::query::builders::QueryFluentBuilder;
 use aws_sdk_dynamodb::types::AttributeValue;
 
 use crate::fault::Fault;
@@ -67,11 +68,7 @@ impl ControlTable {
         let mut rows = Vec::new();
         let mut start = None;
         loop {
-            let query = self.client.query().table_name(&self.name).consistent_read(true);
-            let query = query
-                .key_condition_expression("#pk = :pk")
-                .expression_attribute_names("#pk", PK)
-                .expression_attribute_values(":pk", text(pk));
+            let query = self.query(pk).consistent_read(true);
             let page = query.set_exclusive_start_key(start).send().await?;
             rows.extend(page.items.unwrap_or_default());
             start = page.last_evaluated_key;
@@ -83,13 +80,17 @@ impl ControlTable {
 
     /// The rows with this `pk` whose `sk` sorts highest, that one first.
     async fn last_rows(&self, pk: &str, most: usize) -> Result<Vec<Row>, Fault> {
-        let query = self.client.query().table_name(&self.name).scan_index_forward(false);
-        let query = query
+        let query = self.query(pk).scan_index_forward(false).limit(i32::try_from(most).unwrap_or(i32::MAX));
+        Ok(query.send().await?.items.unwrap_or_default())
+    }
+
+    /// Asks for rows with this `pk`.
+    fn query(&self, pk: &str) -> QueryFluentBuilder {
+        let query = self.client.query().table_name(&self.name);
+        query
             .key_condition_expression("#pk = :pk")
             .expression_attribute_names("#pk", PK)
             .expression_attribute_values(":pk", text(pk))
-            .limit(i32::try_from(most).unwrap_or(i32::MAX));
-        Ok(query.send().await?.items.unwrap_or_default())
     }
 
     async fn put(&self, row: Row) -> Result<(), Fault> {

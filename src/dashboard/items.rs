@@ -71,7 +71,7 @@ impl Kept {
         let mut tables: Vec<(Region, TableConfig)> = Vec::new();
         for agent in agents {
             let Some(region) = self.regions.get(agent.region()) else { continue };
-            let names = agent.standings().into_iter().map(|standing| standing.table).take(TABLES);
+            let names = agent.tables().into_iter().take(TABLES);
             tables.extend(names.filter_map(|name| Some((region.clone(), self.table(&name)?))));
         }
         Items {

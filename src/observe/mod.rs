@@ -101,7 +101,7 @@ async fn marks(control: ControlTable, figures: Figures, interval: Duration, rece
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
     loop {
         ticks.tick().await;
-        for table in figures.standings().into_iter().map(|standing| standing.table).take(TABLES) {
+        for table in figures.tables().into_iter().take(TABLES) {
             match control.gaps(&table).await {
                 Ok(gaps) => lock(&recent).marks_are(&table, gaps.len()),
                 Err(fault) => debug!(table, %fault, "a table's marks can't be read; trying again"),

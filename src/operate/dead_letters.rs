@@ -12,7 +12,6 @@
 //! elsewhere in the milliseconds between the last look and the new write: the later of the two wins,
 //! as with any other update at the origin, and it is told as a conflict.
 
-use std::borrow::Cow;
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
@@ -339,8 +338,7 @@ impl Letter {
         let at_origin = held.get(origin).and_then(Option::as_ref);
         let shown = at_origin.map(|item| table.selections.shows(peer, key, item));
         let for_peer = match &shown {
-            Some(Shown::Item(Cow::Borrowed(item))) => Some(*item),
-            Some(Shown::Item(Cow::Owned(item))) => Some(item),
+            Some(Shown::Item(item)) => Some(item.as_ref()),
             Some(Shown::Nothing | Shown::Never) | None => None,
         };
         let case = Case {

@@ -82,15 +82,23 @@ impl Selection {
         if self.is_never(key) {
             return Shown::Never;
         }
-        if !self.only.iter().all(|(attribute, test)| test.holds(item.get(attribute))) {
+        if !self.takes(item) {
             return Shown::Nothing;
         }
-        if self.without.iter().any(|attribute| item.contains_key(attribute)) {
+        if self.withholds_from(item) {
             let mut part = item.clone();
             part.retain(|attribute, _| !self.without.contains(attribute));
             return Shown::Item(Cow::Owned(part));
         }
         Shown::Item(Cow::Borrowed(item))
+    }
+
+    fn takes(&self, item: &Item) -> bool {
+        self.only.iter().all(|(attribute, test)| test.holds(item.get(attribute)))
+    }
+
+    fn withholds_from(&self, item: &Item) -> bool {
+        self.without.iter().any(|attribute| item.contains_key(attribute))
     }
 
     /// Whether a test of the key alone rules every version of the item out.
@@ -142,8 +150,8 @@ impl Selections {
     }
 
     /// Whether all regions are to hold an item as it is.
-    pub fn is_whole(&self, key: &Item, item: &Item) -> bool {
-        self.0.values().all(|selection| matches!(selection.shows(key, item), Shown::Item(Cow::Borrowed(_))))
+    pub fn is_whole(&self, item: &Item) -> bool {
+        self.0.values().all(|selection| selection.takes(item) && !selection.withholds_from(item))
     }
 
     /// What of a write that was made in one region is to be done in another, if anything.

@@ -15,6 +15,9 @@ use crate::world::{World, eventually};
 /// Replays the choices of a load: with the same seed each application chooses the same writes.
 const SEED: &str = "TRADEWIND_TEST_SEED";
 
+/// How often an application writes. It leaves the agents some of the machine.
+const PACE: Duration = Duration::from_millis(4);
+
 /// What applications do.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Mix {
@@ -43,6 +46,12 @@ impl Load {
     /// Starts an application in each region; they go on until told to finish, or have made
     /// `writes` writes each.
     pub(crate) fn start(world: &World, seed: u64, mix: Mix, keys: u64, writes: u64) -> Self {
+        Self::paced(world, seed, mix, keys, writes, PACE)
+    }
+
+    /// The same, where each application makes a write every `pace` at most: one that goes on for
+    /// minutes must not outrun the agents on a slow engine.
+    pub(crate) fn paced(world: &World, seed: u64, mix: Mix, keys: u64, writes: u64, pace: Duration) -> Self {
         let mut rng = fastrand::Rng::with_seed(seed);
         let (made, over) = (Arc::default(), Arc::default());
         // Copies travel between regions, as in a cache or a backup.
@@ -59,7 +68,7 @@ impl Load {
                 copies: Arc::clone(&copies),
                 made: Arc::clone(&made),
             };
-            applications.spawn(application.run(writes, Arc::clone(&over)));
+            applications.spawn(application.run(writes, pace, Arc::clone(&over)));
         }
         Self { made, over, applications }
     }
@@ -103,11 +112,9 @@ struct Application {
 impl Application {
     /// How many copies are kept.
     const COPIES: usize = 12;
-    /// Leaves the agents some of the machine.
-    const PACE: Duration = Duration::from_millis(4);
 
-    async fn run(mut self, writes: u64, over: Arc<AtomicBool>) {
-        let mut ticks = tokio::time::interval(Self::PACE);
+    async fn run(mut self, writes: u64, pace: Duration, over: Arc<AtomicBool>) {
+        let mut ticks = tokio::time::interval(pace);
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
         for serial in 0..writes {
             if over.load(Ordering::Relaxed) {

@@ -1,6 +1,7 @@
 //! `tradewind run`: signals, `kill -9`, `--once`, and what it says where it can't start.
 
-use std::sync::atomic::{AtomicU32, Ordering};
+use std::collections::HashMap;
+use std::sync::Mutex;
 
 use aws_sdk_dynamodb::types::StreamViewType;
 use tokio::net::TcpListener;
@@ -41,15 +42,17 @@ async fn agent_processes_killed_in_the_middle_of_load_lose_nothing() {
 /// A signal ends an agent process well: what it had read is done, and told to be done.
 async fn ends_well_at(signal: &str) {
     let mut world = World::prepared(2, PLAIN).await;
-    // Two of three writes are throttled, so that there is something left to finish.
-    let count = AtomicU32::new(0);
+    // The first writes of each item are throttled, so that there is something left to finish.
+    let tries = Mutex::new(HashMap::<String, u32>::new());
     let throttle = move |operation: &str, body: &str| {
-        let write = operation == "PutItem" && body.contains("\"TableName\":\"orders-");
-        if write && !count.fetch_add(1, Ordering::Relaxed).is_multiple_of(3) {
-            Fate::Fail("ProvisionedThroughputExceededException")
-        } else {
-            Fate::Pass
+        if operation != "PutItem" || !body.contains("\"TableName\":\"orders-") {
+            return Fate::Pass;
         }
+        let (_, key) = body.split_once("\"key ").expect("a key");
+        let mut tries = tries.lock().unwrap();
+        let tries = tries.entry(key.split('"').next().unwrap_or_default().to_owned()).or_default();
+        *tries += 1;
+        if *tries <= 4 { Fate::Fail("ProvisionedThroughputExceededException") } else { Fate::Pass }
     };
     world.tamper(DUBLIN, TOKYO, throttle).await;
     let mut process = Process::start(world.tradewind(DUBLIN, &["run", "--region", "dublin", "--json"]));

@@ -212,7 +212,7 @@ const LONG: Duration = Duration::from_secs(150);
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn nothing_is_told_of_while_applications_write_all_the_time() {
     let world = World::running(3).await;
-    let load = Load::start(&world, seed(), Mix::Everything, 40, u64::MAX);
+    let load = Load::paced(&world, seed(), Mix::Everything, 40, u64::MAX, Duration::from_millis(50));
     load.go_on(60).await;
     for _ in 0..2 {
         let mut command = world.tradewind(DUBLIN, &["verify", "--json", "--segments", "2"]);

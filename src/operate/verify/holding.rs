@@ -55,15 +55,13 @@ impl fmt::Display for Difference {
 /// How regions differ in a key, if they do.
 pub(super) fn difference(
     key: &Item,
-    items: &[(Origin, Option<Item>)],
+    mut items: Vec<(Origin, Option<Item>)>,
     selections: &Selections,
 ) -> Option<Difference> {
     // A region keeps what it wrote under a key that is not for it.
-    let is_for = |region: &Origin| selections.shows(region, key, key) != Shown::Never;
-    let items: Vec<_> = items.iter().filter(|(region, _)| is_for(region)).cloned().collect();
-    let items = &items[..];
-    let reasons = reasons(key, items, selections);
-    let versions = versions(items);
+    items.retain(|(region, _)| selections.shows(region, key, key) != Shown::Never);
+    let reasons = reasons(key, &items, selections);
+    let versions = versions(&items);
     let only_versions = reasons.is_empty();
     let why = if only_versions {
         let told: BTreeSet<_> = versions.iter().flatten().collect();

@@ -244,6 +244,7 @@ async fn replicas(
     regions: &BTreeMap<Origin, Region>,
     budgets: &BTreeMap<Origin, Arc<Budget>>,
 ) -> Result<Arc<[ScannedReplica]>, OperateError> {
+    let selections = Arc::new(table.selections.clone());
     let mut replicas = Vec::new();
     for (name, physical) in &table.replicas {
         let (Some(region), Some(budget)) = (regions.get(name), budgets.get(name)) else { continue };
@@ -251,7 +252,7 @@ async fn replicas(
         let described = described.map_err(|fault| OperateError::at(region, physical, fault))?;
         let estimate = described.table.item_count().and_then(|n| u64::try_from(n).ok()).unwrap_or_default();
         let (region, budget) = (region.clone(), budget.clone());
-        let (keys, selections) = (described.key_schema, table.selections.clone());
+        let (keys, selections) = (described.key_schema, Arc::clone(&selections));
         replicas.push(ScannedReplica::new(region, physical.clone(), keys, selections, estimate, budget));
     }
     Ok(replicas.into())

@@ -24,7 +24,7 @@ use super::scan::ScannedReplica;
 use super::{Audience, Options, Stage, VerifyError};
 use crate::config::TableConfig;
 use crate::operate::{Arrival, wait};
-use crate::protocol::{Item, Origin, Selections};
+use crate::protocol::{Item, Origin};
 use crate::region::Region;
 
 /// How many suspects are read again at once.
@@ -184,7 +184,7 @@ impl<A: Audience> Recheck<'_, A> {
             while running.len() < AT_ONCE
                 && let Some(entry) = waiting.next()
             {
-                running.spawn(read_again(self.replicas.clone(), self.table.selections.clone(), entry?));
+                running.spawn(read_again(self.replicas.clone(), entry?));
             }
             tokio::select! {
                 look = running.join_next() => match look {
@@ -241,11 +241,7 @@ enum Keep {
     Nothing,
 }
 
-async fn read_again(
-    replicas: Arc<[ScannedReplica]>,
-    selections: Selections,
-    was: Entry,
-) -> Result<Look, VerifyError> {
+async fn read_again(replicas: Arc<[ScannedReplica]>, was: Entry) -> Result<Look, VerifyError> {
     let mut items: Vec<(Origin, Option<Item>)> = Vec::with_capacity(replicas.len());
     let mut full = Item::new();
     for replica in &*replicas {
@@ -253,5 +249,5 @@ async fn read_again(
         items.push((replica.region.name.clone(), replica.get(full.clone()).await?));
     }
     let now = items.iter().map(|(_, item)| Trace::of(item.as_ref())).collect();
-    Ok(Look { was, now, difference: difference(&full, &items, &selections) })
+    Ok(Look { was, now, difference: difference(&full, items, &replicas[0].selections) })
 }

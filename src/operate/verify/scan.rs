@@ -26,8 +26,8 @@ pub(super) struct ScannedReplica {
     pub(super) region: Region,
     pub(super) table: String,
     pub(super) keys: KeySchema,
-    /// What goes to which region.
-    selections: Selections,
+    /// What of the table goes to which region.
+    pub(super) selections: Arc<Selections>,
     /// How many items the service believes there are.
     pub(super) estimate: u64,
     pub(super) budget: Arc<Budget>,
@@ -41,7 +41,7 @@ impl ScannedReplica {
         region: Region,
         table: String,
         keys: KeySchema,
-        selections: Selections,
+        selections: Arc<Selections>,
         estimate: u64,
         budget: Arc<Budget>,
     ) -> Self {
@@ -123,7 +123,7 @@ impl ScannedReplica {
             self.keys.names().filter_map(|name| Some((name.to_owned(), item.get(name)?.clone()))).collect();
         let values = self.keys.names().filter_map(|name| item.get(name).cloned()).collect();
         let id = KeyId::of(&key);
-        let trace = if self.selections.is_whole(&key, item) { Trace::of(Some(item)) } else { Trace::Part };
+        let trace = if self.selections.is_whole(item) { Trace::of(Some(item)) } else { Trace::Part };
         Sighting { replica, id, key: values, trace }
     }
 }
