@@ -232,6 +232,12 @@ impl Tuning {
         self.settle / 2
     }
 
+    /// How long a hold may go without being renewed until its seeder counts as gone. By then
+    /// nothing of what it wrote under it can still land.
+    pub(crate) fn hold_lapse(&self) -> Duration {
+        self.settle * 5
+    }
+
     /// How often the leases are looked at: less often where there are many, since all are read.
     pub(crate) fn lease_interval(&self, leases: usize) -> Duration {
         let many = Duration::from_millis(5 * u64::try_from(leases).unwrap_or(u64::MAX));
@@ -576,9 +582,13 @@ impl<'a> Checked<'a> {
 
 impl RegionEntry {
     fn check(&self) -> Result<RegionConfig, Problem> {
-        let name = self.name.get_ref().parse().map_err(|error| {
+        let name: Origin = self.name.get_ref().parse().map_err(|error| {
             Problem::at(&self.name, format!("{:?} can't name a region: {error}", self.name.get_ref()))
         })?;
+        if !name.can_be_region() {
+            let message = format!("{:?} can't name a region: it begins with '-'", self.name.get_ref());
+            return Err(Problem::at(&self.name, message));
+        }
         let aws_region = self.aws_region.get_ref();
         if aws_region.is_empty()
             || !aws_region.bytes().all(|c| c.is_ascii_lowercase() || c.is_ascii_digit() || c == b'-')

@@ -5,11 +5,12 @@
 //! | row | pk | sk | who writes it |
 //! | --- | --- | --- | --- |
 //! | lease, with its checkpoints | `lease/<table>/<stream>` | the shard | the agent that holds it |
-//! | barrier | `lease/<table>/<stream>` | `barrier` | whoever waits |
+//! | barrier, with holds | `lease/<table>/<stream>` | `barrier` | whoever waits; seeders |
 //! | beat | `agent` | the agent | that agent |
 //! | watermark | `watermark/<table>` | the origin | that origin's agent |
 //! | gap | `gap/<table>` | shard, time | this region's agents |
 //! | report | `report` | region, agent | every agent, in every region |
+//! | segment of a bootstrap | `seeding/<table>` | the source, the segment | `tradewind bootstrap` |
 //! | dead letter | `dead-letter/<table>` | version, peer, key | this region's agent |
 //!
 //! Conflicts are recorded in a table of their own, with the same keys: see `conflict`.
@@ -18,10 +19,12 @@ mod beat;
 mod conflict;
 mod dead_letter;
 mod gap;
+mod hold;
 mod images;
 mod lease;
 mod report;
 mod row_id;
+mod seeding;
 mod watermark;
 
 use std::collections::HashMap;
@@ -37,9 +40,11 @@ pub use beat::AgentId;
 pub use conflict::{ConflictTable, SavedConflict};
 pub use dead_letter::{DeadLetter, SavedLetter};
 pub use gap::Gap;
+pub use hold::HoldRow;
 pub use lease::{Checkpoint, Held, Lease, LeaseTable, lease_space};
 pub use report::SavedReport;
 pub use row_id::RowId;
+pub use seeding::{SeededSegment, SegmentPosition};
 pub use watermark::Watermarks;
 
 /// The name of the partition key.
@@ -108,7 +113,7 @@ impl ControlTable {
 /// Reads a row as whatever it may be, for the fuzzer.
 #[cfg(any(test, fuzzing))]
 pub(crate) fn read_any(row: &Row) {
-    let _ = (lease::read(row), watermark::read(row), gap::read(row), report::read(row));
+    let _ = (lease::read(row), watermark::read(row), gap::read(row), report::read(row), seeding::read(row));
     let _ = (dead_letter::read(row.clone()), conflict::read(row.clone()));
 }
 

@@ -312,7 +312,10 @@ fn conflict(own: &Origin, record: Record, winner: &Stamp, known: Option<&KeyStat
             stamp.version
         }
     };
-    if lost.origin != *own || winner.version.origin == *own || winner.base.as_ref() == Some(&lost) {
+    // What a seeder replaces, it tells of itself.
+    let is_seed = winner.hold().is_some();
+    if is_seed || lost.origin != *own || winner.version.origin == *own || winner.base.as_ref() == Some(&lost)
+    {
         return None;
     }
     Some(Conflict {
