@@ -1,5 +1,6 @@
 //! The command line: one file a command.
 
+mod bootstrap;
 mod chosen;
 mod conflicts;
 mod dead_letters;
@@ -8,7 +9,9 @@ mod exit;
 mod init;
 mod listen;
 mod progress;
+mod repair;
 mod run;
+mod seeding;
 mod status;
 mod verify;
 mod wait;
@@ -30,7 +33,7 @@ pub use progress::Progress;
 const EXIT_CODES: &str = "\
 Exit codes:
   0    done
-  1    the replicas differ (demo, verify), not in time (wait), over --max-lag (status), or letters are
+  1    the replicas differ (demo, verify, repair --dry-run), a copy was refused or left (bootstrap, repair), not in time (wait), over --max-lag (status), or letters are
        left (dead-letters replay)
   64   the command line or regions.toml is wrong, or --listen lacks its token
   69   a region can't be reached, a table is missing or does not fit, or the address of --listen is taken
@@ -60,10 +63,12 @@ struct Cli {
 
 #[derive(Debug, Subcommand)]
 enum Command {
+    Bootstrap(bootstrap::Bootstrap),
     Conflicts(conflicts::Conflicts),
     DeadLetters(dead_letters::DeadLetters),
     Demo(demo::Demo),
     Init(init::Init),
+    Repair(repair::Repair),
     Run(run::Run),
     Status(status::Status),
     Verify(verify::Verify),
@@ -116,10 +121,12 @@ impl Invocation {
     pub fn log_level(&self) -> LevelFilter {
         match self.0.command {
             Command::Run(_) => LevelFilter::INFO,
-            Command::Conflicts(_)
+            Command::Bootstrap(_)
+            | Command::Conflicts(_)
             | Command::DeadLetters(_)
             | Command::Demo(_)
             | Command::Init(_)
+            | Command::Repair(_)
             | Command::Status(_)
             | Command::Verify(_)
             | Command::Wait(_)
@@ -134,10 +141,12 @@ impl Invocation {
         let result = runtime.map_err(Failure::internal).and_then(|runtime| {
             let result = runtime.block_on(async {
                 match command {
+                    Command::Bootstrap(bootstrap) => bootstrap.run(json).await,
                     Command::Conflicts(conflicts) => conflicts.run(json).await,
                     Command::DeadLetters(letters) => letters.run(json).await,
                     Command::Demo(demo) => demo.run(json).await,
                     Command::Init(init) => init.run(json).await,
+                    Command::Repair(repair) => repair.run(json).await,
                     Command::Run(run) => run.run(json).await,
                     Command::Status(status) => status.run(json).await,
                     Command::Verify(verify) => verify.run(json).await,

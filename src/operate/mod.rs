@@ -4,6 +4,8 @@
 mod conflicts;
 mod dead_letters;
 mod init;
+mod scanned;
+mod seeding;
 mod status;
 mod verify;
 mod wait;
@@ -21,6 +23,9 @@ use crate::region::Region;
 pub use conflicts::{LostWrite, Restored, conflicts, restore};
 pub use dead_letters::{Fate, Letter, Replayed, dead_letters, replay};
 pub use init::{Change, Model, Plan, Problem, Step};
+pub use seeding::{
+    SeedChange, SeedError, SeedOptions, SeedPhase, SeedProgress, Seeded, Settled, bootstrap, repair,
+};
 pub use status::{Silent, Status, status};
 pub use verify::{
     Audience, Difference, Holding, Options, Scanned, Stage, TableVerdict, Verification, VerifyError, verify,
