@@ -12,7 +12,7 @@ use crate::control::HoldRow;
 pub(super) struct Asked {
     /// To tell when all that was written before this barrier is done.
     pub(super) barrier: u64,
-    /// To forget no key, as long as this hold lasts.
+    /// To forget no key until this hold, the last one, is known to be over.
     pub(super) hold: Option<u64>,
     /// All holds with a lower number are over.
     pub(super) over: u64,
@@ -32,10 +32,11 @@ impl Holds {
             _ => Instant::now(),
         };
         *last = Some((row, since));
-        match row.active() {
-            Some(hold) if since.elapsed() >= lapse => Asked { barrier, hold: None, over: hold + 1 },
-            hold => Asked { barrier, hold, over: row.over },
-        }
+        let over = match row.active() {
+            Some(hold) if since.elapsed() >= lapse => hold + 1,
+            _ => row.over,
+        };
+        Asked { barrier, hold: (row.number > 0).then_some(row.number), over }
     }
 }
 
@@ -56,11 +57,11 @@ mod tests {
             assert_eq!(holds.look(7, row(beat), LAPSE), asked);
         }
         tokio::time::advance(Duration::from_secs(1)).await;
-        assert_eq!(holds.look(7, row(2), LAPSE), Asked { barrier: 7, hold: None, over: 4 });
+        assert_eq!(holds.look(7, row(2), LAPSE), Asked { barrier: 7, hold: Some(3), over: 4 });
         // Whoever comes next has another number.
         let next = HoldRow { number: 4, beat: 0, over: 3 };
-        assert_eq!(holds.look(7, next, LAPSE).hold, Some(4));
+        assert_eq!(holds.look(7, next, LAPSE), Asked { barrier: 7, hold: Some(4), over: 3 });
         let over = HoldRow { over: 5, ..next };
-        assert_eq!(holds.look(7, over, LAPSE), Asked { barrier: 7, hold: None, over: 5 });
+        assert_eq!(holds.look(7, over, LAPSE), Asked { barrier: 7, hold: Some(4), over: 5 });
     }
 }

@@ -198,6 +198,11 @@ impl Model {
     pub(crate) fn settle(&mut self, s: &mut State, r: usize) -> Option<()> {
         let region = &s.regions[r];
         let defect = self.set.defect;
+        if !region.has_read_all() && defect == Defect::ForgetAtRelease && s.seeder.released[r] {
+            let memory = self.forget(r, region.agent.memory, region.agent.floors, false);
+            let agent = &mut s.regions[r].agent;
+            return (std::mem::replace(&mut agent.memory, memory) != memory).then_some(());
+        }
         if !region.has_read_all() && defect != Defect::ForgetBeforeRead {
             return None;
         }
@@ -220,14 +225,11 @@ impl Model {
         }
         let told = match defect {
             Defect::EarlyRelease => s.seeder.has_decided(),
-            // It waits for the stream to be read.
-            Defect::ForgetAtRelease => false,
             _ => s.seeder.released[r],
         };
         floors[MAX] = u8::from(told).max(floors[MAX]);
         let held = match defect {
             Defect::NoHold => false,
-            Defect::ForgetAtRelease => s.seeder.held[r] && !s.seeder.released[r],
             _ => s.seeder.held[r],
         };
         let memory = self.forget(r, region.agent.memory, floors, held);

@@ -196,7 +196,7 @@ mod hazards {
            a_seed_that_takes_a_live_version: SeedIsNew, 2 regions, 2 writes, init = Init::Alone, seeds = true, ticks = 2;
            a_clash_settled_at_once: ClashAtOnce, 2 regions, 2 writes, init = Init::Different, seeds = true, ticks = 2;
            a_hold_that_ends_too_early: EarlyRelease, 2 regions, 1 writes, init = Init::Alone, seeds = true, ticks = 2;
-           forgetting_as_a_hold_ends: ForgetAtRelease, 2 regions, 2 writes, init = Init::Alone, seeds = true, ticks = 2;
+           forgetting_as_a_hold_ends: ForgetAtRelease, 2 regions, 1 writes, init = Init::Alone, seeds = true, ticks = 2, lazy = true;
            seeds_that_are_not_told: SeedIsNoSeed, 2 regions, 1 writes, init = Init::Alone, seeds = true;
            forgetting_while_requests_are_under_way: EagerSettle, 2 regions, 3 writes, zombies = 1, ticks = 2;
        }

@@ -42,6 +42,7 @@ mod random;
 mod recorded_conflicts;
 mod replicate;
 mod run;
+mod seeding;
 mod selections;
 mod start;
 mod tables;

@@ -186,22 +186,25 @@ impl Reading {
         let SegmentPosition::After(mut start) = row.at.clone() else { return Ok(row) };
         self.save(&row).await?;
         let mut clashes = Vec::new();
+        let mut settled = Instant::now();
         while !self.is_over() {
             let page = replica.read(row.segment, row.segments, start).await;
             let (items, next) = page.map_err(|fault| replica.at(fault))?;
             seeder.has_read(items.len());
             let fresh: Vec<Item> = items.into_iter().filter(|item| !self.has_seeded(item)).collect();
             let keys = fresh.iter().map(|item| replica.key_of(item)).collect();
-            let found = seeder.settle(self.hold.as_ref(), keys, Some((self.source, fresh))).await?;
-            clashes.extend(found);
-            let at = next.clone().map_or(SegmentPosition::End, |key| SegmentPosition::After(Some(key)));
-            if clashes.is_empty() || clashes.len() >= CLASHES || next.is_none() || self.is_over() {
+            clashes.extend(seeder.settle(self.hold.as_ref(), keys, Some((self.source, fresh))).await?);
+            let is_last = next.is_none();
+            // While applications write, some are there on every page.
+            let is_due = clashes.len() >= CLASHES || settled.elapsed() >= seeder.tuning.tenure();
+            if clashes.is_empty() || is_due || is_last || self.is_over() {
                 seeder.settle_clashes(self.hold.as_ref(), std::mem::take(&mut clashes)).await?;
-                row.at = at;
+                settled = Instant::now();
+                row.at = next.clone().map_or(SegmentPosition::End, |key| SegmentPosition::After(Some(key)));
                 self.save(&row).await?;
             }
             start = next;
-            if start.is_none() {
+            if is_last {
                 break;
             }
         }

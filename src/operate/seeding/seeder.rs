@@ -41,7 +41,7 @@ pub(super) struct Seeder {
     pub(super) options: SeedOptions,
     /// In the order in which their items win, where no version tells.
     pub(super) replicas: Arc<[ScannedReplica]>,
-    tuning: Tuning,
+    pub(super) tuning: Tuning,
     to: Vec<Origin>,
     writers: BTreeMap<Origin, Writer>,
     writes: Semaphore,
@@ -148,6 +148,10 @@ impl Seeder {
             (keys, shown) = (rest, shown_rest);
             let mut seeds = Vec::new();
             for (key, items) in looks {
+                // Where nothing is copied, a later source shows once more what an earlier one has shown.
+                if hold.is_none() && items.iter().take(source.unwrap_or(0)).any(|(_, item)| item.is_some()) {
+                    continue;
+                }
                 match self.decide(hold, &key, &items) {
                     Seeding::Same => {}
                     Seeding::Marked => self.state().result.marked += 1,
