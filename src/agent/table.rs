@@ -17,7 +17,7 @@ use super::crew::Crew;
 use super::recorder::Recorder;
 use super::retention::Retention;
 use super::track::Shared;
-use crate::apply::{Complaints, Destination, Lanes, Replica};
+use crate::apply::{Complaints, Destination, Lanes, Pauses, Replica};
 use crate::config::{Conflicts, TableConfig, Tuning};
 use crate::control::{AgentId, ConflictTable, ControlTable, lease_space};
 use crate::fault::{FaultKind, persist};
@@ -42,6 +42,7 @@ pub(super) struct TablePlan {
     pub(super) tally: Arc<Tally>,
     pub(super) lag: Arc<LagBook>,
     pub(super) backlogs: Arc<Backlogs>,
+    pub(super) pauses: Arc<Pauses>,
 }
 
 impl TablePlan {
@@ -117,6 +118,7 @@ impl TablePlan {
                 tally: Arc::clone(&self.tally),
                 lag: Arc::clone(&self.lag),
                 complaints: Complaints::default(),
+                pauses: Arc::clone(&self.pauses),
             };
             let Tuning { concurrency, queue_mib, .. } = self.tuning;
             let started = Lanes::start(Arc::new(destination), concurrency, queue_mib, &gate, tasks);
@@ -164,6 +166,7 @@ impl TablePlan {
             asked,
             remembered: Arc::default(),
             backlogs: Arc::clone(&self.backlogs),
+            pauses: Arc::clone(&self.pauses),
             wake: Notify::new(),
         };
         (Arc::new(shared), promises)

@@ -20,7 +20,7 @@ use super::holding::{From, Holding};
 use super::progress::{Needs, PageEnd, Progress};
 use super::recorder::Recorder;
 use super::remembered::Remembered;
-use crate::apply::{Job, Lanes, Ledger};
+use crate::apply::{Job, Lanes, Ledger, Pauses};
 use crate::config::{Conflicts, Tuning};
 use crate::control::{Checkpoint, ControlTable, Gap, Held};
 use crate::lag::wall_millis;
@@ -72,6 +72,8 @@ pub(super) struct Shared {
     pub(super) remembered: Arc<AtomicUsize>,
     /// How far each peer is behind, for people.
     pub(super) backlogs: Arc<Backlogs>,
+    /// The peers that nothing is written to for now.
+    pub(super) pauses: Arc<Pauses>,
     /// Wakes whoever shares the shards out: one has ended.
     pub(super) wake: Notify,
 }
@@ -664,11 +666,14 @@ impl Track {
         }
     }
 
-    /// Waits for the writes under way, as long as a stopping agent may.
+    /// Waits for the writes under way, as long as a stopping agent may; those to a peer that is paused
+    /// would not be made.
     async fn drain(&self) {
+        let is_under_way =
+            |(peer, feed): (&Origin, &Feed)| !self.shared.pauses.holds(peer) && !feed.ledger.is_empty();
         let deadline = Instant::now() + self.shared.tuning.drain_timeout;
         let mut ticks = tokio::time::interval(Duration::from_millis(20));
-        while self.feeds.values().any(|feed| !feed.ledger.is_empty()) {
+        while self.feeds.iter().any(is_under_way) {
             if Instant::now() >= deadline {
                 let left: usize = self.feeds.values().map(|feed| feed.ledger.len()).sum();
                 warn!(left, "stopping with writes under way: they are made again after the next start");

@@ -9,7 +9,7 @@ use tokio::task::JoinSet;
 use tokio::time::Instant;
 use tracing::{debug, error, warn};
 
-use super::{Ledger, Outcome, Replica, Tenure};
+use super::{Ledger, Outcome, Pauses, Replica, Tenure};
 use crate::control::{ControlTable, DeadLetter};
 use crate::fault::{Fault, FaultKind, persist};
 use crate::lag::LagBook;
@@ -49,6 +49,7 @@ pub struct Destination {
     pub tally: Arc<Tally>,
     pub lag: Arc<LagBook>,
     pub complaints: Complaints,
+    pub pauses: Arc<Pauses>,
 }
 
 /// Lets one complaint through every few seconds: all lanes of a destination fail at once.
@@ -184,7 +185,12 @@ async fn run_lane(
 impl Destination {
     /// Works on a job until it is done, or can never be.
     async fn finish(&self, job: &Job) {
-        let attempt = || job.tenure.within(|| self.replica.attempt(&job.action));
+        let attempt = || async {
+            if self.region != self.origin {
+                self.pauses.over(&self.region).await;
+            }
+            job.tenure.within(|| self.replica.attempt(&job.action)).await
+        };
         let step = job.trace.as_ref().and_then(|trace| trace.apply(&self.region));
         let outcome = persist(attempt, |fault| self.notice(fault)).await;
         if let Some(step) = step {

@@ -18,7 +18,7 @@ pub(super) struct Listen {
 }
 
 #[derive(Clone, Copy, Debug)]
-enum Place {
+pub(super) enum Place {
     Off,
     On(SocketAddr),
 }

@@ -2,23 +2,27 @@
 
 mod bootstrap;
 mod chosen;
+mod completions;
 mod conflicts;
 mod dead_letters;
 mod demo;
 mod exit;
+mod health;
 mod init;
 mod listen;
+mod man;
+mod pause;
 mod progress;
 mod repair;
 mod run;
 mod seeding;
 mod status;
+mod supervisor;
 mod verify;
 mod wait;
 mod watermarks;
 
-use std::path::PathBuf;
-use std::time::{Duration, UNIX_EPOCH};
+use std::path::{Path, PathBuf};
 
 use clap::error::ErrorKind;
 use clap::{Args, Parser, Subcommand};
@@ -26,6 +30,7 @@ use serde_json::json;
 use tracing::level_filters::LevelFilter;
 
 use crate::config::Config;
+use crate::lag::moment;
 
 pub use exit::{Exit, Failure};
 pub use progress::Progress;
@@ -33,10 +38,12 @@ pub use progress::Progress;
 const EXIT_CODES: &str = "\
 Exit codes:
   0    done
-  1    the replicas differ (demo, verify, repair --dry-run), a copy was refused or left (bootstrap, repair), not in time (wait), over --max-lag (status), or letters are
-       left (dead-letters replay)
+  1    the replicas differ (demo, verify, repair --dry-run), a copy was refused or left (bootstrap,
+       repair), not in time (wait), over --max-lag (status), an agent has not answered (pause, resume),
+       letters are left (dead-letters replay), or the agent is not well (health)
   64   the command line or regions.toml is wrong, or --listen lacks its token
-  69   a region can't be reached, a table is missing or does not fit, or the address of --listen is taken
+  69   a region can't be reached, a table is missing or does not fit, the address of --listen is taken,
+       or no agent answers (health)
   70   an internal error
   77   credentials or permissions are refused
   130  stopped at once by a second signal (run), or interrupted
@@ -64,11 +71,16 @@ struct Cli {
 #[derive(Debug, Subcommand)]
 enum Command {
     Bootstrap(bootstrap::Bootstrap),
+    Completions(completions::Completions),
     Conflicts(conflicts::Conflicts),
     DeadLetters(dead_letters::DeadLetters),
     Demo(demo::Demo),
+    Health(health::Health),
     Init(init::Init),
     Repair(repair::Repair),
+    Man(man::Man),
+    Pause(pause::Pause),
+    Resume(pause::Resume),
     Run(run::Run),
     Status(status::Status),
     Verify(verify::Verify),
@@ -79,14 +91,30 @@ enum Command {
 /// Which configuration to use.
 #[derive(Debug, Args)]
 struct ConfigFile {
-    /// The regions and tables to replicate.
-    #[arg(long, short, value_name = "FILE", default_value = "regions.toml", env = "TRADEWIND_CONFIG")]
-    config: PathBuf,
+    /// The regions and tables to replicate. Default: regions.toml. In its place, the environment variable
+    /// `TRADEWIND_CONFIG_TEXT` may hold the text itself.
+    #[arg(long, short, value_name = "FILE", env = "TRADEWIND_CONFIG")]
+    config: Option<PathBuf>,
 }
+
+/// The configuration itself, for containers that have no file.
+const CONFIG_TEXT: &str = "TRADEWIND_CONFIG_TEXT";
 
 impl ConfigFile {
     fn load(&self) -> Result<Config, Failure> {
-        Ok(Config::load(&self.config)?)
+        let text = std::env::var(CONFIG_TEXT).ok().filter(|text| !text.is_empty());
+        Ok(match (&self.config, text) {
+            (Some(file), Some(_)) => {
+                let file = file.display();
+                let message = format!(
+                    "two configurations: the file {file} (--config or TRADEWIND_CONFIG) and {CONFIG_TEXT}\n\
+                     Take one away: agents that follow different ones can't agree."
+                );
+                return Err(Failure::new(Exit::Usage, message));
+            }
+            (None, Some(text)) => Config::parse(Path::new(CONFIG_TEXT), &text)?,
+            (file, None) => Config::load(file.as_deref().unwrap_or(Path::new("regions.toml")))?,
+        })
     }
 }
 
@@ -122,11 +150,16 @@ impl Invocation {
         match self.0.command {
             Command::Run(_) => LevelFilter::INFO,
             Command::Bootstrap(_)
+            | Command::Completions(_)
             | Command::Conflicts(_)
             | Command::DeadLetters(_)
             | Command::Demo(_)
+            | Command::Health(_)
             | Command::Init(_)
             | Command::Repair(_)
+            | Command::Man(_)
+            | Command::Pause(_)
+            | Command::Resume(_)
             | Command::Status(_)
             | Command::Verify(_)
             | Command::Wait(_)
@@ -141,12 +174,17 @@ impl Invocation {
         let result = runtime.map_err(Failure::internal).and_then(|runtime| {
             let result = runtime.block_on(async {
                 match command {
-                    Command::Bootstrap(bootstrap) => bootstrap.run(json).await,
+                    Command::Bootstrap(bootstrap) => Box::pin(bootstrap.run(json)).await,
+                    Command::Completions(completions) => completions.run::<Cli>(),
                     Command::Conflicts(conflicts) => conflicts.run(json).await,
                     Command::DeadLetters(letters) => letters.run(json).await,
                     Command::Demo(demo) => demo.run(json).await,
+                    Command::Health(health) => health.run(json).await,
                     Command::Init(init) => init.run(json).await,
-                    Command::Repair(repair) => repair.run(json).await,
+                    Command::Repair(repair) => Box::pin(repair.run(json)).await,
+                    Command::Man(man) => man.run::<Cli>(),
+                    Command::Pause(pause) => pause.run(json).await,
+                    Command::Resume(resume) => resume.run(json).await,
                     Command::Run(run) => run.run(json).await,
                     Command::Status(status) => status.run(json).await,
                     Command::Verify(verify) => verify.run(json).await,
@@ -178,11 +216,6 @@ fn print(result: &impl std::fmt::Display) {
 #[expect(clippy::print_stderr, reason = "a command's error")]
 fn complain(message: &str) {
     eprintln!("error: {message}");
-}
-
-/// A time in milliseconds since the Unix epoch, for a person.
-fn moment(millis: u64) -> impl std::fmt::Display {
-    humantime::format_rfc3339_seconds(UNIX_EPOCH + Duration::from_millis(millis))
 }
 
 /// Prints a result as JSON, or as the text that `text` makes of it.

@@ -10,6 +10,7 @@ use tokio::time::{Instant, MissedTickBehavior};
 use tracing::{info, warn};
 
 use super::listen::Listen;
+use super::supervisor::Supervisor;
 use super::{ConfigFile, Exit, Failure, report};
 use crate::agent::{Agent, Figures, TableReport};
 use crate::dashboard::{Kept, Shown};
@@ -72,7 +73,8 @@ impl Run {
             let kept = Kept { config: config.clone(), regions };
             dashboard.show(Shown { agents: vec![figures.clone()], board, kept });
         }
-        let exit = self.replicate(agent, &figures, &mut signals).await?;
+        let supervisor = Supervisor::ready(&figures, config.tuning.liveness_timeout);
+        let exit = self.replicate(agent, &figures, &mut signals, &supervisor).await?;
         if exit != Exit::Interrupted {
             telemetry.end().await;
             report(json, &figures.report(), |tables| tables.iter().map(text).collect::<Vec<_>>().join("\n"))?;
@@ -86,6 +88,7 @@ impl Run {
         mut agent: Agent,
         figures: &Figures,
         signals: &mut Signals,
+        supervisor: &Supervisor,
     ) -> Result<Exit, Failure> {
         let mut exit = Exit::Done;
         let mut reports = tokio::time::interval_at(Instant::now() + REPORT, REPORT);
@@ -106,6 +109,7 @@ impl Run {
                 _ = reports.tick() => figures.report().iter().for_each(log),
             }
         }
+        supervisor.stopping();
         tokio::select! {
             () = agent.stop() => {}
             () = signals.next() => {

@@ -127,11 +127,11 @@ pub(super) fn text(results: &[Seeded]) -> String {
         if !result.complete {
             lines.push(format!("{name}: interrupted; the same command goes on from here"));
         }
-        let copies = result.seeded.iter().map(|(region, count)| format!("{count} in {region}"));
-        let copies = copies.collect::<Vec<_>>().join(", ");
-        let copied = if result.dry_run { "copies would be made" } else { "copies made" };
-        let copies = if copies.is_empty() { "none".to_owned() } else { copies };
-        lines.push(format!("{name}: {} items read, {copied}: {copies}", result.items_read));
+        let by_region = result.seeded.iter().map(|(region, count)| format!("{count} in {region}"));
+        let by_region = by_region.collect::<Vec<_>>().join(", ");
+        let what = if result.dry_run { "copies would be made" } else { "copies made" };
+        let by_region = if by_region.is_empty() { "none".to_owned() } else { by_region };
+        lines.push(format!("{name}: {} items read, {what}: {by_region}", result.items_read));
     }
     lines.join("\n")
 }

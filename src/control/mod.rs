@@ -7,8 +7,10 @@
 //! | lease, with its checkpoints | `lease/<table>/<stream>` | the shard | the agent that holds it |
 //! | barrier, with holds | `lease/<table>/<stream>` | `barrier` | whoever waits; seeders |
 //! | beat | `agent` | the agent | that agent |
+//! | pause | `agent` | `pause`, the peer | whoever pauses |
 //! | watermark | `watermark/<table>` | the origin | that origin's agent |
 //! | gap | `gap/<table>` | shard, time | this region's agents |
+//! | verified | `gap/<table>` | `verified` | whoever has compared the replicas |
 //! | report | `report` | region, agent | every agent, in every region |
 //! | segment of a bootstrap | `seeding/<table>` | the source, the segment | `tradewind bootstrap` |
 //! | dead letter | `dead-letter/<table>` | version, peer, key | this region's agent |
@@ -22,9 +24,11 @@ mod gap;
 mod hold;
 mod images;
 mod lease;
+mod pause;
 mod report;
 mod row_id;
 mod seeding;
+mod verified;
 mod watermark;
 
 use std::collections::HashMap;
@@ -36,15 +40,17 @@ use aws_sdk_dynamodb::types::AttributeValue;
 use crate::fault::Fault;
 use crate::region::Region;
 
-pub use beat::AgentId;
+pub use beat::{AgentId, Beat, CrewTable};
 pub use conflict::{ConflictTable, SavedConflict};
 pub use dead_letter::{DeadLetter, SavedLetter};
 pub use gap::Gap;
 pub use hold::HoldRow;
 pub use lease::{Checkpoint, Held, Lease, LeaseTable, lease_space};
+pub use pause::PausedPeers;
 pub use report::SavedReport;
 pub use row_id::RowId;
 pub use seeding::{SeededSegment, SegmentPosition};
+pub use verified::{Agreement, Verified};
 pub use watermark::Watermarks;
 
 /// The name of the partition key.
@@ -113,7 +119,8 @@ impl ControlTable {
 /// Reads a row as whatever it may be, for the fuzzer.
 #[cfg(any(test, fuzzing))]
 pub(crate) fn read_any(row: &Row) {
-    let _ = (lease::read(row), watermark::read(row), gap::read(row), report::read(row), seeding::read(row));
+    let _ = (lease::read(row), watermark::read(row), gap::read(row), verified::read(row));
+    let _ = (beat::read(row), pause::read(row), report::read(row), seeding::read(row));
     let _ = (dead_letter::read(row.clone()), conflict::read(row.clone()));
 }
 

@@ -9,7 +9,7 @@ const SILENCE: Duration = Duration::from_secs(30);
 
 /// Whether every shard that the agents hold has been read within `timeout`. It is asked at least twice
 /// a second; while its region does not answer, tries are up to a quarter of a minute apart.
-pub(super) fn live(agents: &[Figures], timeout: Duration) -> Result<(), &'static str> {
+pub(crate) fn live(agents: &[Figures], timeout: Duration) -> Result<(), &'static str> {
     let halted = |table: &TableStanding| table.unread.values().any(|unread| *unread >= timeout);
     if agents.iter().flat_map(Figures::standings).any(|table| halted(&table)) {
         Err("halted")

@@ -33,6 +33,7 @@ use crate::observe::Board;
 use crate::telemetry::Telemetry;
 
 pub use access::Token;
+pub(crate) use health::live;
 pub use items::Kept;
 
 /// Where an agent listens unless it is told otherwise.

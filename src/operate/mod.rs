@@ -1,9 +1,10 @@
 //! What an operator does to replicas, apart from replicating: prepare them, compare them, wait for
-//! them, see to dead letters and conflicts.
+//! them, pause the flow to them, see to dead letters and conflicts.
 
 mod conflicts;
 mod dead_letters;
 mod init;
+mod pause;
 mod scanned;
 mod seeding;
 mod status;
@@ -23,6 +24,7 @@ use crate::region::Region;
 pub use conflicts::{LostWrite, Restored, conflicts, restore};
 pub use dead_letters::{Fate, Letter, Replayed, dead_letters, replay};
 pub use init::{Change, Model, Plan, Problem, Step};
+pub use pause::{Flow, PauseError, flows, pause};
 pub use seeding::{
     SeedChange, SeedError, SeedOptions, SeedPhase, SeedProgress, Seeded, Settled, bootstrap, repair,
 };

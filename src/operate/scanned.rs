@@ -15,7 +15,7 @@ use crate::protocol::{Item, KeyId, Origin, Selections};
 use crate::region::Region;
 use crate::schema::{KeySchema, describe};
 
-/// How many keys one BatchGetItem takes.
+/// How many keys one `BatchGetItem` takes.
 const BATCH: usize = 100;
 /// How long to wait before asking once more for what was left over.
 const UNPROCESSED_PAUSE: Duration = Duration::from_millis(100);
@@ -71,6 +71,7 @@ impl ScannedReplica {
     }
 
     /// Reads items by their keys, in that order.
+    #[expect(clippy::cast_precision_loss, reason = "few")]
     pub(in crate::operate) async fn get_all(&self, keys: &[Item]) -> Result<Vec<Option<Item>>, OperateError> {
         let mut found: HashMap<KeyId, Item> = HashMap::with_capacity(keys.len());
         for batch in keys.chunks(BATCH) {

@@ -67,9 +67,8 @@ impl<'a> Holding<'a> {
     fn of(region: &'a Origin, item: Option<&'a Item>) -> Self {
         let stamp = item.and_then(Stamp::read).filter(|stamp| stamp.version.hlc.millis() > 0);
         let is_exact = stamp.as_ref().zip(item).is_some_and(|(stamp, item)| stamp.matches(item));
-        let version = stamp.map(|Stamp { version, .. }| match is_exact {
-            true => version,
-            false => Version { hlc: version.hlc.next(), origin: region.clone() },
+        let version = stamp.map(|Stamp { version, .. }| {
+            if is_exact { version } else { Version { hlc: version.hlc.next(), origin: region.clone() } }
         });
         Self { region, item, fingerprint: item.map(Fingerprint::of), version, is_exact }
     }
@@ -133,14 +132,17 @@ pub fn seed(
             seeds.push(Seed { region, write, over, loser });
         }
     }
-    match seeds.is_empty() {
-        _ if is_clash => Seeding::Clash(seeds),
-        true => Seeding::Same,
-        false => Seeding::Copy(seeds),
+    if is_clash {
+        Seeding::Clash(seeds)
+    } else if seeds.is_empty() {
+        Seeding::Same
+    } else {
+        Seeding::Copy(seeds)
     }
 }
 
 #[cfg(test)]
+#[allow(clippy::panic, reason = "a test fails by panicking")]
 mod tests {
     use std::collections::BTreeSet;
 

@@ -274,13 +274,7 @@ impl Model {
             }
             Step::Settle { region } => self.settle(&mut s, region.into())?,
             Step::InPlace { region } => s.regions[usize::from(region)].agent.in_place = true,
-            Step::SeedHold { .. }
-            | Step::SeedLook { .. }
-            | Step::SeedDo { .. }
-            | Step::SeedDuplicate { .. }
-            | Step::SeedDelay { .. }
-            | Step::SeedLand { .. }
-            | Step::SeedRelease { .. } => self.seeder_step(&mut s, step)?,
+            _ => self.seeder_step(&mut s, step)?,
         }
         if !self.set.lazy {
             for r in 0..self.set.regions {

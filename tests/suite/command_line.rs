@@ -5,7 +5,10 @@ use serde_json::Value;
 
 fn tradewind(arguments: &[&str]) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_tradewind"));
-    command.args(arguments).env_remove("TRADEWIND_CONFIG").env_remove("RUST_LOG");
+    command.args(arguments);
+    for name in ["TRADEWIND_CONFIG", "TRADEWIND_CONFIG_TEXT", "TRADEWIND_LISTEN", "RUST_LOG"] {
+        command.env_remove(name);
+    }
     command
 }
 
@@ -122,10 +125,85 @@ fn a_missing_configuration_is_told_with_what_to_do() {
 }
 
 #[test]
-fn the_example_at_the_top_level_can_be_used() {
-    let example = concat!(env!("CARGO_MANIFEST_DIR"), "/regions.toml");
-    let config = tradewind::config::Config::load(std::path::Path::new(example)).unwrap();
-    assert_eq!((config.regions.len(), config.tables.len()), (3, 1));
+fn the_environment_may_hold_the_configuration_itself() {
+    let say = |arguments: &[&str], text: &str| {
+        let run = tradewind(arguments).env("TRADEWIND_CONFIG_TEXT", text).assert().code(64);
+        String::from_utf8(run.get_output().stderr.clone()).unwrap()
+    };
+    // What is wrong in it is told as of a file.
+    let message = say(&["verify"], &format!("{REGIONS}{TABLE}nam = \"x\"\n"));
+    assert!(message.contains("TRADEWIND_CONFIG_TEXT:11:1: unknown field `nam`"), "{message}");
+    // What is right in it is used: the region is looked for in it.
+    let message = say(&["run", "--region", "paris", "--listen", "off"], &format!("{REGIONS}{TABLE}"));
+    assert!(message.contains("paris") && message.contains("tokyo"), "{message}");
+    // Two are one too many.
+    let message = say(&["verify", "--config", "other.toml"], &format!("{REGIONS}{TABLE}"));
+    assert!(message.contains("other.toml") && message.contains("two configurations"), "{message}");
+    // An empty one is none.
+    let message = say(&["verify", "--config", "/nonexistent/other.toml"], "");
+    assert!(message.contains("can't read /nonexistent/other.toml"), "{message}");
+}
+
+/// All commands, those below others too, as the man pages name them: `tradewind-conflicts-list`.
+fn commands(arguments: &[&str], name: &str) -> Vec<String> {
+    let help = tradewind(&[arguments, &["--help"]].concat()).assert().success();
+    let help = String::from_utf8(help.get_output().stdout.clone()).unwrap();
+    let listed = help.split_once("\nCommands:\n").map_or("", |(_, rest)| rest);
+    let listed = listed.lines().take_while(|line| !line.is_empty());
+    let mut all = vec![name.to_owned()];
+    let indented = |line: &&str| line.starts_with("  ") && !line.starts_with("   ");
+    for command in listed.filter(indented).filter_map(|line| line.split_whitespace().next()) {
+        if command != "help" {
+            all.extend(commands(&[arguments, &[command]].concat(), &format!("{name}-{command}")));
+        }
+    }
+    all
+}
+
+#[test]
+fn every_command_has_a_manual_page() {
+    let directory = tempfile::tempdir().unwrap();
+    tradewind(&["man", directory.path().to_str().unwrap()]).assert().success();
+    let commands = commands(&[], "tradewind");
+    assert!(commands.len() > 15 && commands.contains(&"tradewind-conflicts-list".to_owned()), "{commands:?}");
+    for command in commands {
+        let page = std::fs::read_to_string(directory.path().join(format!("{command}.1")));
+        let page = page.unwrap_or_else(|error| panic!("{command}: {error}"));
+        assert!([".SH NAME", ".SH SYNOPSIS", ".SH OPTIONS"].iter().all(|part| page.contains(part)), "{page}");
+    }
+    let message = tradewind(&["man", "/nonexistent"]).assert().code(64);
+    let message = String::from_utf8(message.get_output().stderr.clone()).unwrap();
+    assert!(message.contains("/nonexistent"), "{message}");
+}
+
+#[test]
+fn shells_complete_every_command() {
+    for shell in ["bash", "elvish", "fish", "powershell", "zsh"] {
+        let script = tradewind(&["completions", shell]).assert().success();
+        let script = String::from_utf8(script.get_output().stdout.clone()).unwrap();
+        assert!(["dead-letters", "max-lag", "create-tables"].iter().all(|word| script.contains(word)));
+    }
+    // What bash would offer.
+    let script = tradewind(&["completions", "bash"]).assert().success();
+    let script = String::from_utf8(script.get_output().stdout.clone()).unwrap();
+    let ask = "COMP_WORDS=(tradewind dead); COMP_CWORD=1; _tradewind tradewind dead tradewind; \
+               echo \"offered ${COMPREPLY[*]}\"";
+    let bash = std::process::Command::new("bash").args(["-c", &format!("{script}\n{ask}")]).output();
+    let offered = String::from_utf8(bash.unwrap().stdout).unwrap();
+    assert!(offered.contains("offered dead-letters"), "{offered}");
+}
+
+#[test]
+fn the_examples_can_be_used() {
+    for (example, regions) in [
+        ("regions.toml", 3),
+        ("deploy/container/regions.toml", 3),
+        ("deploy/kubernetes/tokyo/regions.toml", 2),
+    ] {
+        let path = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join(example);
+        let config = tradewind::config::Config::load(&path).unwrap();
+        assert_eq!((config.regions.len(), config.tables.len()), (regions, 1), "{example}");
+    }
 }
 
 #[test]

@@ -243,8 +243,7 @@ async fn two_at_once_and_regions_without_agents_are_refused() {
 
 /// An item as the agent of a region that is no more would have written it: no agent replicates it.
 fn stamped(mut item: Item, millis: u64) -> Item {
-    let stamp =
-        format!("tw1 {:016x} paris - - {} {:016x}", millis << 16, Fingerprint::of(&item), fastrand::u64(..));
+    let stamp = format!("tw1 {:016x} paris - - {} {:016x}", millis << 16, Fingerprint::of(&item), millis);
     item.insert(STAMP.to_owned(), s(&stamp));
     item
 }

@@ -67,9 +67,9 @@ impl Seeder {
         let mut writers = BTreeMap::new();
         for replica in &*replicas {
             let (region, seed) = (replica.region.clone(), fastrand::Rng::new().u64(..));
-            let writes = Replica::new(region.writes.clone(), replica.table.clone(), seed);
+            let target = Replica::new(region.writes.clone(), replica.table.clone(), seed);
             let budget = Budget::new(options.write_units);
-            writers.insert(region.name.clone(), Writer { region, replica: writes, budget });
+            writers.insert(region.name.clone(), Writer { region, replica: target, budget });
         }
         let to = writers.keys().filter(|name| options.to.is_empty() || options.to.contains(name));
         let result = Seeded { table: table.name.clone(), dry_run: options.dry_run, ..Seeded::default() };
@@ -237,7 +237,9 @@ impl Seeder {
         seeds: Vec<Seed>,
     ) -> Result<(), SeedError> {
         let Some(hold) = hold else {
-            seeds.iter().for_each(|seed| self.note(seed, None));
+            for seed in &seeds {
+                self.note(seed, None);
+            }
             return Ok(());
         };
         let mut writes = JoinSet::new();
