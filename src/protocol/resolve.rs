@@ -309,7 +309,8 @@ fn conflict(own: &Origin, record: Record, winner: &Stamp, known: Option<&KeyStat
         None => {
             let old = record.old.as_ref()?;
             let stamp = Stamped::read(old).stamp().filter(|stamp| stamp.matches(old))?.clone();
-            stamp.version
+            // A seed is no write of this region's, whatever its version.
+            stamp.hold().is_none().then_some(stamp.version)?
         }
     };
     // What a seeder replaces, it tells of itself.

@@ -4,10 +4,12 @@
 //! A seed is a put that is older than every write to come: it has the version of the item that it
 //! copies, and its base says under which hold it was made. It is right only between two moments:
 //!
-//! - From when every agent of the table has taken notice of the hold, and all that was written
-//!   anywhere before that is everywhere. Then a replica shows the newest of all that is forgotten,
-//!   and all that comes later is remembered: where a seed replaces it, or stands where it deleted
-//!   something, the agent puts that right, as with any older write.
+//! - From when every agent of the table has taken notice of the hold, all that was written anywhere
+//!   before that is everywhere, and agents have put right what that left wrong: so regions must have
+//!   shown the same two times, and between these all that was written before the first must have been
+//!   done everywhere. Then they show the newest of all that is forgotten, and all that comes later is
+//!   remembered: where a seed replaces it, or stands where it deleted something, the agent puts that
+//!   right, as with any older write.
 //! - Until the hold is over. From then on, a seed that shows up is an application's put-back.
 
 use std::sync::Arc;
@@ -45,9 +47,7 @@ pub enum Seeding {
     Marked,
     /// Copies of what is newer, or was in one region only.
     Copy(Vec<Seed>),
-    /// Regions hold different items, and no version tells which is newer. If they still do after
-    /// all that was written before this look is everywhere, none of them is on its way, and these
-    /// seeds settle it.
+    /// The same, where no version tells which of the items is newer.
     Clash(Vec<Seed>),
 }
 

@@ -194,7 +194,7 @@ mod hazards {
            no_hold: NoHold, 2 regions, 1 writes, init = Init::Shared, seeds = true, ticks = 2;
            a_hold_that_is_not_awaited: HoldNotAwaited, 2 regions, 1 writes, init = Init::Shared, seeds = true, ticks = 2;
            a_seed_that_takes_a_live_version: SeedIsNew, 2 regions, 2 writes, init = Init::Alone, seeds = true, ticks = 2;
-           a_clash_settled_at_once: ClashAtOnce, 2 regions, 2 writes, init = Init::Different, seeds = true, ticks = 2;
+           settled_at_the_first_look: OneLook, 2 regions, 1 writes, init = Init::Shared, seeds = true, ticks = 2;
            a_hold_that_ends_too_early: EarlyRelease, 2 regions, 1 writes, init = Init::Alone, seeds = true, ticks = 2;
            forgetting_as_a_hold_ends: ForgetAtRelease, 2 regions, 1 writes, init = Init::Alone, seeds = true, ticks = 2, lazy = true;
            seeds_that_are_not_told: SeedIsNoSeed, 2 regions, 1 writes, init = Init::Alone, seeds = true;

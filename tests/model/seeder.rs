@@ -22,7 +22,7 @@ pub(crate) struct Seeder {
     barrier: [Option<u8>; MAX],
     /// What each region showed.
     looks: [Option<u16>; MAX],
-    /// What they showed at the first look, where that told of a clash.
+    /// What they showed at the first look.
     first: Option<[Option<u16>; MAX]>,
     /// What is to be written.
     to_do: Option<Vec<u16>>,
@@ -147,9 +147,8 @@ impl Model {
         let seeder = &mut s.seeder;
         let seeds = match seed(&key, &items, &Selections::default(), &to, HOLD) {
             Seeding::Same | Seeding::Marked => vec![],
-            Seeding::Copy(seeds) => seeds,
-            Seeding::Clash(seeds) if self.set.defect == Defect::ClashAtOnce => seeds,
-            Seeding::Clash(seeds) => match seeder.first {
+            Seeding::Copy(seeds) | Seeding::Clash(seeds) => match seeder.first {
+                _ if self.set.defect == Defect::OneLook => seeds,
                 Some(first) if first == seeder.looks => seeds,
                 // It changed: what was written is on its way.
                 Some(_) => vec![],

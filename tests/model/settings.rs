@@ -84,8 +84,8 @@ pub(crate) enum Defect {
     HoldNotAwaited,
     /// A seed has the version of a write that is made just now.
     SeedIsNew,
-    /// What regions held without versions is settled at the first look.
-    ClashAtOnce,
+    /// What regions hold is settled at the first look.
+    OneLook,
     /// A hold is said to be over while a seed is under way.
     EarlyRelease,
     /// What a hold kept is forgotten before it is known to be over.
@@ -123,7 +123,7 @@ impl Defect {
         Self::NoHold,
         Self::HoldNotAwaited,
         Self::SeedIsNew,
-        Self::ClashAtOnce,
+        Self::OneLook,
         Self::EarlyRelease,
         Self::ForgetAtRelease,
         Self::SeedIsNoSeed,

@@ -502,14 +502,29 @@ where
     T: std::fmt::Debug,
     F: Future<Output = T>,
 {
-    let deadline = Instant::now() + PATIENCE;
+    eventually_within(PATIENCE, LOOK, what, see, will_do).await
+}
+
+/// The same, where it takes longer, or a look costs more.
+pub(crate) async fn eventually_within<T, F>(
+    patience: Duration,
+    pause: Duration,
+    what: &str,
+    see: impl Fn() -> F,
+    will_do: impl Fn(&T) -> bool,
+) -> T
+where
+    T: std::fmt::Debug,
+    F: Future<Output = T>,
+{
+    let deadline = Instant::now() + patience;
     loop {
         let seen = see().await;
         if will_do(&seen) {
             return seen;
         }
         assert!(Instant::now() < deadline, "waited in vain for {what}; there is {seen:?}");
-        tokio::time::sleep(LOOK).await;
+        tokio::time::sleep(pause).await;
     }
 }
 

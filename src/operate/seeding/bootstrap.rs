@@ -19,8 +19,8 @@ use crate::operate::scanned::ScannedReplica;
 use crate::protocol::{Item, Origin, Stamp};
 use crate::region::Region;
 
-/// So many keys whose versions don't tell what is newer wait for the agents together, a segment.
-const CLASHES: usize = 1000;
+/// So many keys on which regions disagree wait for the agents together, a segment.
+const SUSPECTS: usize = 10_000;
 
 /// Copies what is in one region and not, or older, in another; in all tables. With `stop`, it ends where
 /// it is, and well.
@@ -185,7 +185,7 @@ impl Reading {
         let replica = &seeder.replicas[self.source];
         let SegmentPosition::After(mut start) = row.at.clone() else { return Ok(row) };
         self.save(&row).await?;
-        let mut clashes = Vec::new();
+        let mut suspects = Vec::new();
         let mut settled = Instant::now();
         while !self.is_over() {
             let page = replica.read(row.segment, row.segments, start).await;
@@ -193,12 +193,11 @@ impl Reading {
             seeder.has_read(items.len());
             let fresh: Vec<Item> = items.into_iter().filter(|item| !self.has_seeded(item)).collect();
             let keys = fresh.iter().map(|item| replica.key_of(item)).collect();
-            clashes.extend(seeder.settle(self.hold.as_ref(), keys, Some((self.source, fresh))).await?);
+            suspects.extend(seeder.find(self.hold.as_ref(), keys, Some((self.source, fresh))).await?);
             let is_last = next.is_none();
-            // While applications write, some are there on every page.
-            let is_due = clashes.len() >= CLASHES || settled.elapsed() >= seeder.tuning.tenure();
-            if clashes.is_empty() || is_due || is_last || self.is_over() {
-                seeder.settle_clashes(self.hold.as_ref(), std::mem::take(&mut clashes)).await?;
+            let is_due = suspects.len() >= SUSPECTS || settled.elapsed() >= seeder.tuning.tenure();
+            if suspects.is_empty() || is_due || is_last || self.is_over() {
+                seeder.settle(self.hold.as_ref(), std::mem::take(&mut suspects)).await?;
                 settled = Instant::now();
                 row.at = next.clone().map_or(SegmentPosition::End, |key| SegmentPosition::After(Some(key)));
                 self.save(&row).await?;

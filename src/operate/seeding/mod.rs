@@ -6,9 +6,9 @@
 //! 1. A hold is raised in each region: from then on agents forget no key.
 //! 2. The agents of all regions say that they have seen it, and then that all which was written
 //!    before that is everywhere.
-//! 3. Keys are read in all regions, and where these differ, a conditional put brings them together.
-//!    Where no version says which item is newer, one of them may be on its way: after another such
-//!    answer of the agents the key is read again, and settled only if nothing has changed.
+//! 3. Keys are read in all regions. Where these differ, something may be on its way, or being put right
+//!    by an agent: after another such answer of the agents the key is read again, and if nothing has
+//!    changed a conditional put brings the regions together.
 //! 4. Once no such put can be under way any more, the hold is released.
 //!
 //! A hold keeps agents' memory and their streams' positions where they are; so after half an hour it is

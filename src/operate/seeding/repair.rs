@@ -16,7 +16,7 @@ use crate::protocol::{Item, Origin};
 use crate::region::Region;
 
 /// So many keys are settled between two looks at the time.
-const KEYS: usize = 1000;
+const KEYS: usize = 10_000;
 
 /// Brings all replicas to the same items, by the versions in their stamps; in all tables.
 pub async fn repair(
@@ -53,7 +53,6 @@ async fn repair_table(
         }
         seeder.enter(SeedPhase::WaitingForAgents);
         let hold = if dry_run {
-            seeder.pass(None).await?;
             None
         } else {
             Some(Arc::new(Hold::raise(&seeder.table, regions, &config.tuning, patience).await?))
@@ -61,8 +60,8 @@ async fn repair_table(
         seeder.enter(SeedPhase::Seeding);
         let until = Instant::now() + HOLD_FOR;
         while !next.is_empty() {
-            let clashes = seeder.settle(hold.as_ref(), next, None).await?;
-            seeder.settle_clashes(hold.as_ref(), clashes).await?;
+            let suspects = seeder.find(hold.as_ref(), next, None).await?;
+            seeder.settle(hold.as_ref(), suspects).await?;
             next = if Instant::now() < until { some(&mut left)? } else { Vec::new() };
         }
         if let Some(hold) = hold.and_then(Arc::into_inner) {

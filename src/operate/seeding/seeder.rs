@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+use aws_sdk_dynamodb::types::AttributeValue;
 use tokio::sync::Semaphore;
 use tokio::task::JoinSet;
 use tokio::time::Instant;
@@ -20,7 +21,9 @@ use crate::item_json::item_json;
 use crate::lag::wall_millis;
 use crate::log_key::log_key;
 use crate::operate::scanned::ScannedReplica;
-use crate::protocol::{Body, Conflict, Hlc, Item, Origin, Over, Seed, Seeding, Stamp, Version, seed};
+use crate::protocol::{
+    Body, Conflict, Fingerprint, Hlc, Item, Origin, Over, STAMP, Seed, Seeding, Stamp, Version, seed,
+};
 use crate::region::Region;
 
 /// How many seeds are written at once, over all regions.
@@ -54,8 +57,22 @@ struct State {
     phase: SeedPhase,
 }
 
-/// A key, and what each region held.
-pub(super) type Look = (Item, Vec<(Origin, Option<Item>)>);
+/// A key, and what each region holds.
+type Look = (Item, Vec<(Origin, Option<Item>)>);
+
+/// A key on which regions disagree, and what they hold in few bytes.
+pub(super) struct Suspect {
+    key: Item,
+    traces: Vec<Trace>,
+}
+
+/// What tells one item from another: its data, and its stamp attribute.
+type Trace = Option<(Fingerprint, Option<AttributeValue>)>;
+
+fn traces(items: &[(Origin, Option<Item>)]) -> Vec<Trace> {
+    let trace = |item: &Item| (Fingerprint::of(item), item.get(STAMP).cloned());
+    items.iter().map(|(_, item)| item.as_ref().map(trace)).collect()
+}
 
 impl Seeder {
     pub(super) fn new(
@@ -130,65 +147,67 @@ impl Seeder {
         pass(&self.table, &regions, self.options.patience).await
     }
 
-    /// Settles keys as far as their versions tell what is newer; the others come back. `known` is what
-    /// one of the replicas has just shown for each of the keys.
-    pub(super) async fn settle(
-        self: &Arc<Self>,
+    /// Finds the keys on which regions disagree. `known` is what one of the replicas has just shown for
+    /// each of them.
+    pub(super) async fn find(
+        &self,
         hold: Option<&Arc<Hold>>,
         keys: Vec<Item>,
         known: Option<(usize, Vec<Item>)>,
-    ) -> Result<Vec<Look>, SeedError> {
-        let mut clashes = Vec::new();
+    ) -> Result<Vec<Suspect>, SeedError> {
+        let mut suspects = Vec::new();
         let (source, mut shown) = known.map_or((None, Vec::new()), |(source, items)| (Some(source), items));
         let mut keys = keys;
         while !keys.is_empty() {
             let rest = keys.split_off(keys.len().min(KEYS_AT_ONCE));
             let shown_rest = shown.split_off(shown.len().min(KEYS_AT_ONCE));
-            let looks = self.look(keys, source.map(|source| (source, shown))).await?;
-            (keys, shown) = (rest, shown_rest);
-            let mut seeds = Vec::new();
-            for (key, items) in looks {
+            for (key, items) in self.look(keys, source.map(|source| (source, shown))).await? {
                 // Where nothing is copied, a later source shows once more what an earlier one has shown.
-                if hold.is_none() && items.iter().take(source.unwrap_or(0)).any(|(_, item)| item.is_some()) {
-                    continue;
-                }
-                match self.decide(hold, &key, &items) {
-                    Seeding::Same => {}
-                    Seeding::Marked => self.state().result.marked += 1,
-                    Seeding::Copy(copies) => seeds.extend(copies),
-                    Seeding::Clash(copies) if copies.is_empty() => {}
-                    Seeding::Clash(_) => clashes.push((key, items)),
+                let is_repeated = items.iter().take(source.unwrap_or(0)).any(|(_, item)| item.is_some());
+                if (hold.is_some() || !is_repeated) && self.differs(hold, &key, &items) {
+                    suspects.push(Suspect { key, traces: traces(&items) });
                 }
             }
-            self.write_all(hold, seeds).await?;
+            (keys, shown) = (rest, shown_rest);
         }
-        Ok(clashes)
+        Ok(suspects)
     }
 
-    /// Settles keys of which no version tells what is newer, unless they change meanwhile.
-    pub(super) async fn settle_clashes(
+    /// Settles the keys on which regions still disagree after the agents have said that all is
+    /// everywhere, unless anything has changed: then it was on its way, or being put right.
+    pub(super) async fn settle(
         self: &Arc<Self>,
         hold: Option<&Arc<Hold>>,
-        clashes: Vec<Look>,
+        suspects: Vec<Suspect>,
     ) -> Result<(), SeedError> {
-        if clashes.is_empty() {
+        if suspects.is_empty() {
             return Ok(());
         }
         self.pass(hold.map(AsRef::as_ref)).await?;
-        for clashes in clashes.chunks(KEYS_AT_ONCE) {
-            let keys = clashes.iter().map(|(key, _)| key.clone()).collect();
+        for suspects in suspects.chunks(KEYS_AT_ONCE) {
+            let keys = suspects.iter().map(|suspect| suspect.key.clone()).collect();
             let mut seeds = Vec::new();
-            for ((key, before), (_, now)) in clashes.iter().zip(self.look(keys, None).await?) {
-                match self.decide(hold, key, &now) {
-                    Seeding::Clash(copies) if *before == now => seeds.extend(copies),
+            for (suspect, (key, now)) in suspects.iter().zip(self.look(keys, None).await?) {
+                match self.decide(hold, &key, &now) {
                     Seeding::Same => {}
                     Seeding::Marked => self.state().result.marked += 1,
+                    Seeding::Copy(copies) | Seeding::Clash(copies) if suspect.traces == traces(&now) => {
+                        seeds.extend(copies);
+                    }
                     Seeding::Clash(_) | Seeding::Copy(_) => self.state().result.moving += 1,
                 }
             }
             self.write_all(hold, seeds).await?;
         }
         Ok(())
+    }
+
+    fn differs(&self, hold: Option<&Arc<Hold>>, key: &Item, items: &[(Origin, Option<Item>)]) -> bool {
+        match self.decide(hold, key, items) {
+            Seeding::Same => false,
+            Seeding::Marked => true,
+            Seeding::Copy(copies) | Seeding::Clash(copies) => !copies.is_empty(),
+        }
     }
 
     fn decide(&self, hold: Option<&Arc<Hold>>, key: &Item, items: &[(Origin, Option<Item>)]) -> Seeding {
