@@ -41,6 +41,9 @@ impl Crew {
 pub(super) struct Watch {
     pub(super) control: ControlTable,
     pub(super) region: Origin,
+    /// What the agent's configuration says, for its beats.
+    pub(super) regions: Vec<Origin>,
+    pub(super) configuration: String,
     pub(super) me: AgentId,
     pub(super) lease_duration: Duration,
     pub(super) crew: watch::Sender<Crew>,
@@ -52,7 +55,7 @@ pub(super) struct Watch {
 /// An agent is taken for alive as long as its beat has changed within the lease duration, by this
 /// agent's own monotonic clock: no two machines' clocks are compared.
 pub(super) async fn keep_watch(watch: Watch, stop: CancellationToken) {
-    let Watch { control, region, me, lease_duration, crew, pauses } = watch;
+    let Watch { control, region, regions, configuration, me, lease_duration, crew, pauses } = watch;
     let mut last_changes: BTreeMap<AgentId, Last> = BTreeMap::new();
     let mut ticks = tokio::time::interval(lease_duration / 4);
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
@@ -66,7 +69,8 @@ pub(super) async fn keep_watch(watch: Watch, stop: CancellationToken) {
         }
         count += 1;
         // Whoever pauses a peer waits until this says so.
-        let beat = Beat { count, paused: pauses.all() };
+        let (regions, configuration) = (regions.clone(), configuration.clone());
+        let beat = Beat { count, paused: pauses.all(), regions, configuration };
         let patience = lease_duration / 2;
         let (beaten, seen) = tokio::join!(
             tokio::time::timeout(patience, control.beat(&me, &beat)),
@@ -134,10 +138,10 @@ fn take_in(pauses: &Pauses, origin: &Origin, mut told: PausedPeers) {
     told.retain(|peer, until| peer != origin && *until > now);
     for (peer, until_millis) in told.iter().filter(|(peer, until)| before.get(peer) != Some(until)) {
         let until = moment(*until_millis);
-        warn!(%origin, %peer, %until, "the peer is paused: nothing is written to it until then, or `tradewind resume`");
+        warn!(region = %origin, %peer, %until, "the peer is paused: nothing is written to it until then, or `tradewind resume`");
     }
     for peer in before.keys().filter(|peer| !told.contains_key(*peer)) {
-        info!(%origin, %peer, "the peer is paused no more");
+        info!(region = %origin, %peer, "the peer is paused no more");
     }
     pauses.are(told);
 }

@@ -123,6 +123,8 @@ impl Agent {
         let watch = Watch {
             control: ControlTable::of(&site.local),
             region: site.local.name.clone(),
+            regions: site.config.regions.iter().map(|region| region.name.clone()).collect(),
+            configuration: site.config.fingerprint(),
             me: me.clone(),
             lease_duration: site.config.tuning.lease_duration,
             crew: sender,

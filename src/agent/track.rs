@@ -92,7 +92,7 @@ impl Shared {
         self.tally.gaps.add();
         let gap =
             Gap { origin: self.origin.clone(), shard: shard.to_string(), peers, from_millis, until_millis };
-        error!(table = self.table, "{gap}; the table is marked: run `tradewind verify`");
+        error!(region = %self.origin, table = self.table, "{gap}; the table is marked: run `tradewind verify`");
         Some(gap)
     }
 
@@ -110,11 +110,11 @@ impl Shared {
 
     /// Marks the table; whether that is durable.
     pub(super) async fn mark(&self, gap: &Gap) -> bool {
-        let table = &self.table;
+        let Self { origin: region, table, .. } = self;
         match tokio::time::timeout(SAVE_TIMEOUT, self.control.save_gap(table, gap)).await {
             Ok(Ok(())) => return true,
-            Ok(Err(fault)) => warn!(table, %fault, "a gap's mark can't be saved; trying again"),
-            Err(_) => warn!(table, "a gap's mark could not be saved in time; trying again"),
+            Ok(Err(fault)) => warn!(%region, table, %fault, "a gap's mark can't be saved; trying again"),
+            Err(_) => warn!(%region, table, "a gap's mark could not be saved in time; trying again"),
         }
         false
     }
@@ -362,7 +362,7 @@ impl Track {
             }
             StreamEvent::Unreadable { shard, reason } => {
                 self.shared.tally.unreadable.add();
-                error!(origin = %self.shared.origin, table, %shard, reason, "a record was passed over");
+                error!(region = %self.shared.origin, table, %shard, reason, "a record was passed over");
             }
         }
     }
@@ -426,11 +426,12 @@ impl Track {
     fn report(&self, conflict: &Conflict) {
         self.shared.tally.conflicts.add();
         let Conflict { key, lost, won, .. } = conflict;
-        let (table, key) = (&self.shared.table, log_key(key));
-        if self.shared.conflicts == Conflicts::Log {
-            info!(table, %key, %lost, %won, "conflict: the last writer won");
+        let Shared { origin: region, table, conflicts, .. } = &*self.shared;
+        let key = log_key(key);
+        if *conflicts == Conflicts::Log {
+            info!(%region, table, %key, %lost, %won, "conflict: the last writer won");
         } else {
-            debug!(table, %key, %lost, %won, "conflict: the last writer won");
+            debug!(%region, table, %key, %lost, %won, "conflict: the last writer won");
         }
     }
 
@@ -468,7 +469,7 @@ impl Track {
         let (needs, progress) = (self.needs(), self.progress.before(ordinal));
         let Some(feed) = self.feeds.get_mut(peer) else { return };
         warn!(
-            origin = %self.shared.origin, %peer, table = self.shared.table,
+            region = %self.shared.origin, %peer, table = self.shared.table,
             "the peer can't keep up: it gets a cursor of its own, and the others go on"
         );
         if let FeedState::Joining(meeting) = &feed.state {
@@ -499,7 +500,7 @@ impl Track {
                     // What has been promised for these must not be taken back.
                     feed.saved = saved;
                     feed.state = FeedState::Fed;
-                    info!(origin = %self.shared.origin, %peer, table = self.shared.table, "the peer has caught up");
+                    info!(region = %self.shared.origin, %peer, table = self.shared.table, "the peer has caught up");
                 }
                 // It was left behind once more just before it came.
                 None => {
@@ -618,14 +619,14 @@ impl Track {
         match tokio::time::timeout(SAVE_TIMEOUT, save).await {
             Ok(Ok(Held::Yes)) => return true,
             Ok(Ok(Held::No)) => {
-                info!(%origin, table, shard = %lease.shard, "another agent has taken the shard");
+                info!(region = %origin, table, shard = %lease.shard, "another agent has taken the shard");
                 self.holding.tenure.end();
             }
             Ok(Err(fault)) => {
-                warn!(%origin, table, %fault, "can't save a checkpoint in the control table; trying again");
+                warn!(region = %origin, table, %fault, "can't save a checkpoint in the control table; trying again");
             }
             Err(_) => warn!(
-                %origin, table,
+                region = %origin, table,
                 "the control table did not take a checkpoint within {} s; trying again",
                 SAVE_TIMEOUT.as_secs()
             ),

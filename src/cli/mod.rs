@@ -6,6 +6,7 @@ mod completions;
 mod conflicts;
 mod dead_letters;
 mod demo;
+mod doctor;
 mod exit;
 mod health;
 mod init;
@@ -13,6 +14,7 @@ mod listen;
 mod man;
 mod pause;
 mod progress;
+mod remove_region;
 mod repair;
 mod run;
 mod seeding;
@@ -40,7 +42,8 @@ Exit codes:
   0    done
   1    the replicas differ (demo, verify, repair --dry-run), a copy was refused or left (bootstrap,
        repair), not in time (wait), over --max-lag (status), an agent has not answered (pause, resume),
-       letters are left (dead-letters replay), or the agent is not well (health)
+       a region is not removed yet (remove-region), something must be mended (doctor), letters are left
+       (dead-letters replay), or the agent is not well (health)
   64   the command line or regions.toml is wrong, or --listen lacks its token
   69   a region can't be reached, a table is missing or does not fit, the address of --listen is taken,
        or no agent answers (health)
@@ -75,11 +78,13 @@ enum Command {
     Conflicts(conflicts::Conflicts),
     DeadLetters(dead_letters::DeadLetters),
     Demo(demo::Demo),
+    Doctor(doctor::Doctor),
     Health(health::Health),
     Init(init::Init),
-    Repair(repair::Repair),
     Man(man::Man),
     Pause(pause::Pause),
+    RemoveRegion(remove_region::RemoveRegion),
+    Repair(repair::Repair),
     Resume(pause::Resume),
     Run(run::Run),
     Status(status::Status),
@@ -154,11 +159,13 @@ impl Invocation {
             | Command::Conflicts(_)
             | Command::DeadLetters(_)
             | Command::Demo(_)
+            | Command::Doctor(_)
             | Command::Health(_)
             | Command::Init(_)
-            | Command::Repair(_)
             | Command::Man(_)
             | Command::Pause(_)
+            | Command::RemoveRegion(_)
+            | Command::Repair(_)
             | Command::Resume(_)
             | Command::Status(_)
             | Command::Verify(_)
@@ -179,11 +186,13 @@ impl Invocation {
                     Command::Conflicts(conflicts) => conflicts.run(json).await,
                     Command::DeadLetters(letters) => letters.run(json).await,
                     Command::Demo(demo) => demo.run(json).await,
+                    Command::Doctor(doctor) => doctor.run(json).await,
                     Command::Health(health) => health.run(json).await,
                     Command::Init(init) => init.run(json).await,
                     Command::Repair(repair) => Box::pin(repair.run(json)).await,
                     Command::Man(man) => man.run::<Cli>(),
                     Command::Pause(pause) => pause.run(json).await,
+                    Command::RemoveRegion(removal) => removal.run(json).await,
                     Command::Resume(resume) => resume.run(json).await,
                     Command::Run(run) => run.run(json).await,
                     Command::Status(status) => status.run(json).await,

@@ -7,6 +7,7 @@ use std::sync::Arc;
 use super::pause::{self, PausedPeers};
 use super::{ControlTable, PK, Row, SK, number, read_number, read_text, text};
 use crate::fault::Fault;
+use crate::protocol::Origin;
 
 /// The name of one running agent; no two ever share one.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -31,12 +32,16 @@ impl fmt::Display for AgentId {
 }
 
 /// The last beat of an agent.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Beat {
     /// Grows with each one.
     pub count: u64,
     /// The peers that the agent writes nothing to, since they are paused.
     pub paused: PausedPeers,
+    /// The regions that its configuration names. One that says none is of an older version.
+    pub regions: Vec<Origin>,
+    /// Which configuration it has: see [`crate::config::Config::fingerprint`].
+    pub configuration: String,
 }
 
 /// The agents of a region, and what they are told.
@@ -50,6 +55,8 @@ pub struct CrewTable {
 pub(super) const BEATS: &str = "agent";
 const COUNT: &str = "beat";
 const PAUSED: &str = "paused";
+const REGIONS: &str = "regions";
+const CONFIGURATION: &str = "configuration";
 
 impl ControlTable {
     /// Says that an agent is alive.
@@ -58,6 +65,8 @@ impl ControlTable {
             (PK.to_owned(), text(BEATS)),
             (SK.to_owned(), text(agent.as_str())),
             (COUNT.to_owned(), number(beat.count)),
+            (REGIONS.to_owned(), text(beat.regions.iter().map(Origin::as_str).collect::<Vec<_>>().join(" "))),
+            (CONFIGURATION.to_owned(), text(&beat.configuration)),
         ]);
         if !beat.paused.is_empty() {
             row.insert(PAUSED.to_owned(), pause::write_kept(&beat.paused));
@@ -83,6 +92,12 @@ impl ControlTable {
 }
 
 pub(super) fn read(row: &Row) -> Option<(AgentId, Beat)> {
-    let beat = Beat { count: read_number(row, COUNT)?, paused: pause::read_kept(row, PAUSED) };
+    let regions = read_text(row, REGIONS).unwrap_or_default().split_whitespace();
+    let beat = Beat {
+        count: read_number(row, COUNT)?,
+        paused: pause::read_kept(row, PAUSED),
+        regions: regions.filter_map(|name| name.parse().ok()).collect(),
+        configuration: read_text(row, CONFIGURATION).unwrap_or_default().to_owned(),
+    };
     Some((AgentId::from(read_text(row, SK)?), beat))
 }

@@ -25,6 +25,7 @@ mod hold;
 mod images;
 mod lease;
 mod pause;
+mod removal;
 mod report;
 mod row_id;
 mod seeding;

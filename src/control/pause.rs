@@ -38,7 +38,7 @@ impl ControlTable {
     }
 }
 
-fn sk(peer: &Origin) -> String {
+pub(super) fn sk(peer: &Origin) -> String {
     format!("{PAUSE}{peer}")
 }
 

@@ -146,7 +146,7 @@ impl Heart {
                     self.instruments.lag.record(lag.as_secs_f64(), &attributes);
                     self.board.note(|recent| recent.heartbeat_was(&peer, lag));
                 }
-                (None, _) => debug!(%peer, "a report can't be saved at a peer"),
+                (None, _) => debug!(region = %report.region, %peer, "a report can't be saved at a peer"),
                 (Some(_), None) => {}
             }
         }
