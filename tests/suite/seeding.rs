@@ -188,7 +188,8 @@ async fn a_killed_bootstrap_goes_on_where_it_was() {
     }
     go_live(&mut world).await;
     let load = Load::paced(&world, seed(), Mix::Everything, 20, u64::MAX, Duration::from_millis(100));
-    let slow = ["bootstrap", "--segments", "1", "--write-units", "400"];
+    // So slow that a position is saved on the way.
+    let slow = ["bootstrap", "--segments", "1", "--read-units", "100"];
     let process = Process::start(world.tradewind(TOKYO, &slow));
     let saved = || async {
         let rows = world.control_rows(DUBLIN, "seeding/").await;

@@ -209,7 +209,7 @@ async fn replicas(
     table.replicas.sort_by_key(|(name, _)| rank(name).unwrap_or(usize::MAX));
     for (name, _) in &table.replicas {
         let Some(region) = regions.get(name) else { continue };
-        let patience = config.tuning.lease_duration * SILENCE;
+        let patience = (config.tuning.lease_duration * SILENCE).max(LEAST_SILENCE);
         if !verify::is_served(region, patience).await {
             return Err(SeedError::NotServed { region: name.clone() });
         }
@@ -219,6 +219,8 @@ async fn replicas(
 
 /// How long an agent that runs may be seen doing nothing, in lease durations.
 const SILENCE: u32 = 2;
+/// And at least, on a machine that is busy.
+const LEAST_SILENCE: Duration = Duration::from_secs(10);
 
 /// Works, while the audience hears how far it has got.
 async fn told<T>(
