@@ -1,12 +1,10 @@
 //! `tradewind bootstrap`.
 
 use clap::Args;
-use tokio::sync::watch;
 
-use super::progress::Progress;
-use super::seeding::{SeedArgs, show, text};
+use super::seeding::{SeedArgs, bootstrapped, is_done, text};
 use super::{Exit, Failure, report};
-use crate::operate::{SeedOptions, bootstrap};
+use crate::operate::SeedOptions;
 use crate::region::Region;
 
 /// Bring existing items into replicas that lack them, while agents and applications go on.
@@ -32,28 +30,8 @@ impl Bootstrap {
         let config = self.seed.config.load()?;
         let options = SeedOptions { restart: self.restart, ..self.seed.options(&config)? };
         let regions = Region::connect_all(&config).await;
-        let mut progress = Progress::new("seeding", None, json);
-        let (stop, stopped) = watch::channel(false);
-        let results = {
-            let mut audience = |now| show(&mut progress, &now);
-            let mut work = std::pin::pin!(bootstrap(&config, &regions, &options, stopped, &mut audience));
-            loop {
-                tokio::select! {
-                    results = &mut work => break results,
-                    Ok(()) = tokio::signal::ctrl_c() => {
-                        if stop.send_replace(true) {
-                            let message = "interrupted; the hold on the table lapses by itself";
-                            return Err(Failure::new(Exit::Interrupted, message));
-                        }
-                        tracing::warn!("ending well, in about a minute; a second signal stops at once");
-                    }
-                }
-            }
-        };
-        progress.finish();
-        let results = results?;
+        let results = bootstrapped(&config, &regions, &options, json).await?;
         report(json, &results, |results| text(results))?;
-        let done = results.iter().all(|result| result.complete && result.failed == 0);
-        Ok(if done { Exit::Done } else { Exit::Differs })
+        Ok(if is_done(&results) { Exit::Done } else { Exit::Differs })
     }
 }

@@ -1,5 +1,6 @@
 //! The command line: one file a command.
 
+mod add_region;
 mod bootstrap;
 mod chosen;
 mod completions;
@@ -42,7 +43,8 @@ Exit codes:
   0    done
   1    the replicas differ (demo, verify, repair --dry-run), a copy was refused or left (bootstrap,
        repair), not in time (wait), over --max-lag (status), an agent has not answered (pause, resume),
-       a region is not removed yet (remove-region), something must be mended (doctor), letters are left
+       a region is not added or removed yet (add-region, remove-region),
+       something must be mended (doctor), letters are left
        (dead-letters replay), or the agent is not well (health)
   64   the command line or regions.toml is wrong, or --listen lacks its token
   69   a region can't be reached, a table is missing or does not fit, the address of --listen is taken,
@@ -73,6 +75,7 @@ struct Cli {
 
 #[derive(Debug, Subcommand)]
 enum Command {
+    AddRegion(add_region::AddRegion),
     Bootstrap(bootstrap::Bootstrap),
     Completions(completions::Completions),
     Conflicts(conflicts::Conflicts),
@@ -156,6 +159,7 @@ impl Invocation {
             Command::Run(_) => LevelFilter::INFO,
             Command::Bootstrap(_)
             | Command::Completions(_)
+            | Command::AddRegion(_)
             | Command::Conflicts(_)
             | Command::DeadLetters(_)
             | Command::Demo(_)
@@ -183,6 +187,7 @@ impl Invocation {
                 match command {
                     Command::Bootstrap(bootstrap) => Box::pin(bootstrap.run(json)).await,
                     Command::Completions(completions) => completions.run::<Cli>(),
+                    Command::AddRegion(addition) => Box::pin(addition.run(json)).await,
                     Command::Conflicts(conflicts) => conflicts.run(json).await,
                     Command::DeadLetters(letters) => letters.run(json).await,
                     Command::Demo(demo) => demo.run(json).await,

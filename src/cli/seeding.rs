@@ -1,15 +1,19 @@
-//! What `tradewind bootstrap` and `tradewind repair` have in common.
+//! What `tradewind bootstrap`, `repair` and `add-region` have in common.
 
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 use clap::Args;
+use tokio::sync::watch;
 use tokio::time::Instant;
 
 use super::chosen::known;
 use super::progress::Progress;
-use super::{ConfigFile, Failure};
+use super::{ConfigFile, Exit, Failure};
 use crate::config::Config;
-use crate::operate::{SeedChange, SeedOptions, SeedPhase, SeedProgress, Seeded, Settled};
+use crate::operate::{SeedChange, SeedOptions, SeedPhase, SeedProgress, Seeded, Settled, bootstrap};
+use crate::protocol::Origin;
+use crate::region::Region;
 
 #[derive(Debug, Args)]
 pub(super) struct SeedArgs {
@@ -28,6 +32,13 @@ pub(super) struct SeedArgs {
     /// Say what would be copied, and copy nothing.
     #[arg(long)]
     pub(super) dry_run: bool,
+    #[command(flatten)]
+    pace: Pace,
+}
+
+/// How fast, and what is told.
+#[derive(Debug, Args)]
+pub(super) struct Pace {
     /// Scans at once, a replica.
     #[arg(long, default_value_t = 4, value_parser = clap::value_parser!(u16).range(1..=1000))]
     segments: u16,
@@ -53,6 +64,18 @@ impl SeedArgs {
             tables: self.table.clone(),
             to: regions(&self.to)?,
             prefer: regions(&self.prefer)?,
+            dry_run: self.dry_run,
+            ..self.pace.options()
+        })
+    }
+}
+
+impl Pace {
+    pub(super) fn options(&self) -> SeedOptions {
+        SeedOptions {
+            tables: Vec::new(),
+            to: Vec::new(),
+            prefer: Vec::new(),
             segments: self.segments,
             read_units: self.read_units,
             write_units: self.write_units,
@@ -60,10 +83,44 @@ impl SeedArgs {
             patience: self.timeout,
             limit: self.limit,
             leave_missing: false,
-            dry_run: self.dry_run,
+            dry_run: false,
             restart: false,
-        })
+        }
     }
+}
+
+/// Bootstraps until it is done or the process is told to stop.
+pub(super) async fn bootstrapped(
+    config: &Config,
+    regions: &BTreeMap<Origin, Region>,
+    options: &SeedOptions,
+    json: bool,
+) -> Result<Vec<Seeded>, Failure> {
+    let mut progress = Progress::new("seeding", None, json);
+    let (stop, stopped) = watch::channel(false);
+    let results = {
+        let mut audience = |now| show(&mut progress, &now);
+        let mut work = std::pin::pin!(bootstrap(config, regions, options, stopped, &mut audience));
+        loop {
+            tokio::select! {
+                results = &mut work => break results,
+                Ok(()) = tokio::signal::ctrl_c() => {
+                    if stop.send_replace(true) {
+                        let message = "interrupted; the hold on the table lapses by itself";
+                        return Err(Failure::new(Exit::Interrupted, message));
+                    }
+                    tracing::warn!("ending well, in about a minute; a second signal stops at once");
+                }
+            }
+        }
+    };
+    progress.finish();
+    Ok(results?)
+}
+
+/// Whether all keys were seen to, and no copy was refused.
+pub(super) fn is_done(results: &[Seeded]) -> bool {
+    results.iter().all(|result| result.complete && result.failed == 0)
 }
 
 /// Shows how far it has got.

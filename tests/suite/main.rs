@@ -16,6 +16,7 @@
     reason = "a test fails by panicking, and says what it skips"
 )]
 
+mod add_region;
 mod clock;
 mod engine;
 mod items;
@@ -56,3 +57,4 @@ mod types;
 mod unreadable;
 mod verify;
 mod wait;
+mod without;
