@@ -1,5 +1,6 @@
 //! `regions.toml`, typed. An error points at its line and column.
 
+mod anti_entropy;
 mod peer;
 
 use std::collections::{BTreeMap, HashSet};
@@ -16,6 +17,8 @@ use wildmatch::WildMatch;
 
 use crate::protocol::{Origin, Selections};
 
+pub use anti_entropy::{AntiEntropy, Repair};
+
 /// The regions, the tables that they share, and how to replicate.
 #[derive(Clone, Debug)]
 pub struct Config {
@@ -25,6 +28,8 @@ pub struct Config {
     /// The tables that are found, in the file's order.
     pub patterns: Vec<PatternConfig>,
     pub tuning: Tuning,
+    /// How agents compare the replicas by themselves, where they do.
+    pub anti_entropy: Option<AntiEntropy>,
 }
 
 /// Where one replica lives.
@@ -411,6 +416,7 @@ struct File {
     table: Vec<Spanned<TableEntry>>,
     #[serde(default)]
     tuning: Option<Spanned<Tuning>>,
+    anti_entropy: Option<Spanned<AntiEntropy>>,
 }
 
 #[derive(Deserialize)]
@@ -526,7 +532,8 @@ impl File {
                 tuning.into_inner()
             }
         };
-        Ok(Config { regions, tables, patterns, tuning })
+        let anti_entropy = anti_entropy::check(self.anti_entropy)?;
+        Ok(Config { regions, tables, patterns, tuning, anti_entropy })
     }
 }
 

@@ -82,7 +82,7 @@ impl Pace {
             memory: 256 * 1024 * 1024,
             patience: self.timeout,
             limit: self.limit,
-            leave_missing: false,
+            leave: Vec::new(),
             dry_run: false,
             restart: false,
         }

@@ -3,6 +3,7 @@
 
 mod add;
 mod agents;
+mod anti_entropy;
 mod conflicts;
 mod dead_letters;
 mod doctor;
@@ -28,6 +29,7 @@ use crate::region::Region;
 
 pub use add::{Joining, join};
 pub use agents::AgentElsewhere;
+pub use anti_entropy::anti_entropy;
 pub use conflicts::{LostWrite, Restored, conflicts, restore};
 pub use dead_letters::{Fate, Letter, Replayed, dead_letters, replay};
 pub use doctor::{Diagnosis, Finding, Harm, Untried, doctor};

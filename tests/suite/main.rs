@@ -17,6 +17,7 @@
 )]
 
 mod add_region;
+mod anti_entropy;
 mod clock;
 mod engine;
 mod items;

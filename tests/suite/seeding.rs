@@ -9,7 +9,7 @@ use tokio::time::timeout;
 use tradewind::config::Conflicts;
 use tradewind::protocol::{Fingerprint, Item, STAMP};
 
-use crate::items::{item, key, row, s, without_stamp};
+use crate::items::{key, row, s, without_stamp};
 use crate::load::{Load, Mix, seed};
 use crate::process::{Process, run_json};
 use crate::world::{PLAIN, World, eventually_within};
@@ -181,15 +181,13 @@ async fn applications_write_meanwhile_and_always_win() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_killed_bootstrap_goes_on_where_it_was() {
     let mut world = before_streams(2).await;
-    let filler = "x".repeat(8_000);
     for i in 0..400 {
-        let attributes = [("pk", s(&format!("key {i}"))), ("v", s("before")), ("filler", s(&filler))];
-        world.put(DUBLIN, item(attributes)).await;
+        world.put(DUBLIN, row(&format!("key {i}"), "before")).await;
     }
     go_live(&mut world).await;
     let load = Load::paced(&world, seed(), Mix::Everything, 20, u64::MAX, Duration::from_millis(100));
     // So slow that a position is saved on the way.
-    let slow = ["bootstrap", "--segments", "1", "--read-units", "100"];
+    let slow = ["bootstrap", "--segments", "1", "--read-units", "50", "--write-units", "10"];
     let process = Process::start(world.tradewind(TOKYO, &slow));
     let saved = || async {
         let rows = world.control_rows(DUBLIN, "seeding/").await;

@@ -55,6 +55,8 @@ pub(crate) struct World {
     pub(crate) conflicts: Conflicts,
     /// What goes to which region, as it stands in the file.
     pub(crate) peers: String,
+    /// What else the agents' files say.
+    pub(crate) more: &'static str,
     keys: Keys,
     places: Vec<Place>,
     /// For configuration files.
@@ -120,6 +122,7 @@ impl World {
             pattern: None,
             conflicts: Conflicts::default(),
             peers: String::new(),
+            more: "",
             keys: PLAIN,
             places,
             files: TempDir::new().expect("a folder"),
@@ -235,7 +238,7 @@ impl World {
                 selections: Selections::default(),
             }),
         }
-        Config { regions, tables, patterns, tuning }
+        Config { regions, tables, patterns, tuning, anti_entropy: None }
     }
 
     /// A table that has one name in all regions.
@@ -288,13 +291,14 @@ impl World {
             Some(pattern) => ("pattern", pattern),
         };
         let (conflicts, peers) = (format!("{:?}", self.conflicts).to_lowercase(), &self.peers);
+        let more = self.more;
         write!(
             text,
             "[[table]]\n{key} = \"{value}\"\nconflicts = \"{conflicts}\"\n{peers}\n[tuning]\npoll_interval = \"{poll_interval:?}\"\n\
              checkpoint_interval = \"{checkpoint_interval:?}\"\nsettle = \"{settle:?}\"\nlease_duration = \"{lease_duration:?}\"\n\
              concurrency = {concurrency}\nstartup_timeout = \"{startup_timeout:?}\"\n\
              discovery_interval = \"{discovery_interval:?}\"\nheartbeat_interval = \"{heartbeat_interval:?}\"\n\
-             liveness_timeout = \"{liveness_timeout:?}\"\n",
+             liveness_timeout = \"{liveness_timeout:?}\"\n{more}",
         )
         .expect("memory");
         text

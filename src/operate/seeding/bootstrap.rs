@@ -19,8 +19,10 @@ use crate::operate::scanned::ScannedReplica;
 use crate::protocol::{Item, Origin, Stamp};
 use crate::region::Region;
 
-/// So many keys on which regions disagree wait for the agents together, a segment.
+/// So many keys on which regions disagree wait for the agents together, a segment; fewer where their
+/// copies would take longer than this many seconds at the rate that is asked for.
 const SUSPECTS: usize = 10_000;
+const SECONDS: usize = 10;
 
 /// Copies what is in one region and not, or older, in another; in all tables. With `stop`, it ends where
 /// it is, and well.
@@ -195,7 +197,7 @@ impl Reading {
             let keys = fresh.iter().map(|item| replica.key_of(item)).collect();
             suspects.extend(seeder.find(self.hold.as_ref(), keys, Some((self.source, fresh))).await?);
             let is_last = next.is_none();
-            let is_due = suspects.len() >= SUSPECTS || settled.elapsed() >= seeder.tuning.tenure();
+            let is_due = suspects.len() >= self.most() || settled.elapsed() >= seeder.tuning.tenure();
             if suspects.is_empty() || is_due || is_last || self.is_over() {
                 seeder.settle(self.hold.as_ref(), std::mem::take(&mut suspects)).await?;
                 settled = Instant::now();
@@ -208,6 +210,12 @@ impl Reading {
             }
         }
         Ok(row)
+    }
+
+    /// How many suspects may wait.
+    fn most(&self) -> usize {
+        let rate = self.seeder.options.write_units.and_then(|units| usize::try_from(units).ok());
+        rate.map_or(SUSPECTS, |units| units.saturating_mul(SECONDS).min(SUSPECTS))
     }
 
     fn is_over(&self) -> bool {

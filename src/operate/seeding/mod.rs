@@ -38,7 +38,7 @@ use super::scanned::ScannedReplica;
 use super::{OperateError, VerifyError, verify};
 use crate::capacity::Budget;
 use crate::config::{Config, TableConfig};
-use crate::protocol::Origin;
+use crate::protocol::{Origin, Over, Seed};
 use crate::region::Region;
 
 pub use bootstrap::bootstrap;
@@ -51,7 +51,7 @@ const HOLD_FOR: Duration = Duration::from_mins(30);
 const TELL: Duration = Duration::from_millis(200);
 
 /// How to seed.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Default)]
 pub struct SeedOptions {
     /// The tables; all, if none is given.
     pub tables: Vec<String>,
@@ -72,8 +72,8 @@ pub struct SeedOptions {
     pub patience: Duration,
     /// How many settled keys are kept, a table; all are counted.
     pub limit: usize,
-    /// An item that a region lacks is not put there: it may have been deleted.
-    pub leave_missing: bool,
+    /// Copies that would do this are not made.
+    pub leave: Vec<SeedChange>,
     /// Nothing is written.
     pub dry_run: bool,
     /// What an earlier bootstrap has done is done again.
@@ -130,6 +130,16 @@ pub enum SeedChange {
     Updated,
     /// There was one of which no version says that it was older.
     Clash,
+}
+
+impl SeedChange {
+    fn of(seed: &Seed) -> Self {
+        match (&seed.loser, &seed.over) {
+            (None, _) => Self::Added,
+            (Some(_), Over::Older) => Self::Updated,
+            (Some(_), Over::Exactly(_)) => Self::Clash,
+        }
+    }
 }
 
 /// How far seeding has got.

@@ -213,10 +213,8 @@ impl Seeder {
     fn decide(&self, hold: Option<&Arc<Hold>>, key: &Item, items: &[(Origin, Option<Item>)]) -> Seeding {
         let number = hold.map_or(1, |hold| hold.number);
         let mut seeding = seed(key, items, &self.table.selections, &self.to, number);
-        if self.options.leave_missing
-            && let Seeding::Copy(copies) | Seeding::Clash(copies) = &mut seeding
-        {
-            copies.retain(|seed| seed.loser.is_some());
+        if let Seeding::Copy(copies) | Seeding::Clash(copies) = &mut seeding {
+            copies.retain(|seed| !self.options.leave.contains(&SeedChange::of(seed)));
         }
         seeding
     }
@@ -301,11 +299,7 @@ impl Seeder {
     }
 
     fn note(&self, seed: &Seed, fault: Option<Fault>) {
-        let change = match (&seed.loser, &seed.over) {
-            (None, _) => SeedChange::Added,
-            (Some(_), Over::Older) => SeedChange::Updated,
-            (Some(_), Over::Exactly(_)) => SeedChange::Clash,
-        };
+        let change = SeedChange::of(seed);
         let mut state = self.state();
         let result = &mut state.result;
         if fault.is_none() {
