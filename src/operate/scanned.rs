@@ -126,14 +126,16 @@ impl ScannedReplica {
         (Some(limit as i32), limit / items_a_unit.max(0.01))
     }
 
-    /// Reads one page of a segment: its items, and where the next one begins.
+    /// Reads one page of a segment, of so many items at most: its items, and where the next one begins.
     pub(in crate::operate) async fn read(
         &self,
         segment: u16,
         segments: u16,
         start: Option<Item>,
+        most: Option<i32>,
     ) -> Result<(Vec<Item>, Option<Item>), Fault> {
         let (limit, estimate) = self.page();
+        let limit = limit.into_iter().chain(most).min();
         self.budget.begin(estimate).await;
         let scan = self.region.tables.scan().table_name(&self.table).consistent_read(true);
         let scan = scan.return_consumed_capacity(ReturnConsumedCapacity::Total).set_limit(limit);

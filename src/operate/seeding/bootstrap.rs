@@ -190,7 +190,8 @@ impl Reading {
         let mut suspects = Vec::new();
         let mut settled = Instant::now();
         while !self.is_over() {
-            let page = replica.read(row.segment, row.segments, start).await;
+            let most = i32::try_from(self.most()).ok();
+            let page = replica.read(row.segment, row.segments, start, most).await;
             let (items, next) = page.map_err(|fault| replica.at(fault))?;
             seeder.has_read(items.len());
             let fresh: Vec<Item> = items.into_iter().filter(|item| !self.has_seeded(item)).collect();

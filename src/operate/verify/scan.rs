@@ -38,8 +38,10 @@ pub(super) async fn scan_segment(
                 let (replicas, start) = (replicas.clone(), cursor.start.take());
                 reads.spawn(async move {
                     let replica = &replicas[i];
-                    let (items, next) =
-                        replica.read(segment, segments, start).await.map_err(|fault| replica.at(fault))?;
+                    let (items, next) = replica
+                        .read(segment, segments, start, None)
+                        .await
+                        .map_err(|fault| replica.at(fault))?;
                     let seen: Vec<_> = items.iter().map(|item| sighting(replica, i, item)).collect();
                     Ok::<_, OperateError>((i, seen, next))
                 });
