@@ -16,6 +16,7 @@
     reason = "a test fails by panicking, and says what it skips"
 )]
 
+mod calls;
 mod clock;
 mod engine;
 mod items;

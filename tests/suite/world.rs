@@ -22,6 +22,7 @@ use tradewind::tally::TallySnapshot;
 use url::Url;
 use wildmatch::WildMatch;
 
+use crate::calls::{Link, name_of};
 use crate::engine::{Engine, Server, client, streams_client};
 use crate::items::{exact, without_stamp};
 use crate::process::{Process, tradewind};
@@ -98,9 +99,11 @@ impl World {
             });
         }
         let endpoints: Vec<_> = places.iter().map(|place| place.server.endpoint.clone()).collect();
+        let names: Vec<_> = places.iter().map(|place| place.name.to_string()).collect();
         for place in &mut places {
-            for endpoint in &endpoints {
-                place.links.push(Proxy::to(endpoint).await);
+            for (to, endpoint) in names.iter().zip(&endpoints) {
+                let link = Link { from: place.name.to_string(), to: to.clone() };
+                place.links.push(Proxy::to(endpoint, link).await);
             }
         }
         let tuning = Tuning {
@@ -250,7 +253,7 @@ impl World {
         let path = self.files.path().join(format!("{}.toml", self.name(region)));
         std::fs::write(&path, self.config_file(region)).expect("a file");
         let mut command = tradewind(arguments);
-        command.arg("--config").arg(path);
+        command.arg("--config").arg(path).env("AWS_SDK_UA_APP_ID", name_of(arguments));
         command
     }
 
