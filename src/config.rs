@@ -9,6 +9,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use serde::Deserialize;
+use sha2::{Digest, Sha256};
 use toml::Spanned;
 use url::Url;
 use wildmatch::WildMatch;
@@ -328,6 +329,34 @@ impl Config {
             conflicts,
             selections: selections.clone(),
         })
+    }
+
+    /// 48 bits of SHA-256 over what all agents must agree on: the regions, the tables, and what of
+    /// them goes where. Endpoints, credentials and tuning may differ. Two versions of Tradewind may
+    /// not make the same of one file.
+    pub fn fingerprint(&self) -> String {
+        let mut regions: Vec<_> = self.regions.iter().map(|region| &region.name).collect();
+        regions.sort();
+        let mut tables: Vec<_> = self
+            .tables
+            .iter()
+            .map(|table| {
+                let mut replicas = table.replicas.clone();
+                replicas.sort();
+                (&table.name, replicas, &table.selections)
+            })
+            .collect();
+        tables.sort_by_key(|(name, ..)| *name);
+        // The first pattern that matches decides: their order counts.
+        let patterns = self.patterns.iter().map(|entry| {
+            let mut regions = entry.regions.clone();
+            regions.sort();
+            (entry.pattern.to_string(), regions, &entry.selections)
+        });
+        let all = format!("{regions:?} {tables:?} {:?}", patterns.collect::<Vec<_>>());
+        let digest: [u8; 32] = Sha256::digest(all).into();
+        let bits = digest.first_chunk().map_or(0, |head| u64::from_be_bytes(*head) >> 16);
+        format!("{bits:012x}")
     }
 
     /// Whether conflicts are to be recorded in a region.

@@ -188,6 +188,11 @@ pub(crate) fn wall_clock() -> SystemTime {
     SystemTime::now()
 }
 
+/// A time in milliseconds since the Unix epoch, for a person.
+pub(crate) fn moment(millis: u64) -> impl std::fmt::Display {
+    humantime::format_rfc3339_seconds(UNIX_EPOCH + Duration::from_millis(millis))
+}
+
 #[cfg(test)]
 mod tests {
     use proptest::collection::vec;

@@ -98,6 +98,11 @@ impl TallySnapshot {
     }
 }
 
+/// A count among other figures.
+pub(crate) fn count(count: impl TryInto<u32>) -> f64 {
+    f64::from(count.try_into().unwrap_or(u32::MAX))
+}
+
 /// One counter.
 #[derive(Debug, Default)]
 pub struct Counter(AtomicU64);

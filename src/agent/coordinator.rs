@@ -158,7 +158,7 @@ impl Coordinator {
                 Ok(None) => continue,
                 Err(fault) => {
                     let Shared { origin, table, .. } = &*self.shared;
-                    warn!(%origin, table, %fault, "can't read the leases in the control table; trying again");
+                    warn!(region = %origin, table, %fault, "can't read the leases in the control table; trying again");
                     continue;
                 }
             };
@@ -171,7 +171,7 @@ impl Coordinator {
                 let (state, states) = watch::channel(TrackState::default());
                 let tenure = Arc::new(Tenure::until(verified + self.shared.tuning.tenure()));
                 let shard = lease.shard.clone();
-                debug!(origin = %self.shared.origin, table = self.shared.table, %shard, "holding a shard");
+                debug!(region = %self.shared.origin, table = self.shared.table, %shard, "holding a shard");
                 self.shards.change(|all| _ = all.tracks.insert(shard.clone(), states));
                 self.shared.backlogs.begin(&lease);
                 running.insert(shard.clone(), Running { lease: lease.clone(), tenure: Arc::clone(&tenure) });
@@ -216,7 +216,7 @@ impl Coordinator {
             if rows.get(shard).is_some_and(|row| row.counter == lease.counter) {
                 tenure.extend(asked + tuning.tenure());
             } else if !tenure.has_ended() {
-                info!(origin = %self.shared.origin, table, %shard, "another agent has taken the shard");
+                info!(region = %self.shared.origin, table, %shard, "another agent has taken the shard");
                 tenure.end();
             }
         }
@@ -379,7 +379,7 @@ impl Coordinator {
                 let Shared { origin, table, .. } = &*self.shared;
                 let (backlog, left) = (minutes(age), minutes(left));
                 warn!(
-                    %origin, %peer, table, backlog, left,
+                    region = %origin, %peer, table, backlog, left,
                     "the peer lacks writes that are so old, and streams keep records for a day only: bring the peer \
                      back before the time left is over, or run `tradewind verify` afterwards"
                 );

@@ -1,14 +1,19 @@
-//! The crew: which agents of this region are alive. One beat an agent stands for all its leases.
+//! The crew: which agents of this region are alive, and which peers are paused for all of them. One
+//! beat an agent stands for all its leases.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::sync::watch;
 use tokio::time::{Instant, MissedTickBehavior};
 use tokio_util::sync::CancellationToken;
-use tracing::{debug, info};
+use tracing::{debug, info, warn};
 
-use crate::control::{AgentId, ControlTable};
+use crate::apply::Pauses;
+use crate::control::{AgentId, Beat, ControlTable, CrewTable, PausedPeers};
+use crate::lag::{moment, wall_millis};
+use crate::protocol::Origin;
 
 /// An agent that has been silent for this many lease durations is taken off the list.
 const FORGOTTEN: u32 = 10;
@@ -32,21 +37,29 @@ impl Crew {
     }
 }
 
-/// Beats for this agent, and tells who is alive, until it is stopped.
+/// Who is kept watch for, and who is told.
+pub(super) struct Watch {
+    pub(super) control: ControlTable,
+    pub(super) region: Origin,
+    /// What the agent's configuration says, for its beats.
+    pub(super) regions: Vec<Origin>,
+    pub(super) configuration: String,
+    pub(super) me: AgentId,
+    pub(super) lease_duration: Duration,
+    pub(super) crew: watch::Sender<Crew>,
+    pub(super) pauses: Arc<Pauses>,
+}
+
+/// Beats for this agent, and tells who is alive and what is paused, until it is stopped.
 ///
 /// An agent is taken for alive as long as its beat has changed within the lease duration, by this
 /// agent's own monotonic clock: no two machines' clocks are compared.
-pub(super) async fn keep_watch(
-    control: ControlTable,
-    me: AgentId,
-    lease_duration: Duration,
-    crew: watch::Sender<Crew>,
-    stop: CancellationToken,
-) {
+pub(super) async fn keep_watch(watch: Watch, stop: CancellationToken) {
+    let Watch { control, region, regions, configuration, me, lease_duration, crew, pauses } = watch;
     let mut last_changes: BTreeMap<AgentId, Last> = BTreeMap::new();
     let mut ticks = tokio::time::interval(lease_duration / 4);
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
-    let mut beat = 0;
+    let mut count = 0;
     let mut last_look: Option<Instant> = None;
     loop {
         tokio::select! {
@@ -54,19 +67,22 @@ pub(super) async fn keep_watch(
             () = stop.cancelled() => break,
             _ = ticks.tick() => {}
         }
-        beat += 1;
+        count += 1;
+        // Whoever pauses a peer waits until this says so.
+        let (regions, configuration) = (regions.clone(), configuration.clone());
+        let beat = Beat { count, paused: pauses.all(), regions, configuration };
         let patience = lease_duration / 2;
         let (beaten, seen) = tokio::join!(
-            tokio::time::timeout(patience, control.beat(&me, beat)),
-            tokio::time::timeout(patience, control.beats()),
+            tokio::time::timeout(patience, control.beat(&me, &beat)),
+            tokio::time::timeout(patience, control.crew()),
         );
         match beaten {
             Ok(Ok(())) => {}
             Ok(Err(fault)) => debug!(%fault, "can't beat; trying again"),
             Err(_) => debug!("can't beat in time; trying again"),
         }
-        let beats = match seen {
-            Ok(Ok(beats)) => beats,
+        let CrewTable { beats, pauses: told } = match seen {
+            Ok(Ok(table)) => table,
             Ok(Err(fault)) => {
                 debug!(%fault, "can't see the other agents; trying again");
                 continue;
@@ -76,6 +92,7 @@ pub(super) async fn keep_watch(
                 continue;
             }
         };
+        take_in(&pauses, &region, told);
         let now = Instant::now();
         // While this agent saw nothing, the others may not have been silent at all.
         if last_look.replace(now).is_some_and(|last| now.duration_since(last) > lease_duration / 2) {
@@ -84,7 +101,7 @@ pub(super) async fn keep_watch(
             }
         }
         last_changes.retain(|agent, _| beats.contains_key(agent));
-        for (agent, beat) in beats {
+        for (agent, Beat { count: beat, .. }) in beats {
             let last = last_changes.entry(agent).or_insert(Last { beat, at: now, seen: false });
             if last.beat != beat {
                 *last = Last { beat, at: now, seen: true };
@@ -113,6 +130,20 @@ pub(super) async fn keep_watch(
     if let Err(fault) = control.strike(&me).await {
         debug!(%fault, "can't take leave");
     }
+}
+
+/// Keeps the pauses that are not over, and says what is news.
+fn take_in(pauses: &Pauses, origin: &Origin, mut told: PausedPeers) {
+    let (now, before) = (wall_millis(), pauses.all());
+    told.retain(|peer, until| peer != origin && *until > now);
+    for (peer, until_millis) in told.iter().filter(|(peer, until)| before.get(peer) != Some(until)) {
+        let until = moment(*until_millis);
+        warn!(region = %origin, %peer, %until, "the peer is paused: nothing is written to it until then, or `tradewind resume`");
+    }
+    for peer in before.keys().filter(|peer| !told.contains_key(*peer)) {
+        info!(region = %origin, %peer, "the peer is paused no more");
+    }
+    pauses.are(told);
 }
 
 /// The last beat of an agent.

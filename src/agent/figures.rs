@@ -11,7 +11,8 @@ use super::StartError;
 use super::backlog::{Backlog, Backlogs};
 use super::coordinator::Shards;
 use super::crew::Crew;
-use crate::control::AgentId;
+use crate::apply::Pauses;
+use crate::control::{AgentId, PausedPeers};
 use crate::lag::{LagBook, PeerLag, Spread};
 use crate::protocol::Origin;
 use crate::stream::ShardId;
@@ -27,6 +28,7 @@ struct Inner {
     agent: AgentId,
     /// Once the agent has started.
     crew: OnceLock<watch::Receiver<Crew>>,
+    pauses: OnceLock<Arc<Pauses>>,
     tables: Mutex<Vec<Arc<TableStatus>>>,
     /// Why tables can't be found by their patterns.
     blind: Mutex<Option<StartError>>,
@@ -56,6 +58,8 @@ pub struct TableStanding {
     pub is_replicating: bool,
     /// How far each peer is behind, in the shards that this agent reads.
     pub backlogs: BTreeMap<Origin, Backlog>,
+    /// Of each peer, whether nothing is written to it for now.
+    pub paused: BTreeMap<Origin, bool>,
     /// How old what each other origin has promised this region is.
     pub arrivals: BTreeMap<Origin, Duration>,
     /// The shards that this agent reads, and how long ago each was read.
@@ -84,12 +88,13 @@ struct Standing {
 impl Figures {
     pub(super) fn new(region: Origin, agent: AgentId) -> Self {
         let (tables, blind) = (Mutex::default(), Mutex::default());
-        Self(Arc::new(Inner { region, agent, crew: OnceLock::new(), tables, blind }))
+        let (crew, pauses) = (OnceLock::new(), OnceLock::new());
+        Self(Arc::new(Inner { region, agent, crew, pauses, tables, blind }))
     }
 
-    pub(super) fn started(&self, crew: watch::Receiver<Crew>) {
+    pub(super) fn started(&self, crew: watch::Receiver<Crew>, pauses: Arc<Pauses>) {
         // An agent starts once.
-        let _ = self.0.crew.set(crew);
+        let _ = (self.0.crew.set(crew), self.0.pauses.set(pauses));
     }
 
     pub fn region(&self) -> &Origin {
@@ -105,6 +110,11 @@ impl Figures {
     pub fn crew(&self) -> Option<(Vec<AgentId>, Duration)> {
         let crew = self.0.crew.get()?.borrow();
         Some((crew.alive.keys().cloned().collect(), crew.looked?.elapsed()))
+    }
+
+    /// The peers that nothing is written to for now, each until when.
+    pub fn paused(&self) -> PausedPeers {
+        self.0.pauses.get().map(|pauses| pauses.all()).unwrap_or_default()
     }
 
     pub(super) fn add(&self, table: &str) -> Arc<TableStatus> {
@@ -172,8 +182,10 @@ impl Figures {
 
     /// Where each table stands now.
     pub fn standings(&self) -> Vec<TableStanding> {
+        let paused = self.paused();
         let standing = |table: &Arc<TableStatus>| {
             let shards = lock(&table.standing).shards.clone();
+            let arrivals = table.backlogs.arrivals();
             TableStanding {
                 region: self.0.region.clone(),
                 table: table.name.clone(),
@@ -181,7 +193,8 @@ impl Figures {
                 tally: table.tally.snapshot(),
                 is_replicating: shards.is_some(),
                 backlogs: table.backlogs.by_peer(),
-                arrivals: table.backlogs.arrivals(),
+                paused: arrivals.keys().map(|peer| (peer.clone(), paused.contains_key(peer))).collect(),
+                arrivals,
                 unread: table.backlogs.unread(),
                 remembered: shards.map(|shards| shards.remembered()).unwrap_or_default(),
             }

@@ -206,7 +206,7 @@ impl CatchUp {
                 },
             },
         };
-        info!(%origin, peer = %self.peer, table, shard = %self.holding.lease.shard, "the peer is catching up");
+        info!(region = %origin, peer = %self.peer, table, shard = %self.holding.lease.shard, "the peer is catching up");
         let (meeting, until) = watch::channel(Meeting::Open);
         let meeting = Arc::new(meeting);
         let (state, mut states) = watch::channel(TrackState::default());

@@ -93,7 +93,7 @@ impl Keeper {
     async fn replicate(&self, plan: TablePlan, stop: &CancellationToken) -> Ended {
         let shards = Arc::new(Shards::default());
         let (origin, table) = (&self.site.local.name, &self.table.name);
-        info!(%origin, table, peers = plan.peers.len(), agent = %self.me, "replicating");
+        info!(region = %origin, table, peers = plan.peers.len(), agent = %self.me, "replicating");
         self.status.started(Arc::clone(&shards));
         let leave = stop.child_token();
         let stream_arn = plan.stream_arn.clone();

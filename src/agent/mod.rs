@@ -42,7 +42,7 @@ use tokio::task::{JoinHandle, JoinSet};
 use tokio_util::sync::CancellationToken;
 use tracing::error;
 
-use self::crew::Crew;
+use self::crew::{Crew, Watch};
 use self::plan::Site;
 use self::tables::{FirstTry, Tables};
 use crate::config::Config;
@@ -115,12 +115,20 @@ impl Agent {
     fn spawn(first: FirstTry, me: AgentId, figures: Figures) -> Self {
         let stop = CancellationToken::new();
         let (sender, crew) = watch::channel(Crew::UNSEEN);
-        figures.started(crew.clone());
         let watching = CancellationToken::new();
         let site = Arc::clone(&first.site);
-        let lease_duration = site.config.tuning.lease_duration;
-        let control = ControlTable::of(&site.local);
-        let watch = crew::keep_watch(control, me.clone(), lease_duration, sender, watching.clone());
+        figures.started(crew.clone(), Arc::clone(&site.pauses));
+        let watch = Watch {
+            control: ControlTable::of(&site.local),
+            region: site.local.name.clone(),
+            regions: site.config.regions.iter().map(|region| region.name.clone()).collect(),
+            configuration: site.config.fingerprint(),
+            me: me.clone(),
+            lease_duration: site.config.tuning.lease_duration,
+            crew: sender,
+            pauses: Arc::clone(&site.pauses),
+        };
+        let watch = crew::keep_watch(watch, watching.clone());
         let tables = Tables::start(first, me, crew, stop.clone());
         let task = tokio::spawn(async move {
             let mut crew = JoinSet::new();

@@ -1,6 +1,7 @@
 //! Checks whether a table of the agent's own region can be replicated.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 use std::time::Duration;
 
 use aws_sdk_dynamodb::types::TableStatus as Lifecycle;
@@ -11,6 +12,7 @@ use tracing::warn;
 use super::StartError;
 use super::figures::TableStatus;
 use super::table::TablePlan;
+use crate::apply::Pauses;
 use crate::config::{Config, TableConfig};
 use crate::discovery;
 use crate::fault::{Fault, FaultKind};
@@ -27,6 +29,8 @@ const TRY_AGAIN: Duration = Duration::from_secs(1);
 pub(super) struct Site {
     pub(super) config: Config,
     pub(super) local: Region,
+    /// The peers that nothing is written to for now.
+    pub(super) pauses: Arc<Pauses>,
     regions: BTreeMap<Origin, Region>,
     turns: Semaphore,
 }
@@ -43,7 +47,7 @@ pub(super) enum Seen {
 
 impl Site {
     pub(super) fn new(config: Config, local: Region, regions: BTreeMap<Origin, Region>) -> Self {
-        Self { config, local, regions, turns: Semaphore::new(DESCRIBED_AT_ONCE) }
+        Self { config, local, pauses: Arc::default(), regions, turns: Semaphore::new(DESCRIBED_AT_ONCE) }
     }
 
     /// Checks a local replica, and gives a region that does not answer until then.
@@ -77,6 +81,7 @@ impl Site {
             tally: status.tally.clone(),
             lag: status.lag.clone(),
             backlogs: status.backlogs.clone(),
+            pauses: Arc::clone(&self.pauses),
         })
     }
 

@@ -118,7 +118,7 @@ impl Saver {
         let Self { table, conflicts, keep_days, .. } = &*self;
         let save = persist(
             || conflicts.save(table, &conflict, seen_millis, *keep_days),
-            |fault| debug!(table, %fault, "can't record a conflict; trying again"),
+            |fault| debug!(region = %conflicts.region(), table, %fault, "can't record a conflict; trying again"),
         );
         match timeout_at(deadline, save).await {
             Ok(Ok(())) => {}
@@ -131,15 +131,15 @@ impl Saver {
     fn lose(&self, conflict: &Conflict, why: &dyn std::fmt::Display) {
         self.tally.conflicts_unrecorded.add();
         let Conflict { key, lost, won, .. } = conflict;
-        let (table, key) = (&self.table, log_key(key));
+        let (region, table, key) = (self.conflicts.region(), &self.table, log_key(key));
         if self.complaints.is_due() {
             error!(
-                table, %key, %lost, %won,
+                %region, table, %key, %lost, %won,
                 "a conflict could not be recorded, and others may not be: {why}; is there a conflict table? \
                  `tradewind init` makes it"
             );
         } else {
-            debug!(table, %key, %lost, %won, "a conflict could not be recorded: {why}");
+            debug!(%region, table, %key, %lost, %won, "a conflict could not be recorded: {why}");
         }
     }
 }

@@ -16,7 +16,7 @@ use super::crew::Crew;
 use super::recorder::Recorder;
 use super::retention::Retention;
 use super::track::Shared;
-use crate::apply::{Complaints, Destination, Lanes, Replica};
+use crate::apply::{Complaints, Destination, Lanes, Pauses, Replica};
 use crate::config::{Conflicts, TableConfig, Tuning};
 use crate::control::{AgentId, ConflictTable, ControlTable, lease_space};
 use crate::fault::{FaultKind, persist};
@@ -41,6 +41,7 @@ pub(super) struct TablePlan {
     pub(super) tally: Arc<Tally>,
     pub(super) lag: Arc<LagBook>,
     pub(super) backlogs: Arc<Backlogs>,
+    pub(super) pauses: Arc<Pauses>,
 }
 
 impl TablePlan {
@@ -115,6 +116,7 @@ impl TablePlan {
                 tally: Arc::clone(&self.tally),
                 lag: Arc::clone(&self.lag),
                 complaints: Complaints::default(),
+                pauses: Arc::clone(&self.pauses),
             };
             let Tuning { concurrency, queue_mib, .. } = self.tuning;
             let started = Lanes::start(Arc::new(destination), concurrency, queue_mib, &gate, tasks);
@@ -124,9 +126,9 @@ impl TablePlan {
             if is_local {
                 own_watermark = told;
             } else {
-                tasks.spawn(open_gate(region.clone(), physical, self.key_schema.clone(), gate));
-                let origin = self.local.name.clone();
-                tasks.spawn(publish(ControlTable::of(region), name.clone(), origin, told));
+                let (origin, keys) = (self.local.name.clone(), self.key_schema.clone());
+                tasks.spawn(open_gate(origin.clone(), region.clone(), physical, keys, gate));
+                tasks.spawn(publish(origin, region.clone(), name.clone(), told));
             }
         }
         let (seen, watermarks) = watch::channel(Floors::default());
@@ -162,6 +164,7 @@ impl TablePlan {
             barrier,
             remembered: Arc::default(),
             backlogs: Arc::clone(&self.backlogs),
+            pauses: Arc::clone(&self.pauses),
             wake: Notify::new(),
         };
         (Arc::new(shared), promises)
@@ -169,16 +172,24 @@ impl TablePlan {
 }
 
 /// Lets writes to a peer begin once its table is there, with the same keys.
-async fn open_gate(peer: Region, physical: String, expected: KeySchema, gate: Arc<SetOnce<()>>) {
+async fn open_gate(
+    region: Origin,
+    peer: Region,
+    physical: String,
+    expected: KeySchema,
+    gate: Arc<SetOnce<()>>,
+) {
     loop {
         let described = persist(
             || describe(&peer, &physical),
             |fault| match fault.kind {
                 FaultKind::Refused | FaultKind::Missing => error!(
-                    peer = %peer.name, table = physical, %fault,
+                    %region, peer = %peer.name, table = physical, %fault,
                     "can't replicate to the peer yet; `tradewind init` tells what it needs"
                 ),
-                _ => warn!(peer = %peer.name, table = physical, %fault, "can't reach the peer; trying again"),
+                _ => {
+                    warn!(%region, peer = %peer.name, table = physical, %fault, "can't reach the peer; trying again");
+                }
             },
         );
         match described.await {
@@ -188,11 +199,11 @@ async fn open_gate(peer: Region, physical: String, expected: KeySchema, gate: Ar
                 return;
             }
             Ok(described) => error!(
-                peer = %peer.name, table = physical, found = %described.key_schema, %expected,
+                %region, peer = %peer.name, table = physical, found = %described.key_schema, %expected,
                 "the peer's table has other keys: nothing is replicated to it until it is made anew"
             ),
             Err(fault) => {
-                error!(peer = %peer.name, table = physical, %fault, "can't describe the peer's table");
+                error!(%region, peer = %peer.name, table = physical, %fault, "can't describe the peer's table");
             }
         }
         tokio::time::sleep(RECHECK).await;
@@ -200,14 +211,16 @@ async fn open_gate(peer: Region, physical: String, expected: KeySchema, gate: Ar
 }
 
 /// Writes each new promise to a peer into its control table.
-async fn publish(control: ControlTable, table: String, origin: Origin, mut promised: watch::Receiver<Hlc>) {
+async fn publish(region: Origin, peer: Region, table: String, mut promised: watch::Receiver<Hlc>) {
+    let (control, peer) = (ControlTable::of(&peer), peer.name);
     while promised.changed().await.is_ok() {
         let hlc = *promised.borrow_and_update();
-        let save = || control.save_watermark(&table, &origin, hlc);
-        let saved =
-            persist(save, |fault| debug!(%fault, table, "can't tell a peer its watermark; trying again"));
+        let save = || control.save_watermark(&table, &region, hlc);
+        let saved = persist(save, |fault| {
+            debug!(%region, %peer, table, %fault, "can't tell a peer its watermark; trying again");
+        });
         if let Err(fault) = saved.await {
-            warn!(%fault, table, "a peer's control table takes no watermark");
+            warn!(%region, %peer, table, %fault, "a peer's control table takes no watermark");
         }
     }
 }

@@ -68,7 +68,7 @@ impl FirstTry {
         if let Some(trouble) = blind {
             complain(&figures, trouble);
         } else if tried.is_empty() {
-            info!(origin = %local, "no table matches a pattern yet: waiting for one");
+            info!(region = %local, "no table matches a pattern yet: waiting for one");
         }
         Ok(Self { site, figures, tried, has_patterns })
     }
@@ -178,7 +178,7 @@ impl Tables {
         self.figures.note_blind(None);
         for (name, table) in found {
             if self.found.insert(name.clone()) {
-                info!(origin = %self.site.local.name, table = name, "found a table");
+                info!(region = %self.site.local.name, table = name, "found a table");
                 let status = self.figures.add(&name);
                 self.keep(table, true, status, None);
             }

@@ -19,7 +19,7 @@ use super::holding::{From, Holding};
 use super::progress::{Needs, PageEnd, Progress};
 use super::recorder::Recorder;
 use super::remembered::Remembered;
-use crate::apply::{Job, Lanes, Ledger};
+use crate::apply::{Job, Lanes, Ledger, Pauses};
 use crate::config::{Conflicts, Tuning};
 use crate::control::{Checkpoint, ControlTable, Gap, Held};
 use crate::lag::wall_millis;
@@ -71,6 +71,8 @@ pub(super) struct Shared {
     pub(super) remembered: Arc<AtomicUsize>,
     /// How far each peer is behind, for people.
     pub(super) backlogs: Arc<Backlogs>,
+    /// The peers that nothing is written to for now.
+    pub(super) pauses: Arc<Pauses>,
     /// Wakes whoever shares the shards out: one has ended.
     pub(super) wake: Notify,
 }
@@ -89,7 +91,7 @@ impl Shared {
         self.tally.gaps.add();
         let gap =
             Gap { origin: self.origin.clone(), shard: shard.to_string(), peers, from_millis, until_millis };
-        error!(table = self.table, "{gap}; the table is marked: run `tradewind verify`");
+        error!(region = %self.origin, table = self.table, "{gap}; the table is marked: run `tradewind verify`");
         Some(gap)
     }
 
@@ -107,11 +109,11 @@ impl Shared {
 
     /// Marks the table; whether that is durable.
     pub(super) async fn mark(&self, gap: &Gap) -> bool {
-        let table = &self.table;
+        let Self { origin: region, table, .. } = self;
         match tokio::time::timeout(SAVE_TIMEOUT, self.control.save_gap(table, gap)).await {
             Ok(Ok(())) => return true,
-            Ok(Err(fault)) => warn!(table, %fault, "a gap's mark can't be saved; trying again"),
-            Err(_) => warn!(table, "a gap's mark could not be saved in time; trying again"),
+            Ok(Err(fault)) => warn!(%region, table, %fault, "a gap's mark can't be saved; trying again"),
+            Err(_) => warn!(%region, table, "a gap's mark could not be saved in time; trying again"),
         }
         false
     }
@@ -357,7 +359,7 @@ impl Track {
             }
             StreamEvent::Unreadable { shard, reason } => {
                 self.shared.tally.unreadable.add();
-                error!(origin = %self.shared.origin, table, %shard, reason, "a record was passed over");
+                error!(region = %self.shared.origin, table, %shard, reason, "a record was passed over");
             }
         }
     }
@@ -421,11 +423,12 @@ impl Track {
     fn report(&self, conflict: &Conflict) {
         self.shared.tally.conflicts.add();
         let Conflict { key, lost, won, .. } = conflict;
-        let (table, key) = (&self.shared.table, log_key(key));
-        if self.shared.conflicts == Conflicts::Log {
-            info!(table, %key, %lost, %won, "conflict: the last writer won");
+        let Shared { origin: region, table, conflicts, .. } = &*self.shared;
+        let key = log_key(key);
+        if *conflicts == Conflicts::Log {
+            info!(%region, table, %key, %lost, %won, "conflict: the last writer won");
         } else {
-            debug!(table, %key, %lost, %won, "conflict: the last writer won");
+            debug!(%region, table, %key, %lost, %won, "conflict: the last writer won");
         }
     }
 
@@ -463,7 +466,7 @@ impl Track {
         let (needs, progress) = (self.needs(), self.progress.before(ordinal));
         let Some(feed) = self.feeds.get_mut(peer) else { return };
         warn!(
-            origin = %self.shared.origin, %peer, table = self.shared.table,
+            region = %self.shared.origin, %peer, table = self.shared.table,
             "the peer can't keep up: it gets a cursor of its own, and the others go on"
         );
         if let FeedState::Joining(meeting) = &feed.state {
@@ -494,7 +497,7 @@ impl Track {
                     // What has been promised for these must not be taken back.
                     feed.saved = saved;
                     feed.state = FeedState::Fed;
-                    info!(origin = %self.shared.origin, %peer, table = self.shared.table, "the peer has caught up");
+                    info!(region = %self.shared.origin, %peer, table = self.shared.table, "the peer has caught up");
                 }
                 // It was left behind once more just before it came.
                 None => {
@@ -613,14 +616,14 @@ impl Track {
         match tokio::time::timeout(SAVE_TIMEOUT, save).await {
             Ok(Ok(Held::Yes)) => return true,
             Ok(Ok(Held::No)) => {
-                info!(%origin, table, shard = %lease.shard, "another agent has taken the shard");
+                info!(region = %origin, table, shard = %lease.shard, "another agent has taken the shard");
                 self.holding.tenure.end();
             }
             Ok(Err(fault)) => {
-                warn!(%origin, table, %fault, "can't save a checkpoint in the control table; trying again");
+                warn!(region = %origin, table, %fault, "can't save a checkpoint in the control table; trying again");
             }
             Err(_) => warn!(
-                %origin, table,
+                region = %origin, table,
                 "the control table did not take a checkpoint within {} s; trying again",
                 SAVE_TIMEOUT.as_secs()
             ),
@@ -660,11 +663,14 @@ impl Track {
         }
     }
 
-    /// Waits for the writes under way, as long as a stopping agent may.
+    /// Waits for the writes under way, as long as a stopping agent may; those to a peer that is paused
+    /// would not be made.
     async fn drain(&self) {
+        let is_under_way =
+            |(peer, feed): (&Origin, &Feed)| !self.shared.pauses.holds(peer) && !feed.ledger.is_empty();
         let deadline = Instant::now() + self.shared.tuning.drain_timeout;
         let mut ticks = tokio::time::interval(Duration::from_millis(20));
-        while self.feeds.values().any(|feed| !feed.ledger.is_empty()) {
+        while self.feeds.iter().any(is_under_way) {
             if Instant::now() >= deadline {
                 let left: usize = self.feeds.values().map(|feed| feed.ledger.len()).sum();
                 warn!(left, "stopping with writes under way: they are made again after the next start");

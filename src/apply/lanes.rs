@@ -7,9 +7,10 @@ use std::time::Duration;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, SetOnce, mpsc};
 use tokio::task::JoinSet;
 use tokio::time::Instant;
+use tracing::field::{DisplayValue, display};
 use tracing::{debug, error, warn};
 
-use super::{Ledger, Outcome, Replica, Tenure};
+use super::{Ledger, Outcome, Pauses, Replica, Tenure};
 use crate::control::{ControlTable, DeadLetter};
 use crate::fault::{Fault, FaultKind, persist};
 use crate::lag::LagBook;
@@ -49,6 +50,7 @@ pub struct Destination {
     pub tally: Arc<Tally>,
     pub lag: Arc<LagBook>,
     pub complaints: Complaints,
+    pub pauses: Arc<Pauses>,
 }
 
 /// Lets one complaint through every few seconds: all lanes of a destination fail at once.
@@ -184,9 +186,14 @@ async fn run_lane(
 impl Destination {
     /// Works on a job until it is done, or can never be.
     async fn finish(&self, job: &Job) {
-        let attempt = || job.tenure.within(|| self.replica.attempt(&job.action));
+        let attempt = || async {
+            if self.region != self.origin {
+                self.pauses.over(&self.region).await;
+            }
+            job.tenure.within(|| self.replica.attempt(&job.action)).await
+        };
         let step = job.trace.as_ref().and_then(|trace| trace.apply(&self.region));
-        let outcome = persist(attempt, |fault| self.notice(fault)).await;
+        let outcome = persist(attempt, |fault| self.notice(job, fault)).await;
         if let Some(step) = step {
             step.end(outcome.as_ref());
         }
@@ -207,32 +214,43 @@ impl Destination {
             (Action::Restamp(..), Outcome::Applied) => &self.tally.restamps,
             (Action::CarryOut { .. }, Outcome::Applied) => &self.tally.deletes_carried_out,
             (_, Outcome::Outrun) => {
-                debug!(region = %self.region, table = %self.table, "a local write was no longer needed");
+                debug!(
+                    region = %self.origin, table = self.table, key = %log_key(key_of(&job.action)),
+                    "a local write was no longer needed"
+                );
                 return;
             }
         };
         counter.add();
     }
 
-    fn notice(&self, fault: &Fault) {
-        let Self { region, table, .. } = self;
+    /// The region written to, in a log line; an agent's own is no peer.
+    fn peer(&self) -> Option<DisplayValue<&Origin>> {
+        (self.region != self.origin).then(|| display(&self.region))
+    }
+
+    fn notice(&self, job: &Job, fault: &Fault) {
+        let Self { origin: region, table, .. } = self;
+        let (peer, key) = (self.peer(), log_key(key_of(&job.action)));
         if fault.kind == FaultKind::Throttled {
             self.tally.throttled.add();
-            debug!(%region, table, %fault, "throttled; trying again");
+            debug!(%region, peer, table, %key, %fault, "throttled; trying again");
             return;
         }
         self.tally.retries.add();
         match fault.kind {
-            _ if !self.complaints.is_due() => debug!(%region, table, %fault, "a write failed; trying again"),
+            _ if !self.complaints.is_due() => {
+                debug!(%region, peer, table, %key, %fault, "a write failed; trying again");
+            }
             FaultKind::Refused => error!(
-                %region, table, %fault,
+                %region, peer, table, %key, %fault,
                 "the region refuses the write; check the credentials and the permissions of this agent there"
             ),
             FaultKind::Missing => error!(
-                %region, table, %fault,
+                %region, peer, table, %key, %fault,
                 "the replica is missing; create it with `tradewind init --create-tables`"
             ),
-            _ => warn!(%region, table, %fault, "a write failed; trying again"),
+            _ => warn!(%region, peer, table, %key, %fault, "a write failed; trying again"),
         }
     }
 
@@ -240,29 +258,32 @@ impl Destination {
     async fn bury(&self, job: &Job, fault: &Fault) {
         let action = &job.action;
         let trace = job.trace.as_ref().map(Trace::id);
-        let Self { region, origin, table, .. } = self;
+        let (peer, key) = (self.peer(), log_key(key_of(action)));
+        let Self { origin: region, table, .. } = self;
         let (Action::Push(write) | Action::Heal(write) | Action::Restamp(write, _)) = action else {
-            error!(%region, table, %fault, key = %log_key(key_of(action)), "a marked item can't be deleted");
+            error!(%region, table, %key, %fault, "a marked item can't be deleted");
             return;
         };
         self.tally.dead_letters.add();
         error!(
-            %origin, peer = %region, table, %fault, key = %log_key(&write.key), trace,
+            %region, peer, table, %key, %fault, trace,
             "the replica can never take this write; it is in the dead letters of the origin's control table"
         );
         self.save_dead_letter(write, fault).await;
     }
 
     async fn save_dead_letter(&self, write: &Write, fault: &Fault) {
+        let Self { origin: region, table, .. } = self;
+        let (peer, key) = (self.peer(), log_key(&write.key));
         let reason = fault.to_string();
         let letter = DeadLetter { peer: &self.region, write, reason: &reason };
         let save = || self.control.save_dead_letter(&self.table, &letter, self.dead_letter_days);
         let saved = persist(save, |fault| {
-            error!(table = %self.table, %fault, "can't save a dead letter in the control table; trying again");
+            error!(%region, peer, table, %key, %fault, "can't save a dead letter in the control table; trying again");
         })
         .await;
         if let Err(fault) = saved {
-            error!(table = %self.table, %fault, "a dead letter can't be saved");
+            error!(%region, peer, table, %key, %fault, "a dead letter can't be saved");
         }
     }
 }

@@ -3,11 +3,13 @@
 
 mod lanes;
 mod ledger;
+mod pauses;
 mod replica;
 mod tenure;
 
 pub(crate) use lanes::item_bytes;
 pub use lanes::{Complaints, Destination, Job, Lanes};
 pub use ledger::Ledger;
+pub use pauses::Pauses;
 pub use replica::{Outcome, Replica};
 pub use tenure::Tenure;

@@ -39,8 +39,18 @@ const TABLE: &str = "orders";
 const APPLICATIONS: u64 = 4;
 /// Every agent must find nothing to do in this many calls, all at once.
 const QUIET_CALLS: u32 = 4;
+/// How often the replicas are compared, with a page.
+const COMPARE: Duration = Duration::from_secs(20);
 /// How long the regions may take to settle; about a hundred times what they need.
 const PATIENCE: Duration = Duration::from_mins(5);
+/// How replicas are compared.
+const OPTIONS: Options = Options {
+    segments: 2,
+    settle: Duration::from_secs(5),
+    limit: 20,
+    read_units: None,
+    memory: 256 * 1024 * 1024,
+};
 
 /// Watch regions replicate and converge, in this process, in about half a minute.
 ///
@@ -76,6 +86,7 @@ pub(super) struct Demo {
 struct Stage {
     _dashboard: Option<Dashboard>,
     _observers: Vec<Observer>,
+    _comparing: JoinSet<()>,
 }
 
 /// What the demo did, and what came of it.
@@ -149,14 +160,7 @@ impl Demo {
         progress.finish();
         let settling_seconds = stopped.elapsed().as_secs_f64();
 
-        let options = Options {
-            segments: 2,
-            settle: Duration::from_secs(5),
-            limit: 20,
-            read_units: None,
-            memory: 256 * 1024 * 1024,
-        };
-        let verification = verify(&config, &regions, options, &mut ()).await?;
+        let verification = verify(&config, &regions, OPTIONS, &mut ()).await?;
         let mut outcome = Outcome::of(seed, &agents);
         outcome.writes = writes;
         (outcome.writing_seconds, outcome.settling_seconds) = (writing_seconds, settling_seconds);
@@ -192,7 +196,9 @@ impl Demo {
             // Logged as a warning would be: whoever asked for it wants to see it at any level.
             warn!("the page is at http://{}/ until Ctrl-C", dashboard.address());
         }
-        Ok(Stage { _dashboard: dashboard, _observers: observers })
+        let mut comparing = JoinSet::new();
+        comparing.spawn(compare(config.clone(), regions.clone()));
+        Ok(Stage { _dashboard: dashboard, _observers: observers, _comparing: comparing })
     }
 
     async fn regions(&self) -> Result<(Vec<EmbeddedRegion>, Config), Failure> {
@@ -248,6 +254,16 @@ impl Demo {
                     progress.update(most.saturating_sub(left.load(Ordering::Relaxed)), || lag_line(agents));
                 }
             }
+        }
+    }
+}
+
+/// Compares the replicas now and then, as one would by `tradewind verify`.
+async fn compare(config: Config, regions: BTreeMap<Origin, Region>) {
+    loop {
+        tokio::time::sleep(COMPARE).await;
+        if let Err(error) = verify(&config, &regions, OPTIONS, &mut ()).await {
+            warn!("the replicas can't be compared: {error}");
         }
     }
 }

@@ -6,7 +6,7 @@ use std::process::ExitCode;
 use crate::agent::StartError;
 use crate::config::ConfigError;
 use crate::fault::FaultKind;
-use crate::operate::{OperateError, VerifyError};
+use crate::operate::{OperateError, PauseError, VerifyError};
 
 /// How a command ends. The numbers are those of `sysexits.h` where it has one.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -100,6 +100,15 @@ impl From<StartError> for Failure {
 impl From<OperateError> for Failure {
     fn from(error: OperateError) -> Self {
         Self::new(error.fault.kind.into(), error)
+    }
+}
+
+impl From<PauseError> for Failure {
+    fn from(error: PauseError) -> Self {
+        match error {
+            PauseError::Operate(error) => error.into(),
+            PauseError::TooLong { .. } => Self::new(Exit::Usage, error),
+        }
     }
 }
 

@@ -5,12 +5,15 @@ mod completions;
 mod conflicts;
 mod dead_letters;
 mod demo;
+mod doctor;
 mod exit;
 mod health;
 mod init;
 mod listen;
 mod man;
+mod pause;
 mod progress;
+mod remove_region;
 mod run;
 mod status;
 mod supervisor;
@@ -19,7 +22,6 @@ mod wait;
 mod watermarks;
 
 use std::path::{Path, PathBuf};
-use std::time::{Duration, UNIX_EPOCH};
 
 use clap::error::ErrorKind;
 use clap::{Args, Parser, Subcommand};
@@ -27,6 +29,7 @@ use serde_json::json;
 use tracing::level_filters::LevelFilter;
 
 use crate::config::Config;
+use crate::lag::moment;
 
 pub use exit::{Exit, Failure};
 pub use progress::Progress;
@@ -34,8 +37,9 @@ pub use progress::Progress;
 const EXIT_CODES: &str = "\
 Exit codes:
   0    done
-  1    the replicas differ (demo, verify), not in time (wait), over --max-lag (status), letters are
-       left (dead-letters replay), or the agent is not well (health)
+  1    the replicas differ (demo, verify), not in time (wait), over --max-lag (status), an agent has
+       not answered (pause, resume), a region is not removed yet (remove-region), something must be
+       mended (doctor), letters are left (dead-letters replay), or the agent is not well (health)
   64   the command line or regions.toml is wrong, or --listen lacks its token
   69   a region can't be reached, a table is missing or does not fit, the address of --listen is taken,
        or no agent answers (health)
@@ -69,9 +73,13 @@ enum Command {
     Conflicts(conflicts::Conflicts),
     DeadLetters(dead_letters::DeadLetters),
     Demo(demo::Demo),
+    Doctor(doctor::Doctor),
     Health(health::Health),
     Init(init::Init),
     Man(man::Man),
+    Pause(pause::Pause),
+    RemoveRegion(remove_region::RemoveRegion),
+    Resume(pause::Resume),
     Run(run::Run),
     Status(status::Status),
     Verify(verify::Verify),
@@ -144,9 +152,13 @@ impl Invocation {
             | Command::Conflicts(_)
             | Command::DeadLetters(_)
             | Command::Demo(_)
+            | Command::Doctor(_)
             | Command::Health(_)
             | Command::Init(_)
             | Command::Man(_)
+            | Command::Pause(_)
+            | Command::RemoveRegion(_)
+            | Command::Resume(_)
             | Command::Status(_)
             | Command::Verify(_)
             | Command::Wait(_)
@@ -165,9 +177,13 @@ impl Invocation {
                     Command::Conflicts(conflicts) => conflicts.run(json).await,
                     Command::DeadLetters(letters) => letters.run(json).await,
                     Command::Demo(demo) => demo.run(json).await,
+                    Command::Doctor(doctor) => doctor.run(json).await,
                     Command::Health(health) => health.run(json).await,
                     Command::Init(init) => init.run(json).await,
                     Command::Man(man) => man.run::<Cli>(),
+                    Command::Pause(pause) => pause.run(json).await,
+                    Command::RemoveRegion(removal) => removal.run(json).await,
+                    Command::Resume(resume) => resume.run(json).await,
                     Command::Run(run) => run.run(json).await,
                     Command::Status(status) => status.run(json).await,
                     Command::Verify(verify) => verify.run(json).await,
@@ -199,11 +215,6 @@ fn print(result: &impl std::fmt::Display) {
 #[expect(clippy::print_stderr, reason = "a command's error")]
 fn complain(message: &str) {
     eprintln!("error: {message}");
-}
-
-/// A time in milliseconds since the Unix epoch, for a person.
-fn moment(millis: u64) -> impl std::fmt::Display {
-    humantime::format_rfc3339_seconds(UNIX_EPOCH + Duration::from_millis(millis))
 }
 
 /// Prints a result as JSON, or as the text that `text` makes of it.

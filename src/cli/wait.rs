@@ -10,7 +10,7 @@ use tokio::time::Instant;
 
 use super::chosen::known;
 use super::progress::Progress;
-use super::{ConfigFile, Exit, Failure, report};
+use super::{ConfigFile, Exit, Failure, moment, report};
 use crate::config::Config;
 use crate::operate::{Arrival, tables, wait};
 use crate::protocol::Origin;
@@ -117,8 +117,14 @@ fn text(waited: &Waited) -> String {
         .arrivals
         .iter()
         .map(|arrival| {
-            let Arrival { table, origin, peer, shards, arrived } = arrival;
-            if arrival.is_complete() {
+            let Arrival { table, origin, peer, shards, arrived, paused_until } = arrival;
+            if let Some(until) = paused_until {
+                format!(
+                    "{table}: {peer} lacks writes of {origin}: it is paused until {}; `tradewind resume --from {origin} \
+                     --to {peer}` lets them go on",
+                    moment(*until)
+                )
+            } else if arrival.is_complete() {
                 format!("{table}: {peer} has everything that was written in {origin} before the call")
             } else {
                 format!("{table}: {peer} lacks writes of {origin}: {arrived} of {shards} shards have arrived")

@@ -4,8 +4,10 @@ use std::collections::BTreeMap;
 use std::fmt;
 use std::sync::Arc;
 
+use super::pause::{self, PausedPeers};
 use super::{ControlTable, PK, Row, SK, number, read_number, read_text, text};
 use crate::fault::Fault;
+use crate::protocol::Origin;
 
 /// The name of one running agent; no two ever share one.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -29,17 +31,47 @@ impl fmt::Display for AgentId {
     }
 }
 
-const BEATS: &str = "agent";
+/// The last beat of an agent.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Beat {
+    /// Grows with each one.
+    pub count: u64,
+    /// The peers that the agent writes nothing to, since they are paused.
+    pub paused: PausedPeers,
+    /// The regions that its configuration names. One that says none is of an older version.
+    pub regions: Vec<Origin>,
+    /// Which configuration it has: see [`crate::config::Config::fingerprint`].
+    pub configuration: String,
+}
+
+/// The agents of a region, and what they are told.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct CrewTable {
+    pub beats: BTreeMap<AgentId, Beat>,
+    /// Pauses, those that are over among them.
+    pub pauses: PausedPeers,
+}
+
+pub(super) const BEATS: &str = "agent";
+const COUNT: &str = "beat";
+const PAUSED: &str = "paused";
+const REGIONS: &str = "regions";
+const CONFIGURATION: &str = "configuration";
 
 impl ControlTable {
-    /// Says that an agent is alive, for the `beat`-th time.
-    pub async fn beat(&self, agent: &AgentId, beat: u64) -> Result<(), Fault> {
-        self.put(Row::from([
+    /// Says that an agent is alive.
+    pub async fn beat(&self, agent: &AgentId, beat: &Beat) -> Result<(), Fault> {
+        let mut row = Row::from([
             (PK.to_owned(), text(BEATS)),
             (SK.to_owned(), text(agent.as_str())),
-            ("beat".to_owned(), number(beat)),
-        ]))
-        .await
+            (COUNT.to_owned(), number(beat.count)),
+            (REGIONS.to_owned(), text(beat.regions.iter().map(Origin::as_str).collect::<Vec<_>>().join(" "))),
+            (CONFIGURATION.to_owned(), text(&beat.configuration)),
+        ]);
+        if !beat.paused.is_empty() {
+            row.insert(PAUSED.to_owned(), pause::write_kept(&beat.paused));
+        }
+        self.put(row).await
     }
 
     /// Takes an agent off the list: it has stopped, or has been silent for long.
@@ -49,12 +81,23 @@ impl ControlTable {
         Ok(())
     }
 
-    /// The last beat of each agent.
-    pub async fn beats(&self) -> Result<BTreeMap<AgentId, u64>, Fault> {
+    /// The last beat of each agent, and the pauses.
+    pub async fn crew(&self) -> Result<CrewTable, Fault> {
         let rows = self.rows(BEATS).await?;
-        Ok(rows
-            .iter()
-            .filter_map(|row| Some((AgentId::from(read_text(row, SK)?), read_number(row, "beat")?)))
-            .collect())
+        Ok(CrewTable {
+            beats: rows.iter().filter_map(read).collect(),
+            pauses: rows.iter().filter_map(pause::read).collect(),
+        })
     }
+}
+
+pub(super) fn read(row: &Row) -> Option<(AgentId, Beat)> {
+    let regions = read_text(row, REGIONS).unwrap_or_default().split_whitespace();
+    let beat = Beat {
+        count: read_number(row, COUNT)?,
+        paused: pause::read_kept(row, PAUSED),
+        regions: regions.filter_map(|name| name.parse().ok()).collect(),
+        configuration: read_text(row, CONFIGURATION).unwrap_or_default().to_owned(),
+    };
+    Some((AgentId::from(read_text(row, SK)?), beat))
 }

@@ -94,6 +94,10 @@ impl ConflictTable {
         Ok((loser.await?, winner.await?))
     }
 
+    pub fn region(&self) -> &Origin {
+        &self.region
+    }
+
     fn pk(&self, table: &str) -> String {
         format!("conflict/{table}/{}", self.region)
     }

@@ -62,18 +62,13 @@ impl ControlTable {
         .await
     }
 
-    /// The gaps of a table that nobody has closed yet.
-    pub async fn gaps(&self, table: &str) -> Result<Vec<Gap>, Fault> {
-        Ok(self.rows(&pk(table)).await?.iter().filter_map(read).collect())
-    }
-
     /// Takes a mark away.
     pub async fn close_gap(&self, table: &str, gap: &Gap) -> Result<(), Fault> {
         self.delete(&pk(table), &gap.sk()).await
     }
 }
 
-fn pk(table: &str) -> String {
+pub(super) fn pk(table: &str) -> String {
     format!("gap/{table}")
 }
 

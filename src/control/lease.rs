@@ -84,7 +84,7 @@ impl Lease {
 }
 
 /// Precedes a destination's name in the name of its attribute.
-const DESTINATION: &str = "to ";
+pub(super) const DESTINATION: &str = "to ";
 const OWNER: &str = "leaseOwner";
 const COUNTER: &str = "leaseCounter";
 const PARENT: &str = "parentShardId";
@@ -252,7 +252,7 @@ where
     }
 }
 
-fn pk(space: &str) -> String {
+pub(super) fn pk(space: &str) -> String {
     format!("lease/{space}")
 }
 

@@ -7,8 +7,10 @@
 //! | lease, with its checkpoints | `lease/<table>/<stream>` | the shard | the agent that holds it |
 //! | barrier | `lease/<table>/<stream>` | `barrier` | whoever waits |
 //! | beat | `agent` | the agent | that agent |
+//! | pause | `agent` | `pause`, the peer | whoever pauses |
 //! | watermark | `watermark/<table>` | the origin | that origin's agent |
 //! | gap | `gap/<table>` | shard, time | this region's agents |
+//! | verified | `gap/<table>` | `verified` | whoever has compared the replicas |
 //! | report | `report` | region, agent | every agent, in every region |
 //! | dead letter | `dead-letter/<table>` | version, peer, key | this region's agent |
 //!
@@ -20,8 +22,11 @@ mod dead_letter;
 mod gap;
 mod images;
 mod lease;
+mod pause;
+mod removal;
 mod report;
 mod row_id;
+mod verified;
 mod watermark;
 
 use std::collections::HashMap;
@@ -33,13 +38,15 @@ use aws_sdk_dynamodb::types::AttributeValue;
 use crate::fault::Fault;
 use crate::region::Region;
 
-pub use beat::AgentId;
+pub use beat::{AgentId, Beat, CrewTable};
 pub use conflict::{ConflictTable, SavedConflict};
 pub use dead_letter::{DeadLetter, SavedLetter};
 pub use gap::Gap;
 pub use lease::{Checkpoint, Held, Lease, LeaseTable, lease_space};
+pub use pause::PausedPeers;
 pub use report::SavedReport;
 pub use row_id::RowId;
+pub use verified::{Agreement, Verified};
 pub use watermark::Watermarks;
 
 /// The name of the partition key.
@@ -108,7 +115,8 @@ impl ControlTable {
 /// Reads a row as whatever it may be, for the fuzzer.
 #[cfg(any(test, fuzzing))]
 pub(crate) fn read_any(row: &Row) {
-    let _ = (lease::read(row), watermark::read(row), gap::read(row), report::read(row));
+    let _ = (lease::read(row), watermark::read(row), gap::read(row), verified::read(row));
+    let _ = (beat::read(row), pause::read(row), report::read(row));
     let _ = (dead_letter::read(row.clone()), conflict::read(row.clone()));
 }
 

@@ -19,7 +19,7 @@ pub struct SavedReport {
 
 /// How long a report of an agent that is no more is kept, in seconds.
 const KEPT: u64 = 86_400;
-const REPORTS: &str = "report";
+pub(super) const REPORTS: &str = "report";
 const BEAT: &str = "beat";
 
 impl ControlTable {

@@ -30,8 +30,9 @@ function level(seconds) {
   if (seconds == null) return "unknown";
   return seconds < GOOD ? "good" : seconds < SLOW ? "slow" : "late";
 }
-const MARK = { good: "✓", slow: "!", late: "✕", unknown: "?" };
-const WORD = { good: "well", slow: "slow", late: "late", unknown: "not heard of" };
+const MARK = { good: "✓", slow: "!", late: "✕", unknown: "?", paused: "‖" };
+const WORD = { good: "well", slow: "slow", late: "late", unknown: "not heard of", paused: "paused" };
+const kindOf = (link) => link.paused_until ? "paused" : level(lagOf(link));
 
 // Elements. What is the same stays as it is: focus and screen readers don't lose their place.
 
@@ -73,14 +74,14 @@ function matrix({ regions, links }) {
     table.addEventListener("keydown", arrows);
   }
   for (const link of links) {
-    const key = `${link.origin} ${link.peer}`, lag = lagOf(link), kind = level(lag);
+    const key = `${link.origin} ${link.peer}`, kind = kindOf(link);
     const button = table.querySelector(`[data-link="${key}"]`);
     const large = link.last_heartbeat_ms ?? link.lag?.p50_ms;
     button.dataset.level = kind;
     button.setAttribute("aria-pressed", state.link === key);
     button.setAttribute("aria-label", `${link.origin} to ${link.peer}: ${WORD[kind]}; heartbeat ${ms(link.last_heartbeat_ms)}, watermark age ${time(link.watermark_age)}, ${count(link.backlog)} records waiting`);
     const [b, mark, small] = button.children;
-    write(b, kind === "unknown" ? "–" : ms(large));
+    write(b, kind === "unknown" ? "–" : kind === "paused" ? "paused" : ms(large));
     write(mark, MARK[kind]);
     write(small.firstChild, `age ${time(link.watermark_age)}`);
     write(small.lastChild, link.backlog ? ` · ${count(link.backlog)} waiting` : "");
@@ -191,14 +192,17 @@ function over() {
 
 // The rest
 
-function verdict({ regions, links }) {
+function verdict({ regions, links, verified }) {
   const silent = regions.filter((region) => !region.heard).map((region) => region.region);
-  const lags = links.map(lagOf), worst = Math.max(...lags.map((lag) => lag ?? Infinity));
-  const slowest = links[lags.findIndex((lag) => (lag ?? Infinity) === worst)];
+  const paused = links.find((link) => link.paused_until), flowing = links.filter((link) => !link.paused_until);
+  const lags = flowing.map(lagOf), worst = Math.max(0, ...lags.map((lag) => lag ?? Infinity));
+  const slowest = flowing[lags.findIndex((lag) => (lag ?? Infinity) === worst)];
   const troubled = regions.flatMap((region) => region.agents.flatMap((agent) => agent.tables)).filter((table) => table.trouble);
   let kind = level(Number.isFinite(worst) ? worst : null), text;
   if (silent.length) { kind = "late"; text = `No agent is heard of in ${silent.join(", ")}`; }
   else if (troubled.length) { kind = "late"; text = `${troubled[0].table} is not being replicated`; }
+  else if (verified[0]?.items_differing) { kind = "late"; text = `${verified[0].table}: replicas differ`; }
+  else if (paused && kind === "good") { kind = "paused"; text = `${paused.origin} → ${paused.peer} is paused until ${clock(paused.paused_until)}`; }
   else if (kind === "unknown") text = "Waiting for all regions to report";
   else if (kind === "good") text = `All ${regions.length} regions within ${time(worst)}`;
   else text = `${slowest.origin} → ${slowest.peer} is ${time(worst)} behind`;
@@ -214,6 +218,11 @@ function totals({ regions }) {
     ["Writes replicated", count(sum("replicated"))], ["Conflicts", count(sum("conflicts"))], ["Heals", count(sum("heals"))],
     ["Echoes held back", count(sum("echoes"))], ["Dead letters", count(sum("dead_letters")), sum("dead_letters") > 0],
     ["Throttled", count(sum("throttled"))], ["Retries", count(sum("retries"))], ["Gaps", count(sum("gaps")), sum("gaps") > 0]]);
+}
+function comparisons({ verified }) {
+  show($("verified"), ...verified.map((table) => make("li", { class: table.items_differing ? "trouble" : null },
+    `${table.table}: verified ${time(table.seconds_ago)} ago: ${count(table.items_differing)} differing of ${count(table.items_compared)} items`)));
+  if (!verified.length) show($("verified"), make("li", {}, "No table's replicas have been compared of late: ", make("code", {}, "tradewind verify"), " does."));
 }
 function cards({ regions }) {
   show($("regions"), ...regions.map((region) => {
@@ -297,7 +306,7 @@ async function look() {
     remember(overview);
     state.overview = overview;
     state.link ??= overview.links.length ? `${overview.links[0].origin} ${overview.links[0].peer}` : null;
-    verdict(overview); matrix(overview); totals(overview); cards(overview);
+    verdict(overview); matrix(overview); totals(overview); comparisons(overview); cards(overview);
     if (state.link) over();
     state.seen = Date.now();
     $("pulse").classList.remove("beat");

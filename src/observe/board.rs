@@ -8,9 +8,10 @@ use serde::Serialize;
 use tokio::time::Instant;
 
 use super::overview::{Heard, Overview};
+use super::recent::Recent;
 use super::report::Report;
 use crate::agent::Figures;
-use crate::control::{AgentId, SavedReport};
+use crate::control::{AgentId, Agreement, SavedReport};
 use crate::lag::wall_millis;
 use crate::protocol::Origin;
 
@@ -22,15 +23,14 @@ const POINTS: usize = 450;
 pub struct Board {
     regions: Vec<Origin>,
     figures: Figures,
-    begun: Instant,
-    /// Within which an origin is heard of at least once.
+    /// How often each agent reports.
     interval: Duration,
     state: Mutex<State>,
 }
 
-#[derive(Debug, Default)]
+#[derive(Debug)]
 struct State {
-    own: Option<Report>,
+    recent: Recent,
     others: BTreeMap<(Origin, AgentId), Told>,
     history: VecDeque<Point>,
 }
@@ -73,18 +73,16 @@ pub struct RegionPoint {
 
 impl Board {
     pub(super) fn new(regions: Vec<Origin>, figures: Figures, interval: Duration) -> Self {
-        Self { regions, figures, begun: Instant::now(), interval, state: Mutex::default() }
+        let state = State { recent: Recent::new(), others: BTreeMap::new(), history: VecDeque::new() };
+        Self { regions, figures, interval, state: Mutex::new(state) }
     }
 
     /// All regions as they stand now.
     pub fn overview(&self) -> Overview {
-        let state = self.lock();
-        let others = state
-            .others
-            .values()
-            .map(|told| Heard { report: told.report.clone(), silent: told.at.elapsed() });
-        let own = state.own.iter().map(|own| Heard { report: own.clone(), silent: Duration::ZERO });
-        Overview::of(&self.regions, own.chain(others).collect())
+        let own = Heard { report: self.report(), silent: Duration::ZERO };
+        let heard = |told: &Told| Heard { report: told.report.clone(), silent: told.at.elapsed() };
+        let reports = std::iter::once(own).chain(self.lock().others.values().map(heard)).collect();
+        Overview::of(&self.regions, reports)
     }
 
     /// The last minutes, the oldest moment first.
@@ -101,23 +99,33 @@ impl Board {
         let state = self.lock();
         let since = |region: &Origin| {
             let told = state.others.iter().filter(|((of, _), _)| of == region).map(|(_, told)| told.at);
-            told.max().map_or_else(|| self.begun.elapsed(), |at| at.elapsed())
+            told.max().map_or_else(|| state.recent.running(), |at| at.elapsed())
         };
         let others = self.regions.iter().filter(|region| *region != self.figures.region());
         others.map(|region| (region.clone(), since(region).saturating_sub(self.interval))).collect()
     }
 
-    /// The marks of this agent's tables.
-    pub(crate) fn marks(&self) -> Vec<(String, usize)> {
+    /// What is known of whether the replicas of this agent's tables agree.
+    pub(crate) fn agreements(&self) -> Vec<(String, Agreement)> {
         let state = self.lock();
-        let tables = state.own.iter().flat_map(|own| &own.tables);
-        tables.map(|table| (table.table.clone(), table.marks)).collect()
+        let known = |table: String| Some((state.recent.agreement(&table)?.clone(), table));
+        self.figures.tables().into_iter().filter_map(known).map(|(known, table)| (table, known)).collect()
     }
 
-    /// Takes in what the agent itself says, and keeps the moment.
-    pub(super) fn tick(&self, own: Report) {
-        self.lock().own = Some(own);
-        let Overview { millis, regions, links } = self.overview();
+    /// What the agent itself has to say now.
+    pub(super) fn report(&self) -> Report {
+        Report::make(&self.figures, &self.lock().recent, self.interval)
+    }
+
+    /// Takes note of something that the agent did, or has read.
+    pub(super) fn note(&self, note: impl FnOnce(&mut Recent)) {
+        note(&mut self.lock().recent);
+    }
+
+    /// Takes in what the agent did since the last time, and keeps the moment.
+    pub(super) fn tick(&self) {
+        self.note(|recent| recent.sample(&self.figures));
+        let Overview { millis, regions, links, .. } = self.overview();
         let links = links.into_iter().map(|link| LinkPoint {
             p50_ms: link.lag.as_ref().map(|lag| lag.p50_ms),
             p99_ms: link.lag.as_ref().map(|lag| lag.p99_ms),

@@ -6,7 +6,7 @@
 //! watermark ages and apply lags tell.
 
 use std::collections::BTreeMap;
-use std::sync::{Mutex, PoisonError};
+use std::sync::Arc;
 use std::time::Duration;
 
 use aws_sdk_dynamodb::types::StreamViewType;
@@ -15,9 +15,7 @@ use tokio::task::JoinSet;
 use tokio::time::{Instant, timeout};
 use tracing::{debug, info, warn};
 
-use super::recent::Recent;
-use super::report::Report;
-use crate::agent::Figures;
+use super::board::Board;
 use crate::control::{ControlTable, SavedReport};
 use crate::fault::Fault;
 use crate::lag::wall_millis;
@@ -36,7 +34,7 @@ const RECHECK: Duration = Duration::from_mins(5);
 
 /// Whose heart beats, and where it is felt.
 pub(super) struct Heart {
-    pub(super) figures: Figures,
+    pub(super) board: Arc<Board>,
     pub(super) local: Region,
     pub(super) peers: BTreeMap<Origin, ControlTable>,
     pub(super) interval: Duration,
@@ -60,19 +58,19 @@ pub(super) struct Path {
 
 impl Heart {
     /// Beats until it is dropped.
-    pub(super) async fn beat(mut self, recent: &Mutex<Recent>) {
+    pub(super) async fn beat(mut self) {
         let mut ticks = tokio::time::interval(self.interval);
         ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         let mut beat = 0;
         loop {
             ticks.tick().await;
             beat += 1;
-            let report = Report::make(&self.figures, &lock(recent), self.interval);
-            let Ok(body) = serde_json::to_string(&report) else { continue };
-            let (region, agent) = (self.figures.region().clone(), self.figures.agent().clone());
+            let Ok(body) = serde_json::to_string(&self.board.report()) else { continue };
+            let figures = self.board.figures();
+            let (region, agent) = (figures.region().clone(), figures.agent().clone());
             let saved = SavedReport { region, agent, beat, body };
             let delay = self.origin(&saved).await;
-            self.peers(saved, delay, recent).await;
+            self.peers(saved, delay).await;
         }
     }
 
@@ -124,11 +122,11 @@ impl Heart {
     }
 
     /// Writes the report to all peers at once, and notes how long it was on its way in all.
-    async fn peers(&self, report: SavedReport, delay: Option<Duration>, recent: &Mutex<Recent>) {
+    async fn peers(&self, report: SavedReport, delay: Option<Duration>) {
         let here = KeyValue::new("region", report.region.to_string());
         if let Some(delay) = delay {
             self.instruments.stream_delay.record(delay.as_secs_f64(), std::slice::from_ref(&here));
-            lock(recent).stream_delay_was(delay);
+            self.board.note(|recent| recent.stream_delay_was(delay));
         }
         let mut writes = JoinSet::new();
         for (peer, control) in &self.peers {
@@ -146,9 +144,9 @@ impl Heart {
                     let lag = delay + took;
                     let attributes = [here.clone(), KeyValue::new("peer", peer.to_string())];
                     self.instruments.lag.record(lag.as_secs_f64(), &attributes);
-                    lock(recent).heartbeat_was(&peer, lag);
+                    self.board.note(|recent| recent.heartbeat_was(&peer, lag));
                 }
-                (None, _) => debug!(%peer, "a report can't be saved at a peer"),
+                (None, _) => debug!(region = %report.region, %peer, "a report can't be saved at a peer"),
                 (Some(_), None) => {}
             }
         }
@@ -157,7 +155,8 @@ impl Heart {
     /// Whether it is this agent that measures: one of a region is enough, and a shard has only two
     /// readers to spare.
     fn is_first(&self) -> bool {
-        self.figures.crew().is_some_and(|(alive, _)| alive.first() == Some(self.figures.agent()))
+        let figures = self.board.figures();
+        figures.crew().is_some_and(|(alive, _)| alive.first() == Some(figures.agent()))
     }
 
     /// Takes a stand at the tip of the control table's stream.
@@ -230,8 +229,4 @@ impl Heart {
             );
         }
     }
-}
-
-pub(super) fn lock(recent: &Mutex<Recent>) -> std::sync::MutexGuard<'_, Recent> {
-    recent.lock().unwrap_or_else(PoisonError::into_inner)
 }

@@ -16,15 +16,14 @@ mod recent;
 mod report;
 
 use std::collections::BTreeMap;
-use std::sync::{Arc, Mutex};
+use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::task::JoinSet;
 use tokio::time::MissedTickBehavior;
 use tracing::debug;
 
-use self::heartbeat::{Heart, Path, lock};
-use self::recent::Recent;
+use self::heartbeat::{Heart, Path};
 use self::report::TABLES;
 use crate::agent::Figures;
 use crate::config::Config;
@@ -34,7 +33,7 @@ use crate::region::Region;
 use crate::telemetry::HeartbeatInstruments;
 
 pub use board::{Board, Point};
-pub use overview::{AgentView, Heard, Link, Overview, RegionView};
+pub use overview::{AgentView, Comparison, Heard, Link, Overview, RegionView};
 pub use report::{PeerReport, Report, TableEntry};
 
 /// How often the board is brought up to date with this agent.
@@ -52,13 +51,12 @@ impl Observer {
         let local = regions.get(figures.region())?.clone();
         let interval = config.tuning.heartbeat_interval;
         let names = config.regions.iter().map(|region| region.name.clone()).collect();
-        let board = Arc::new(Board::new(names, figures.clone(), interval));
-        let recent = Arc::new(Mutex::new(Recent::new()));
+        let board = Arc::new(Board::new(names, figures, interval));
         let others = regions.values().filter(|region| region.name != local.name);
         let peers: BTreeMap<_, _> =
             others.map(|region| (region.name.clone(), ControlTable::of(region))).collect();
         let heart = Heart {
-            figures: figures.clone(),
+            board: Arc::clone(&board),
             local: local.clone(),
             peers,
             interval,
@@ -68,10 +66,10 @@ impl Observer {
             rng: fastrand::Rng::new(),
         };
         let mut tasks = JoinSet::new();
-        tasks.spawn(sample(figures.clone(), Arc::clone(&recent), Arc::clone(&board)));
+        tasks.spawn(sample(Arc::clone(&board)));
         tasks.spawn(listen(ControlTable::of(&local), interval, Arc::clone(&board)));
-        tasks.spawn(marks(ControlTable::of(&local), figures.clone(), interval, Arc::clone(&recent)));
-        tasks.spawn(async move { heart.beat(&recent).await });
+        tasks.spawn(compare(ControlTable::of(&local), interval, Arc::clone(&board)));
+        tasks.spawn(heart.beat());
         Some(Self { board, _tasks: tasks })
     }
 
@@ -81,29 +79,29 @@ impl Observer {
 }
 
 /// Takes in, every now and then, what the agent does.
-async fn sample(figures: Figures, recent: Arc<Mutex<Recent>>, board: Arc<Board>) {
+async fn sample(board: Arc<Board>) {
     let mut ticks = tokio::time::interval(SAMPLE);
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
     loop {
         ticks.tick().await;
-        let report = {
-            let mut recent = lock(&recent);
-            recent.sample(&figures);
-            Report::make(&figures, &recent, SAMPLE)
-        };
-        board.tick(report);
+        board.tick();
     }
 }
 
-/// Looks, now and then, which tables are marked: they stay so whatever becomes of the agent that did it.
-async fn marks(control: ControlTable, figures: Figures, interval: Duration, recent: Arc<Mutex<Recent>>) {
+/// Looks, now and then, which tables are marked, and what comparing their replicas has found: that stays
+/// so whatever becomes of the agent that did it. Many tables have their turns.
+async fn compare(control: ControlTable, interval: Duration, board: Arc<Board>) {
     let mut ticks = tokio::time::interval(interval * 3);
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    let mut waiting = Vec::new();
     loop {
         ticks.tick().await;
-        for table in figures.tables().into_iter().take(TABLES) {
-            match control.gaps(&table).await {
-                Ok(gaps) => lock(&recent).marks_are(&table, gaps.len()),
+        if waiting.is_empty() {
+            waiting = board.figures().tables();
+        }
+        for table in waiting.drain(..waiting.len().min(TABLES)) {
+            match control.agreement(&table).await {
+                Ok(agreement) => board.note(|recent| recent.agreement_is(table, agreement)),
                 Err(fault) => debug!(table, %fault, "a table's marks can't be read; trying again"),
             }
         }

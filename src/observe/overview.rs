@@ -6,6 +6,7 @@ use std::time::Duration;
 use serde::Serialize;
 
 use super::report::{PeerReport, Report, TableEntry};
+use crate::control::Verified;
 use crate::lag::{LagSummary, Spread, wall_millis};
 use crate::protocol::Origin;
 use crate::tally::TallySnapshot;
@@ -17,6 +18,18 @@ pub struct Overview {
     pub millis: u64,
     pub regions: Vec<RegionView>,
     pub links: Vec<Link>,
+    /// What `tradewind verify` found last, of each table that it has compared of late; those that
+    /// differ first.
+    pub verified: Vec<Comparison>,
+}
+
+/// What came of comparing a table's replicas.
+#[derive(Clone, Debug, Serialize)]
+pub struct Comparison {
+    pub table: String,
+    pub seconds_ago: f64,
+    pub items_compared: u64,
+    pub items_differing: u64,
 }
 
 /// One region, over its agents.
@@ -62,6 +75,9 @@ pub struct Link {
     /// From a heartbeat's write until the peer answered, over the last ten minutes.
     pub heartbeat: Option<LagSummary>,
     pub last_heartbeat_ms: Option<f64>,
+    /// Nothing is written to the peer until then, since an operator said so: milliseconds since the
+    /// Unix epoch.
+    pub paused_until: Option<u64>,
 }
 
 /// A report, and how long ago it was made.
@@ -95,13 +111,37 @@ impl Overview {
             }
         }
         let regions = regions.iter().map(|region| RegionView::of(region, &of(region))).collect();
-        Self { millis: wall_millis(), regions, links }
+        Self { millis: wall_millis(), regions, links, verified: Comparison::all(&reports) }
     }
 
     /// The longest lag of all, in seconds; `None` where that of some link is not known.
     pub fn longest_lag(&self) -> Option<f64> {
         let lags = self.links.iter().map(Link::longest_lag).collect::<Option<Vec<_>>>()?;
         lags.into_iter().max_by(f64::total_cmp)
+    }
+}
+
+impl Comparison {
+    /// The last one of each table. It is left in every region, but not all may have been reached.
+    fn all(reports: &[Heard]) -> Vec<Self> {
+        let mut last: BTreeMap<&str, Verified> = BTreeMap::new();
+        for table in reports.iter().flat_map(|heard| &heard.report.tables) {
+            let Some(verified) = table.verified else { continue };
+            let known = last.entry(&table.table).or_insert(verified);
+            if known.millis < verified.millis {
+                *known = verified;
+            }
+        }
+        let mut all: Vec<Self> =
+            last.into_iter().map(|(table, verified)| Self::of(table, verified)).collect();
+        all.sort_by_key(|table| std::cmp::Reverse(table.items_differing));
+        all
+    }
+
+    fn of(table: &str, verified: Verified) -> Self {
+        let Verified { items_compared, items_differing, .. } = verified;
+        let seconds_ago = verified.age().as_secs_f64().round();
+        Self { table: table.to_owned(), seconds_ago, items_compared, items_differing }
     }
 }
 
@@ -136,6 +176,7 @@ impl Link {
             lag: Spread::merged(living.iter().map(|peer| &peer.lag)).summary(),
             heartbeat: measured.and_then(|peer| peer.heartbeat.clone()),
             last_heartbeat_ms: measured.and_then(|peer| peer.last_heartbeat_ms),
+            paused_until: living.iter().filter_map(|peer| peer.paused_until).max(),
         }
     }
 

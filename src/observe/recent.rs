@@ -1,4 +1,5 @@
-//! What an agent did of late: lag over the last minute, heartbeats over the last ten.
+//! What an agent did of late: lag over the last minute, heartbeats over the last ten; and what it has
+//! read of its tables.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::time::Duration;
@@ -6,9 +7,10 @@ use std::time::Duration;
 use tokio::time::Instant;
 
 use crate::agent::Figures;
+use crate::control::Agreement;
 use crate::lag::{LagSummary, Spread};
 use crate::protocol::Origin;
-use crate::tally::TallySnapshot;
+use crate::tally::{TallySnapshot, count};
 
 /// What lag and rates are told of.
 const WINDOW: Duration = Duration::from_mins(1);
@@ -21,8 +23,7 @@ pub(super) struct Recent {
     samples: VecDeque<Sample>,
     heartbeats: BTreeMap<Origin, VecDeque<Duration>>,
     stream_delays: VecDeque<Duration>,
-    /// The marks of each table that bears any.
-    marks: BTreeMap<String, usize>,
+    agreements: BTreeMap<String, Agreement>,
 }
 
 #[derive(Debug)]
@@ -35,7 +36,7 @@ struct Sample {
 impl Recent {
     pub(super) fn new() -> Self {
         let (samples, heartbeats, stream_delays) = (VecDeque::new(), BTreeMap::new(), VecDeque::new());
-        Self { begun: Instant::now(), samples, heartbeats, stream_delays, marks: BTreeMap::new() }
+        Self { begun: Instant::now(), samples, heartbeats, stream_delays, agreements: BTreeMap::new() }
     }
 
     /// Takes in what the agent has done since this was last called.
@@ -62,12 +63,13 @@ impl Recent {
         push(self.heartbeats.entry(peer.clone()).or_default(), lag);
     }
 
-    pub(super) fn marks_are(&mut self, table: &str, marks: usize) {
-        self.marks.insert(table.to_owned(), marks);
+    pub(super) fn agreement_is(&mut self, table: String, agreement: Agreement) {
+        self.agreements.insert(table, agreement);
     }
 
-    pub(super) fn marks(&self, table: &str) -> usize {
-        self.marks.get(table).copied().unwrap_or_default()
+    /// What is known of whether a table's replicas agree, if that has been read.
+    pub(super) fn agreement(&self, table: &str) -> Option<&Agreement> {
+        self.agreements.get(table)
     }
 
     pub(super) fn running(&self) -> Duration {
@@ -110,9 +112,4 @@ fn push(times: &mut VecDeque<Duration>, time: Duration) {
         times.pop_front();
     }
     times.push_back(time);
-}
-
-#[expect(clippy::cast_precision_loss, reason = "counts for display")]
-fn count(count: u64) -> f64 {
-    count as f64
 }

@@ -7,6 +7,7 @@ use serde::{Deserialize, Serialize};
 
 use super::recent::Recent;
 use crate::agent::{Figures, TableStanding};
+use crate::control::{Agreement, Verified};
 use crate::lag::{LagSummary, Spread, wall_millis};
 use crate::protocol::Origin;
 use crate::tally::TallySnapshot;
@@ -66,6 +67,10 @@ pub struct PeerReport {
     pub heartbeat: Option<LagSummary>,
     /// Of the last heartbeat.
     pub last_heartbeat_ms: Option<f64>,
+    /// Nothing is written to the peer until then, since an operator said so: milliseconds since the
+    /// Unix epoch.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub paused_until: Option<u64>,
 }
 
 /// How one table fares.
@@ -91,6 +96,9 @@ pub struct TableEntry {
     /// Marks that the table bears: writes of this region that may be missing at peers, until
     /// `tradewind verify` finds no difference.
     pub marks: usize,
+    /// What `tradewind verify` found last, if it has compared the replicas of late.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub verified: Option<Verified>,
     pub conflicts: u64,
     pub heals: u64,
     pub dead_letters: u64,
@@ -119,9 +127,13 @@ impl Report {
             let report = peers.entry(peer).or_default();
             (report.heartbeat, report.last_heartbeat_ms) = (heartbeat, Some(last));
         }
+        for (peer, until) in figures.paused() {
+            peers.entry(peer).or_default().paused_until = Some(until);
+        }
         standings.sort_by_key(|table| {
             let behind = table.backlogs.values().map(|backlog| backlog.age).max();
-            std::cmp::Reverse((table.trouble.is_some(), recent.marks(&table.table), behind))
+            let differs = recent.agreement(&table.table).is_some_and(Agreement::is_in_doubt);
+            std::cmp::Reverse((table.trouble.is_some(), differs, behind))
         });
         let more_tables = standings.len().saturating_sub(TABLES);
         Self {
@@ -150,6 +162,7 @@ impl Report {
 impl TableEntry {
     fn of(table: &TableStanding, recent: &Recent) -> Self {
         let tally = table.tally;
+        let agreement = recent.agreement(&table.table);
         Self {
             table: table.table.clone(),
             trouble: table.trouble.clone(),
@@ -160,7 +173,8 @@ impl TableEntry {
             unread: table.unread.values().max().copied().map_or(0.0, rounded),
             ages: table.backlogs.iter().map(|(peer, backlog)| (peer.clone(), rounded(backlog.age))).collect(),
             arrivals: table.arrivals.iter().map(|(origin, age)| (origin.clone(), rounded(*age))).collect(),
-            marks: recent.marks(&table.table),
+            marks: agreement.map_or(0, |agreement| agreement.gaps.len()),
+            verified: agreement.and_then(|agreement| agreement.verified),
             conflicts: tally.conflicts,
             heals: tally.heals,
             dead_letters: tally.dead_letters,

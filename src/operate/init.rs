@@ -327,7 +327,7 @@ async fn create_replica(region: &Region, name: &str, model: &TableDescription) -
 
 /// A table without a billing summary has always been provisioned; the local engines say so by
 /// its capacity alone.
-fn is_on_demand(table: &TableDescription) -> bool {
+pub(super) fn is_on_demand(table: &TableDescription) -> bool {
     match table.billing_mode_summary().and_then(|summary| summary.billing_mode()) {
         Some(mode) => *mode == BillingMode::PayPerRequest,
         None => {

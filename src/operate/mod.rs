@@ -1,9 +1,13 @@
 //! What an operator does to replicas, apart from replicating: prepare them, compare them, wait for
-//! them, see to dead letters and conflicts.
+//! them, pause the flow to them, see to dead letters and conflicts.
 
+mod agents;
 mod conflicts;
 mod dead_letters;
+mod doctor;
 mod init;
+mod pause;
+mod remove;
 mod status;
 mod verify;
 mod wait;
@@ -20,7 +24,10 @@ use crate::region::Region;
 
 pub use conflicts::{LostWrite, Restored, conflicts, restore};
 pub use dead_letters::{Fate, Letter, Replayed, dead_letters, replay};
+pub use doctor::{Diagnosis, Finding, Harm, Untried, doctor};
 pub use init::{Change, Model, Plan, Problem, Step};
+pub use pause::{Flow, PauseError, flows, pause};
+pub use remove::{AgentElsewhere, Left, Removal, RemoveOptions, remove};
 pub use status::{Silent, Status, status};
 pub use verify::{
     Audience, Difference, Holding, Options, Scanned, Stage, TableVerdict, Verification, VerifyError, verify,

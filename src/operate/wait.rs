@@ -10,11 +10,13 @@ use std::time::Duration;
 
 use serde::Serialize;
 use tokio::time::{Instant, MissedTickBehavior};
+use tracing::warn;
 
 use super::OperateError;
 use crate::config::TableConfig;
 use crate::control::{ControlTable, LeaseTable, lease_space};
 use crate::fault::{Fault, FaultKind};
+use crate::lag::{moment, wall_millis};
 use crate::protocol::Origin;
 use crate::region::Region;
 use crate::schema::{StreamState, describe};
@@ -33,6 +35,10 @@ pub struct Arrival {
     pub shards: usize,
     /// Those of which the peer has all that was written before.
     pub arrived: usize,
+    /// Nothing is written to the peer until then, in milliseconds since the Unix epoch, since an
+    /// operator has paused it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub paused_until: Option<u64>,
 }
 
 impl Arrival {
@@ -69,6 +75,7 @@ pub async fn wait(
     let list = || async { list_once(&origin.streams, &arn).await.map_err(|fault| at(physical, fault)) };
     let mut lineage = list().await?;
     let peers: Vec<&Origin> = peers.iter().filter(|peer| table.is_in(peer)).collect();
+    let mut told = false;
     let mut ticks = tokio::time::interval(LOOK);
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
     loop {
@@ -82,7 +89,7 @@ pub async fn wait(
         if lineage.shards().any(|shard| has_ended(shard) && !lineage.has_children(shard)) {
             lineage = list().await?;
         }
-        let arrivals: Vec<Arrival> = peers
+        let mut arrivals: Vec<Arrival> = peers
             .iter()
             .map(|peer| Arrival {
                 table: table.name.clone(),
@@ -97,9 +104,26 @@ pub async fn wait(
                         lease.has_passed(barrier, peer) && (has_heirs || !lease.is_done_for(peer))
                     })
                     .count(),
+                paused_until: None,
             })
             .collect();
-        if arrivals.iter().all(Arrival::is_complete) || Instant::now() >= deadline {
+        if arrivals.iter().all(Arrival::is_complete) {
+            return Ok(arrivals);
+        }
+        let is_over = Instant::now() >= deadline;
+        if is_over || !told {
+            let paused = control.crew().await.map_err(|fault| at(&origin.control_table, fault))?.pauses;
+            for arrival in arrivals.iter_mut().filter(|arrival| !arrival.is_complete()) {
+                arrival.paused_until =
+                    paused.get(&arrival.peer).copied().filter(|until| *until > wall_millis());
+                if !told && let Some(until) = arrival.paused_until {
+                    let (Arrival { table, origin, peer, .. }, until) = (&*arrival, moment(until));
+                    warn!(%origin, %peer, table, %until, "the peer is paused: `tradewind resume` lets the writes go on");
+                }
+            }
+            told = true;
+        }
+        if is_over {
             return Ok(arrivals);
         }
     }

@@ -13,11 +13,11 @@ use aws_sdk_dynamodbstreams::primitives::{DateTime, DateTimeFormat};
 
 /// Catches the Date header of one call; 0 is none.
 #[derive(Clone, Debug, Default)]
-pub(super) struct ServiceClock(Arc<AtomicU64>);
+pub(crate) struct ServiceClock(Arc<AtomicU64>);
 
 impl ServiceClock {
     /// Milliseconds since the Unix epoch, in whole seconds, if the answer said.
-    pub(super) fn millis(&self) -> Option<u64> {
+    pub(crate) fn millis(&self) -> Option<u64> {
         Some(self.0.load(Ordering::Relaxed)).filter(|millis| *millis > 0)
     }
 }

@@ -16,8 +16,9 @@ use opentelemetry::{KeyValue, global};
 use tokio::time::Instant;
 
 use crate::agent::{Backlog, Figures, TableStanding};
+use crate::control::Agreement;
 use crate::observe::Board;
-use crate::tally::TallySnapshot;
+use crate::tally::{TallySnapshot, count};
 
 /// Bounds of the lag histograms' buckets, in seconds: from a write in the same rack to the day that
 /// streams keep.
@@ -144,6 +145,16 @@ pub fn register(agents: Vec<Figures>) {
         },
     );
     gauge(
+        "tradewind.paused",
+        "",
+        "1 while the peer is paused by an operator, and nothing is written to it, else 0",
+        |table, observer| {
+            for (peer, paused) in &table.paused {
+                observer.observe(f64::from(u8::from(*paused)), &with(table, "peer", peer));
+            }
+        },
+    );
+    gauge(
         "tradewind.backlog",
         "{record}",
         "Records that have been read and are not yet with the peer",
@@ -200,26 +211,45 @@ fn agents_alive(meter: &Meter, look: Arc<Look>) {
         .build();
 }
 
-/// Has how long other regions have been silent, and which tables are marked, told with every
+/// Has how long other regions have been silent, and whether tables' replicas agree, told with every
 /// collection.
 pub fn register_boards(boards: Vec<Arc<Board>>) {
     let meter = meter();
-    let seen = boards.clone();
-    let gauge = meter.u64_observable_gauge("tradewind.marks").with_unit("{mark}");
-    gauge
-        .with_description(
-            "Marks of the table: writes that may be missing at peers, until verify finds no difference",
-        )
-        .with_callback(move |observer| {
-            for board in &seen {
-                let region = KeyValue::new("region", board.figures().region().to_string());
-                for (table, marks) in board.marks() {
-                    let marks = u64::try_from(marks).unwrap_or(u64::MAX);
-                    observer.observe(marks, &[region.clone(), KeyValue::new("table", table)]);
+    let gauge = |name, unit, description, read: fn(&Agreement) -> Option<f64>| {
+        let boards = boards.clone();
+        let gauge = meter.f64_observable_gauge(name).with_unit(unit).with_description(description);
+        gauge
+            .with_callback(move |observer| {
+                for board in &boards {
+                    let region = KeyValue::new("region", board.figures().region().to_string());
+                    for (table, agreement) in board.agreements() {
+                        let of_table = [region.clone(), KeyValue::new("table", table)];
+                        if let Some(figure) = read(&agreement) {
+                            observer.observe(figure, &of_table);
+                        }
+                    }
                 }
-            }
-        })
-        .build();
+            })
+            .build();
+    };
+    gauge(
+        "tradewind.marks",
+        "{mark}",
+        "Marks of the table: writes that may be missing at peers, until verify finds no difference",
+        |agreement| Some(count(agreement.gaps.len())),
+    );
+    gauge(
+        "tradewind.verified.differing",
+        "{item}",
+        "Items that differed between the table's replicas when verify compared them last",
+        |agreement| agreement.verified.map(|verified| count(verified.items_differing)),
+    );
+    gauge(
+        "tradewind.verified.age",
+        "s",
+        "How long ago verify compared the table's replicas last",
+        |agreement| agreement.verified.map(|verified| verified.age().as_secs_f64()),
+    );
     let gauge = meter.f64_observable_gauge("tradewind.heartbeat.age");
     gauge
         .with_unit("s")
@@ -242,9 +272,4 @@ fn of_table(table: &TableStanding) -> [KeyValue; 2] {
 
 fn with(table: &TableStanding, role: &'static str, region: &crate::protocol::Origin) -> Vec<KeyValue> {
     of_table(table).into_iter().chain([KeyValue::new(role, region.to_string())]).collect()
-}
-
-#[expect(clippy::cast_precision_loss, reason = "counts for display")]
-fn count(count: usize) -> f64 {
-    count as f64
 }

@@ -82,6 +82,25 @@ async fn everything_that_is_missing_is_made_once() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn old_rows_of_its_own_tables_are_to_expire() {
+    let mut world = World::bare(2).await;
+    world.conflicts = tradewind::config::Conflicts::Table;
+    world.make_table(DUBLIN, PLAIN, Some(StreamViewType::NewAndOldImages)).await;
+    // One that was made by hand, without a time to live.
+    world.make_control_table(DUBLIN).await;
+    assert_eq!(ttl(&world, DUBLIN, &world.control).await, None);
+    let (code, plan) = init(&world, &["--create-tables"]).await;
+    assert_eq!(code, 0, "{plan:#}");
+    for region in world.regions() {
+        for table in [&world.control, &world.conflict_table()] {
+            assert_eq!(ttl(&world, region, table).await.as_deref(), Some("expires"), "{table}");
+        }
+        // What applications keep is theirs.
+        assert_eq!(ttl(&world, region, &world.table).await, None);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_replica_is_made_like_the_first_in_every_respect() {
     let world = World::bare(2).await;
     make_rich_table(&world).await;

@@ -12,6 +12,7 @@ use tokio::process::Command;
 use crate::items::{key, row};
 use crate::process::{Process, run, run_json};
 use crate::tamper::Fate;
+use crate::verify::stamped;
 use crate::world::{PLAIN, World, eventually};
 
 const DUBLIN: usize = 0;
@@ -46,7 +47,7 @@ pub(crate) async fn start(command: Command) -> (Process, String) {
 }
 
 /// The value of a metric with these labels; of several, the first.
-fn metric(text: &str, name: &str, labels: &[(&str, &str)]) -> Option<f64> {
+pub(crate) fn metric(text: &str, name: &str, labels: &[(&str, &str)]) -> Option<f64> {
     let labels: Vec<_> = labels.iter().map(|(name, value)| format!("{name}=\"{value}\"")).collect();
     let of = |line: &&str| {
         line.strip_prefix(name).is_some_and(|rest| rest.starts_with('{'))
@@ -291,5 +292,38 @@ async fn a_table_that_is_marked_is_told_everywhere_until_it_is_verified() {
     let (code, _, log) = run(world.tradewind(DUBLIN, &["verify"])).await;
     assert_eq!(code, 0, "{log}");
     eventually("no mark", marks, |marks| *marks == Some(0.0)).await;
+    process.kill().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_difference_that_verify_finds_is_told_until_a_later_one_finds_none() {
+    let world = observed().await;
+    // It looks like an agent's, so no agent replicates it.
+    world.put(TOKYO, stamped(row("extra", "one"), 1000)).await;
+    let (process, address) = start(agent(&world, DUBLIN, "127.0.0.1:0", |_| {})).await;
+    let verify = || run(world.tradewind(TOKYO, &["verify", "--settle", "0s"]));
+    let of_table = [("region", "dublin"), ("table", world.table.as_str())];
+    let figures = || async {
+        let text = get(&address, "/metrics", &[]).await.expect("an answer").1;
+        let page = get(&address, "/api/overview", &[]).await.expect("an answer").1;
+        // Nothing while it starts.
+        let page: serde_json::Value = serde_json::from_str(&page).unwrap_or_default();
+        let age = metric(&text, "tradewind_verified_age_seconds", &of_table);
+        let differing = metric(&text, "tradewind_verified_differing", &of_table);
+        (differing, age.is_some(), page["verified"][0]["items_differing"].as_u64())
+    };
+    assert_eq!(figures().await, (None, false, None));
+    for (code, differing, told) in
+        [(1, 1_u32, "1 items compared, 1 differing"), (0, 0, "0 items compared, 0 differing")]
+    {
+        let (ended, _, log) = verify().await;
+        assert_eq!(ended, code, "{log}");
+        let expected = (Some(f64::from(differing)), true, Some(differing.into()));
+        eventually("the result in the metrics and on the page", figures, |figures| *figures == expected)
+            .await;
+        let status = || async { run(world.tradewind(TOKYO, &["status"])).await.1 };
+        eventually("the result in another region", status, |text| text.contains(told)).await;
+        world.delete(TOKYO, key("extra")).await;
+    }
     process.kill().await;
 }

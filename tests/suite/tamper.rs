@@ -37,6 +37,11 @@ pub(crate) trait Tamper: Send + Sync + 'static {
     fn answer(&self, _operation: &str, body: String) -> String {
         body
     }
+
+    /// What the service's clock is to say, in the place of what it says.
+    fn date(&self) -> Option<String> {
+        None
+    }
 }
 
 /// A closure on requests alone.
@@ -119,6 +124,9 @@ async fn handle(State(shared): State<Arc<Shared>>, request: Request) -> Response
     let mut response = Response::new(Body::from(body));
     *response.status_mut() = parts.status;
     *response.headers_mut() = without_length(parts.headers);
+    if let Some(date) = shared.tamper.date() {
+        response.headers_mut().insert(header::DATE, date.parse().expect("a header"));
+    }
     response
 }
 

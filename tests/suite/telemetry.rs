@@ -1,5 +1,6 @@
 //! What goes to a collector by OTLP, and what a log shows of keys.
 
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 
 use axum::Router;
@@ -67,24 +68,31 @@ async fn metrics_and_the_ways_of_records_are_pushed_to_a_collector() {
 async fn keys_are_hashed_in_logs_unless_they_are_allowed() {
     for allowed in [false, true] {
         let mut world = World::prepared(2, PLAIN).await;
-        let refuse = |operation: &str, body: &str| {
+        let first = AtomicBool::new(true);
+        let refuse = move |operation: &str, body: &str| {
             let write = operation == "PutItem" && body.contains("\"TableName\":\"orders-");
-            if write { Fate::Fail("ValidationException") } else { Fate::Pass }
+            match write {
+                true if first.swap(false, Ordering::Relaxed) => Fate::Fail("InternalServerError"),
+                true => Fate::Fail("ValidationException"),
+                false => Fate::Pass,
+            }
         };
         world.tamper(DUBLIN, TOKYO, refuse).await;
         let arguments = ["run", "--region", "dublin", "--listen", "off", "--json", "--log-keys"];
         let arguments = if allowed { &arguments[..] } else { &arguments[..6] };
         let mut process = Process::start(world.tradewind(DUBLIN, arguments));
         world.put(DUBLIN, row("a-secret-key", "1")).await;
-        let line = process.says("dead letters").await;
-        let line: serde_json::Value = serde_json::from_str(&line).expect("a line of JSON");
-        let shown = line["key"].as_str().expect("a key");
-        assert_eq!(shown.contains("a-secret-key"), allowed, "{line}");
-        assert_eq!(shown.starts_with('#') && shown.len() == 13, !allowed, "{line}");
-        assert_eq!(
-            (&line["origin"], &line["peer"], &line["table"]),
-            (&"dublin".into(), &"tokyo".into(), &world.table.as_str().into())
-        );
+        for told in ["a write failed", "dead letters"] {
+            let line = process.says(told).await;
+            let line: serde_json::Value = serde_json::from_str(&line).expect("a line of JSON");
+            let shown = line["key"].as_str().expect("a key");
+            assert_eq!(shown.contains("a-secret-key"), allowed, "{line}");
+            assert_eq!(shown.starts_with('#') && shown.len() == 13, !allowed, "{line}");
+            assert_eq!(
+                (&line["region"], &line["peer"], &line["table"]),
+                (&"dublin".into(), &"tokyo".into(), &world.table.as_str().into())
+            );
+        }
         process.kill().await;
     }
 }

@@ -10,6 +10,7 @@ use tradewind::protocol::{Fingerprint, Item, STAMP};
 use crate::items::{key, row, s};
 use crate::load::{Load, Mix, seed};
 use crate::process::{run, run_json};
+use crate::tamper::Fate;
 use crate::world::{PLAIN, World};
 
 const DUBLIN: usize = 0;
@@ -110,7 +111,7 @@ async fn an_item_that_waits_for_its_delete_is_told_as_such() {
 }
 
 /// An item as an agent would have written it.
-fn stamped(mut item: Item, millis: u64) -> Item {
+pub(crate) fn stamped(mut item: Item, millis: u64) -> Item {
     let stamp = format!("tw1 {:016x} dublin - - {} {:016x}", millis << 16, Fingerprint::of(&item), 7);
     item.insert(STAMP.to_owned(), s(&stamp));
     item
@@ -223,6 +224,19 @@ async fn nothing_is_told_of_while_applications_write_all_the_time() {
     }
     load.finish().await;
     world.converged().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_result_that_may_not_be_left_for_the_agents_is_printed_all_the_same() {
+    let mut world = World::prepared(2, PLAIN).await;
+    let refuse = |operation: &str, body: &str| {
+        let left = operation == "PutItem" && body.contains("\"verified\"");
+        if left { Fate::Fail("AccessDeniedException") } else { Fate::Pass }
+    };
+    world.tamper(DUBLIN, TOKYO, refuse).await;
+    let (code, text, log) = run(world.tradewind(DUBLIN, &["verify"])).await;
+    assert_eq!((code, text.trim()), (0, &*format!("{}: 0 items compared, 0 differing", world.table)));
+    assert!(log.contains("can't be left") && log.contains("tokyo") && !log.contains("dublin"), "{log}");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -8,8 +8,8 @@ use std::time::Duration;
 use clap::Args;
 use serde::Serialize;
 
-use super::{ConfigFile, Exit, Failure, report};
-use crate::observe::{Link, RegionView};
+use super::{ConfigFile, Exit, Failure, moment, report};
+use crate::observe::{Comparison, Link, RegionView};
 use crate::operate::{Status as AllRegions, status};
 use crate::region::Region;
 
@@ -80,15 +80,28 @@ fn text(told: &Told) -> String {
     lines.push(row(&REGION_HEADS, REGION_WIDTHS));
     lines.extend(status.overview.regions.iter().map(|region| row(&region_cells(region), REGION_WIDTHS)));
     lines.extend(troubles(status));
+    lines.extend(status.overview.verified.iter().map(verified));
     if *over == Some(true) {
         lines.push("over --max-lag".to_owned());
     }
     lines.join("\n")
 }
 
+/// What comparing a table's replicas found.
+fn verified(table: &Comparison) -> String {
+    let Comparison { table, seconds_ago, items_compared, items_differing } = table;
+    let ago = seconds(*seconds_ago);
+    format!("{table}: verified {ago} ago: {items_compared} items compared, {items_differing} differing")
+}
+
 /// What needs a person.
 fn troubles(status: &AllRegions) -> Vec<String> {
     let mut lines = Vec::new();
+    for Link { origin, peer, paused_until, .. } in &status.overview.links {
+        if let Some(until) = paused_until {
+            lines.push(format!("{origin} → {peer}: paused until {}", moment(*until)));
+        }
+    }
     for region in &status.overview.regions {
         let name = &region.region;
         match region.agents.first() {

@@ -11,7 +11,9 @@ use ratatui::style::{Color, Modifier, Style};
 use ratatui::text::Line;
 use ratatui::widgets::{Block, Cell, Paragraph, Row, Table, Wrap};
 
-use super::{LINK_HEADS, LINK_WIDTHS, LOOK, REGION_HEADS, REGION_WIDTHS, link_cells, region_cells, troubles};
+use super::{
+    LINK_HEADS, LINK_WIDTHS, LOOK, REGION_HEADS, REGION_WIDTHS, link_cells, region_cells, troubles, verified,
+};
 use crate::cli::{Exit, Failure, moment};
 use crate::config::Config;
 use crate::operate::{Status, status};
@@ -21,6 +23,7 @@ use crate::region::Region;
 /// From here on, a lag is worth a look; and from the second on, something is wrong.
 const SLOW: f64 = 5.0;
 const LATE: f64 = 60.0;
+const RED: Style = Style::new().fg(Color::Red);
 /// How often a key press is looked for.
 const KEYS: Duration = Duration::from_millis(100);
 
@@ -79,7 +82,7 @@ fn draw(frame: &mut Frame, status: &Status, max_lag: Option<Duration>) {
     let rows = overview.links.iter().map(|link| {
         let style = match link.longest_lag() {
             None => Style::new().fg(Color::Magenta),
-            Some(lag) if lag > late => Style::new().fg(Color::Red).add_modifier(Modifier::BOLD),
+            Some(lag) if lag > late => RED.add_modifier(Modifier::BOLD),
             Some(lag) if lag > SLOW.min(late) => Style::new().fg(Color::Yellow),
             Some(_) => Style::new().fg(Color::Green),
         };
@@ -88,16 +91,20 @@ fn draw(frame: &mut Frame, status: &Status, max_lag: Option<Duration>) {
     let title = format!(" Tradewind, {} ", moment(overview.millis));
     frame.render_widget(table(&LINK_HEADS, &LINK_WIDTHS, rows.collect(), title), links);
     let rows = overview.regions.iter().map(|region| {
-        let style = if region.heard { Style::new() } else { Style::new().fg(Color::Red) };
+        let style = if region.heard { Style::new() } else { RED };
         Row::new(region_cells(region).map(Cell::from)).style(style)
     });
     frame
         .render_widget(table(&REGION_HEADS, &REGION_WIDTHS, rows.collect(), " Regions ".to_owned()), regions);
-    let told: Vec<Line> = if troubles.is_empty() {
+    let mut told: Vec<Line> = if troubles.is_empty() {
         vec![Line::from("All agents report. q ends this.")]
     } else {
-        troubles.into_iter().map(|line| Line::styled(line, Style::new().fg(Color::Red))).collect()
+        troubles.into_iter().map(|line| Line::styled(line, RED)).collect()
     };
+    told.extend(overview.verified.iter().map(|table| {
+        let style = if table.items_differing > 0 { RED } else { Style::new() };
+        Line::styled(verified(table), style)
+    }));
     let block = Block::bordered().title(" Notes ");
     frame.render_widget(Paragraph::new(told).wrap(Wrap { trim: true }).block(block), notes);
 }

@@ -32,7 +32,9 @@ use tracing::{debug, warn};
 use super::OperateError;
 use crate::capacity::Budget;
 use crate::config::{Config, TableConfig};
-use crate::control::{ControlTable, Gap};
+use crate::control::{ControlTable, Gap, Verified};
+use crate::fault::FaultKind;
+use crate::lag::wall_millis;
 use crate::protocol::Origin;
 use crate::region::Region;
 use crate::schema::describe;
@@ -198,6 +200,7 @@ pub async fn verify(
             *units -= before.get(name).copied().unwrap_or_default();
         }
         verdict.seconds = began.elapsed().as_secs_f64();
+        leave(table, regions, &verdict).await;
         tables.push(verdict);
     }
     Ok(Verification { tables })
@@ -207,12 +210,28 @@ pub async fn verify(
 async fn gaps(table: &TableConfig, regions: &BTreeMap<Origin, Region>) -> Vec<Gap> {
     let mut gaps = Vec::new();
     for region in table.replicas.iter().filter_map(|(name, _)| regions.get(name)) {
-        match ControlTable::of(region).gaps(&table.name).await {
-            Ok(found) => gaps.extend(found),
+        match ControlTable::of(region).agreement(&table.name).await {
+            Ok(found) => gaps.extend(found.gaps),
             Err(fault) => debug!(region = %region.name, %fault, "the control table can't be read for gaps"),
         }
     }
     gaps
+}
+
+/// Leaves in every region what was found, for its agents to tell.
+async fn leave(table: &TableConfig, regions: &BTreeMap<Origin, Region>, verdict: &TableVerdict) {
+    let TableVerdict { items_compared, items_differing, .. } = *verdict;
+    let verified = Verified { millis: wall_millis(), items_compared, items_differing };
+    for region in table.replicas.iter().filter_map(|(name, _)| regions.get(name)) {
+        match ControlTable::of(region).save_verified(&table.name, verified).await {
+            // Where there is no control table, there are no agents to tell it.
+            Err(fault) if fault.kind != FaultKind::Missing => warn!(
+                region = %region.name, table = table.name, %fault,
+                "the result can't be left in the control table: this region's agents do not tell it"
+            ),
+            _ => {}
+        }
+    }
 }
 
 /// Whether an agent of a region is seen to beat within some time.
@@ -223,11 +242,11 @@ async fn is_served(region: &Region, patience: Duration) -> bool {
     let mut first = None;
     loop {
         ticks.tick().await;
-        match control.beats().await {
-            Ok(beats) if beats.is_empty() => return false,
-            Ok(beats) => {
-                let first = first.get_or_insert_with(|| beats.clone());
-                if *first != beats {
+        match control.crew().await {
+            Ok(crew) if crew.beats.is_empty() => return false,
+            Ok(crew) => {
+                let first = first.get_or_insert_with(|| crew.beats.clone());
+                if *first != crew.beats {
                     return true;
                 }
             }

@@ -1,0 +1,85 @@
+//! What is left of a region once it takes part no more.
+
+use aws_sdk_dynamodb::types::AttributeValue;
+
+use super::beat::BEATS;
+use super::lease::DESTINATION;
+use super::report::REPORTS;
+use super::{ControlTable, Gap, PK, Row, SK, lease, read_text, text};
+use crate::fault::Fault;
+use crate::protocol::Origin;
+
+impl ControlTable {
+    /// Removes all rows here that tell of another region that takes part no more, for these tables
+    /// and spaces of leases: how many. Dead letters stay: they hold items.
+    pub async fn forget_region(
+        &self,
+        gone: &Origin,
+        tables: &[String],
+        spaces: &[String],
+    ) -> Result<usize, Fault> {
+        let mut removed = 0;
+        let watermarks = tables.iter().map(|table| (format!("watermark/{table}"), gone.to_string()));
+        let mut rows: Vec<(String, String)> = watermarks.collect();
+        rows.push((BEATS.to_owned(), super::pause::sk(gone)));
+        for row in self.rows(REPORTS).await? {
+            let of_gone = |sk: &&str| sk.split_once(' ').is_some_and(|(region, _)| region == gone.as_str());
+            rows.extend(read_text(&row, SK).filter(of_gone).map(|sk| (REPORTS.to_owned(), sk.to_owned())));
+        }
+        for (pk, sk) in rows {
+            removed += usize::from(self.remove(&pk, &sk).await?);
+        }
+        for table in tables {
+            for gap in self.agreement(table).await?.gaps.into_iter().filter(|gap| gap.peers.contains(gone)) {
+                let peers: Vec<_> = gap.peers.iter().filter(|peer| *peer != gone).cloned().collect();
+                if peers.is_empty() {
+                    self.close_gap(table, &gap).await?;
+                } else {
+                    self.save_gap(table, &Gap { peers, ..gap }).await?;
+                }
+                removed += 1;
+            }
+        }
+        for space in spaces {
+            let attribute = format!("{DESTINATION}{gone}");
+            for row in self.rows(&lease::pk(space)).await? {
+                let Some(shard) = read_text(&row, SK).filter(|_| row.contains_key(&attribute)) else {
+                    continue;
+                };
+                let update = self.client.update_item().table_name(&self.name);
+                let update = update.key(PK, text(lease::pk(space))).key(SK, text(shard));
+                let update = update
+                    .update_expression("REMOVE #gone")
+                    // Its agent may have removed the row meanwhile.
+                    .condition_expression("attribute_exists(#gone)")
+                    .expression_attribute_names("#gone", &attribute);
+                lease::held(update.send().await)?;
+                removed += 1;
+            }
+        }
+        Ok(removed)
+    }
+
+    /// Removes this region's own rows, for these tables and spaces of leases: how many. Marks and dead
+    /// letters stay.
+    pub async fn take_leave(&self, tables: &[String], spaces: &[String]) -> Result<usize, Fault> {
+        let mut removed = 0;
+        let watermarks = tables.iter().map(|table| format!("watermark/{table}"));
+        let leases = spaces.iter().map(|space| lease::pk(space));
+        for pk in watermarks.chain(leases).chain([BEATS.to_owned(), REPORTS.to_owned()]) {
+            for row in self.rows(&pk).await? {
+                let Some(sk) = read_text(&row, SK) else { continue };
+                removed += usize::from(self.remove(&pk, sk).await?);
+            }
+        }
+        Ok(removed)
+    }
+
+    /// Removes a row; whether it was there.
+    async fn remove(&self, pk: &str, sk: &str) -> Result<bool, Fault> {
+        let delete = self.client.delete_item().table_name(&self.name);
+        let delete = delete.key(PK, text(pk)).key(SK, text(sk));
+        let old = delete.return_values(aws_sdk_dynamodb::types::ReturnValue::AllOld).send().await?;
+        Ok(old.attributes.is_some_and(|row: Row| row.values().any(AttributeValue::is_s)))
+    }
+}

@@ -1,0 +1,213 @@
+//! What the agents say, and what they don't.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use aws_sdk_dynamodb::types::ProvisionedThroughputDescription;
+use tracing::debug;
+
+use super::place::Place;
+use super::{Finding, Harm};
+use crate::config::{Config, TableConfig};
+use crate::control::{AgentId, Beat, ControlTable};
+use crate::lag::{moment, wall_millis};
+use crate::observe::{Overview, RegionView};
+use crate::operate::agents::running;
+use crate::operate::init::is_on_demand;
+use crate::operate::{status, watermarks};
+use crate::protocol::Origin;
+use crate::region::Region;
+
+/// The part of a provisioned capacity from which on there is none to spare.
+const FULL: f64 = 0.8;
+
+pub(super) async fn look(
+    config: &Config,
+    tables: &[TableConfig],
+    regions: &BTreeMap<Origin, Region>,
+    places: &BTreeMap<Origin, Place>,
+) -> Vec<Finding> {
+    let mut findings = Vec::new();
+    for region in regions.values() {
+        match running(region, config.tuning.lease_duration).await {
+            Ok(agents) => findings.extend(crew(config, &region.name, &agents)),
+            Err(fault) => debug!(region = %region.name, %fault, "the agents' beats can't be read"),
+        }
+        for table in tables.iter().filter(|table| table.is_in(&region.name)) {
+            findings.extend(rows(region, table).await);
+        }
+    }
+    let overview = status(config, regions).await.overview;
+    findings.extend(retention(config, tables, regions, &overview).await);
+    for view in &overview.regions {
+        findings.extend(reported(view));
+        findings.extend(places.get(&view.region).and_then(|place| capacity(place, view, &overview)));
+    }
+    findings
+}
+
+/// The agents of a region that run, and which configurations they have.
+fn crew(config: &Config, region: &Origin, agents: &BTreeMap<AgentId, Beat>) -> Vec<Finding> {
+    let mut findings = Vec::new();
+    if agents.is_empty() {
+        findings.push(Finding::new(
+            Harm::Halt,
+            "no_agent",
+            region,
+            "",
+            "no agent runs: what is written here is not replicated, and lost to replication after a day",
+            format!("start one: `tradewind run --region {region}`"),
+        ));
+    }
+    let mine = config.fingerprint();
+    for (agent, beat) in agents.iter().filter(|(_, beat)| beat.configuration != mine) {
+        findings.push(Finding::new(
+            Harm::Divergence,
+            "configuration",
+            region,
+            "",
+            format!("the agent {agent} has another configuration than this file: other regions, tables or selections"),
+            "start all agents with the same file and the same version",
+        ));
+        debug!(%agent, configuration = beat.configuration, mine, "another configuration");
+    }
+    findings
+}
+
+/// What a region's control table says of one table.
+async fn rows(region: &Region, table: &TableConfig) -> Vec<Finding> {
+    let (control, name) = (ControlTable::of(region), &table.name);
+    let mut findings = Vec::new();
+    let mut found = |harm, what, wrong: String, mend: &str| {
+        findings.push(Finding::new(harm, what, &region.name, name, wrong, mend));
+    };
+    match control.agreement(name).await {
+        Ok(agreement) => {
+            for gap in &agreement.gaps {
+                found(Harm::Divergence, "marked", gap.to_string(), "run `tradewind verify`");
+            }
+            if let Some(verified) = agreement.verified.filter(|verified| verified.items_differing > 0) {
+                found(
+                    Harm::Divergence,
+                    "differs",
+                    format!(
+                        "{} items differed when the replicas were compared last",
+                        verified.items_differing
+                    ),
+                    "`tradewind verify` shows them",
+                );
+            }
+        }
+        Err(fault) => debug!(region = %region.name, %fault, "the marks can't be read"),
+    }
+    match control.newest_dead_letters(name, 1).await {
+        Ok(letters) if letters.is_empty() => {}
+        Ok(_) => found(
+            Harm::Divergence,
+            "dead_letters",
+            "there are writes of this region that a peer could not take".to_owned(),
+            "`tradewind dead-letters list` shows them, `replay` makes them again",
+        ),
+        Err(fault) => debug!(region = %region.name, %fault, "the dead letters can't be read"),
+    }
+    findings
+}
+
+/// How old the oldest write is that a peer lacks, beside what streams keep.
+async fn retention(
+    config: &Config,
+    tables: &[TableConfig],
+    regions: &BTreeMap<Origin, Region>,
+    overview: &Overview,
+) -> Vec<Finding> {
+    let mut ages: BTreeMap<(Origin, Origin), Duration> = BTreeMap::new();
+    for link in &overview.links {
+        let age = link.watermark_age.and_then(|age| Duration::try_from_secs_f64(age).ok());
+        if let Some(age) = age {
+            ages.insert((link.origin.clone(), link.peer.clone()), age);
+        }
+    }
+    // What is durable says so even where no agent has reported for a day.
+    for watermark in watermarks(tables, regions).await.unwrap_or_default() {
+        let Some(millis) = watermark.millis else { continue };
+        let heard = ages.contains_key(&(watermark.origin.clone(), watermark.peer.clone()));
+        if !heard {
+            let age = Duration::from_millis(wall_millis().saturating_sub(millis));
+            let known = ages.entry((watermark.origin, watermark.peer)).or_default();
+            *known = age.max(*known);
+        }
+    }
+    let kept = config.tuning.stream_retention;
+    let mut findings = Vec::new();
+    for ((origin, peer), age) in ages.into_iter().filter(|(_, age)| *age > kept / 2) {
+        let told = humantime::format_duration(Duration::from_mins(age.as_secs() / 60));
+        let (wrong, mend) = if age >= kept {
+            (
+                format!("{peer} may lack writes that are {told} old: the stream has dropped them"),
+                "bring the agents and the peer back, then run `tradewind verify`".to_owned(),
+            )
+        } else {
+            let left =
+                humantime::format_duration(Duration::from_mins(kept.saturating_sub(age).as_secs() / 60));
+            (
+                format!("{peer} may lack writes that are {told} old: in {left} the stream drops the oldest"),
+                "bring the agents of the origin and the peer back before that".to_owned(),
+            )
+        };
+        findings.push(Finding::new(Harm::DataLoss, "retention", &origin, "", wrong, mend));
+    }
+    for link in &overview.links {
+        if let Some(until) = link.paused_until {
+            let wrong = format!("nothing is written to {} until {}: it is paused", link.peer, moment(until));
+            let mend = "`tradewind resume` ends that";
+            findings.push(Finding::new(Harm::Note, "paused", &link.origin, "", wrong, mend));
+        }
+    }
+    findings
+}
+
+/// What the agents of a region report of its tables.
+fn reported(view: &RegionView) -> Vec<Finding> {
+    let mut findings = Vec::new();
+    for table in view.agents.iter().filter(|agent| agent.heard).flat_map(|agent| &agent.tables) {
+        if let Some(trouble) = &table.trouble {
+            let mend = "mend what it says; the agent tries again by itself";
+            findings.push(Finding::new(Harm::Halt, "trouble", &view.region, &table.table, trouble, mend));
+        }
+        if table.throttled > 0 {
+            findings.push(Finding::new(
+                Harm::Lag,
+                "throttled",
+                &view.region,
+                &table.table,
+                format!("{} writes of this agent were throttled since it started", table.throttled),
+                "give the peers' tables and their indexes more write capacity, or make them on demand",
+            ));
+        }
+    }
+    findings
+}
+
+/// A region whose tables together take fewer writes than are made, as far as agents tell.
+fn capacity(place: &Place, view: &RegionView, overview: &Overview) -> Option<Finding> {
+    let tables = || place.tables.values().map(|seen| &seen.described.table);
+    if place.tables.is_empty() || tables().any(is_on_demand) {
+        return None;
+    }
+    let units = tables().filter_map(|table| {
+        table.provisioned_throughput().and_then(ProvisionedThroughputDescription::write_capacity_units)
+    });
+    let units = f64::from(u32::try_from(units.sum::<i64>()).unwrap_or(u32::MAX));
+    // Each write is at least one unit, where it is made and at each peer.
+    let writes: f64 = overview.regions.iter().map(|region| region.writes_per_second).sum();
+    (writes > units * FULL).then(|| {
+        Finding::new(
+            Harm::Lag,
+            "capacity",
+            &view.region,
+            "",
+            format!("all regions together write {writes:.1} times a second, and the tables here take {units} units"),
+            "raise the write capacity, or make the tables on demand",
+        )
+    })
+}

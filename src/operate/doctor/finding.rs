@@ -1,0 +1,69 @@
+//! What is wrong, and how bad that is.
+
+use serde::Serialize;
+
+use crate::fault::{Fault, FaultKind};
+use crate::protocol::Origin;
+
+/// The harm that is done, the worst first.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Harm {
+    /// Writes are lost, or soon will be.
+    DataLoss,
+    /// Replicas differ, or may.
+    Divergence,
+    /// Something is not replicated, or not from or to some region.
+    Halt,
+    /// Something is replicated late, or not seen.
+    Lag,
+    /// Something costs more than it need.
+    Cost,
+    /// Nothing need be done.
+    Note,
+}
+
+/// One thing that is wrong. They sort by harm.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
+pub struct Finding {
+    pub harm: Harm,
+    /// What kind of finding it is: docs/doctor.md has them all.
+    pub name: &'static str,
+    pub region: Origin,
+    /// Empty, where it is about no single table.
+    #[serde(skip_serializing_if = "String::is_empty")]
+    pub table: String,
+    pub wrong: String,
+    pub mend: String,
+}
+
+impl Finding {
+    pub(super) fn new(
+        harm: Harm,
+        name: &'static str,
+        region: &Origin,
+        table: &str,
+        wrong: impl Into<String>,
+        mend: impl Into<String>,
+    ) -> Self {
+        let (region, table) = (region.clone(), table.to_owned());
+        Self { harm, name, region, table, wrong: wrong.into(), mend: mend.into() }
+    }
+
+    /// A call that failed on which all rests.
+    pub(super) fn of_fault(region: &Origin, table: &str, action: &str, fault: &Fault) -> Self {
+        let name = match fault.kind {
+            FaultKind::Refused if fault.code.contains("AccessDenied") => "permission",
+            FaultKind::Refused => "credentials",
+            FaultKind::Missing => "missing",
+            FaultKind::Unreachable | FaultKind::Throttled | FaultKind::Invalid => "unreachable",
+        };
+        let mend = match name {
+            "permission" => {
+                format!("allow dynamodb:{action} on {table}: the README says what each role needs")
+            }
+            _ => fault.kind.advice().to_owned(),
+        };
+        Self::new(Harm::Halt, name, region, table, format!("{action}: {fault}"), mend)
+    }
+}

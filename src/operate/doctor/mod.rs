@@ -1,0 +1,110 @@
+//! Looks at all that replication rests on, changes nothing, and says what to mend, the worst first.
+//!
+//! | file | subject |
+//! | --- | --- |
+//! | `finding` | what is wrong, and how bad that is |
+//! | `place` | one region, as it answers: its tables, its clock, what may be done there |
+//! | `permissions` | tries each action without effect |
+//! | `tables` | what the replicas of a table must have in common, and what each must have |
+//! | `agents` | what the agents say, and what they don't |
+
+mod agents;
+mod finding;
+mod permissions;
+mod place;
+mod tables;
+
+use std::collections::BTreeMap;
+
+use serde::Serialize;
+use tokio::task::JoinSet;
+
+use self::place::Place;
+use crate::config::{Config, TableConfig};
+use crate::protocol::Origin;
+use crate::region::Region;
+
+pub use finding::{Finding, Harm};
+
+/// What a look at everything came to.
+#[derive(Debug, Serialize)]
+pub struct Diagnosis {
+    /// The worst first.
+    pub findings: Vec<Finding>,
+    /// What could not be tried, or not without effect.
+    pub untried: Vec<Untried>,
+    /// How many actions were tried and are allowed.
+    pub allowed: usize,
+    /// How far each region's clock is ahead of this machine's, in seconds, where its answers say.
+    pub clocks: BTreeMap<Origin, f64>,
+}
+
+/// An action that was not tried.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
+pub struct Untried {
+    pub region: Origin,
+    pub table: String,
+    pub action: String,
+    pub why: String,
+}
+
+impl Diagnosis {
+    /// Whether something must be mended.
+    pub fn is_well(&self) -> bool {
+        self.findings.iter().all(|finding| finding.harm == Harm::Note)
+    }
+}
+
+/// Looks at all regions and tables, with the permissions that the agents of these regions need.
+pub async fn doctor(config: &Config, regions: &BTreeMap<Origin, Region>, agents_of: &[Origin]) -> Diagnosis {
+    let (tables, mut findings) = find_tables(config, regions).await;
+    let mut looks = JoinSet::new();
+    for region in config.regions.iter().filter_map(|region| regions.get(&region.name)).cloned() {
+        let (config, tables, agents_of) = (config.clone(), tables.clone(), agents_of.to_vec());
+        looks.spawn(async move { Place::look(&config, &tables, region, &agents_of).await });
+    }
+    let mut places: BTreeMap<Origin, Place> = BTreeMap::new();
+    while let Some(place) = looks.join_next().await {
+        let place = place.unwrap_or_else(|error| std::panic::resume_unwind(error.into_panic()));
+        places.insert(place.region.clone(), place);
+    }
+    findings.extend(place::clocks(&places));
+    for table in &tables {
+        findings.extend(tables::look(table, &places));
+    }
+    let reached: BTreeMap<Origin, Region> = regions
+        .iter()
+        .filter(|(name, _)| places.get(*name).is_some_and(|place| place.answers))
+        .map(|(name, region)| (name.clone(), region.clone()))
+        .collect();
+    findings.extend(agents::look(config, &tables, &reached, &places).await);
+    let clocks =
+        places.iter().filter_map(|(name, place)| Some((name.clone(), place.clock?.ahead()))).collect();
+    let allowed = places.values().map(|place| place.allowed).sum();
+    let mut untried = Vec::new();
+    for place in places.into_values() {
+        findings.extend(place.findings);
+        untried.extend(place.untried);
+    }
+    findings.sort();
+    findings.dedup();
+    untried.sort();
+    Diagnosis { findings, untried, allowed, clocks }
+}
+
+/// The tables that are named, and those that patterns find where that can be asked.
+async fn find_tables(
+    config: &Config,
+    regions: &BTreeMap<Origin, Region>,
+) -> (Vec<TableConfig>, Vec<Finding>) {
+    let mut found = BTreeMap::new();
+    let mut findings = Vec::new();
+    for region in regions.values() {
+        let Some(pattern) = crate::discovery::pattern_in(config, &region.name) else { continue };
+        match crate::discovery::find(config, region).await {
+            Ok(tables) => found.extend(tables),
+            Err(fault) => findings.push(Finding::of_fault(&region.name, &pattern, "ListTables", &fault)),
+        }
+    }
+    (config.tables.iter().cloned().chain(found.into_values()).collect(), findings)
+}

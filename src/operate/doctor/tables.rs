@@ -1,0 +1,167 @@
+//! What the replicas of a table must have in common, and what each must have.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use aws_sdk_dynamodb::types::{ProvisionedThroughputDescription, TableDescription};
+
+use super::place::{Place, Seen};
+use super::{Finding, Harm};
+use crate::config::TableConfig;
+use crate::operate::init::is_on_demand;
+use crate::protocol::{Origin, STAMP};
+use crate::schema::StreamState;
+
+/// Looks at all replicas of one table that could be described.
+pub(super) fn look(table: &TableConfig, places: &BTreeMap<Origin, Place>) -> Vec<Finding> {
+    let replicas: Vec<(&Origin, &String, &Seen)> = table
+        .replicas
+        .iter()
+        .filter_map(|(name, physical)| Some((name, physical, places.get(name)?.tables.get(&table.name)?)))
+        .collect();
+    let mut findings = Vec::new();
+    for (region, physical, seen) in &replicas {
+        let mut found = |harm, name, wrong: String, mend: &str| {
+            findings.push(Finding::new(harm, name, region, physical, wrong, mend));
+        };
+        if !seen.described.active {
+            let status = seen.described.table.table_status().map(ToString::to_string).unwrap_or_default();
+            found(
+                Harm::Halt,
+                "not_active",
+                format!("the table is not active: {status}"),
+                "wait, or see what was done to it",
+            );
+        }
+        match &seen.described.stream {
+            StreamState::On { .. } => {}
+            StreamState::Off => found(
+                Harm::DataLoss,
+                "stream_off",
+                "it has no stream: what is written here goes nowhere, and can't be replicated later"
+                    .to_owned(),
+                "run `tradewind init`, start the agents, then run `tradewind verify`",
+            ),
+            StreamState::Unfit(view) => found(
+                Harm::DataLoss,
+                "stream_view",
+                format!(
+                    "its stream shows {view}, but NEW_AND_OLD_IMAGES is needed: nothing written here is replicated"
+                ),
+                "turn the stream off once its other readers can do without it, and run `tradewind init`",
+            ),
+        }
+        let is_key = |name: &str| {
+            let mut definitions = seen.described.table.attribute_definitions().iter();
+            definitions.any(|definition| definition.attribute_name() == name)
+        };
+        if is_key(STAMP) {
+            found(
+                Harm::Halt,
+                "reserved_attribute",
+                format!("{STAMP} is a key of the table or of an index, but it must hold Tradewind's stamp"),
+                "call the attribute otherwise: remove that index, or make the table anew",
+            );
+        }
+        for (_, attribute) in table.selections.withheld().filter(|(to, _)| *to == *region) {
+            if seen.described.key_schema.names().any(|name| name == attribute) {
+                found(
+                    Harm::Halt,
+                    "withheld_key",
+                    format!(
+                        "regions.toml keeps {attribute:?} from this region, but it is a part of the table's key"
+                    ),
+                    "take it out of `without`",
+                );
+            }
+        }
+        for (index, units, of_table) in narrow_indexes(&seen.described.table) {
+            found(
+                Harm::Lag,
+                "index_capacity",
+                format!(
+                    "the index {index} takes {units} write units a second and the table {of_table}: a full index throttles \
+                     writes to the table, agents' too"
+                ),
+                "give the index as many as the table, or make both on demand",
+            );
+        }
+    }
+    if let Some((like, _, first)) = replicas.first() {
+        for (region, physical, seen) in &replicas {
+            if seen.described.key_schema != first.described.key_schema {
+                let wrong = format!(
+                    "its keys are {}, but in {like} they are {}",
+                    seen.described.key_schema, first.described.key_schema
+                );
+                let mend = "make one of them anew: nothing is replicated between them";
+                findings.push(Finding::new(Harm::Halt, "keys_differ", region, physical, wrong, mend));
+            }
+        }
+    }
+    findings.extend(times_to_live(&replicas));
+    findings.extend(classes(&replicas));
+    findings
+}
+
+/// The indexes of a provisioned table that take fewer writes than the table.
+fn narrow_indexes(table: &TableDescription) -> Vec<(String, i64, i64)> {
+    if is_on_demand(table) {
+        return Vec::new();
+    }
+    let units = |described: Option<&ProvisionedThroughputDescription>| {
+        described.and_then(ProvisionedThroughputDescription::write_capacity_units).unwrap_or_default()
+    };
+    let of_table = units(table.provisioned_throughput());
+    let indexes = table.global_secondary_indexes().iter();
+    indexes
+        .map(|index| {
+            (
+                index.index_name().unwrap_or_default().to_owned(),
+                units(index.provisioned_throughput()),
+                of_table,
+            )
+        })
+        .filter(|(_, units, of_table)| units < of_table)
+        .collect()
+}
+
+/// An expiry is a delete, and is replicated.
+fn times_to_live(replicas: &[(&Origin, &String, &Seen)]) -> Vec<Finding> {
+    let attributes: BTreeSet<&String> = replicas.iter().filter_map(|(.., seen)| seen.ttl.as_ref()).collect();
+    let named = |attribute: &Option<String>| {
+        attribute.as_deref().map_or("nothing".to_owned(), |name| format!("{name:?}"))
+    };
+    let Some((like, _, first)) = replicas.iter().find(|(.., seen)| seen.ttl.is_some()) else {
+        return Vec::new();
+    };
+    let others = replicas.iter().filter(|(.., seen)| seen.ttl != first.ttl);
+    others
+        .map(|(region, physical, seen)| {
+            let wrong = format!("items expire by {} here, and by {} in {like}", named(&seen.ttl), named(&first.ttl));
+            if attributes.len() > 1 && seen.ttl.is_some() {
+                let mend = "an expiry is replicated as a delete, so both rules delete everywhere: set the same attribute";
+                Finding::new(Harm::DataLoss, "ttl_differs", region, physical, wrong, mend)
+            } else {
+                let mend = "nothing need be done: expiries are replicated. The same setting would expire items here while the \
+                            other region is away";
+                Finding::new(Harm::Note, "ttl_missing", region, physical, wrong, mend)
+            }
+        })
+        .collect()
+}
+
+fn classes(replicas: &[(&Origin, &String, &Seen)]) -> Vec<Finding> {
+    let class = |seen: &Seen| {
+        let summary = seen.described.table.table_class_summary();
+        summary.and_then(|summary| summary.table_class()).map_or("STANDARD".to_owned(), ToString::to_string)
+    };
+    let Some((like, _, first)) = replicas.first() else { return Vec::new() };
+    let others = replicas.iter().filter(|(.., seen)| class(seen) != class(first));
+    others
+        .map(|(region, physical, seen)| {
+            let wrong = format!("its table class is {}, and {} in {like}", class(seen), class(first));
+            let mend = "each replica takes all writes: STANDARD_INFREQUENT_ACCESS pays a quarter more for each of them";
+            Finding::new(Harm::Note, "table_class", region, physical, wrong, mend)
+        })
+        .collect()
+}

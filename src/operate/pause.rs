@@ -1,0 +1,225 @@
+//! Pauses the flow of writes from an origin to a peer, and lets it go on.
+//!
+//! A pause is a row in the origin's control table, which all agents of the origin look at. In their
+//! beats they say which pauses they keep; whoever pauses waits for that.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
+
+use serde::Serialize;
+use tokio::task::JoinSet;
+use tokio::time::{Instant, MissedTickBehavior};
+
+use super::OperateError;
+use crate::config::Config;
+use crate::control::{AgentId, Beat, ControlTable};
+use crate::fault::Fault;
+use crate::lag::{moment, wall_millis};
+use crate::observe::Report;
+use crate::protocol::Origin;
+use crate::region::Region;
+
+/// How often the agents' beats are looked at.
+const LOOK: Duration = Duration::from_millis(250);
+/// How long an agent that beats may take to say that it keeps a pause.
+const PATIENCE: Duration = Duration::from_secs(30);
+/// An agent that has not beaten for so many lease durations is not waited for.
+const SILENCE: u32 = 2;
+
+/// One origin → peer, as it is after a pause or its end.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Flow {
+    pub origin: Origin,
+    pub peer: Origin,
+    /// Until when nothing is written to the peer, in milliseconds since the Unix epoch; none, if it is
+    /// not paused.
+    pub paused_until: Option<u64>,
+    /// Until when it was paused before.
+    pub was_paused_until: Option<u64>,
+    /// When the stream drops the oldest write that the peer lacks, if it lacks it still then. None, if
+    /// no agent of the origin has told how old that is.
+    pub lost_from: Option<u64>,
+    /// The agents of the origin that have said that they keep to it.
+    pub agents: usize,
+    /// Those that run, and have not said so.
+    pub unanswered: usize,
+}
+
+/// Why a flow can't be paused, or resumed.
+#[derive(Debug, thiserror::Error)]
+pub enum PauseError {
+    #[error(transparent)]
+    Operate(#[from] OperateError),
+    /// The pause would outlast what the stream keeps.
+    #[error(
+        "{origin} → {peer}: {peer} lacks writes whose records the stream keeps until {}: a pause that lasts longer \
+         would lose them. Give a shorter --for.",
+        moment(*lost_from)
+    )]
+    TooLong { origin: Origin, peer: Origin, lost_from: u64 },
+}
+
+/// The flows from `from` to `to` that some table has; of a side that names none, from or to all.
+pub fn flows(config: &Config, from: &[Origin], to: &[Origin]) -> Vec<(Origin, Origin)> {
+    let named = config.tables.iter().map(|table| table.replicas.iter().map(|(name, _)| name).collect());
+    let found = config.patterns.iter().map(|entry| entry.regions.iter().collect());
+    let mut flows = BTreeSet::new();
+    for regions in named.chain(found) {
+        let regions: Vec<&Origin> = regions;
+        for origin in regions.iter().filter(|name| from.is_empty() || from.contains(name)) {
+            let peers = regions.iter().filter(|name| to.is_empty() || to.contains(name));
+            flows.extend(
+                peers.filter(|peer| *peer != origin).map(|peer| ((*origin).clone(), (*peer).clone())),
+            );
+        }
+    }
+    flows.into_iter().collect()
+}
+
+/// Has nothing written from each origin to its peer until a moment, in milliseconds since the Unix
+/// epoch; without one, has it written again. Returns when the agents that run keep to it.
+pub async fn pause(
+    config: &Config,
+    regions: &BTreeMap<Origin, Region>,
+    flows: &[(Origin, Origin)],
+    until: Option<u64>,
+) -> Result<Vec<Flow>, PauseError> {
+    let mut by_origin: BTreeMap<&Origin, Vec<Origin>> = BTreeMap::new();
+    for (origin, peer) in flows {
+        by_origin.entry(origin).or_default().push(peer.clone());
+    }
+    let retention = u64::try_from(config.tuning.stream_retention.as_millis()).unwrap_or(u64::MAX);
+    let silence = config.tuning.lease_duration * SILENCE;
+    // No flow is paused where one can't be.
+    let mut sites = Vec::new();
+    for (origin, peers) in by_origin {
+        let Some(region) = regions.get(origin) else { continue };
+        let site = Site { region: region.clone(), control: ControlTable::of(region), peers };
+        let lost_from = match until {
+            Some(until) => site.lost_from(until, retention).await?,
+            None => BTreeMap::new(),
+        };
+        sites.push((site, lost_from));
+    }
+    let mut under_way = JoinSet::new();
+    for (site, lost_from) in sites {
+        under_way.spawn(async move { site.set(until, lost_from, silence).await });
+    }
+    let (mut all, mut failure) = (Vec::new(), None);
+    while let Some(set) = under_way.join_next().await {
+        match set.unwrap_or_else(|error| std::panic::resume_unwind(error.into_panic())) {
+            Ok(flows) => all.extend(flows),
+            Err(error) => failure = Some(error),
+        }
+    }
+    match failure {
+        Some(error) => Err(error.into()),
+        None => {
+            all.sort_by(|a: &Flow, b| (&a.origin, &a.peer).cmp(&(&b.origin, &b.peer)));
+            Ok(all)
+        }
+    }
+}
+
+/// An origin, and the peers that it is about.
+struct Site {
+    region: Region,
+    control: ControlTable,
+    peers: Vec<Origin>,
+}
+
+impl Site {
+    /// When the oldest write that each peer lacks would be lost, as the origin's agents report.
+    async fn lost_from(&self, until: u64, retention: u64) -> Result<BTreeMap<Origin, u64>, PauseError> {
+        let origin = &self.region.name;
+        let reports = self.control.reports().await.map_err(|fault| self.error(fault))?;
+        let reports = reports.iter().filter(|saved| saved.region == *origin);
+        let reports = reports.filter_map(|saved| serde_json::from_str::<Report>(&saved.body).ok());
+        let mut reports: Vec<Report> = reports.collect();
+        // Of those that are gone, the last one tells: others may have gone on from where they were.
+        let newest = reports.iter().map(|report| report.millis).max().unwrap_or_default();
+        let now = wall_millis();
+        reports.retain(|report| {
+            report.millis == newest
+                || Duration::from_millis(now.saturating_sub(report.millis)) <= report.patience()
+        });
+        let mut lost_from: BTreeMap<Origin, u64> = BTreeMap::new();
+        for report in &reports {
+            for (peer, reported) in report.peers.iter().filter(|(peer, _)| self.peers.contains(peer)) {
+                let age = Duration::try_from_secs_f64(reported.watermark_age).unwrap_or_default();
+                let age = u64::try_from(age.as_millis()).unwrap_or(u64::MAX);
+                let oldest = report.millis.saturating_sub(age);
+                let lost = lost_from.entry(peer.clone()).or_insert(u64::MAX);
+                *lost = oldest.saturating_add(retention).min(*lost);
+            }
+        }
+        match lost_from.iter().find(|(_, lost)| until > **lost) {
+            Some((peer, lost)) => {
+                Err(PauseError::TooLong { origin: origin.clone(), peer: peer.clone(), lost_from: *lost })
+            }
+            None => Ok(lost_from),
+        }
+    }
+
+    async fn set(
+        self,
+        until: Option<u64>,
+        lost_from: BTreeMap<Origin, u64>,
+        silence: Duration,
+    ) -> Result<Vec<Flow>, OperateError> {
+        let mut flows = Vec::new();
+        let before = self.control.crew().await.map_err(|fault| self.error(fault))?.pauses;
+        for peer in &self.peers {
+            match until {
+                Some(until) => self.control.pause(peer, until).await,
+                None => self.control.resume(peer).await,
+            }
+            .map_err(|fault| self.error(fault))?;
+            flows.push(Flow {
+                origin: self.region.name.clone(),
+                peer: peer.clone(),
+                paused_until: until,
+                was_paused_until: before.get(peer).copied().filter(|until| *until > wall_millis()),
+                lost_from: lost_from.get(peer).copied(),
+                agents: 0,
+                unanswered: 0,
+            });
+        }
+        let (agents, unanswered) = self.answers(until, silence).await.map_err(|fault| self.error(fault))?;
+        for flow in &mut flows {
+            (flow.agents, flow.unanswered) = (agents, unanswered);
+        }
+        Ok(flows)
+    }
+
+    /// Waits until the agents that run say that they keep to it: how many have, and how many have not
+    /// in time.
+    async fn answers(&self, until: Option<u64>, silence: Duration) -> Result<(usize, usize), Fault> {
+        let keeps = |beat: &Beat| self.peers.iter().all(|peer| beat.paused.get(peer).copied() == until);
+        let deadline = Instant::now() + PATIENCE.max(silence);
+        let mut last: BTreeMap<AgentId, (Beat, Instant)> = BTreeMap::new();
+        let mut ticks = tokio::time::interval(LOOK);
+        ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        loop {
+            ticks.tick().await;
+            let beats = self.control.crew().await?.beats;
+            let now = Instant::now();
+            last.retain(|agent, _| beats.contains_key(agent));
+            for (agent, beat) in beats {
+                let known = last.entry(agent).or_insert_with(|| (beat.clone(), now));
+                if known.0 != beat {
+                    *known = (beat, now);
+                }
+            }
+            let waits = |(beat, at): &&(Beat, Instant)| !keeps(beat) && now.duration_since(*at) < silence;
+            let unanswered = last.values().filter(waits).count();
+            if unanswered == 0 || now >= deadline {
+                return Ok((last.values().filter(|(beat, _)| keeps(beat)).count(), unanswered));
+            }
+        }
+    }
+
+    fn error(&self, fault: Fault) -> OperateError {
+        OperateError::at(&self.region, &self.region.control_table, fault)
+    }
+}

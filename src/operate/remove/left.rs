@@ -1,0 +1,158 @@
+//! What a region's stream holds that has not been replicated, while no agent of it runs.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use serde::Serialize;
+use tokio::sync::{mpsc, watch};
+use tokio::task::JoinSet;
+
+use crate::config::{TableConfig, Tuning};
+use crate::control::{ControlTable, Lease, LeaseTable, lease_space};
+use crate::fault::Fault;
+use crate::protocol::{Action, KeyMemory, Origin};
+use crate::region::Region;
+use crate::schema::{StreamState, describe};
+use crate::stream::{Lineage, Pacer, Position, ShardId, Stream, StreamEvent, list_once};
+
+/// So many empty pages in a row are taken for the end of what an open shard holds.
+const TIP_PAGES: u32 = 8;
+
+/// What is left of one table.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
+pub struct Left {
+    pub table: String,
+    /// Applications' writes in the stream that some peer has not got.
+    pub writes: u64,
+    /// Records were trimmed before they were replicated, or there is no stream: nobody can say what
+    /// is missing.
+    pub unknown: bool,
+}
+
+/// Looks at the stream of one table, from its checkpoints on.
+pub(super) async fn left(region: &Region, table: &TableConfig, tuning: &Tuning) -> Result<Left, Fault> {
+    let physical = table.name_in(&region.name).unwrap_or(&table.name);
+    let mut left = Left { table: table.name.clone(), ..Left::default() };
+    let StreamState::On { arn } = describe(region, physical).await?.stream else {
+        left.unknown = true;
+        return Ok(left);
+    };
+    let LeaseTable { leases, .. } = ControlTable::of(region).leases(&lease_space(&table.name, &arn)).await?;
+    let lineage = list_once(&region.streams, &arn).await?;
+    let peers: Vec<Origin> =
+        table.replicas.iter().map(|(name, _)| name.clone()).filter(|name| *name != region.name).collect();
+    let kept = u64::try_from(tuning.stream_retention.as_millis()).unwrap_or(u64::MAX);
+    let trimmed_to = lineage.listed_millis.unwrap_or_default().saturating_sub(kept);
+    // A shard that is gone, and was not done.
+    let gone = leases.values().filter(|lease| !lineage.contains(&lease.shard));
+    left.unknown = gone.flat_map(|lease| peers.iter().map(move |peer| (lease, peer))).any(|(lease, peer)| {
+        !lease.is_done_for(peer) && lease.checkpoints.get(peer).is_none_or(|at| at.millis < trimmed_to)
+    });
+    let (client, pacer) =
+        (region.streams.clone(), Arc::new(Pacer::new(tuning.poll_interval, tuning.idle_poll_interval)));
+    let (_listed, seen) = watch::channel(Some(lineage.clone()));
+    let stream = Stream { client, arn, pacer, lineage: seen };
+    let mut reads = JoinSet::new();
+    for shard in unfinished(&lineage, &leases, &peers) {
+        let reading = Reading {
+            stream: stream.clone(),
+            origin: region.name.clone(),
+            peers: peers.clone(),
+            table: table.clone(),
+            lease: leases.get(&shard).cloned(),
+            shard,
+            trimmed_to,
+        };
+        reads.spawn(reading.run());
+    }
+    while let Some(read) = reads.join_next().await {
+        let (writes, unknown) = read.unwrap_or_else(|error| std::panic::resume_unwind(error.into_panic()));
+        left.writes += writes;
+        left.unknown |= unknown;
+    }
+    Ok(left)
+}
+
+/// The shards of which some peer may lack something.
+fn unfinished(lineage: &Lineage, leases: &BTreeMap<ShardId, Lease>, peers: &[Origin]) -> Vec<ShardId> {
+    let done = |shard: &&ShardId| {
+        leases.get(*shard).is_some_and(|lease| peers.iter().all(|peer| lease.is_done_for(peer)))
+    };
+    lineage.shards().filter(|shard| !done(shard)).cloned().collect()
+}
+
+/// One shard, read as an agent would that goes on with its lease.
+struct Reading {
+    stream: Stream,
+    origin: Origin,
+    peers: Vec<Origin>,
+    table: TableConfig,
+    shard: ShardId,
+    lease: Option<Lease>,
+    /// What was created before is trimmed, in milliseconds.
+    trimmed_to: u64,
+}
+
+impl Reading {
+    /// The writes that are left, and whether more may be.
+    async fn run(self) -> (u64, bool) {
+        let checkpoints = |peer: &Origin| self.lease.as_ref().and_then(|lease| lease.checkpoints.get(peer));
+        let done: BTreeMap<&Origin, Position> = self
+            .peers
+            .iter()
+            .map(|peer| (peer, checkpoints(peer).map_or(Position::TrimHorizon, |at| at.done.clone())))
+            .collect();
+        let rewind = self.peers.iter().map(|peer| {
+            let rewind = checkpoints(peer).and_then(|at| at.rewind.get(&self.shard));
+            rewind.cloned().unwrap_or(Position::TrimHorizon)
+        });
+        let start = rewind.min().unwrap_or(Position::TrimHorizon);
+        let floors =
+            self.peers.iter().map(|peer| checkpoints(peer).map(|at| at.floors.clone()).unwrap_or_default());
+        let floors = floors.reduce(|a, b| a.meet(&b)).unwrap_or_default();
+        let known = self.peers.iter().map(|peer| checkpoints(peer).map_or(0, |at| at.millis)).min();
+        let since = self.lease.as_ref().map_or(0, |lease| lease.since_millis);
+        let (events, mut incoming) = mpsc::channel(4);
+        let reader = tokio::spawn(self.stream.clone().read(vec![(self.shard.clone(), start)], events));
+        let mut memory = KeyMemory::new(self.origin.clone());
+        let (mut writes, mut unknown, mut ordinal, mut empty) = (0, false, 0, 0);
+        while let Some(event) = incoming.recv().await {
+            let page = match event {
+                StreamEvent::Page(page) => page,
+                StreamEvent::Trimmed { .. } => {
+                    unknown |= known.unwrap_or_default() < self.trimmed_to;
+                    continue;
+                }
+                StreamEvent::Unreadable { .. } => {
+                    unknown = true;
+                    continue;
+                }
+            };
+            empty = if page.records.is_empty() { empty + 1 } else { 0 };
+            for (sequence, record) in page.records {
+                let acts = record.created_millis >= since;
+                let lacking = self
+                    .peers
+                    .iter()
+                    .filter(|peer| done.get(peer).is_none_or(|done| !done.covers(&sequence)));
+                let lacking: Vec<&Origin> = lacking.collect();
+                let judgement = memory.judge(ordinal, record, &floors, false);
+                ordinal += 1;
+                if acts && judgement.actions.iter().any(|action| self.is_for(action, &lacking)) {
+                    writes += 1;
+                }
+            }
+            if page.closed || empty >= TIP_PAGES {
+                break;
+            }
+        }
+        reader.abort();
+        (writes, unknown)
+    }
+
+    /// Whether an action is to be taken at one of these peers.
+    fn is_for(&self, action: &Action, peers: &[&Origin]) -> bool {
+        let Action::Push(write) = action else { return false };
+        peers.iter().any(|peer| self.table.selections.view(&self.origin, peer, write).is_some())
+    }
+}
