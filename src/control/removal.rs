@@ -10,6 +10,23 @@ use crate::fault::Fault;
 use crate::protocol::Origin;
 
 impl ControlTable {
+    /// Whether anything here tells of another region as one that takes part: its watermarks, or
+    /// checkpoints for it.
+    pub async fn knows(&self, other: &Origin, tables: &[String], spaces: &[String]) -> Result<bool, Fault> {
+        for table in tables {
+            if self.watermarks(table).await?.iter().any(|(origin, _)| origin == other) {
+                return Ok(true);
+            }
+        }
+        for space in spaces {
+            let leases = self.leases(space).await?.leases;
+            if leases.values().any(|lease| lease.checkpoints.contains_key(other)) {
+                return Ok(true);
+            }
+        }
+        Ok(false)
+    }
+
     /// Removes all rows here that tell of another region that takes part no more, for these tables
     /// and spaces of leases: how many. Dead letters stay: they hold items.
     pub async fn forget_region(

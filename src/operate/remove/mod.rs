@@ -124,7 +124,16 @@ pub async fn remove(
     let is_there = removal.unreachable.is_none();
     let mut tables = super::tables(config, if is_there { regions } else { &others }).await?;
     tables.retain(|table| table.is_in(&gone.name));
-    if is_there {
+    let names: Vec<String> = tables.iter().map(|table| table.name.clone()).collect();
+    let mut known = !removal.agents.is_empty();
+    for region in others.values() {
+        let spaces = spaces(region, &tables).await?;
+        let told = ControlTable::of(region).knows(&gone.name, &names, &spaces).await;
+        known |= told.map_err(|fault| OperateError::at(region, &region.control_table, fault))?;
+    }
+    // Where no other region knows it any more, its removal was begun before: its own leases, which say
+    // what has been replicated, may be gone.
+    if is_there && known {
         look(config, &tables, gone, options, &mut removal).await?;
     }
     if !removal.is_drained() {
@@ -137,14 +146,13 @@ pub async fn remove(
     if !removal.is_drained() {
         mark(&tables, &others, &removal).await?;
     }
-    let names: Vec<String> = tables.iter().map(|table| table.name.clone()).collect();
     for region in others.values() {
         let spaces = spaces(region, &tables).await?;
         let rows = ControlTable::of(region).forget_region(&gone.name, &names, &spaces).await;
         let rows = rows.map_err(|fault| OperateError::at(region, &region.control_table, fault))?;
         removal.rows.insert(region.name.clone(), rows);
     }
-    // Last: what its leases say is what lets this be begun anew.
+    // Last, once nobody else knows it.
     if is_there {
         let spaces = spaces(gone, &tables).await?;
         let rows = ControlTable::of(gone).take_leave(&names, &spaces).await;
