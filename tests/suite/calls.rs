@@ -125,7 +125,7 @@ fn kind(name: &str) -> &'static str {
     }
 }
 
-/// What `World::tradewind` calls itself, or an agent in this process.
+/// What `process::tradewind` calls itself, or an agent in this process.
 fn caller(user_agent: &str) -> String {
     let named = user_agent.split(' ').find_map(|part| part.strip_prefix("app/"));
     named.unwrap_or("run").to_owned()
@@ -137,7 +137,8 @@ pub(crate) fn name_of(arguments: &[&str]) -> String {
     if matches!(arguments, ["conflicts" | "dead-letters", ..]) {
         name.extend(arguments.get(1));
     }
-    let region = arguments.iter().position(|argument| *argument == "--region");
-    let region = region.and_then(|at| arguments.get(at + 1)).map(|region| format!("+{region}"));
+    let option = arguments.iter().position(|argument| *argument == "--region");
+    let at = if name == ["remove-region"] { Some(1) } else { option.map(|at| at + 1) };
+    let region = at.and_then(|at| arguments.get(at)).map(|region| format!("+{region}"));
     format!("{}{}", name.join("."), region.unwrap_or_default())
 }

@@ -22,7 +22,7 @@ use tradewind::tally::TallySnapshot;
 use url::Url;
 use wildmatch::WildMatch;
 
-use crate::calls::{Link, name_of};
+use crate::calls::Link;
 use crate::engine::{Engine, Server, client, streams_client};
 use crate::items::{exact, without_stamp};
 use crate::process::{Process, tradewind};
@@ -253,7 +253,7 @@ impl World {
         let path = self.files.path().join(format!("{}.toml", self.name(region)));
         std::fs::write(&path, self.config_file(region)).expect("a file");
         let mut command = tradewind(arguments);
-        command.arg("--config").arg(path).env("AWS_SDK_UA_APP_ID", name_of(arguments));
+        command.arg("--config").arg(path);
         command
     }
 
