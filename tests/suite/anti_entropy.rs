@@ -6,6 +6,7 @@ use tradewind::control::{ControlTable, Verified};
 use tradewind::protocol::{Fingerprint, Item, STAMP};
 use tradewind::region::Region;
 
+use crate::calls::CALLER;
 use crate::items::{key, row, s};
 use crate::process::Process;
 use crate::world::{PLAIN, World, eventually_within};
@@ -27,7 +28,13 @@ fn stamped(mut item: Item, millis: u64) -> Item {
 async fn running(more: &'static str) -> (World, Vec<Process>) {
     let mut world = World::prepared(2, PLAIN).await;
     world.more = more;
-    let mut agents: Vec<Process> = world.regions().map(|region| world.start_process(region)).collect();
+    let start = |region: usize| {
+        let mut command = world.tradewind(region, &["run", "--region", world.name(region)]);
+        // It calls more than other agents do.
+        command.env(CALLER, "run.anti-entropy");
+        Process::start(command)
+    };
+    let mut agents: Vec<Process> = world.regions().map(start).collect();
     for agent in &mut agents {
         agent.says("replicating").await;
     }

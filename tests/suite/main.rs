@@ -18,6 +18,7 @@
 
 mod add_region;
 mod anti_entropy;
+mod calls;
 mod clock;
 mod engine;
 mod items;

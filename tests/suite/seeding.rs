@@ -195,6 +195,7 @@ async fn a_killed_bootstrap_goes_on_where_it_was() {
     };
     eventually_within(LONG, LOOK, "a position", saved, |rows| *rows > 0).await;
     process.kill().await;
+    load.finish().await;
     let before = world.all_items(TOKYO).await.len();
     assert!(before < 400, "it was killed too late: {before}");
 
@@ -203,7 +204,6 @@ async fn a_killed_bootstrap_goes_on_where_it_was() {
     // Both replicas are read once, but for what had been seen to.
     let read = result[0]["items_read"].as_u64().unwrap();
     assert!(read < 800, "{result:#}");
-    load.finish().await;
     world.converged().await;
     agrees(&world).await;
     // The one that was killed has lost its hold to this one.

@@ -22,6 +22,7 @@ use tradewind::tally::TallySnapshot;
 use url::Url;
 use wildmatch::WildMatch;
 
+use crate::calls::Link;
 use crate::engine::{Engine, Server, client, streams_client};
 use crate::items::{exact, without_stamp};
 use crate::process::{Process, tradewind};
@@ -100,9 +101,11 @@ impl World {
             });
         }
         let endpoints: Vec<_> = places.iter().map(|place| place.server.endpoint.clone()).collect();
+        let names: Vec<_> = places.iter().map(|place| place.name.to_string()).collect();
         for place in &mut places {
-            for endpoint in &endpoints {
-                place.links.push(Proxy::to(endpoint).await);
+            for (to, endpoint) in names.iter().zip(&endpoints) {
+                let link = Link { from: place.name.to_string(), to: to.clone() };
+                place.links.push(Proxy::to(endpoint, link).await);
             }
         }
         let tuning = Tuning {
