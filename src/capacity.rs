@@ -10,6 +10,8 @@ use crate::protocol::Item;
 
 /// Bytes that one unit reads, strongly consistently.
 const UNIT_BYTES: usize = 4096;
+/// Bytes that one unit writes.
+const WRITE_UNIT_BYTES: usize = 1024;
 
 /// What may be used up in one region, and what has been.
 #[derive(Debug)]
@@ -79,12 +81,17 @@ impl Budget {
 pub fn read_units<'a>(told: Option<&ConsumedCapacity>, items: impl Iterator<Item = &'a Item>) -> f64 {
     match told.and_then(ConsumedCapacity::capacity_units) {
         Some(units) => units,
-        None => units(items.map(item_bytes).sum()),
+        None => units(items.map(item_bytes).sum(), UNIT_BYTES),
     }
 }
 
-fn units(bytes: usize) -> f64 {
-    u32::try_from(bytes.div_ceil(UNIT_BYTES)).map_or(f64::MAX, f64::from).max(1.0)
+/// About what writing an item takes, in units, whether its condition holds or not.
+pub fn write_units(item: &Item) -> f64 {
+    units(item_bytes(item), WRITE_UNIT_BYTES)
+}
+
+fn units(bytes: usize, each: usize) -> f64 {
+    u32::try_from(bytes.div_ceil(each)).map_or(f64::MAX, f64::from).max(1.0)
 }
 
 /// About what DynamoDB counts an item as.

@@ -1,5 +1,6 @@
 //! `regions.toml`, typed. An error points at its line and column.
 
+mod anti_entropy;
 mod peer;
 
 use std::collections::{BTreeMap, HashSet};
@@ -16,6 +17,8 @@ use wildmatch::WildMatch;
 
 use crate::protocol::{Origin, Selections};
 
+pub use anti_entropy::{AntiEntropy, Repair};
+
 /// The regions, the tables that they share, and how to replicate.
 #[derive(Clone, Debug)]
 pub struct Config {
@@ -25,6 +28,8 @@ pub struct Config {
     /// The tables that are found, in the file's order.
     pub patterns: Vec<PatternConfig>,
     pub tuning: Tuning,
+    /// How agents compare the replicas by themselves, where they do.
+    pub anti_entropy: Option<AntiEntropy>,
 }
 
 /// Where one replica lives.
@@ -233,6 +238,12 @@ impl Tuning {
         self.settle / 2
     }
 
+    /// How long a hold may go without being renewed until its seeder counts as gone. By then
+    /// nothing of what it wrote under it can still land.
+    pub(crate) fn hold_lapse(&self) -> Duration {
+        self.settle * 5
+    }
+
     /// How often the leases are looked at: less often where there are many, since all are read.
     pub(crate) fn lease_interval(&self, leases: usize) -> Duration {
         let many = Duration::from_millis(5 * u64::try_from(leases).unwrap_or(u64::MAX));
@@ -405,6 +416,7 @@ struct File {
     table: Vec<Spanned<TableEntry>>,
     #[serde(default)]
     tuning: Option<Spanned<Tuning>>,
+    anti_entropy: Option<Spanned<AntiEntropy>>,
 }
 
 #[derive(Deserialize)]
@@ -520,7 +532,8 @@ impl File {
                 tuning.into_inner()
             }
         };
-        Ok(Config { regions, tables, patterns, tuning })
+        let anti_entropy = anti_entropy::check(self.anti_entropy)?;
+        Ok(Config { regions, tables, patterns, tuning, anti_entropy })
     }
 }
 
@@ -605,9 +618,13 @@ impl<'a> Checked<'a> {
 
 impl RegionEntry {
     fn check(&self) -> Result<RegionConfig, Problem> {
-        let name = self.name.get_ref().parse().map_err(|error| {
+        let name: Origin = self.name.get_ref().parse().map_err(|error| {
             Problem::at(&self.name, format!("{:?} can't name a region: {error}", self.name.get_ref()))
         })?;
+        if !name.can_be_region() {
+            let message = format!("{:?} can't name a region: it begins with '-'", self.name.get_ref());
+            return Err(Problem::at(&self.name, message));
+        }
         let aws_region = self.aws_region.get_ref();
         if aws_region.is_empty()
             || !aws_region.bytes().all(|c| c.is_ascii_lowercase() || c.is_ascii_digit() || c == b'-')

@@ -215,6 +215,7 @@ fn config(settings: &Settings) -> Option<Config> {
         regions,
         tables: vec![TableConfig::new(TABLE.to_owned(), replicas)],
         patterns: Vec::new(),
+        anti_entropy: None,
         tuning,
     })
 }

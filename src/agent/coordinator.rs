@@ -11,6 +11,7 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, error, info, warn};
 
+use super::asked::{Asked, Holds};
 use super::crew::Crew;
 use super::holding::{Holding, Leases};
 use super::promises::Promises;
@@ -76,8 +77,9 @@ pub(super) struct Coordinator {
     pub(super) look: Arc<Notify>,
     /// What may be told to each peer, and to ourselves: what is durably done there.
     pub(super) promises: BTreeMap<Origin, watch::Sender<Hlc>>,
-    /// Tells the tracks of a barrier.
-    pub(super) barrier: watch::Sender<u64>,
+    /// Tells the tracks what the table's agents are asked.
+    pub(super) asked: watch::Sender<Asked>,
+    pub(super) holds: Holds,
     pub(super) shards: Arc<Shards>,
     /// The leases whose shards are not listed, and since when that is known.
     pub(super) absent: BTreeMap<ShardId, Instant>,
@@ -206,12 +208,9 @@ impl Coordinator {
     async fn verify(&self, running: &BTreeMap<ShardId, Running>) -> Result<(Leases, Instant), Fault> {
         let Shared { control, table, space, tuning, .. } = &*self.shared;
         let asked = Instant::now();
-        let LeaseTable { leases: rows, barrier } = control.leases(space).await?;
-        self.barrier.send_if_modified(|last| {
-            let raised = barrier > *last;
-            *last = barrier.max(*last);
-            raised
-        });
+        let LeaseTable { leases: rows, barrier, hold } = control.leases(space).await?;
+        let now = self.holds.look(barrier, hold, tuning.hold_lapse());
+        self.asked.send_if_modified(|last| std::mem::replace(last, now) != now);
         for (shard, Running { lease, tenure }) in running {
             if rows.get(shard).is_some_and(|row| row.counter == lease.counter) {
                 tenure.extend(asked + tuning.tenure());

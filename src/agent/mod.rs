@@ -7,6 +7,7 @@
 //! | `keeper` | keeps one table going, whatever happens to it |
 //! | `figures` | what has been done, and where it stands |
 //! | `crew` | which agents of the region are alive |
+//! | `asked` | what is asked of the table's agents: barriers, holds |
 //! | `backlog` | how far each peer is behind, for people |
 //! | `table` | one table: lanes, watermarks |
 //! | `coordinator` | shares the table's shards out among the crew |
@@ -18,6 +19,7 @@
 //! | `track` | one reading of the shard |
 //! | `progress` | what a track has judged, and what may be checkpointed |
 
+mod asked;
 mod backlog;
 mod coordinator;
 mod crew;

@@ -10,6 +10,7 @@ use tokio::time::MissedTickBehavior;
 use tokio_util::sync::CancellationToken;
 use tracing::{Instrument, debug, error, info_span, warn};
 
+use super::asked::{Asked, Holds};
 use super::backlog::Backlogs;
 use super::coordinator::{Coordinator, Shards};
 use super::crew::Crew;
@@ -62,8 +63,8 @@ impl TablePlan {
         // What they log says whose stream it is.
         let span = info_span!("stream", region = %self.local.name, table = self.table.name);
         tasks.spawn(list(client, arn, Arc::clone(&look), lineage).instrument(span));
-        let (barrier, raised) = watch::channel(0);
-        let (shared, promises) = self.share(seen.clone(), raised, &mut tasks);
+        let (asked, told) = watch::channel(Asked::default());
+        let (shared, promises) = self.share(seen.clone(), told, &mut tasks);
         let coordinator = Coordinator {
             shared,
             me,
@@ -72,7 +73,8 @@ impl TablePlan {
             lineage: seen,
             look,
             promises,
-            barrier,
+            asked,
+            holds: Holds::default(),
             shards,
             absent: BTreeMap::new(),
             free: BTreeSet::new(),
@@ -93,7 +95,7 @@ impl TablePlan {
     fn share(
         &self,
         lineage: watch::Receiver<Option<Lineage>>,
-        barrier: watch::Receiver<u64>,
+        asked: watch::Receiver<Asked>,
         tasks: &mut JoinSet<()>,
     ) -> (Arc<Shared>, BTreeMap<Origin, watch::Sender<Hlc>>) {
         let control = ControlTable::of(&self.local);
@@ -161,7 +163,7 @@ impl TablePlan {
             lanes,
             watermarks,
             own_watermark,
-            barrier,
+            asked,
             remembered: Arc::default(),
             backlogs: Arc::clone(&self.backlogs),
             pauses: Arc::clone(&self.pauses),

@@ -14,6 +14,7 @@ use tokio::time::{Instant, MissedTickBehavior};
 use tokio_util::sync::CancellationToken;
 use tracing::{Instrument, debug, error, info, info_span, warn};
 
+use super::asked::Asked;
 use super::backlog::Backlogs;
 use super::holding::{From, Holding};
 use super::progress::{Needs, PageEnd, Progress};
@@ -65,8 +66,8 @@ pub(super) struct Shared {
     pub(super) watermarks: watch::Receiver<Floors>,
     /// What all leases together say is durably done here, of our own writes.
     pub(super) own_watermark: watch::Receiver<Hlc>,
-    /// The last barrier that was raised.
-    pub(super) barrier: watch::Receiver<u64>,
+    /// What the table's agents are asked.
+    pub(super) asked: watch::Receiver<Asked>,
     /// The keys that all tracks hold in memory.
     pub(super) remembered: Arc<AtomicUsize>,
     /// How far each peer is behind, for people.
@@ -274,8 +275,9 @@ impl Track {
         let shards = self.holding.in_order(self.progress.positions());
         reader.spawn(self.shared.stream.clone().read(shards, events).instrument(span));
         let (holding, stop) = (Arc::clone(&self.holding), self.stop.clone());
-        let mut barrier = self.shared.barrier.clone();
-        barrier.mark_changed();
+        let mut asked = self.shared.asked.clone();
+        asked.mark_changed();
+        let mut barrier = 0;
         let mut ticks = tokio::time::interval(self.shared.tuning.checkpoint_interval);
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
@@ -292,9 +294,10 @@ impl Track {
                 _ = ticks.tick() => {
                     self.checkpoint().await;
                 }
-                Ok(()) = barrier.changed() => {
-                    let raised = *barrier.borrow_and_update();
-                    if raised > 0 {
+                Ok(()) = asked.changed() => {
+                    let raised = asked.borrow_and_update().barrier;
+                    if raised > barrier {
+                        barrier = raised;
                         self.progress.raised(raised);
                     }
                 }
@@ -565,7 +568,7 @@ impl Track {
             self.unmarked.pop();
         }
         self.settle();
-        self.memory.forget(&self.shared.peers, &self.floors);
+        self.memory.forget(&self.shared.peers, &self.floors, self.shared.asked.borrow().hold);
         self.remembered.note(self.memory.len());
         self.oldest = self.memory.oldest().unwrap_or_else(|| self.progress.next());
         let now = self.needs();
@@ -636,6 +639,7 @@ impl Track {
     fn settle(&mut self) {
         let mut floors = self.shared.watermarks.borrow().clone();
         floors.raise(&self.shared.origin, *self.shared.own_watermark.borrow());
+        floors.raise(&Origin::seeding(), Hlc::from(self.shared.asked.borrow().over));
         if self.unsettled.back().is_none_or(|(_, last)| *last != floors) {
             if self.unsettled.len() == UNSETTLED {
                 self.unsettled.pop_back();

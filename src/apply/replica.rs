@@ -11,7 +11,9 @@ use aws_sdk_dynamodb::operation::update_item::UpdateItemError;
 use aws_sdk_dynamodb::types::{AttributeValue, ReturnValuesOnConditionCheckFailure};
 
 use crate::fault::Fault;
-use crate::protocol::{Action, Body, Item, Nonce, STAMP, STAMP_END, STAMP_MAGIC, Stamp, Version, Write};
+use crate::protocol::{
+    Action, Body, Item, Nonce, Over, STAMP, STAMP_END, STAMP_MAGIC, Seed, Stamp, Version, Write,
+};
 
 /// Begins the stamp attribute of an item that is to be replicated anew. It sorts below every stamp,
 /// so that it is in no push's way.
@@ -41,8 +43,12 @@ enum Condition<'a> {
     NoneOrLower,
     /// A lower stamp; an item that an application has written meanwhile has none.
     Lower,
+    /// A lower stamp, or no item.
+    AbsentOrLower,
     /// Nothing.
     None,
+    /// Nothing, but an item.
+    Unstamped,
     /// Exactly this.
     Exactly(&'a AttributeValue),
     /// What can't be.
@@ -50,11 +56,18 @@ enum Condition<'a> {
 }
 
 impl Condition<'_> {
+    /// Whether the expression speaks of the key.
+    fn has_key(self) -> bool {
+        matches!(self, Self::AbsentOrLower | Self::Unstamped)
+    }
+
     fn expression(self) -> &'static str {
         match self {
             Self::NoneOrLower => "NOT #tw BETWEEN :bound AND :end",
             Self::Lower => "#tw BETWEEN :magic AND :bound",
+            Self::AbsentOrLower => "attribute_not_exists(#key) OR #tw BETWEEN :magic AND :bound",
             Self::None => "attribute_not_exists(#tw)",
+            Self::Unstamped => "attribute_exists(#key) AND attribute_not_exists(#tw)",
             Self::Exactly(_) => "#tw = :expected",
             Self::Never => "attribute_exists(#tw) AND attribute_not_exists(#tw)",
         }
@@ -66,8 +79,10 @@ impl Condition<'_> {
         let bound = || (":bound".to_owned(), text(&Stamp::bound(version)));
         match self {
             Self::NoneOrLower => HashMap::from([bound(), (":end".to_owned(), text(STAMP_END))]),
-            Self::Lower => HashMap::from([bound(), (":magic".to_owned(), text(STAMP_MAGIC))]),
-            Self::None | Self::Never => HashMap::new(),
+            Self::Lower | Self::AbsentOrLower => {
+                HashMap::from([bound(), (":magic".to_owned(), text(STAMP_MAGIC))])
+            }
+            Self::None | Self::Unstamped | Self::Never => HashMap::new(),
             Self::Exactly(value) => HashMap::from([(":expected".to_owned(), value.clone())]),
         }
     }
@@ -90,6 +105,22 @@ impl Replica {
             }
             Action::CarryOut { key, mark } => self.delete(key, Some(mark)).await,
         }
+    }
+
+    /// Makes one attempt at a seed.
+    pub async fn seed(&self, seed: &Seed) -> Result<Outcome, Fault> {
+        let condition = match &seed.over {
+            Over::Older => Condition::AbsentOrLower,
+            Over::Exactly(None) => Condition::Unstamped,
+            Over::Exactly(Some(stamp)) => Condition::Exactly(stamp),
+        };
+        let answer = self.write(&seed.write, condition).await?;
+        // A call that was made again may find what it wrote at first.
+        let stands = |stored: &Item| Stamp::read(stored).is_some_and(|at| at.version == seed.write.version);
+        Ok(match answer {
+            Answer::Outrun(Some(stored)) if stands(&stored) => Outcome::Applied,
+            answer => answer.outcome(),
+        })
     }
 
     /// Whether the replica would take a put. Nothing is written: a service checks a write before it
@@ -158,10 +189,11 @@ impl Replica {
             Body::Put(item, _) => {
                 let mut item = Item::clone(item);
                 item.insert(STAMP.to_owned(), stamp);
-                let call = self
-                    .client
-                    .put_item()
-                    .table_name(&self.table)
+                let mut call = self.client.put_item().table_name(&self.table);
+                if let Some(key) = write.key.keys().next().filter(|_| condition.has_key()) {
+                    call = call.expression_attribute_names("#key", key);
+                }
+                let call = call
                     .set_item(Some(item))
                     .condition_expression(condition.expression())
                     .expression_attribute_names("#tw", STAMP)

@@ -46,7 +46,7 @@ impl Tenure {
     /// and made anew when there is more time. Does not return when it is over.
     ///
     /// A process that was stopped looks at the time first when it wakes up.
-    pub(super) async fn within<T, F: Future<Output = T>>(&self, write: impl Fn() -> F) -> T {
+    pub async fn within<T, F: Future<Output = T>>(&self, write: impl Fn() -> F) -> T {
         loop {
             self.granted().await;
             tokio::select! {

@@ -215,7 +215,10 @@ impl Demo {
             table.conflicts = Conflicts::Table;
             tuning.heartbeat_interval = Duration::from_secs(2);
         }
-        Ok((embedded, Config { regions, tables: vec![table], patterns: Vec::new(), tuning }))
+        Ok((
+            embedded,
+            Config { regions, tables: vec![table], patterns: Vec::new(), tuning, anti_entropy: None },
+        ))
     }
 
     /// Lets the applications write, at the given rate.

@@ -6,7 +6,7 @@ use std::process::ExitCode;
 use crate::agent::StartError;
 use crate::config::ConfigError;
 use crate::fault::FaultKind;
-use crate::operate::{OperateError, PauseError, VerifyError};
+use crate::operate::{OperateError, PauseError, SeedError, VerifyError};
 
 /// How a command ends. The numbers are those of `sysexits.h` where it has one.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -117,6 +117,19 @@ impl From<VerifyError> for Failure {
         match error {
             VerifyError::Operate(error) => error.into(),
             VerifyError::Disk(_) => Self::internal(error),
+        }
+    }
+}
+
+impl From<SeedError> for Failure {
+    fn from(error: SeedError) -> Self {
+        match error {
+            SeedError::Operate(error) => error.into(),
+            SeedError::Verify(error) => error.into(),
+            SeedError::NotServed { .. }
+            | SeedError::NotPassed { .. }
+            | SeedError::Busy { .. }
+            | SeedError::Lost { .. } => Self::new(Exit::Unavailable, error),
         }
     }
 }

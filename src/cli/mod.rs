@@ -1,5 +1,7 @@
 //! The command line: one file a command.
 
+mod add_region;
+mod bootstrap;
 mod chosen;
 mod completions;
 mod conflicts;
@@ -14,7 +16,9 @@ mod man;
 mod pause;
 mod progress;
 mod remove_region;
+mod repair;
 mod run;
+mod seeding;
 mod status;
 mod supervisor;
 mod verify;
@@ -37,9 +41,11 @@ pub use progress::Progress;
 const EXIT_CODES: &str = "\
 Exit codes:
   0    done
-  1    the replicas differ (demo, verify), not in time (wait), over --max-lag (status), an agent has
-       not answered (pause, resume), a region is not removed yet (remove-region), something must be
-       mended (doctor), letters are left (dead-letters replay), or the agent is not well (health)
+  1    the replicas differ (demo, verify, repair --dry-run), a copy was refused or left (bootstrap,
+       repair), not in time (wait), over --max-lag (status), an agent has not answered (pause, resume),
+       a region is not added or removed yet (add-region, remove-region),
+       something must be mended (doctor), letters are left
+       (dead-letters replay), or the agent is not well (health)
   64   the command line or regions.toml is wrong, or --listen lacks its token
   69   a region can't be reached, a table is missing or does not fit, the address of --listen is taken,
        or no agent answers (health)
@@ -69,6 +75,8 @@ struct Cli {
 
 #[derive(Debug, Subcommand)]
 enum Command {
+    AddRegion(add_region::AddRegion),
+    Bootstrap(bootstrap::Bootstrap),
     Completions(completions::Completions),
     Conflicts(conflicts::Conflicts),
     DeadLetters(dead_letters::DeadLetters),
@@ -79,6 +87,7 @@ enum Command {
     Man(man::Man),
     Pause(pause::Pause),
     RemoveRegion(remove_region::RemoveRegion),
+    Repair(repair::Repair),
     Resume(pause::Resume),
     Run(run::Run),
     Status(status::Status),
@@ -148,7 +157,9 @@ impl Invocation {
     pub fn log_level(&self) -> LevelFilter {
         match self.0.command {
             Command::Run(_) => LevelFilter::INFO,
-            Command::Completions(_)
+            Command::Bootstrap(_)
+            | Command::Completions(_)
+            | Command::AddRegion(_)
             | Command::Conflicts(_)
             | Command::DeadLetters(_)
             | Command::Demo(_)
@@ -158,6 +169,7 @@ impl Invocation {
             | Command::Man(_)
             | Command::Pause(_)
             | Command::RemoveRegion(_)
+            | Command::Repair(_)
             | Command::Resume(_)
             | Command::Status(_)
             | Command::Verify(_)
@@ -173,13 +185,16 @@ impl Invocation {
         let result = runtime.map_err(Failure::internal).and_then(|runtime| {
             let result = runtime.block_on(async {
                 match command {
+                    Command::Bootstrap(bootstrap) => Box::pin(bootstrap.run(json)).await,
                     Command::Completions(completions) => completions.run::<Cli>(),
+                    Command::AddRegion(addition) => Box::pin(addition.run(json)).await,
                     Command::Conflicts(conflicts) => conflicts.run(json).await,
                     Command::DeadLetters(letters) => letters.run(json).await,
                     Command::Demo(demo) => demo.run(json).await,
                     Command::Doctor(doctor) => doctor.run(json).await,
                     Command::Health(health) => health.run(json).await,
                     Command::Init(init) => init.run(json).await,
+                    Command::Repair(repair) => Box::pin(repair.run(json)).await,
                     Command::Man(man) => man.run::<Cli>(),
                     Command::Pause(pause) => pause.run(json).await,
                     Command::RemoveRegion(removal) => removal.run(json).await,

@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use clap::Args;
 use tokio::signal::unix::{Signal, SignalKind, signal};
+use tokio::task::JoinSet;
 use tokio::time::{Instant, MissedTickBehavior};
 use tracing::{info, warn};
 
@@ -15,6 +16,7 @@ use super::{ConfigFile, Exit, Failure, report};
 use crate::agent::{Agent, Figures, TableReport};
 use crate::dashboard::{Kept, Shown};
 use crate::observe::Observer;
+use crate::operate::anti_entropy;
 use crate::region::Region;
 use crate::telemetry::{self, Telemetry};
 
@@ -74,7 +76,13 @@ impl Run {
             dashboard.show(Shown { agents: vec![figures.clone()], board, kept });
         }
         let supervisor = Supervisor::ready(&figures, config.tuning.liveness_timeout);
+        let mut beside = JoinSet::new();
+        if !self.once {
+            let (home, me) = (figures.region().clone(), figures.agent().clone());
+            beside.spawn(anti_entropy(config, regions, home, me));
+        }
         let exit = self.replicate(agent, &figures, &mut signals, &supervisor).await?;
+        beside.shutdown().await;
         if exit != Exit::Interrupted {
             telemetry.end().await;
             report(json, &figures.report(), |tables| tables.iter().map(text).collect::<Vec<_>>().join("\n"))?;

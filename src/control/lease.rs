@@ -9,8 +9,10 @@
 use std::collections::{BTreeMap, HashMap};
 
 use aws_sdk_dynamodb::error::ProvideErrorMetadata;
+use aws_sdk_dynamodb::operation::update_item::builders::UpdateItemFluentBuilder;
 use aws_sdk_dynamodb::types::{AttributeValue, ReturnValue};
 
+use super::hold::HoldRow;
 use super::{AgentId, ControlTable, PK, Row, SK, number, read_number, read_text, text};
 use crate::fault::Fault;
 use crate::protocol::{Floors, Hlc, Origin};
@@ -60,6 +62,9 @@ pub struct LeaseTable {
     /// The last barrier that was raised. Whoever waits raises one, and the owners of the leases say
     /// when all that came before it is done.
     pub barrier: u64,
+    /// A seeder's hold on the table; it is in the barrier's row, so that who has seen a barrier has
+    /// seen the hold that was raised before it.
+    pub hold: HoldRow,
 }
 
 /// What became of a write that only a lease's owner may make.
@@ -102,6 +107,7 @@ impl ControlTable {
         Ok(LeaseTable {
             leases: rows.iter().filter_map(read).map(|lease| (lease.shard.clone(), lease)).collect(),
             barrier: barrier.and_then(|row| read_number(row, "raised")).unwrap_or_default(),
+            hold: barrier.map(HoldRow::read).unwrap_or_default(),
         })
     }
 
@@ -121,9 +127,8 @@ impl ControlTable {
 
     /// Raises the next barrier, and says which it is.
     pub async fn raise_barrier(&self, space: &str) -> Result<u64, Fault> {
-        let update = self.client.update_item().table_name(&self.name);
-        let update = update.key(PK, text(pk(space))).key(SK, text(BARRIER));
-        let raised = update
+        let raised = self
+            .barrier_row(space)
             .update_expression("ADD raised :one")
             .expression_attribute_values(":one", number(1))
             .return_values(ReturnValue::AllNew)
@@ -229,13 +234,15 @@ impl ControlTable {
         Ok(())
     }
 
-    fn lease_row(
-        &self,
-        space: &str,
-        shard: &ShardId,
-    ) -> aws_sdk_dynamodb::operation::update_item::builders::UpdateItemFluentBuilder {
+    fn lease_row(&self, space: &str, shard: &ShardId) -> UpdateItemFluentBuilder {
         let update = self.client.update_item().table_name(&self.name);
         update.key(PK, text(pk(space))).key(SK, text(&*shard.0))
+    }
+
+    /// The row of a table's barrier, and of the holds on it.
+    pub(super) fn barrier_row(&self, space: &str) -> UpdateItemFluentBuilder {
+        let update = self.client.update_item().table_name(&self.name);
+        update.key(PK, text(pk(space))).key(SK, text(BARRIER))
     }
 }
 

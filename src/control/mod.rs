@@ -5,13 +5,14 @@
 //! | row | pk | sk | who writes it |
 //! | --- | --- | --- | --- |
 //! | lease, with its checkpoints | `lease/<table>/<stream>` | the shard | the agent that holds it |
-//! | barrier | `lease/<table>/<stream>` | `barrier` | whoever waits |
+//! | barrier, with holds | `lease/<table>/<stream>` | `barrier` | whoever waits; seeders |
 //! | beat | `agent` | the agent | that agent |
 //! | pause | `agent` | `pause`, the peer | whoever pauses |
 //! | watermark | `watermark/<table>` | the origin | that origin's agent |
 //! | gap | `gap/<table>` | shard, time | this region's agents |
 //! | verified | `gap/<table>` | `verified` | whoever has compared the replicas |
 //! | report | `report` | region, agent | every agent, in every region |
+//! | segment of a bootstrap | `seeding/<table>` | the source, the segment | `tradewind bootstrap` |
 //! | dead letter | `dead-letter/<table>` | version, peer, key | this region's agent |
 //!
 //! Conflicts are recorded in a table of their own, with the same keys: see `conflict`.
@@ -20,12 +21,14 @@ mod beat;
 mod conflict;
 mod dead_letter;
 mod gap;
+mod hold;
 mod images;
 mod lease;
 mod pause;
 mod removal;
 mod report;
 mod row_id;
+mod seeding;
 mod verified;
 mod watermark;
 
@@ -42,10 +45,12 @@ pub use beat::{AgentId, Beat, CrewTable};
 pub use conflict::{ConflictTable, SavedConflict};
 pub use dead_letter::{DeadLetter, SavedLetter};
 pub use gap::Gap;
+pub use hold::HoldRow;
 pub use lease::{Checkpoint, Held, Lease, LeaseTable, lease_space};
 pub use pause::PausedPeers;
 pub use report::SavedReport;
 pub use row_id::RowId;
+pub use seeding::{SeededSegment, SegmentPosition};
 pub use verified::{Agreement, Verified};
 pub use watermark::Watermarks;
 
@@ -116,7 +121,7 @@ impl ControlTable {
 #[cfg(any(test, fuzzing))]
 pub(crate) fn read_any(row: &Row) {
     let _ = (lease::read(row), watermark::read(row), gap::read(row), verified::read(row));
-    let _ = (beat::read(row), pause::read(row), report::read(row));
+    let _ = (beat::read(row), pause::read(row), report::read(row), seeding::read(row));
     let _ = (dead_letter::read(row.clone()), conflict::read(row.clone()));
 }
 

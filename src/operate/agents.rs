@@ -3,10 +3,14 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
+use serde::Serialize;
+use tokio::task::JoinSet;
 use tokio::time::{Instant, MissedTickBehavior, timeout};
 
+use super::OperateError;
 use crate::control::{AgentId, Beat, ControlTable};
 use crate::fault::{Fault, FaultKind};
+use crate::protocol::Origin;
 use crate::region::Region;
 
 /// How often the beats are looked at.
@@ -15,6 +19,37 @@ const LOOK: Duration = Duration::from_millis(250);
 const ANSWER: Duration = Duration::from_secs(10);
 /// How long an agent may be seen doing nothing, in lease durations; it beats four times in one.
 const SILENCE: u32 = 2;
+
+/// An agent of another region.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
+pub struct AgentElsewhere {
+    pub region: Origin,
+    pub agent: String,
+}
+
+/// The agents of several regions that run, each with its last beat.
+pub(super) async fn elsewhere(
+    regions: &BTreeMap<Origin, Region>,
+    lease_duration: Duration,
+) -> Result<Vec<(AgentElsewhere, Beat)>, OperateError> {
+    let mut looks = JoinSet::new();
+    for region in regions.values().cloned() {
+        looks.spawn(async move {
+            let agents = running(&region, lease_duration).await;
+            agents
+                .map(|agents| (region.name.clone(), agents))
+                .map_err(|fault| OperateError::at(&region, &region.control_table, fault))
+        });
+    }
+    let mut found = Vec::new();
+    while let Some(look) = looks.join_next().await {
+        let (region, agents) = look.unwrap_or_else(|error| std::panic::resume_unwind(error.into_panic()))?;
+        let named = |agent: AgentId| AgentElsewhere { region: region.clone(), agent: agent.to_string() };
+        found.extend(agents.into_iter().map(|(agent, beat)| (named(agent), beat)));
+    }
+    found.sort_by(|a, b| a.0.cmp(&b.0));
+    Ok(found)
+}
 
 /// The agents of a region that run, each with its last beat. Takes two lease durations, unless all
 /// that have ever beaten are seen to run before, or none has.

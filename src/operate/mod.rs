@@ -1,13 +1,18 @@
 //! What an operator does to replicas, apart from replicating: prepare them, compare them, wait for
 //! them, pause the flow to them, see to dead letters and conflicts.
 
+mod add;
 mod agents;
+mod anti_entropy;
 mod conflicts;
 mod dead_letters;
 mod doctor;
 mod init;
+mod left;
 mod pause;
 mod remove;
+mod scanned;
+mod seeding;
 mod status;
 mod verify;
 mod wait;
@@ -22,12 +27,19 @@ use crate::fault::Fault;
 use crate::protocol::Origin;
 use crate::region::Region;
 
+pub use add::{Joining, join};
+pub use agents::AgentElsewhere;
+pub use anti_entropy::anti_entropy;
 pub use conflicts::{LostWrite, Restored, conflicts, restore};
 pub use dead_letters::{Fate, Letter, Replayed, dead_letters, replay};
 pub use doctor::{Diagnosis, Finding, Harm, Untried, doctor};
 pub use init::{Change, Model, Plan, Problem, Step};
+pub use left::Left;
 pub use pause::{Flow, PauseError, flows, pause};
-pub use remove::{AgentElsewhere, Left, Removal, RemoveOptions, remove};
+pub use remove::{Removal, RemoveOptions, remove};
+pub use seeding::{
+    SeedChange, SeedError, SeedOptions, SeedPhase, SeedProgress, Seeded, Settled, bootstrap, repair,
+};
 pub use status::{Silent, Status, status};
 pub use verify::{
     Audience, Difference, Holding, Options, Scanned, Stage, TableVerdict, Verification, VerifyError, verify,

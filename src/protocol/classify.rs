@@ -91,6 +91,8 @@ fn is_copy(
 ) -> bool {
     match known {
         Some(state) => state.has_seen(stamp.nonce),
+        // A seed comes late, and may have the version of a write of this region's own.
+        None if stamp.hold().is_some() => stamp.hold().is_some_and(|hold| floors.is_over(hold)),
         // A heal or a stamp in place; the memory that asked for it may have been left behind by a
         // rebuild that begins between the two.
         None if stamp.version.origin == *own => {

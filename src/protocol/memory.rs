@@ -49,6 +49,11 @@ impl Floors {
     pub(super) fn passed(&self, version: &Version) -> bool {
         version.hlc < less_slack(self.get(&version.origin))
     }
+
+    /// Whether no seed that was written under this hold can show up any more.
+    pub(super) fn is_over(&self, hold: u64) -> bool {
+        hold < self.get(&Origin::seeding()).into()
+    }
 }
 
 /// How the image that is in the table now relates to the highest version.
@@ -163,7 +168,12 @@ impl KeyMemory {
     /// peer's push of an older version can still arrive, nor a heal or a stamp of our own.
     ///
     /// A heal hangs on the record that asked for it, which may be much younger than the version.
-    pub fn forget(&mut self, peers: &[Origin], floors: &Floors) {
+    /// While a seeder has a hold on the table, nothing is forgotten: seeds are older than what they
+    /// meet, and come when every region may have that.
+    pub fn forget(&mut self, peers: &[Origin], floors: &Floors, hold: Option<u64>) {
+        if hold.is_some_and(|hold| !floors.is_over(hold)) {
+            return;
+        }
         let own = less_slack(floors.get(&self.origin));
         let floor = peers.iter().map(|peer| less_slack(floors.get(peer))).fold(own, Hlc::min);
         let heals = |state: &KeyState| state.tip == Tip::Stale && state.last_seen() >= own;

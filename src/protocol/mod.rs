@@ -13,6 +13,7 @@
 //! | `classify` | whose write a record shows |
 //! | `memory` | what is remembered of a key, and when it may be forgotten |
 //! | `resolve` | which writes a record asks for |
+//! | `seed` | which copies bring regions to the same item |
 //! | `selection` | what of the items goes to which region |
 //! | `tests` | `classify`, `memory` and `resolve` as tables: record in, verdict and writes out |
 
@@ -21,6 +22,7 @@ mod fingerprint;
 mod memory;
 mod record;
 mod resolve;
+mod seed;
 mod selection;
 mod stamp;
 #[cfg(test)]
@@ -31,6 +33,7 @@ pub use fingerprint::{Fingerprint, KeyId};
 pub use memory::{Floors, KeyMemory, SLACK_MILLIS};
 pub use record::{Item, Record};
 pub use resolve::{Action, Body, Conflict, Judgement, Verdict, Write};
+pub use seed::{Over, Seed, Seeding, seed};
 pub use selection::{Selection, Selections, Shown, Test};
 pub use stamp::{Nonce, STAMP, STAMP_END, STAMP_MAGIC, Stamp};
 pub use version::{Hlc, Origin, Version};

@@ -309,10 +309,14 @@ fn conflict(own: &Origin, record: Record, winner: &Stamp, known: Option<&KeyStat
         None => {
             let old = record.old.as_ref()?;
             let stamp = Stamped::read(old).stamp().filter(|stamp| stamp.matches(old))?.clone();
-            stamp.version
+            // A seed is no write of this region's, whatever its version.
+            stamp.hold().is_none().then_some(stamp.version)?
         }
     };
-    if lost.origin != *own || winner.version.origin == *own || winner.base.as_ref() == Some(&lost) {
+    // What a seeder replaces, it tells of itself.
+    let is_seed = winner.hold().is_some();
+    if is_seed || lost.origin != *own || winner.version.origin == *own || winner.base.as_ref() == Some(&lost)
+    {
         return None;
     }
     Some(Conflict {

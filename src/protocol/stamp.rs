@@ -4,7 +4,7 @@ use std::fmt;
 
 use aws_sdk_dynamodb::types::AttributeValue;
 
-use super::{Fingerprint, Item, Version};
+use super::{Fingerprint, Item, Origin, Version};
 
 /// The name of the attribute that holds the stamp.
 pub const STAMP: &str = "_tw";
@@ -25,7 +25,8 @@ pub struct Nonce(pub u64);
 ///
 /// It is kept as one string, so that DynamoDB's own `<` compares versions and a person can read
 /// it in a console: `tw1 <hlc> <origin> <base hlc> <base origin> <fingerprint> <nonce>`. A write
-/// based on nothing has `- -` for its base, and a delete mark has `x` for its fingerprint.
+/// based on nothing has `- -` for its base, a seed has the number of its hold and `-`, and a delete
+/// mark has `x` for its fingerprint.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Stamp {
     pub version: Version,
@@ -51,6 +52,12 @@ impl Stamp {
 
     pub fn is_mark(&self) -> bool {
         self.kind == StampKind::Mark
+    }
+
+    /// The number of the hold under which a seeder wrote this, if one did.
+    pub fn hold(&self) -> Option<u64> {
+        let base = self.base.as_ref().filter(|base| base.origin == Origin::seeding())?;
+        Some(base.hlc.into())
     }
 
     /// Whether this stamp was written together with the rest of `item`.
@@ -136,7 +143,7 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
-    use crate::protocol::{Hlc, Origin};
+    use crate::protocol::Hlc;
 
     fn version(millis: u64, origin: &str) -> Version {
         Version { hlc: Hlc::at_millis(millis), origin: origin.parse::<Origin>().expect("a legal name") }

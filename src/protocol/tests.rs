@@ -172,7 +172,7 @@ impl Table {
                 return String::new();
             }
             "forget" => {
-                self.memory.forget(&["b".parse().expect("a region")], &self.floors);
+                self.memory.forget(&["b".parse().expect("a region")], &self.floors, None);
                 return format!("{} known", self.memory.len());
             }
             "oldest" => {

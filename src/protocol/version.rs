@@ -66,6 +66,17 @@ pub struct Origin(Arc<str>);
 impl Origin {
     pub const MAX_LEN: usize = 32;
 
+    /// Stands in the base of a stamp where the write is a seed, with the number of its hold for a
+    /// clock; and among the floors for all holds together. No region may be called so.
+    pub fn seeding() -> Self {
+        Self("-".into())
+    }
+
+    /// Whether a region may have this name.
+    pub fn can_be_region(&self) -> bool {
+        !self.0.starts_with('-')
+    }
+
     pub fn as_str(&self) -> &str {
         &self.0
     }

@@ -4,21 +4,22 @@ use std::collections::HashMap;
 use std::rc::Rc;
 
 use aws_sdk_dynamodb::types::AttributeValue;
-use tradewind::protocol::{Action, Floors, Hlc, Item, KeyMemory, Record, STAMP, Verdict, Write};
+use tradewind::protocol::{Action, Floors, Hlc, Item, KeyMemory, Origin, Record, STAMP, Verdict, Write};
 
-use super::catalogue::{ABSENT, Judged, MAX, item_of, v_of};
+use super::catalogue::{ABSENT, FLOORS, Judged, MAX, item_of, v_of};
+use super::seeder::HOLD;
 use super::settings::Defect;
 use super::steps::{Model, small};
 use super::world::{Agent, Durable, Pending, Rec, Region, State, Truth, UNIT_MILLIS};
 
 /// What a judgement depends on.
-type Question = (u8, u32, u8, u8, u16, u16, [u8; MAX], bool, Option<Truth>, bool);
+type Question = (u8, u32, u8, u8, u16, u16, [u8; FLOORS], bool, Option<Truth>, bool);
 
 /// What the protocol has been asked already.
 #[derive(Default)]
 pub(crate) struct Answers {
     judged: HashMap<Question, (u32, u32)>,
-    forgotten: HashMap<(u8, u32, [u8; MAX]), u32>,
+    forgotten: HashMap<(u8, u32, [u8; FLOORS], bool), u32>,
 }
 
 impl Model {
@@ -146,10 +147,13 @@ impl Model {
         (old, new)
     }
 
-    fn floors(&self, floors: [u8; MAX]) -> Floors {
+    fn floors(&self, floors: [u8; FLOORS]) -> Floors {
         let mut built = Floors::default();
         for (origin, floor) in self.cat.origins.iter().zip(floors).take(self.set.regions) {
             built.raise(origin, Hlc::at_millis(u64::from(floor) * UNIT_MILLIS));
+        }
+        if floors[MAX] > 0 || self.set.defect == Defect::SeedIsNoSeed {
+            built.raise(&Origin::seeding(), Hlc::from(HOLD + 1));
         }
         built
     }
@@ -194,6 +198,11 @@ impl Model {
     pub(crate) fn settle(&mut self, s: &mut State, r: usize) -> Option<()> {
         let region = &s.regions[r];
         let defect = self.set.defect;
+        if !region.has_read_all() && defect == Defect::ForgetAtRelease && s.seeder.released[r] {
+            let memory = self.forget(r, region.agent.memory, region.agent.floors, false);
+            let agent = &mut s.regions[r].agent;
+            return (std::mem::replace(&mut agent.memory, memory) != memory).then_some(());
+        }
         if !region.has_read_all() && defect != Defect::ForgetBeforeRead {
             return None;
         }
@@ -214,7 +223,16 @@ impl Model {
             };
             *floor = watermark.max(*floor);
         }
-        let memory = self.forget(r, region.agent.memory, floors);
+        let told = match defect {
+            Defect::EarlyRelease => s.seeder.has_decided(),
+            _ => s.seeder.released[r],
+        };
+        floors[MAX] = u8::from(told).max(floors[MAX]);
+        let held = match defect {
+            Defect::NoHold => false,
+            _ => s.seeder.held[r],
+        };
+        let memory = self.forget(r, region.agent.memory, floors, held);
         let agent = &mut s.regions[r].agent;
         if floors == agent.floors && memory == agent.memory {
             return None;
@@ -224,17 +242,20 @@ impl Model {
         Some(())
     }
 
-    fn forget(&mut self, r: usize, memory: u32, floors: [u8; MAX]) -> u32 {
-        let question = (small(r), memory, floors);
+    fn forget(&mut self, r: usize, memory: u32, floors: [u8; FLOORS], held: bool) -> u32 {
+        let question = (small(r), memory, floors, held);
         if let Some(next) = self.answers.forgotten.get(&question) {
             return *next;
         }
         let peers: Vec<_> =
             (0..self.set.regions).filter(|p| *p != r).map(|p| self.cat.origins[p].clone()).collect();
         let extra = u8::from(self.set.defect == Defect::NoSlack);
-        let floors = self.floors(floors.map(|floor| floor + extra));
+        let over = floors[MAX];
+        let mut floors = floors.map(|floor| floor + extra);
+        floors[MAX] = over;
+        let floors = self.floors(floors);
         let mut mem = self.cat.get_memory(memory).clone();
-        mem.forget(&peers, &floors);
+        mem.forget(&peers, &floors, held.then_some(HOLD));
         let next = self.cat.memory(mem);
         self.answers.forgotten.insert(question, next);
         next

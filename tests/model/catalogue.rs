@@ -8,13 +8,15 @@ use std::rc::Rc;
 
 use aws_sdk_dynamodb::types::AttributeValue;
 use tradewind::protocol::{
-    Action, Body, Fingerprint, Item, KeyMemory, Nonce, Origin, STAMP, STAMP_MAGIC, Selection, Stamp, Test,
-    Verdict, Version, Write,
+    Action, Body, Fingerprint, Item, KeyMemory, Nonce, Origin, STAMP, STAMP_MAGIC, Seed, Selection, Stamp,
+    Test, Verdict, Version, Write,
 };
 
 /// The most regions.
 pub(crate) const MAX: usize = 3;
 pub(crate) const NAMES: [&str; MAX] = ["a", "b", "c"];
+/// A floor for each region, and one for the seeder's holds.
+pub(crate) const FLOORS: usize = MAX + 1;
 /// The most keys.
 pub(crate) const KEYS: usize = 2;
 pub(crate) const KEY_NAMES: [&str; KEYS] = ["k", "l"];
@@ -107,6 +109,7 @@ pub(crate) struct Catalogue {
     images: Interned<(u8, u8, Option<Rc<str>>), Image>,
     memories: Interned<String, KeyMemory>,
     acts: Interned<String, Rc<Act>>,
+    seeds: Interned<String, Seed>,
     pub(crate) judgements: Vec<Rc<Judged>>,
 }
 
@@ -128,6 +131,7 @@ impl Catalogue {
             images: Interned::default(),
             memories: Interned::default(),
             acts: Interned::default(),
+            seeds: Interned::default(),
             // Judgement 0 is that of a record which has not been judged.
             judgements: vec![Rc::new(nothing)],
         };
@@ -201,6 +205,14 @@ impl Catalogue {
         &self.acts.all[usize::from(id)]
     }
 
+    pub(crate) fn seed(&mut self, seed: Seed) -> u16 {
+        u16::try_from(self.seeds.id(format!("{seed:?}"), |_| seed)).unwrap()
+    }
+
+    pub(crate) fn get_seed(&self, id: u16) -> &Seed {
+        &self.seeds.all[usize::from(id)]
+    }
+
     pub(crate) fn sizes(&self) -> String {
         format!(
             "{} images, {} memories, {} actions, {} judgements",
@@ -223,7 +235,7 @@ pub(crate) fn item_of(key: &Item, data: u8, stamp: Option<&str>) -> Item {
     item
 }
 
-fn data_of(item: &Item) -> u8 {
+pub(crate) fn data_of(item: &Item) -> u8 {
     match item.get("d") {
         Some(AttributeValue::N(number)) => number.parse().unwrap(),
         _ => BARE,

@@ -2,7 +2,9 @@
 
 use std::collections::BTreeSet;
 
-use super::catalogue::{ABSENT, BARE, KEY_NAMES, MAX, NAMES, show_version};
+use tradewind::protocol::Body;
+
+use super::catalogue::{ABSENT, BARE, KEY_NAMES, MAX, NAMES, data_of, show_version};
 use super::search::{Found, Path};
 use super::steps::Model;
 use super::world::{Rec, State, Step, Truth};
@@ -132,7 +134,30 @@ impl Model {
                 )
             }
             Step::InPlace { region } => format!("{} stamps in place from now on", name(region)),
+            Step::SeedHold { region } => {
+                format!("the seeder raises its hold or a barrier in {}", name(region))
+            }
+            Step::SeedLook { region } => format!("the seeder looks at {}", name(region)),
+            Step::SeedDo { seed } => self.show_seed("seeds", seed),
+            Step::SeedDuplicate { seed } => self.show_seed("seeds, the answer lost:", seed),
+            Step::SeedDelay { seed } => self.show_seed("seeds, under way for long:", seed),
+            Step::SeedLand { seed } => self.show_seed("seeds, landing at last:", seed),
+            Step::SeedRelease { region } => {
+                format!("the seeder says in {} that its hold is over", name(region))
+            }
         }
+    }
+
+    fn show_seed(&self, how: &str, seed: u16) -> String {
+        let seed = self.cat.get_seed(seed);
+        let data = match &seed.write.body {
+            Body::Put(item, _) => data_of(item),
+            Body::Delete => 0,
+        };
+        format!(
+            "the seeder {how} {} with {data} as {:?}, over {:?}",
+            seed.region, seed.write.version, seed.over
+        )
     }
 
     fn show_record(&self, r: usize, ordinal: u8, rec: &Rec) -> String {

@@ -17,6 +17,7 @@ mod catalogue;
 mod display;
 mod oracle;
 mod search;
+mod seeder;
 mod settings;
 mod steps;
 mod table;
@@ -79,6 +80,13 @@ mod all_is_well {
         records_read_one_by_one: 2 regions, 2 writes, lazy = true, ticks = 2;
         a_region_takes_some_items: 2 regions, 3 writes, selects = true;
         one_of_three_takes_some_items: 3 regions, 2 writes, selects = true, ticks = 0;
+        a_region_is_seeded: 2 regions, 1 writes, init = Init::Alone, seeds = true, ticks = 2;
+        a_clash_is_settled: 2 regions, 1 writes, init = Init::Different, seeds = true;
+        a_region_is_seeded_with_what_it_wrote: 2 regions, 1 writes, init = Init::Lost, seeds = true, ticks = 2;
+        seeds_meet_what_is_replicated: 2 regions, 1 writes, init = Init::Shared, seeds = true, ticks = 2;
+        a_seed_takes_long: 2 regions, 1 writes, init = Init::Alone, seeds = true, zombies = 1;
+        a_seeds_answer_is_lost: 2 regions, 1 writes, init = Init::Alone, seeds = true, dups = 1;
+        three_regions_are_seeded: 3 regions, 1 writes, init = Init::Alone, seeds = true, ticks = 0;
         a_crash: 2 regions, 2 writes, crashes = 1, ticks = 0, settles = false, pages = true;
         a_crash_with_watermarks: 2 regions, 1 writes, crashes = 1, ticks = 1, pages = true, init = Init::Shared;
         a_crash_with_two_keys: 2 regions, 2 writes, keys = 2, crashes = 1, ticks = 0, settles = false;
@@ -110,6 +118,30 @@ mod deep {
         #[ignore = "deep"]
         a_region_takes_some_items_and_a_crash: 2 regions, 3 writes, selects = true, crashes = 1, ticks = 0, settles = false;
         #[ignore = "deep"]
+        a_region_is_seeded: 2 regions, 2 writes, init = Init::Alone, seeds = true, ticks = 2;
+        #[ignore = "deep"]
+        a_clash_is_settled: 2 regions, 2 writes, init = Init::Different, seeds = true;
+        #[ignore = "deep"]
+        a_region_is_seeded_with_what_it_wrote: 2 regions, 2 writes, init = Init::Lost, seeds = true;
+        #[ignore = "deep"]
+        seeds_meet_what_is_replicated: 2 regions, 2 writes, init = Init::Shared, seeds = true;
+        #[ignore = "deep"]
+        a_seed_takes_long: 2 regions, 2 writes, init = Init::Alone, seeds = true, zombies = 1, ticks = 0;
+        #[ignore = "deep"]
+        a_region_is_seeded_and_a_crash: 2 regions, 1 writes, init = Init::Alone, seeds = true, crashes = 1, ticks = 2;
+        #[ignore = "deep"]
+        a_clash_is_settled_and_a_crash: 2 regions, 1 writes, init = Init::Different, seeds = true, crashes = 1;
+        #[ignore = "deep"]
+        what_is_replicated_is_seeded_and_a_crash: 2 regions, 1 writes, init = Init::Shared, seeds = true, crashes = 1, pages = true;
+        #[ignore = "deep"]
+        three_regions_are_seeded: 3 regions, 2 writes, init = Init::Alone, seeds = true, ticks = 0;
+        #[ignore = "deep"]
+        three_regions_clash: 3 regions, 1 writes, init = Init::Different, seeds = true;
+        #[ignore = "deep"]
+        seeds_and_stamps_in_place: 2 regions, 1 writes, init = Init::Alone, seeds = true, ticks = 2, stamp_in_place = true;
+        #[ignore = "deep"]
+        seeds_and_a_clock_that_goes_back: 2 regions, 1 writes, init = Init::Shared, seeds = true, ticks = 2, backs = 1;
+        #[ignore = "deep"]
         long_requests_read_one_by_one: 2 regions, 3 writes, zombies = 1, lazy = true;
         #[ignore = "deep"]
         a_crash: 2 regions, 3 writes, crashes = 1, settles = false, pages = true;
@@ -136,6 +168,12 @@ mod hazards {
         };
     }
 
+    // It takes minutes.
+    settings! { |set| notices(Defect::OneLook, set);
+        #[ignore = "deep"]
+        settled_at_the_first_look: 2 regions, 2 writes, init = Init::Different, seeds = true, ticks = 2;
+    }
+
     defects! {
            no_fingerprint: NoFingerprint, 2 regions, 2 writes, init = Init::Shared, edits = true, settles = false;
            a_stamp_not_above_the_old_images: StampNotAbove, 2 regions, 3 writes, settles = false;
@@ -159,6 +197,12 @@ mod hazards {
            forgetting_before_heals_are_done: ForgetBeforeDone, 2 regions, 3 writes, ticks = 2;
         forgetting_right_up_to_a_watermark: NoSlack, 2 regions, 3 writes, ticks = 2, backs = 1;
            what_leaves_a_selection_is_not_sent: NotSent, 2 regions, 2 writes, selects = true, settles = false;
+           no_hold: NoHold, 2 regions, 1 writes, init = Init::Alone, seeds = true, zombies = 1, ticks = 2;
+           a_hold_that_is_not_awaited: HoldNotAwaited, 2 regions, 1 writes, init = Init::Shared, seeds = true, ticks = 2;
+           a_seed_that_takes_a_live_version: SeedIsNew, 2 regions, 2 writes, init = Init::Alone, seeds = true, ticks = 2;
+           a_hold_that_ends_too_early: EarlyRelease, 2 regions, 1 writes, init = Init::Alone, seeds = true, ticks = 2;
+           forgetting_as_a_hold_ends: ForgetAtRelease, 2 regions, 1 writes, init = Init::Alone, seeds = true, ticks = 2, lazy = true;
+           seeds_that_are_not_told: SeedIsNoSeed, 2 regions, 1 writes, init = Init::Alone, seeds = true;
            forgetting_while_requests_are_under_way: EagerSettle, 2 regions, 3 writes, zombies = 1, ticks = 2;
        }
 }

@@ -6,6 +6,12 @@ pub(crate) enum Init {
     Absent,
     /// Every key was written in region a long ago: bare there, stamped elsewhere.
     Shared,
+    /// Region a alone has the first key, from before there were streams.
+    Alone,
+    /// All regions have the first key from then, and each has something else.
+    Different,
+    /// The last region wrote the first key long ago, and has lost it since.
+    Lost,
 }
 
 /// Which old images an application may put back.
@@ -72,10 +78,24 @@ pub(crate) enum Defect {
     EagerSettle,
     /// What is not for a region is not sent there, not even as a delete.
     NotSent,
+    /// A seeder's hold is nobody's business.
+    NoHold,
+    /// A seeder reads before all that was written is everywhere.
+    HoldNotAwaited,
+    /// A seed has the version of a write that is made just now.
+    SeedIsNew,
+    /// What regions hold is settled at the first look.
+    OneLook,
+    /// A hold is said to be over while a seed is under way.
+    EarlyRelease,
+    /// What a hold kept is forgotten before it is known to be over.
+    ForgetAtRelease,
+    /// Seeds can't be told from copies that an application puts back.
+    SeedIsNoSeed,
 }
 
 impl Defect {
-    const ALL: [Self; 24] = [
+    const ALL: [Self; 31] = [
         Self::None,
         Self::NoFingerprint,
         Self::StampNotAbove,
@@ -100,6 +120,13 @@ impl Defect {
         Self::NoSlack,
         Self::EagerSettle,
         Self::NotSent,
+        Self::NoHold,
+        Self::HoldNotAwaited,
+        Self::SeedIsNew,
+        Self::OneLook,
+        Self::EarlyRelease,
+        Self::ForgetAtRelease,
+        Self::SeedIsNoSeed,
     ];
 
     fn named(name: &str) -> Self {
@@ -139,6 +166,8 @@ pub(crate) struct Setting {
     pub(crate) lazy: bool,
     /// The last region takes only items with even data.
     pub(crate) selects: bool,
+    /// A seeder brings the regions to the same item of the first key.
+    pub(crate) seeds: bool,
     /// Agents may begin to stamp local writes in place, at any time.
     pub(crate) stamp_in_place: bool,
     pub(crate) defect: Defect,
@@ -164,6 +193,7 @@ impl Setting {
             pages: false,
             lazy: false,
             selects: false,
+            seeds: false,
             stamp_in_place: false,
             defect: Defect::None,
             max_states: 20_000_000,
@@ -183,7 +213,13 @@ impl Setting {
             backs: number("CLOCK_BACKS", 0),
             dups: number("DUPS", 0),
             zombies: number("ZOMBIES", 0),
-            init: if number("SHARED", 0) == 1 { Init::Shared } else { Init::Absent },
+            init: match number("INIT", number("SHARED", 0)) {
+                0 => Init::Absent,
+                1 => Init::Shared,
+                2 => Init::Alone,
+                3 => Init::Different,
+                _ => Init::Lost,
+            },
             put_backs: match number("BACKS", 1) {
                 0 => PutBacks::None,
                 1 => PutBacks::Stamped,
@@ -195,6 +231,7 @@ impl Setting {
             pages: number("PAGES", 0) == 1,
             lazy: number("LAZY", 0) == 1,
             selects: number("SELECTS", 0) == 1,
+            seeds: number("SEEDS", 0) == 1,
             stamp_in_place: number("INPLACE", 0) == 1,
             defect: var("DEFECT").map_or(Defect::None, |name| Defect::named(&name)),
             max_states: var("MAXSTATES")
@@ -213,6 +250,8 @@ impl Setting {
     pub(crate) fn most_agent_writes(&self, by_apps: u8, faults: u8) -> usize {
         let stamps = self.stamp_in_place || self.put_backs != PutBacks::None;
         let each = 3 * (self.regions - 1) + usize::from(stamps);
-        each * usize::from(by_apps) * usize::from(1 + faults)
+        // A seed costs as much as a push, for each region and write that it meets.
+        let seeds = usize::from(self.seeds) * 3 * self.regions * usize::from(1 + by_apps);
+        (each * usize::from(by_apps) + seeds) * usize::from(1 + faults)
     }
 }

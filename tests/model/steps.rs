@@ -6,8 +6,9 @@ use std::rc::Rc;
 use tradewind::protocol::Nonce;
 
 use super::agent::Answers;
-use super::catalogue::{ABSENT, Catalogue, KEYS, MAX};
+use super::catalogue::{ABSENT, Catalogue, FLOORS, KEYS, MAX, V};
 use super::oracle::Tally;
+use super::seeder::Seeder;
 use super::settings::{Defect, Init, Setting};
 use super::world::{Agent, Durable, Left, Region, State, Step, TICK, Truth};
 
@@ -42,28 +43,48 @@ impl Model {
     }
 
     pub(crate) fn initial(&mut self) -> State {
-        let shared = self.set.init == Init::Shared;
-        let regions = (0..self.set.regions).map(|r| self.initial_region(r, shared)).collect();
+        let regions = (0..self.set.regions).map(|r| self.initial_region(r)).collect();
         let Setting { ops, crashes, ticks, backs, dups, zombies, .. } = self.set;
+        let best = match self.set.init {
+            Init::Absent => ((0, 0), 0),
+            Init::Lost => (self.long_ago(), 1),
+            Init::Shared | Init::Alone | Init::Different => ((0, 0), 1),
+        };
         State {
             regions,
             zombies: BTreeSet::new(),
+            seeder: if self.set.seeds { Seeder::default() } else { Seeder::none() },
             left: Left { ops, crashes, ticks, backs, dups, zombies },
-            best: [((0, 0), u8::from(shared)); KEYS],
+            best: [best; KEYS],
         }
     }
 
-    fn initial_region(&mut self, r: usize, shared: bool) -> Region {
+    /// A version of the last region's, older than all that is written here.
+    fn long_ago(&self) -> V {
+        (1 << 20, small(self.set.regions - 1))
+    }
+
+    fn initial_region(&mut self, r: usize) -> Region {
         let mut items = [ABSENT; KEYS];
+        let long_ago = self.long_ago();
         for key in 0..self.set.keys {
-            if shared {
-                items[usize::from(key)] = match r {
-                    0 => self.cat.image(key, 1, None),
-                    _ => self.cat.stamped(key, 1, (0, 0), Nonce(0xf000 + r as u64)),
-                };
-            }
+            let nonce = Nonce(0xf000 + r as u64);
+            items[usize::from(key)] = match self.set.init {
+                Init::Shared if r == 0 => self.cat.image(key, 1, None),
+                Init::Shared => self.cat.stamped(key, 1, (0, 0), nonce),
+                Init::Alone if (r, key) == (0, 0) => self.cat.image(0, 1, None),
+                Init::Different if key == 0 => self.cat.image(0, small(r + 1), None),
+                Init::Lost if key == 0 && r + 1 < self.set.regions => self.cat.stamped(0, 1, long_ago, nonce),
+                _ => ABSENT,
+            };
         }
-        let floors = [u8::from(shared); MAX];
+        let floor = match self.set.init {
+            Init::Absent => 0,
+            Init::Shared => 1,
+            Init::Alone | Init::Different | Init::Lost => 2,
+        };
+        let mut floors = [floor; FLOORS];
+        floors[MAX] = 0;
         let agent = Agent {
             memory: self.cat.empty_memory(r),
             floors,
@@ -71,7 +92,7 @@ impl Model {
             queue: vec![],
             act_from: [0; MAX],
             log: vec![],
-            durable: Durable { floors, watermark: floors, ..Durable::default() },
+            durable: Durable { floors, watermark: [floor; MAX], ..Durable::default() },
             in_place: false,
         };
         // Back steps must not end before the clock's zero.
@@ -90,6 +111,7 @@ impl Model {
             }
         }
         steps.extend(state.zombies.iter().map(|(dest, act)| Step::Land { dest: *dest, act: *act }));
+        self.seeder_steps(state, &mut steps);
         for step in steps {
             let next = self.step(state, step);
             let failure = self.failure.take();
@@ -252,6 +274,7 @@ impl Model {
             }
             Step::Settle { region } => self.settle(&mut s, region.into())?,
             Step::InPlace { region } => s.regions[usize::from(region)].agent.in_place = true,
+            _ => self.seeder_step(&mut s, step)?,
         }
         if !self.set.lazy {
             for r in 0..self.set.regions {

@@ -4,7 +4,8 @@ use std::collections::BTreeSet;
 use std::collections::hash_map::DefaultHasher;
 use std::hash::{Hash, Hasher};
 
-use super::catalogue::{KEYS, MAX, V};
+use super::catalogue::{FLOORS, KEYS, MAX, V};
+use super::seeder::Seeder;
 use super::settings::Setting;
 
 /// One unit of the model's clocks: as far as the protocol lets record times go back.
@@ -48,7 +49,7 @@ pub(crate) struct Rec {
 pub(crate) struct Durable {
     pub(crate) rewind: u8,
     /// The floors in force at `rewind`.
-    pub(crate) floors: [u8; MAX],
+    pub(crate) floors: [u8; FLOORS],
     /// By destination: all records before are done.
     pub(crate) done: [u8; MAX],
     pub(crate) watermark: [u8; MAX],
@@ -66,7 +67,7 @@ pub(crate) struct Pending {
 #[derive(Clone, Hash)]
 pub(crate) struct Agent {
     pub(crate) memory: u32,
-    pub(crate) floors: [u8; MAX],
+    pub(crate) floors: [u8; FLOORS],
     /// How many records have been read.
     pub(crate) read: u8,
     /// In order for each destination and key.
@@ -74,7 +75,7 @@ pub(crate) struct Agent {
     /// By destination: records before are not acted on (again).
     pub(crate) act_from: [u8; MAX],
     /// Per record read: the floors in force, and where a rebuild of the memory before it starts.
-    pub(crate) log: Vec<([u8; MAX], u8)>,
+    pub(crate) log: Vec<([u8; FLOORS], u8)>,
     pub(crate) durable: Durable,
     pub(crate) in_place: bool,
 }
@@ -99,6 +100,7 @@ pub(crate) struct State {
     pub(crate) regions: Vec<Region>,
     /// Requests under way that no agent waits for: destination, action.
     pub(crate) zombies: BTreeSet<(u8, u16)>,
+    pub(crate) seeder: Seeder,
     pub(crate) left: Left,
     /// The oracle's: by key, the highest version of all, and its data (0 for absent).
     pub(crate) best: [(V, u8); KEYS],
@@ -196,6 +198,33 @@ pub(crate) enum Step {
     InPlace {
         region: u8,
     },
+    /// The seeder raises its hold, or the next barrier.
+    SeedHold {
+        region: u8,
+    },
+    /// The seeder reads what a region holds.
+    SeedLook {
+        region: u8,
+    },
+    /// A seed is written, and answered.
+    SeedDo {
+        seed: u16,
+    },
+    /// A seed is written, but the answer is lost.
+    SeedDuplicate {
+        seed: u16,
+    },
+    /// A seed gets lost on its way; for now.
+    SeedDelay {
+        seed: u16,
+    },
+    SeedLand {
+        seed: u16,
+    },
+    /// The seeder says that its hold is over.
+    SeedRelease {
+        region: u8,
+    },
 }
 
 impl Region {
@@ -221,7 +250,7 @@ impl Agent {
         self.queue.iter().position(|pending| pending.dest == dest && pending.key == key)
     }
 
-    pub(crate) fn floors_at(&self, position: u8) -> [u8; MAX] {
+    pub(crate) fn floors_at(&self, position: u8) -> [u8; FLOORS] {
         self.log.get(usize::from(position)).map_or(self.floors, |(floors, _)| *floors)
     }
 }
@@ -230,6 +259,7 @@ impl State {
     /// Whether nothing is left to do.
     pub(crate) fn is_quiet(&self) -> bool {
         self.zombies.is_empty()
+            && self.seeder.is_quiet()
             && self.regions.iter().all(|region| region.agent.queue.is_empty() && region.has_read_all())
     }
 
@@ -238,7 +268,8 @@ impl State {
     pub(crate) fn digest(&self, watermarks: Option<&[[u8; MAX]]>) -> u64 {
         let mut h = DefaultHasher::new();
         let Left { ops, crashes, dups, zombies, ticks, backs } = self.left;
-        (ops, crashes, dups, zombies, ticks, &self.best, &self.zombies, watermarks).hash(&mut h);
+        (ops, crashes, dups, zombies, ticks, &self.best, &self.zombies, &self.seeder, watermarks)
+            .hash(&mut h);
         if ops > 0 {
             backs.hash(&mut h);
         }

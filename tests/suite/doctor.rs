@@ -136,12 +136,12 @@ async fn tables_that_do_not_fit_are_found_the_worst_first() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_control_table_that_is_none_is_found() {
     let mut world = made().await;
-    let other = format!("other-{}", world.table);
+    let other = format!("control-other-{}", world.table);
     let table = std::mem::replace(&mut world.table, other);
     world.make_table(DUBLIN, PLAIN, None).await;
     world.control = std::mem::replace(&mut world.table, table);
     let found = found(&world).await;
-    assert!(found.contains(&"halt own_keys dublin other-T".to_owned()), "{found:#?}");
+    assert!(found.contains(&"halt own_keys dublin control-other-T".to_owned()), "{found:#?}");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -24,7 +24,14 @@ async fn refusing(regions: usize) -> (World, Arc<AtomicBool>) {
     let tamper = move |operation: &str, body: &str| {
         let writes = matches!(operation, "PutItem" | "UpdateItem" | "DeleteItem");
         let refuse = writes && body.contains("\"TableName\":\"orders-") && switch.load(Ordering::Relaxed);
-        if refuse { Fate::Fail("ValidationException") } else { Fate::Pass }
+        match refuse {
+            true if body.contains("attribute_exists(#tw) AND attribute_not_exists(#tw)") => {
+                // A replay's probe is refused with a reason of its own.
+                Fate::Fail("ItemCollectionSizeLimitExceededException")
+            }
+            true => Fate::Fail("ValidationException"),
+            false => Fate::Pass,
+        }
     };
     world.tamper(DUBLIN, TOKYO, tamper).await;
     world.start_agents().await;
@@ -105,6 +112,8 @@ async fn a_letter_is_replayed_once_its_peer_takes_it() {
     let (mut world, refuses) = refused(3).await;
     let before = list(&world).await;
     assert_eq!(replay(&world).await, (1, "refused".to_owned()));
+    let reason = list(&world).await[0]["reason"].as_str().unwrap().to_owned();
+    assert!(reason.contains("ItemCollectionSizeLimitExceeded"), "the new reason is kept: {reason}");
     assert_eq!(list(&world).await.len(), 1);
 
     refuses.store(false, Ordering::Relaxed);

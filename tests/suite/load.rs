@@ -52,12 +52,25 @@ impl Load {
     /// The same, where each application makes a write every `pace` at most: one that goes on for
     /// minutes must not outrun the agents on a slow engine.
     pub(crate) fn paced(world: &World, seed: u64, mix: Mix, keys: u64, writes: u64, pace: Duration) -> Self {
+        Self::in_regions(world, world.regions(), seed, mix, keys, writes, pace)
+    }
+
+    /// The same, with applications in some regions only.
+    pub(crate) fn in_regions(
+        world: &World,
+        regions: impl IntoIterator<Item = usize>,
+        seed: u64,
+        mix: Mix,
+        keys: u64,
+        writes: u64,
+        pace: Duration,
+    ) -> Self {
         let mut rng = fastrand::Rng::with_seed(seed);
         let (made, over) = (Arc::default(), Arc::default());
         // Copies travel between regions, as in a cache or a backup.
         let copies = Arc::default();
         let mut applications = JoinSet::new();
-        for region in world.regions() {
+        for region in regions {
             let application = Application {
                 client: world.app(region).clone(),
                 table: world.table.clone(),

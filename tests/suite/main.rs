@@ -16,6 +16,9 @@
     reason = "a test fails by panicking, and says what it skips"
 )]
 
+mod add_region;
+mod anti_entropy;
+mod calls;
 mod clock;
 mod engine;
 mod items;
@@ -43,6 +46,7 @@ mod recorded_conflicts;
 mod remove_region;
 mod replicate;
 mod run;
+mod seeding;
 mod selections;
 mod start;
 mod supervised;
@@ -53,3 +57,4 @@ mod types;
 mod unreadable;
 mod verify;
 mod wait;
+mod without;

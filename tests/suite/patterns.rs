@@ -148,7 +148,7 @@ async fn names_that_can_not_be_listed_stop_only_an_agent_that_has_no_other_table
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn init_and_verify_know_the_tables_of_all_regions() {
+async fn init_verify_and_doctor_know_the_tables_of_all_regions() {
     let mut world = world().await;
     let init = |world: &World, arguments: &[&str]| {
         run_json(world.tradewind(DUBLIN, &[&["init"], arguments].concat()))
@@ -170,6 +170,9 @@ async fn init_and_verify_know_the_tables_of_all_regions() {
     assert_eq!((code, &plan["problems"]), (0, &json!([])), "{plan:#}");
     let (code, plan) = init(&world, &[]).await;
     assert_eq!((code, &plan["steps"]), (0, &json!([])), "{plan:#}");
+    let (code, told) = run_json(world.tradewind(DUBLIN, &["doctor"])).await;
+    let names: Vec<_> = told["findings"].as_array().unwrap().iter().map(|f| &f["name"]).collect();
+    assert_eq!((code, names), (1, vec![&json!("no_agent"); 2]), "{told:#}");
 
     world.table.clone_from(&two);
     world.put(DUBLIN, row("a", "one")).await;

@@ -6,13 +6,14 @@ use tokio::io::{AsyncBufReadExt, BufReader, Lines};
 use tokio::process::{Child, ChildStderr, Command};
 use tokio::time::timeout;
 
+use crate::calls::{CALLER, name_of};
 use crate::engine::{ACCESS_KEY, SECRET_KEY};
 use crate::world::PATIENCE;
 
 /// A command of the binary that is being tested, with credentials but otherwise alone.
 pub(crate) fn tradewind(arguments: &[&str]) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_tradewind"));
-    command.args(arguments).kill_on_drop(true).stdin(Stdio::null());
+    command.args(arguments).kill_on_drop(true).stdin(Stdio::null()).env(CALLER, name_of(arguments));
     for name in [
         "AWS_PROFILE",
         "AWS_SESSION_TOKEN",

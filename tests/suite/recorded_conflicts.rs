@@ -11,7 +11,8 @@ use tradewind::protocol::Item;
 use tradewind::stream::Position;
 
 use crate::items::{item, key, n, row, s};
-use crate::process::{run, run_json};
+use crate::observe::{agent, get, start};
+use crate::process::{Process, run, run_json};
 use crate::world::{PLAIN, World, eventually};
 use tradewind_proxy::Fate;
 
@@ -102,6 +103,24 @@ async fn a_write_that_lost_is_listed_shown_and_restored() {
         let (code, _, log) = run(world.tradewind(DUBLIN, &[&["conflicts"], arguments].concat())).await;
         assert_eq!(code, 64, "{arguments:?}: {log}");
     }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_page_shows_what_lost_and_what_won() {
+    let world = recording().await;
+    let (dublin, address) = start(agent(&world, DUBLIN, "127.0.0.1:0", |_| {})).await;
+    let others: Vec<_> = [TOKYO, OREGON].map(|region| agent(&world, region, "off", |_| {})).into();
+    let _others: Vec<_> = others.into_iter().map(Process::start).collect();
+    conflict(&world, row("a", "earlier"), row("a", "later")).await;
+    let look = || async {
+        let (_, page) = get(&address, "/api/items", &[]).await?;
+        serde_json::from_str::<Value>(&page).ok()?["conflicts"].get(0).cloned()
+    };
+    let shown = eventually("a conflict on the page", look, Option::is_some).await.expect("a conflict");
+    let image = |name: &str| &shown[name];
+    assert_eq!(image("lost_image"), &item_json(&row("a", "earlier")), "{shown:#}");
+    assert_eq!(image("won_image"), &item_json(&row("a", "later")), "{shown:#}");
+    dublin.kill().await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -4,13 +4,12 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
 use serde_json::Value;
-use tokio::process::Command;
 use tradewind::agent::Agent;
-use tradewind::config::Config;
 use tradewind::control::SK;
 
 use crate::items::{key, row};
-use crate::process::{run_json, tradewind};
+use crate::process::run_json;
+use crate::without::Without;
 use crate::world::{PLAIN, World, eventually};
 use tradewind_proxy::Fate;
 
@@ -20,33 +19,6 @@ const OREGON: usize = 2;
 
 async fn remove(world: &World, more: &[&str]) -> (i32, Value) {
     run_json(world.tradewind(DUBLIN, &[&["remove-region", "oregon"], more].concat())).await
-}
-
-/// The file of a region's agent without Oregon.
-struct Without(tempfile::NamedTempFile);
-
-impl Without {
-    fn oregon(world: &World, region: usize) -> Self {
-        let file = world.config_file(region);
-        let (head, tail) = file.split_once("[[region]]\nname = \"oregon\"").expect("oregon");
-        let (_, tail) = tail.split_once("[[table]]").expect("the table");
-        let file = tempfile::NamedTempFile::new().expect("a file");
-        std::fs::write(file.path(), format!("{head}[[table]]{tail}").replace(", \"oregon\"", ""))
-            .expect("a file");
-        Self(file)
-    }
-
-    fn command(&self, arguments: &[&str]) -> Command {
-        let mut command = tradewind(arguments);
-        command.arg("--config").arg(self.0.path());
-        command
-    }
-
-    fn config(&self, world: &World) -> Config {
-        let mut config = Config::load(self.0.path()).expect("a configuration");
-        config.regions.iter_mut().for_each(|region| region.credentials = world.engine.credentials());
-        config
-    }
 }
 
 /// What the control tables of the others still tell of Oregon.

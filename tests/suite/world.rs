@@ -23,6 +23,7 @@ use tradewind_proxy::{Proxy, Tamper, TamperingProxy};
 use url::Url;
 use wildmatch::WildMatch;
 
+use crate::calls::{Link, watched};
 use crate::engine::{Engine, Server, client, streams_client};
 use crate::items::{exact, without_stamp};
 use crate::process::{Process, tradewind};
@@ -54,6 +55,8 @@ pub(crate) struct World {
     pub(crate) conflicts: Conflicts,
     /// What goes to which region, as it stands in the file.
     pub(crate) peers: String,
+    /// What else the agents' files say.
+    pub(crate) more: &'static str,
     keys: Keys,
     places: Vec<Place>,
     /// For configuration files.
@@ -97,9 +100,11 @@ impl World {
             });
         }
         let endpoints: Vec<_> = places.iter().map(|place| place.server.endpoint.clone()).collect();
+        let names: Vec<_> = places.iter().map(|place| place.name.to_string()).collect();
         for place in &mut places {
-            for endpoint in &endpoints {
-                place.links.push(Proxy::to(endpoint).await.expect("a loopback port"));
+            for (to, endpoint) in names.iter().zip(&endpoints) {
+                let link = Link { from: place.name.to_string(), to: to.clone() };
+                place.links.push(watched(endpoint, link).await);
             }
         }
         let tuning = Tuning {
@@ -119,6 +124,7 @@ impl World {
             pattern: None,
             conflicts: Conflicts::default(),
             peers: String::new(),
+            more: "",
             keys: PLAIN,
             places,
             files: TempDir::new().expect("a folder"),
@@ -234,7 +240,7 @@ impl World {
                 selections: Selections::default(),
             }),
         }
-        Config { regions, tables, patterns, tuning }
+        Config { regions, tables, patterns, tuning, anti_entropy: None }
     }
 
     /// A table that has one name in all regions.
@@ -287,13 +293,14 @@ impl World {
             Some(pattern) => ("pattern", pattern),
         };
         let (conflicts, peers) = (format!("{:?}", self.conflicts).to_lowercase(), &self.peers);
+        let more = self.more;
         write!(
             text,
             "[[table]]\n{key} = \"{value}\"\nconflicts = \"{conflicts}\"\n{peers}\n[tuning]\npoll_interval = \"{poll_interval:?}\"\n\
              checkpoint_interval = \"{checkpoint_interval:?}\"\nsettle = \"{settle:?}\"\nlease_duration = \"{lease_duration:?}\"\n\
              concurrency = {concurrency}\nstartup_timeout = \"{startup_timeout:?}\"\n\
              discovery_interval = \"{discovery_interval:?}\"\nheartbeat_interval = \"{heartbeat_interval:?}\"\n\
-             liveness_timeout = \"{liveness_timeout:?}\"\n",
+             liveness_timeout = \"{liveness_timeout:?}\"\n{more}",
         )
         .expect("memory");
         text
@@ -501,14 +508,29 @@ where
     T: std::fmt::Debug,
     F: Future<Output = T>,
 {
-    let deadline = Instant::now() + PATIENCE;
+    eventually_within(PATIENCE, LOOK, what, see, will_do).await
+}
+
+/// The same, where it takes longer, or a look costs more.
+pub(crate) async fn eventually_within<T, F>(
+    patience: Duration,
+    pause: Duration,
+    what: &str,
+    see: impl Fn() -> F,
+    will_do: impl Fn(&T) -> bool,
+) -> T
+where
+    T: std::fmt::Debug,
+    F: Future<Output = T>,
+{
+    let deadline = Instant::now() + patience;
     loop {
         let seen = see().await;
         if will_do(&seen) {
             return seen;
         }
         assert!(Instant::now() < deadline, "waited in vain for {what}; there is {seen:?}");
-        tokio::time::sleep(LOOK).await;
+        tokio::time::sleep(pause).await;
     }
 }
 

@@ -4,5 +4,5 @@
 mod link;
 mod tamper;
 
-pub use link::{Proxy, Weather};
+pub use link::{Proxy, Weather, Witness};
 pub use tamper::{Fate, Flaky, Tamper, TamperingProxy};

@@ -2,6 +2,7 @@
 
 use std::io::Result;
 use std::net::Ipv4Addr;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
@@ -30,6 +31,18 @@ pub struct Weather {
     pub resets_percent: u8,
 }
 
+/// Hears what one connection carries, before it is passed on.
+pub trait Witness: Send + 'static {
+    /// Some more of what the client asked.
+    fn asked(&mut self, bytes: &[u8]);
+
+    /// Some more of what the server answered.
+    fn answered(&mut self, bytes: &[u8]);
+}
+
+/// What hears a connection, if anything does.
+type Heard = Arc<Mutex<Option<Box<dyn Witness>>>>;
+
 /// One link. It is open until it is cut, and gone when it is dropped.
 #[derive(Debug)]
 pub struct Proxy {
@@ -41,6 +54,14 @@ pub struct Proxy {
 impl Proxy {
     /// A link from a port of its own to the server at `target`.
     pub async fn to(target: &Url) -> Result<Self> {
+        Self::watched(target, || None).await
+    }
+
+    /// The same, with a witness for each connection.
+    pub async fn watched(
+        target: &Url,
+        witness: impl Fn() -> Option<Box<dyn Witness>> + Send + 'static,
+    ) -> Result<Self> {
         let host = target.host_str().unwrap_or_default().to_owned();
         let port = target.port_or_known_default().unwrap_or_default();
         let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await?;
@@ -52,10 +73,10 @@ impl Proxy {
                 if state.borrow().is_cut {
                     continue;
                 }
-                let mut cut = state.clone();
+                let (mut cut, heard) = (state.clone(), Arc::new(Mutex::new(witness())));
                 tokio::spawn(async move {
                     tokio::select! {
-                        () = carry(client, &host, port, state) => {}
+                        () = carry(client, &host, port, state, heard) => {}
                         _ = cut.wait_for(|weather| weather.is_cut) => {}
                     }
                 });
@@ -84,7 +105,7 @@ pub(crate) fn loopback(listener: &TcpListener) -> Result<Url> {
     Url::parse(&format!("http://{}", listener.local_addr()?)).map_err(std::io::Error::other)
 }
 
-async fn carry(client: TcpStream, host: &str, port: u16, state: watch::Receiver<Weather>) {
+async fn carry(client: TcpStream, host: &str, port: u16, state: watch::Receiver<Weather>, heard: Heard) {
     let Ok(server) = TcpStream::connect((host, port)).await else { return };
     // Requests and answers are small: none must wait for the next.
     let _ = client.set_nodelay(true);
@@ -92,9 +113,18 @@ async fn carry(client: TcpStream, host: &str, port: u16, state: watch::Receiver<
     let (mut from_client, mut to_client) = client.into_split();
     let (mut from_server, mut to_server) = server.into_split();
     // A connection of which one direction has ended is of no use to HTTP/1.
+    let told = |tell: fn(&mut dyn Witness, &[u8])| {
+        let heard = Arc::clone(&heard);
+        move |bytes: &[u8]| {
+            if let Some(witness) = heard.lock().unwrap_or_else(PoisonError::into_inner).as_deref_mut() {
+                tell(witness, bytes);
+            }
+        }
+    };
+    let (asked, answered) = (told(Witness::asked), told(Witness::answered));
     tokio::select! {
-        _ = pass(&mut from_client, &mut to_server, &state, |weather| weather.swallows_requests) => {}
-        _ = pass(&mut from_server, &mut to_client, &state, |weather| weather.swallows_answers) => {}
+        _ = pass(&mut from_client, &mut to_server, &state, |weather| weather.swallows_requests, asked) => {}
+        _ = pass(&mut from_server, &mut to_client, &state, |weather| weather.swallows_answers, answered) => {}
     }
 }
 
@@ -104,6 +134,7 @@ async fn pass(
     to: &mut (impl AsyncWrite + Unpin),
     state: &watch::Receiver<Weather>,
     swallows: fn(&Weather) -> bool,
+    hear: impl Fn(&[u8]),
 ) -> Result<()> {
     let mut rng = fastrand::Rng::new();
     let mut buffer = vec![0; 16 * 1024];
@@ -131,6 +162,7 @@ async fn pass(
         if !wait.is_zero() {
             sleep(wait).await;
         }
+        hear(&buffer[..length]);
         to.write_all(&buffer[..length]).await?;
     }
 }

@@ -30,6 +30,7 @@ use tokio::time::Instant;
 use tracing::{debug, warn};
 
 use super::OperateError;
+use super::scanned::{ScannedReplica, replicas};
 use crate::capacity::Budget;
 use crate::config::{Config, TableConfig};
 use crate::control::{ControlTable, Gap, Verified};
@@ -37,12 +38,12 @@ use crate::fault::FaultKind;
 use crate::lag::wall_millis;
 use crate::protocol::Origin;
 use crate::region::Region;
-use crate::schema::describe;
 
 pub use holding::{Difference, Holding};
 use matcher::{Matcher, Matches, Sighting};
+use pile::Pile;
 use recheck::{Recheck, Settled};
-use scan::{ScannedReplica, scan_segment};
+use scan::scan_segment;
 
 /// How often the audience hears how far the scans have got.
 const TELL: Duration = Duration::from_millis(200);
@@ -235,7 +236,7 @@ async fn leave(table: &TableConfig, regions: &BTreeMap<Origin, Region>, verdict:
 }
 
 /// Whether an agent of a region is seen to beat within some time.
-async fn is_served(region: &Region, patience: Duration) -> bool {
+pub(super) async fn is_served(region: &Region, patience: Duration) -> bool {
     let control = ControlTable::of(region);
     let deadline = Instant::now() + patience;
     let mut ticks = tokio::time::interval(LOOK);
@@ -258,23 +259,15 @@ async fn is_served(region: &Region, patience: Duration) -> bool {
     }
 }
 
-async fn replicas(
+/// How many keys there are, and those on which replicas may disagree, by a scan of all of them.
+pub(super) async fn suspects(
     table: &TableConfig,
-    regions: &BTreeMap<Origin, Region>,
-    budgets: &BTreeMap<Origin, Arc<Budget>>,
-) -> Result<Arc<[ScannedReplica]>, OperateError> {
-    let selections = Arc::new(table.selections.clone());
-    let mut replicas = Vec::new();
-    for (name, physical) in &table.replicas {
-        let (Some(region), Some(budget)) = (regions.get(name), budgets.get(name)) else { continue };
-        let described = describe(region, physical).await;
-        let described = described.map_err(|fault| OperateError::at(region, physical, fault))?;
-        let estimate = described.table.item_count().and_then(|n| u64::try_from(n).ok()).unwrap_or_default();
-        let (region, budget) = (region.clone(), budget.clone());
-        let (keys, selections) = (described.key_schema, Arc::clone(&selections));
-        replicas.push(ScannedReplica::new(region, physical.clone(), keys, selections, estimate, budget));
-    }
-    Ok(replicas.into())
+    replicas: &Arc<[ScannedReplica]>,
+    segments: u16,
+    memory: usize,
+) -> Result<(u64, Pile), VerifyError> {
+    let found = scan(table, replicas, segments, memory, &mut ()).await?;
+    Ok((found.compared, found.suspects))
 }
 
 async fn compare<A: Audience>(
@@ -286,7 +279,8 @@ async fn compare<A: Audience>(
     audience: &mut A,
 ) -> Result<TableVerdict, VerifyError> {
     let replicas = replicas(table, regions, budgets).await?;
-    let Matches { compared, suspects, spilled } = scan(table, &replicas, options, audience).await?;
+    let Matches { compared, suspects, spilled } =
+        scan(table, &replicas, options.segments, options.memory, audience).await?;
     let settled = Settled::default();
     let recheck = Recheck { table, regions, replicas, options, lease_duration, audience, settled };
     let mut settled = recheck.run(suspects).await?;
@@ -310,11 +304,12 @@ async fn compare<A: Audience>(
 async fn scan<A: Audience>(
     table: &TableConfig,
     replicas: &Arc<[ScannedReplica]>,
-    options: Options,
+    segments: u16,
+    memory: usize,
     audience: &mut A,
 ) -> Result<Matches, VerifyError> {
     let (pages, mut scanned) = mpsc::channel::<Vec<Sighting>>(PAGES);
-    let mut matcher = Matcher::new(replicas.len(), options.memory);
+    let mut matcher = Matcher::new(replicas.len(), memory);
     // It may have to wait for the disk.
     let comparison = tokio::task::spawn_blocking(move || {
         while let Some(page) = scanned.blocking_recv() {
@@ -323,8 +318,8 @@ async fn scan<A: Audience>(
         matcher.finish()
     });
     let mut scans = JoinSet::new();
-    for segment in 0..options.segments {
-        scans.spawn(scan_segment(replicas.clone(), segment, options.segments, pages.clone()));
+    for segment in 0..segments {
+        scans.spawn(scan_segment(replicas.clone(), segment, segments, pages.clone()));
     }
     drop(pages);
     let since = Instant::now();

@@ -10,7 +10,7 @@ use crate::protocol::{Fingerprint, Item, KeyId, Stamp, Version};
 
 /// What one replica holds for a key, in few bytes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Trace {
+pub(in crate::operate) enum Trace {
     Nothing,
     Marked(VersionPrint),
     Item(Fingerprint, Option<VersionPrint>),
@@ -21,7 +21,7 @@ pub(super) enum Trace {
 
 /// 64 bits that tell one version from another.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct VersionPrint(u64);
+pub(in crate::operate) struct VersionPrint(u64);
 
 impl VersionPrint {
     fn of(version: &Version) -> Self {
@@ -61,18 +61,18 @@ impl Trace {
 
 /// What is known of one key.
 #[derive(Clone, Debug, PartialEq)]
-pub(super) struct Entry {
-    pub(super) id: KeyId,
+pub(in crate::operate) struct Entry {
+    pub(in crate::operate) id: KeyId,
     /// The values of the key attributes, in the order of the schema.
-    pub(super) key: Box<[AttributeValue]>,
+    pub(in crate::operate) key: Box<[AttributeValue]>,
     /// By replica.
-    pub(super) traces: Box<[Trace]>,
+    pub(in crate::operate) traces: Box<[Trace]>,
 }
 
 /// Entries in the order in which they came. Its file has no name, and is gone with the process,
 /// however that ends.
 #[derive(Debug)]
-pub(super) struct Pile {
+pub(in crate::operate) struct Pile {
     /// How much it keeps in memory.
     room: usize,
     recent: Vec<u8>,
@@ -86,7 +86,7 @@ impl Pile {
         Self { room, recent: Vec::new(), file: None, count: 0, bytes: 0 }
     }
 
-    pub(super) fn count(&self) -> u64 {
+    pub(in crate::operate) fn count(&self) -> u64 {
         self.count
     }
 
@@ -112,7 +112,7 @@ impl Pile {
     }
 
     /// Reads all entries, from the first; may be done again.
-    pub(super) fn read(&mut self) -> io::Result<impl Iterator<Item = io::Result<Entry>>> {
+    pub(in crate::operate) fn read(&mut self) -> io::Result<impl Iterator<Item = io::Result<Entry>>> {
         let mut on_disk = None;
         if let Some(file) = &mut self.file {
             file.seek(SeekFrom::Start(0))?;

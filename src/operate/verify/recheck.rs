@@ -20,9 +20,9 @@ use tokio::time::{Instant, MissedTickBehavior};
 
 use super::holding::{Difference, difference};
 use super::pile::{Entry, Pile, Trace};
-use super::scan::ScannedReplica;
 use super::{Audience, Options, Stage, VerifyError};
 use crate::config::TableConfig;
+use crate::operate::scanned::ScannedReplica;
 use crate::operate::{Arrival, wait};
 use crate::protocol::{Item, Origin};
 use crate::region::Region;

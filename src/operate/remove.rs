@@ -8,8 +8,6 @@
 //! configuration, they forget no key that it has not passed; so its writes are drained first, its
 //! agents stopped second, and only then do the others drop it.
 
-mod left;
-
 use std::collections::BTreeMap;
 use std::time::Duration;
 
@@ -18,7 +16,8 @@ use tokio::task::JoinSet;
 use tokio::time::{Instant, timeout, timeout_at};
 use tracing::warn;
 
-use super::agents::running;
+use super::agents::{AgentElsewhere, elsewhere, running};
+use super::left::{Left, left};
 use super::{Arrival, OperateError, Watermark, wait, watermarks};
 use crate::config::{Config, TableConfig};
 use crate::control::{ControlTable, Gap, lease_space};
@@ -27,8 +26,6 @@ use crate::lag::wall_millis;
 use crate::protocol::Origin;
 use crate::region::Region;
 use crate::schema::{StreamState, describe};
-
-pub use left::Left;
 
 /// How long a region may take to answer before it counts as out of reach.
 const ANSWER: Duration = Duration::from_secs(10);
@@ -68,13 +65,6 @@ pub struct Removal {
     pub watermarks: Vec<Watermark>,
     /// How many rows were removed, by region.
     pub rows: BTreeMap<Origin, usize>,
-}
-
-/// An agent of another region.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
-pub struct AgentElsewhere {
-    pub region: Origin,
-    pub agent: String,
 }
 
 impl Removal {
@@ -169,26 +159,10 @@ async fn named_by(
     gone: &Origin,
     lease_duration: Duration,
 ) -> Result<Vec<AgentElsewhere>, OperateError> {
-    let mut looks = JoinSet::new();
-    for region in others.values().cloned() {
-        looks.spawn(async move {
-            let agents = running(&region, lease_duration).await;
-            agents
-                .map(|agents| (region.name.clone(), agents))
-                .map_err(|fault| OperateError::at(&region, &region.control_table, fault))
-        });
-    }
-    let mut named_by = Vec::new();
-    while let Some(look) = looks.join_next().await {
-        let (region, agents) = look.unwrap_or_else(|error| std::panic::resume_unwind(error.into_panic()))?;
-        for (agent, beat) in agents {
-            if beat.regions.is_empty() || beat.regions.contains(gone) {
-                named_by.push(AgentElsewhere { region: region.clone(), agent: agent.to_string() });
-            }
-        }
-    }
-    named_by.sort_by(|a, b| (&a.region, &a.agent).cmp(&(&b.region, &b.agent)));
-    Ok(named_by)
+    let beating = elsewhere(others, lease_duration).await?;
+    let named_by =
+        beating.into_iter().filter(|(_, beat)| beat.regions.is_empty() || beat.regions.contains(gone));
+    Ok(named_by.map(|(agent, _)| agent).collect())
 }
 
 /// What of the region's writes is not everywhere: its agents say so, or else its streams.
@@ -211,7 +185,7 @@ async fn look(
             control.dead_letters(&table.name).await.map_err(|fault| at(&gone.control_table, fault))?;
         removal.dead_letters += letters.len();
         if removal.agents.is_empty() {
-            let look = timeout_at(deadline, left::left(gone, table, &config.tuning)).await;
+            let look = timeout_at(deadline, left(gone, table, &config.tuning)).await;
             let left = look.unwrap_or_else(|_| {
                 let message = format!("its stream could not be read within {} s", options.timeout.as_secs());
                 Err(Fault { kind: FaultKind::Unreachable, code: String::new(), message })

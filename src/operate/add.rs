@@ -1,0 +1,87 @@
+//! Adds a region to replication: the others forget nothing that it has not passed before anything is
+//! written in it, and only then are existing items brought there.
+//!
+//! The order is what keeps it safe, the other way round than for a removal: agents elsewhere that do
+//! not know the region forget keys without asking it, and an older write of it would pass for the
+//! newest there.
+
+use std::collections::BTreeMap;
+
+use serde::Serialize;
+
+use super::agents::{AgentElsewhere, elsewhere, running};
+use super::left::{Left, left};
+use super::{OperateError, tables};
+use crate::config::Config;
+use crate::protocol::Origin;
+use crate::region::Region;
+
+/// How ready all is for a region's items.
+#[derive(Debug, Serialize)]
+pub struct Joining {
+    pub region: Origin,
+    /// The tables that it takes part in.
+    pub tables: Vec<String>,
+    /// Its agents that run.
+    pub agents: Vec<String>,
+    /// The agents of other regions that do not know it.
+    pub unaware: Vec<AgentElsewhere>,
+    /// The other regions in which no agent runs.
+    pub silent: Vec<Origin>,
+    /// What applications have written there too early, by table.
+    pub written: Vec<Left>,
+}
+
+impl Joining {
+    /// Whether the agents elsewhere know the region.
+    pub fn is_known(&self) -> bool {
+        self.unaware.is_empty() && self.silent.is_empty()
+    }
+
+    /// Whether existing items may be brought there.
+    pub fn is_ready(&self) -> bool {
+        self.is_known() && self.written.is_empty() && !self.agents.is_empty()
+    }
+}
+
+/// Looks how ready all is for a region whose tables are there. With `force`, it may have been written
+/// to already.
+pub async fn join(
+    config: &Config,
+    regions: &BTreeMap<Origin, Region>,
+    new: &Region,
+    force: bool,
+) -> Result<Joining, OperateError> {
+    let lease_duration = config.tuning.lease_duration;
+    let mut taken = tables(config, regions).await?;
+    taken.retain(|table| table.is_in(&new.name));
+    let others: BTreeMap<Origin, Region> = regions
+        .iter()
+        .filter(|(name, _)| **name != new.name && taken.iter().any(|table| table.is_in(name)))
+        .map(|(name, region)| (name.clone(), region.clone()))
+        .collect();
+    let agents = running(new, lease_duration).await;
+    let agents = agents.map_err(|fault| OperateError::at(new, &new.control_table, fault))?;
+    let beating = elsewhere(&others, lease_duration).await?;
+    let silent =
+        others.keys().filter(|name| !beating.iter().any(|(agent, _)| agent.region == **name)).cloned();
+    let mut joining = Joining {
+        region: new.name.clone(),
+        tables: taken.iter().map(|table| table.name.clone()).collect(),
+        agents: agents.keys().map(ToString::to_string).collect(),
+        silent: silent.collect(),
+        unaware: Vec::new(),
+        written: Vec::new(),
+    };
+    let unaware = beating.into_iter().filter(|(_, beat)| !beat.regions.contains(&new.name));
+    joining.unaware = unaware.map(|(agent, _)| agent).collect();
+    // Once it has been let in, what is written there is replicated as anything else.
+    if !force && (!joining.is_known() || joining.agents.is_empty()) {
+        for table in &taken {
+            let left = left(new, table, &config.tuning).await;
+            let left = left.map_err(|fault| OperateError::at(new, &table.name, fault))?;
+            joining.written.extend((left.writes > 0).then_some(left));
+        }
+    }
+    Ok(joining)
+}

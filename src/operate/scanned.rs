@@ -1,0 +1,176 @@
+//! One replica, as an operator's commands read it: within a budget, strongly consistently.
+
+use std::collections::{BTreeMap, HashMap};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use aws_sdk_dynamodb::types::{AttributeValue, KeysAndAttributes, ReturnConsumedCapacity};
+
+use super::OperateError;
+use crate::capacity::{Budget, read_units};
+use crate::config::TableConfig;
+use crate::fault::Fault;
+use crate::protocol::{Item, KeyId, Origin, Selections};
+use crate::region::Region;
+use crate::schema::{KeySchema, describe};
+
+/// How many keys one `BatchGetItem` takes.
+const BATCH: usize = 100;
+/// How long to wait before asking once more for what was left over.
+const UNPROCESSED_PAUSE: Duration = Duration::from_millis(100);
+
+/// One replica, as it is read.
+#[derive(Debug)]
+pub(in crate::operate) struct ScannedReplica {
+    pub(in crate::operate) region: Region,
+    pub(in crate::operate) table: String,
+    pub(in crate::operate) keys: KeySchema,
+    /// What of the table goes to which region.
+    pub(in crate::operate) selections: Arc<Selections>,
+    /// How many items the service believes there are.
+    pub(in crate::operate) estimate: u64,
+    pub(in crate::operate) budget: Arc<Budget>,
+    /// Items read so far, and the thousandths of units that they took.
+    items: AtomicU64,
+    milliunits: AtomicU64,
+}
+
+impl ScannedReplica {
+    pub(in crate::operate) fn new(
+        region: Region,
+        table: String,
+        keys: KeySchema,
+        selections: Arc<Selections>,
+        estimate: u64,
+        budget: Arc<Budget>,
+    ) -> Self {
+        Self {
+            region,
+            table,
+            keys,
+            selections,
+            estimate,
+            budget,
+            items: AtomicU64::new(0),
+            milliunits: AtomicU64::new(0),
+        }
+    }
+
+    pub(in crate::operate) fn items(&self) -> u64 {
+        self.items.load(Ordering::Relaxed)
+    }
+
+    pub(in crate::operate) fn at(&self, fault: impl Into<Fault>) -> OperateError {
+        OperateError::at(&self.region, &self.table, fault)
+    }
+
+    /// The key attributes of a key, by name.
+    pub(in crate::operate) fn key(&self, values: &[AttributeValue]) -> Item {
+        self.keys.names().map(str::to_owned).zip(values.iter().cloned()).collect()
+    }
+
+    /// Reads items by their keys, in that order.
+    #[expect(clippy::cast_precision_loss, reason = "few")]
+    pub(in crate::operate) async fn get_all(&self, keys: &[Item]) -> Result<Vec<Option<Item>>, OperateError> {
+        let mut found: HashMap<KeyId, Item> = HashMap::with_capacity(keys.len());
+        for batch in keys.chunks(BATCH) {
+            let mut left = batch.to_vec();
+            while !left.is_empty() {
+                let estimate = left.len() as f64;
+                self.budget.begin(estimate).await;
+                let wanted = KeysAndAttributes::builder().consistent_read(true).set_keys(Some(left));
+                let wanted = wanted.build().map_err(|error| self.at(error))?;
+                let get = self.region.tables.batch_get_item().request_items(&self.table, wanted);
+                let get = get.return_consumed_capacity(ReturnConsumedCapacity::Total);
+                let answer = get.send().await.map_err(|error| self.at(error))?;
+                let items = answer.responses.unwrap_or_default().remove(&self.table).unwrap_or_default();
+                let units = read_units(answer.consumed_capacity.unwrap_or_default().first(), items.iter());
+                self.budget.settle(estimate, units);
+                found.extend(items.into_iter().map(|item| (KeyId::of(&self.key_of(&item)), item)));
+                // What the service did not come to: it had too much at once.
+                let rest = answer.unprocessed_keys.unwrap_or_default().remove(&self.table);
+                left = rest.map(|rest| rest.keys).unwrap_or_default();
+                if !left.is_empty() {
+                    tokio::time::sleep(UNPROCESSED_PAUSE).await;
+                }
+            }
+        }
+        Ok(keys.iter().map(|key| found.remove(&KeyId::of(key))).collect())
+    }
+
+    /// The key attributes of an item.
+    pub(in crate::operate) fn key_of(&self, item: &Item) -> Item {
+        self.keys.names().filter_map(|name| Some((name.to_owned(), item.get(name)?.clone()))).collect()
+    }
+
+    /// Reads one item as it stands now.
+    pub(in crate::operate) async fn get(&self, key: Item) -> Result<Option<Item>, OperateError> {
+        self.budget.begin(1.0).await;
+        let get = self.region.tables.get_item().table_name(&self.table).consistent_read(true);
+        let get = get.return_consumed_capacity(ReturnConsumedCapacity::Total).set_key(Some(key));
+        let answer = get.send().await.map_err(|error| self.at(error))?;
+        self.budget.settle(1.0, read_units(answer.consumed_capacity(), answer.item().into_iter()));
+        Ok(answer.item)
+    }
+
+    /// How many items a page may have, and the units that it is likely to take: about what one
+    /// second allows.
+    #[expect(clippy::cast_precision_loss, reason = "an estimate")]
+    #[expect(clippy::cast_possible_truncation, reason = "an estimate, within bounds")]
+    fn page(&self) -> (Option<i32>, f64) {
+        let Some(rate) = self.budget.rate() else { return (None, 0.0) };
+        let (items, milliunits) = (self.items(), self.milliunits.load(Ordering::Relaxed));
+        let items_a_unit = if milliunits == 0 { 1.0 } else { items as f64 * 1000.0 / milliunits as f64 };
+        let limit = (rate * items_a_unit).clamp(1.0, 100_000.0);
+        (Some(limit as i32), limit / items_a_unit.max(0.01))
+    }
+
+    /// Reads one page of a segment, of so many items at most: its items, and where the next one begins.
+    pub(in crate::operate) async fn read(
+        &self,
+        segment: u16,
+        segments: u16,
+        start: Option<Item>,
+        most: Option<i32>,
+    ) -> Result<(Vec<Item>, Option<Item>), Fault> {
+        let (limit, estimate) = self.page();
+        let limit = limit.into_iter().chain(most).min();
+        self.budget.begin(estimate).await;
+        let scan = self.region.tables.scan().table_name(&self.table).consistent_read(true);
+        let scan = scan.return_consumed_capacity(ReturnConsumedCapacity::Total).set_limit(limit);
+        let scan = scan.segment(segment.into()).total_segments(segments.into());
+        let page = scan.set_exclusive_start_key(start).send().await?;
+        let units = read_units(page.consumed_capacity(), page.items().iter());
+        self.budget.settle(estimate, units);
+        #[expect(
+            clippy::cast_possible_truncation,
+            clippy::cast_sign_loss,
+            reason = "a page's units are few"
+        )]
+        self.milliunits.fetch_add((units * 1000.0) as u64, Ordering::Relaxed);
+        let items = page.items.unwrap_or_default();
+        self.items.fetch_add(items.len() as u64, Ordering::Relaxed);
+        Ok((items, page.last_evaluated_key.filter(|key| !key.is_empty())))
+    }
+}
+
+/// The replicas of a table, in the order of the configuration.
+pub(in crate::operate) async fn replicas(
+    table: &TableConfig,
+    regions: &BTreeMap<Origin, Region>,
+    budgets: &BTreeMap<Origin, Arc<Budget>>,
+) -> Result<Arc<[ScannedReplica]>, OperateError> {
+    let selections = Arc::new(table.selections.clone());
+    let mut replicas = Vec::new();
+    for (name, physical) in &table.replicas {
+        let (Some(region), Some(budget)) = (regions.get(name), budgets.get(name)) else { continue };
+        let described = describe(region, physical).await;
+        let described = described.map_err(|fault| OperateError::at(region, physical, fault))?;
+        let estimate = described.table.item_count().and_then(|n| u64::try_from(n).ok()).unwrap_or_default();
+        let (region, budget) = (region.clone(), budget.clone());
+        let (keys, selections) = (described.key_schema, Arc::clone(&selections));
+        replicas.push(ScannedReplica::new(region, physical.clone(), keys, selections, estimate, budget));
+    }
+    Ok(replicas.into())
+}

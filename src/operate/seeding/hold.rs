@@ -1,0 +1,212 @@
+//! A hold on a table, in the control tables of all its regions.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::task::JoinSet;
+use tokio::time::{Instant, MissedTickBehavior};
+use tracing::{debug, warn};
+
+use super::SeedError;
+use crate::apply::Tenure;
+use crate::config::{TableConfig, Tuning};
+use crate::control::{ControlTable, Held, HoldRow, lease_space};
+use crate::fault::{Fault, FaultKind};
+use crate::operate::{Arrival, OperateError, wait};
+use crate::protocol::Origin;
+use crate::region::Region;
+use crate::schema::{StreamState, describe};
+
+/// A hold, renewed until it is released or dropped. Where it is dropped, or its process is killed,
+/// agents take it for over after a while.
+pub(super) struct Hold {
+    pub(super) number: u64,
+    /// How long seeds may be written.
+    pub(super) tenure: Arc<Tenure>,
+    table: TableConfig,
+    places: Arc<[Place]>,
+    tuning: Tuning,
+    renewals: JoinSet<()>,
+}
+
+/// Where a region keeps the row of the table's hold.
+struct Place {
+    region: Region,
+    space: String,
+}
+
+impl Place {
+    fn at(&self, fault: Fault) -> OperateError {
+        OperateError::at(&self.region, &self.region.control_table, fault)
+    }
+
+    async fn row(&self) -> Result<HoldRow, OperateError> {
+        let table = ControlTable::of(&self.region).leases(&self.space).await;
+        table.map(|table| table.hold).map_err(|fault| self.at(fault))
+    }
+}
+
+impl Hold {
+    /// Raises a hold, and waits until it is in force everywhere, and all that was written before that
+    /// is everywhere.
+    pub(super) async fn raise(
+        table: &TableConfig,
+        regions: &BTreeMap<Origin, Region>,
+        tuning: &Tuning,
+        patience: Duration,
+    ) -> Result<Self, SeedError> {
+        let places = places(table, regions).await?;
+        let number = next_number(table, &places, renewal_interval(tuning)).await?;
+        let asked = Instant::now();
+        for place in places.iter() {
+            let raised = ControlTable::of(&place.region).raise_hold(&place.space, number).await;
+            if raised.map_err(|fault| place.at(fault))? == Held::No {
+                return Err(SeedError::Busy { table: table.name.clone(), region: place.region.name.clone() });
+            }
+        }
+        let tenure = Arc::new(Tenure::until(asked + tuning.tenure()));
+        let mut renewals = JoinSet::new();
+        renewals.spawn(renew(Arc::clone(&places), number, Arc::clone(&tenure), tuning.clone()));
+        let hold = Self { number, tenure, table: table.clone(), places, tuning: tuning.clone(), renewals };
+        // That all agents have seen the hold, and that all from before then is everywhere.
+        hold.pass(patience).await?;
+        hold.pass(patience).await?;
+        Ok(hold)
+    }
+
+    /// Waits until all that was written anywhere before the call is everywhere.
+    pub(super) async fn pass(&self, patience: Duration) -> Result<(), SeedError> {
+        let regions: Vec<&Region> = self.places.iter().map(|place| &place.region).collect();
+        let passed = pass(&self.table, &regions, patience);
+        tokio::select! {
+            passed = passed => passed,
+            () = self.tenure.ended() => Err(self.lost()),
+        }
+    }
+
+    pub(super) fn lost(&self) -> SeedError {
+        SeedError::Lost { table: self.table.name.clone() }
+    }
+
+    /// Waits until no seed can be under way any more, and releases the hold.
+    pub(super) async fn release(mut self) -> Result<(), SeedError> {
+        tokio::time::sleep(self.tuning.settle).await;
+        if self.tenure.has_ended() {
+            return Err(self.lost());
+        }
+        self.renewals.shutdown().await;
+        for place in self.places.iter() {
+            let released = ControlTable::of(&place.region).release_hold(&place.space, self.number).await;
+            // Agents take it for over by themselves.
+            if let Err(fault) = released {
+                warn!(region = %place.region.name, table = self.table.name, %fault, "a hold can't be released: it lapses");
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Waits until all that was written to a table in any of its regions is in all of them.
+pub(super) async fn pass(
+    table: &TableConfig,
+    regions: &[&Region],
+    patience: Duration,
+) -> Result<(), SeedError> {
+    let all: Arc<[Origin]> = regions.iter().map(|region| region.name.clone()).collect();
+    let deadline = Instant::now() + patience;
+    let mut waits = JoinSet::new();
+    for region in regions {
+        let (table, region, all) = (table.clone(), Region::clone(region), Arc::clone(&all));
+        // A region's own part, too: a delete mark is carried out there.
+        waits.spawn(async move { wait(&table, &region, &all, deadline).await });
+    }
+    while let Some(waited) = waits.join_next().await {
+        let arrivals = waited.unwrap_or_else(|error| std::panic::resume_unwind(error.into_panic()))?;
+        if let Some(late) = arrivals.into_iter().find(|arrival| !arrival.is_complete()) {
+            let Arrival { table, origin, peer, .. } = late;
+            return Err(SeedError::NotPassed { table, origin, peer, patience });
+        }
+    }
+    Ok(())
+}
+
+async fn places(
+    table: &TableConfig,
+    regions: &BTreeMap<Origin, Region>,
+) -> Result<Arc<[Place]>, OperateError> {
+    let mut places = Vec::new();
+    for (name, physical) in &table.replicas {
+        let Some(region) = regions.get(name) else { continue };
+        let at = |fault: Fault| OperateError::at(region, physical, fault);
+        let StreamState::On { arn } = describe(region, physical).await.map_err(at)?.stream else {
+            let message = "the table has no stream with both images; `tradewind init` tells what to do";
+            return Err(at(Fault {
+                kind: FaultKind::Missing,
+                code: String::new(),
+                message: message.to_owned(),
+            }));
+        };
+        places.push(Place { region: region.clone(), space: lease_space(&table.name, &arn) });
+    }
+    Ok(places.into())
+}
+
+/// The number of the next hold. Where there is one that is being renewed, it is somebody's.
+async fn next_number(table: &TableConfig, places: &[Place], renewal: Duration) -> Result<u64, SeedError> {
+    let mut last = 0;
+    for place in places {
+        let row = place.row().await?;
+        last = last.max(row.number).max(row.over);
+        if row.active().is_some() {
+            debug!(region = %place.region.name, table = table.name, hold = row.number, "there is a hold already");
+            tokio::time::sleep(renewal * 3).await;
+            if place.row().await? != row {
+                return Err(SeedError::Busy { table: table.name.clone(), region: place.region.name.clone() });
+            }
+        }
+    }
+    Ok(last + 1)
+}
+
+fn renewal_interval(tuning: &Tuning) -> Duration {
+    tuning.settle / 12
+}
+
+/// Renews the hold in all regions, and with that the right to write; until it has to end.
+async fn renew(places: Arc<[Place]>, number: u64, tenure: Arc<Tenure>, tuning: Tuning) {
+    let mut ticks = tokio::time::interval(renewal_interval(&tuning));
+    ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    let mut last = Instant::now();
+    loop {
+        ticks.tick().await;
+        let asked = Instant::now();
+        let mut renewals = JoinSet::new();
+        for i in 0..places.len() {
+            let places = Arc::clone(&places);
+            renewals.spawn(async move {
+                ControlTable::of(&places[i].region).renew_hold(&places[i].space, number).await
+            });
+        }
+        let mut renewed = true;
+        while let Some(renewal) = renewals.join_next().await {
+            match renewal {
+                Ok(Ok(Held::Yes)) => {}
+                Ok(Ok(Held::No)) => return tenure.end(),
+                Ok(Err(fault)) => {
+                    debug!(%fault, "a hold can't be renewed; trying again");
+                    renewed = false;
+                }
+                Err(_) => renewed = false,
+            }
+        }
+        // Well before agents take it for over.
+        if last.elapsed() > tuning.hold_lapse() / 2 {
+            return tenure.end();
+        }
+        if renewed {
+            last = asked;
+            tenure.extend(asked + tuning.tenure());
+        }
+    }
+}

@@ -1,0 +1,251 @@
+//! Brings replicas to the same items where no stream does it: `bootstrap` for what was written before
+//! the streams were on, `repair` for what was lost in them.
+//!
+//! Both make seeds (see `protocol::seed`), while agents and applications go on:
+//!
+//! 1. A hold is raised in each region: from then on agents forget no key.
+//! 2. The agents of all regions say that they have seen it, and then that all which was written
+//!    before that is everywhere.
+//! 3. Keys are read in all regions. Where these differ, something may be on its way, or being put right
+//!    by an agent: after another such answer of the agents the key is read again, and if nothing has
+//!    changed a conditional put brings the regions together.
+//! 4. Once no such put can be under way any more, the hold is released.
+//!
+//! A hold keeps agents' memory and their streams' positions where they are; so after half an hour it is
+//! released, and another one raised.
+//!
+//! | file | subject |
+//! | --- | --- |
+//! | `hold` | keeps the hold, and ends the right to write with it |
+//! | `seeder` | reads keys in all regions, and makes their seeds |
+//! | `bootstrap` | finds keys by reading one replica after the other, and can be taken up again |
+//! | `repair` | finds keys by comparing all replicas |
+
+mod bootstrap;
+mod hold;
+mod repair;
+mod seeder;
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use serde::Serialize;
+use serde_json::Value;
+use tokio::time::{Instant, MissedTickBehavior};
+
+use super::scanned::ScannedReplica;
+use super::{OperateError, VerifyError, verify};
+use crate::capacity::Budget;
+use crate::config::{Config, TableConfig};
+use crate::protocol::{Origin, Over, Seed};
+use crate::region::Region;
+
+pub use bootstrap::bootstrap;
+pub use repair::repair;
+use seeder::Seeder;
+
+/// How long one hold lasts.
+const HOLD_FOR: Duration = Duration::from_mins(30);
+/// How often the audience hears how far it has got.
+const TELL: Duration = Duration::from_millis(200);
+
+/// How to seed.
+#[derive(Clone, Debug, Default)]
+pub struct SeedOptions {
+    /// The tables; all, if none is given.
+    pub tables: Vec<String>,
+    /// The regions to write to; all, if none is given.
+    pub to: Vec<Origin>,
+    /// Whose items win where no version says which is newer: these first, and then by the order of the
+    /// configuration.
+    pub prefer: Vec<Origin>,
+    /// Scans at once, a replica.
+    pub segments: u16,
+    /// Read units a second, a region.
+    pub read_units: Option<u32>,
+    /// Write units a second, a region.
+    pub write_units: Option<u32>,
+    /// How much memory the comparison of a repair may take, in bytes.
+    pub memory: usize,
+    /// How long the agents may take to say that all which was written is everywhere.
+    pub patience: Duration,
+    /// How many settled keys are kept, a table; all are counted.
+    pub limit: usize,
+    /// Copies that would do this are not made.
+    pub leave: Vec<SeedChange>,
+    /// Nothing is written.
+    pub dry_run: bool,
+    /// What an earlier bootstrap has done is done again.
+    pub restart: bool,
+}
+
+/// What came of seeding one table.
+#[derive(Clone, Debug, Default, Serialize)]
+pub struct Seeded {
+    pub table: String,
+    /// Items that were read to find keys.
+    pub items_read: u64,
+    /// Copies that were made, by the region that they were made in; with `dry_run`, that would be.
+    pub seeded: BTreeMap<Origin, u64>,
+    /// Those among them that replaced an item of which no version says that it was older.
+    pub clashes: u64,
+    /// Keys that changed meanwhile: what was written is on its way.
+    pub moving: u64,
+    /// Keys whose items an agent is about to delete.
+    pub marked: u64,
+    /// Copies that the region would not take.
+    pub failed: u64,
+    /// The first of what was settled.
+    pub settled: Vec<Settled>,
+    pub read_units: BTreeMap<Origin, f64>,
+    pub write_units: BTreeMap<Origin, f64>,
+    pub dry_run: bool,
+    /// Whether all keys were seen to. If not, it was interrupted, and goes on where it was.
+    pub complete: bool,
+    pub seconds: f64,
+}
+
+/// One copy.
+#[derive(Clone, Debug, Serialize)]
+pub struct Settled {
+    /// The key, as DynamoDB JSON.
+    pub key: Value,
+    /// Where the copy was made.
+    pub region: Origin,
+    /// Whose item it is a copy of.
+    pub from: Origin,
+    pub change: SeedChange,
+    /// Why the region would not take it.
+    pub fault: Option<String>,
+}
+
+/// What a copy did.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum SeedChange {
+    /// There was no item.
+    Added,
+    /// There was an older one.
+    Updated,
+    /// There was one of which no version says that it was older.
+    Clash,
+}
+
+impl SeedChange {
+    fn of(seed: &Seed) -> Self {
+        match (&seed.loser, &seed.over) {
+            (None, _) => Self::Added,
+            (Some(_), Over::Older) => Self::Updated,
+            (Some(_), Over::Exactly(_)) => Self::Clash,
+        }
+    }
+}
+
+/// How far seeding has got.
+#[derive(Clone, Debug)]
+pub struct SeedProgress {
+    pub table: String,
+    pub phase: SeedPhase,
+    pub items_read: u64,
+    /// Items there are to read, as the services estimate it.
+    pub estimate: u64,
+    pub copies: u64,
+    pub since: Instant,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum SeedPhase {
+    /// The replicas are compared.
+    Comparing,
+    /// The agents are to say that all which was written is everywhere.
+    WaitingForAgents,
+    Seeding,
+    /// It waits until no copy can be under way any more.
+    Ending,
+}
+
+/// Why a table could not be seeded.
+#[derive(Debug, thiserror::Error)]
+pub enum SeedError {
+    #[error(transparent)]
+    Operate(#[from] OperateError),
+    #[error(transparent)]
+    Verify(#[from] VerifyError),
+    #[error(
+        "region {region}: no agent is running, and only agents can say that what was written there is \
+         everywhere.\nStart it: tradewind run --region {region}"
+    )]
+    NotServed { region: Origin },
+    #[error(
+        "table {table}: the agents of {origin} did not say within {} that all which was written there is in \
+         {peer}.\nAre the agents of both running, with a configuration that names both? `tradewind status` tells \
+         how far they are; --timeout allows them more time.", humantime::format_duration(*.patience)
+    )]
+    NotPassed { table: String, origin: Origin, peer: Origin, patience: Duration },
+    #[error(
+        "table {table}: another bootstrap or repair is at work on it (seen in region {region}).\nWait for its end."
+    )]
+    Busy { table: String, region: Origin },
+    #[error(
+        "table {table}: the hold on it was lost, since a control table could not be written for long, or another \
+         bootstrap or repair has begun.\nRun the command again: a bootstrap goes on where it was."
+    )]
+    Lost { table: String },
+}
+
+/// The tables that are to be seeded.
+async fn tables(
+    config: &Config,
+    regions: &BTreeMap<Origin, Region>,
+    options: &SeedOptions,
+) -> Result<Vec<TableConfig>, OperateError> {
+    let mut tables = super::tables(config, regions).await?;
+    tables.retain(|table| options.tables.is_empty() || options.tables.contains(&table.name));
+    Ok(tables)
+}
+
+/// The replicas of a table, those first whose items are to win; their regions' agents are alive.
+async fn replicas(
+    config: &Config,
+    table: &TableConfig,
+    regions: &BTreeMap<Origin, Region>,
+    options: &SeedOptions,
+) -> Result<Arc<[ScannedReplica]>, SeedError> {
+    let budgets: BTreeMap<Origin, Arc<Budget>> =
+        regions.keys().map(|name| (name.clone(), Arc::new(Budget::new(options.read_units)))).collect();
+    let mut table = table.clone();
+    let rank = |name: &Origin| options.prefer.iter().position(|preferred| preferred == name);
+    table.replicas.sort_by_key(|(name, _)| rank(name).unwrap_or(usize::MAX));
+    for (name, _) in &table.replicas {
+        let Some(region) = regions.get(name) else { continue };
+        let patience = (config.tuning.lease_duration * SILENCE).max(LEAST_SILENCE);
+        if !verify::is_served(region, patience).await {
+            return Err(SeedError::NotServed { region: name.clone() });
+        }
+    }
+    Ok(super::scanned::replicas(&table, regions, &budgets).await?)
+}
+
+/// How long an agent that runs may be seen doing nothing, in lease durations.
+const SILENCE: u32 = 2;
+/// And at least, on a machine that is busy.
+const LEAST_SILENCE: Duration = Duration::from_secs(10);
+
+/// Works, while the audience hears how far it has got.
+async fn told<T>(
+    work: impl Future<Output = Result<T, SeedError>>,
+    seeder: &Seeder,
+    audience: &mut impl FnMut(SeedProgress),
+) -> Result<T, SeedError> {
+    let mut work = std::pin::pin!(work);
+    let mut ticks = tokio::time::interval(TELL);
+    ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    loop {
+        tokio::select! {
+            biased;
+            result = &mut work => return result,
+            _ = ticks.tick() => audience(seeder.progress()),
+        }
+    }
+}

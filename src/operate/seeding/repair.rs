@@ -1,0 +1,76 @@
+//! Finds keys by comparing all replicas, and settles those that differ.
+
+use std::collections::BTreeMap;
+use std::io;
+use std::sync::Arc;
+
+use tokio::time::Instant;
+
+use super::hold::Hold;
+use super::seeder::Seeder;
+use super::{HOLD_FOR, SeedError, SeedOptions, SeedPhase, SeedProgress, Seeded};
+use crate::config::Config;
+use crate::operate::VerifyError;
+use crate::operate::verify::suspects;
+use crate::protocol::{Item, Origin};
+use crate::region::Region;
+
+/// So many keys are settled between two looks at the time.
+const KEYS: usize = 10_000;
+
+/// Brings all replicas to the same items, by the versions in their stamps; in all tables.
+pub async fn repair(
+    config: &Config,
+    regions: &BTreeMap<Origin, Region>,
+    options: &SeedOptions,
+    audience: &mut (impl FnMut(SeedProgress) + Send),
+) -> Result<Vec<Seeded>, SeedError> {
+    let mut results = Vec::new();
+    for table in &super::tables(config, regions, options).await? {
+        let replicas = super::replicas(config, table, regions, options).await?;
+        let seeder = Arc::new(Seeder::new(table, replicas, &config.tuning, options));
+        super::told(repair_table(config, regions, &seeder), &seeder, audience).await?;
+        results.push(seeder.result(true));
+    }
+    Ok(results)
+}
+
+async fn repair_table(
+    config: &Config,
+    regions: &BTreeMap<Origin, Region>,
+    seeder: &Arc<Seeder>,
+) -> Result<bool, SeedError> {
+    let SeedOptions { segments, memory, dry_run, patience, .. } = seeder.options;
+    seeder.enter(SeedPhase::Comparing);
+    let (compared, mut found) = suspects(&seeder.table, &seeder.replicas, segments, memory).await?;
+    seeder.has_read(usize::try_from(compared).unwrap_or(usize::MAX));
+    let entries = found.read().map_err(VerifyError::from)?;
+    let mut left = entries.map(|entry| Ok(seeder.replicas[0].key(&entry?.key)));
+    loop {
+        let mut next = some(&mut left)?;
+        if next.is_empty() {
+            return Ok(true);
+        }
+        seeder.enter(SeedPhase::WaitingForAgents);
+        let hold = if dry_run {
+            None
+        } else {
+            Some(Arc::new(Hold::raise(&seeder.table, regions, &config.tuning, patience).await?))
+        };
+        seeder.enter(SeedPhase::Seeding);
+        let until = Instant::now() + HOLD_FOR;
+        while !next.is_empty() {
+            let suspects = seeder.find(hold.as_ref(), next, None).await?;
+            seeder.settle(hold.as_ref(), suspects).await?;
+            next = if Instant::now() < until { some(&mut left)? } else { Vec::new() };
+        }
+        if let Some(hold) = hold.and_then(Arc::into_inner) {
+            seeder.enter(SeedPhase::Ending);
+            hold.release().await?;
+        }
+    }
+}
+
+fn some(left: &mut impl Iterator<Item = io::Result<Item>>) -> Result<Vec<Item>, VerifyError> {
+    Ok(left.take(KEYS).collect::<io::Result<_>>()?)
+}
