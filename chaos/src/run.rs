@@ -32,6 +32,9 @@ const AGREEMENTS: u32 = 3;
 const POISON: &str = "poison";
 const POISON_BYTES: usize = 400 * 1024 - 60;
 
+/// A violation's kind, and its message.
+type Wrong = (&'static str, String);
+
 /// How to run a scenario.
 #[derive(Clone, Debug)]
 pub struct Plan {
@@ -64,10 +67,9 @@ impl Plan {
         let scenario = Scenario::parse(&self.text)?;
         let mut world = World::start(self, scenario).await?;
         let (history, breakdowns, end) = world.live(self.seed).await?;
-        let judgement = judge(&history, |key| key == POISON);
-        let mut judgement = judgement;
-        for how in breakdowns {
-            judgement.add("agent broke down", how);
+        let mut judgement = judge(&history, |key| key == POISON);
+        for (kind, how) in breakdowns {
+            judgement.add(kind, how);
         }
         let ways = ways(&history, &judgement);
         world.check_recovery(&mut judgement, &history, &ways);
@@ -131,8 +133,8 @@ impl World {
         u64::try_from(self.began.elapsed().as_millis()).unwrap_or(u64::MAX)
     }
 
-    /// Writes, breaks, and lets it come to rest: what was seen, and how agents broke down.
-    async fn live(&mut self, seed: u64) -> Result<(History, Vec<String>, Millis)> {
+    /// Writes, breaks, and lets it come to rest: what was seen, and what is wrong with the agents.
+    async fn live(&mut self, seed: u64) -> Result<(History, Vec<Wrong>, Millis)> {
         let (records, reads) = (Arc::default(), Arc::default());
         let over = Arc::new(AtomicBool::new(false));
         let mut tails = JoinSet::new();
@@ -175,10 +177,15 @@ impl World {
         readers.shutdown().await;
         let end = self.now();
         over.store(true, Ordering::Relaxed);
+        let mut wrong: Vec<Wrong> = Vec::new();
         while let Some(read) = tails.join_next().await {
             let (region, read) = read?;
-            if !self.is_deleted[region] {
-                read.map_err(|error| format!("{}'s stream can't be read: {error}", PLACES[region].0))?;
+            let name = PLACES[region].0;
+            if self.is_deleted[region] {
+                continue;
+            }
+            if !read.map_err(|error| format!("{name}'s stream can't be read: {error}"))? {
+                wrong.push(("never at rest", format!("agents write on and on in {name}")));
             }
         }
         let mut stored = Vec::new();
@@ -189,7 +196,7 @@ impl World {
         for agent in self.agents.drain(..) {
             ends.spawn(agent.end());
         }
-        let breakdowns = ends.join_all().await.concat();
+        wrong.extend(ends.join_all().await.concat().into_iter().map(|how| ("agent broke down", how)));
         let take =
             |list: &Mutex<Vec<_>>| std::mem::take(&mut *list.lock().unwrap_or_else(PoisonError::into_inner));
         let history = History {
@@ -200,7 +207,7 @@ impl World {
             stored,
             calm: u64::try_from(self.scenario.calm().as_millis()).unwrap_or(u64::MAX),
         };
-        Ok((history, breakdowns, end))
+        Ok((history, wrong, end))
     }
 
     /// Makes everything what the faults of this moment make of it.

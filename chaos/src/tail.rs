@@ -16,7 +16,7 @@ use crate::wire::Wire;
 const POLL: Duration = Duration::from_millis(60);
 /// How many reads in a row find nothing at the end.
 const EMPTY_READS: u32 = 3;
-/// How long a stream may stay unreadable at the end.
+/// How long a stream may stay unreadable, or go on, at the end.
 const PATIENCE: Duration = Duration::from_secs(20);
 
 /// One region's reader.
@@ -32,15 +32,22 @@ pub struct Tail {
 }
 
 impl Tail {
-    /// Reads until it is over and nothing more comes. Says why where the stream can't be read.
-    pub async fn run(self) -> Result<()> {
+    /// Reads until it is over and nothing more comes: true, or false where it goes on and on. Says why
+    /// where the stream can't be read.
+    pub async fn run(self) -> Result<bool> {
         let body = json!({ "TableName": TABLE });
         let table = self.wire.call("DescribeTable", &body).await?;
         let stream = table["Table"]["LatestStreamArn"].clone();
         // Where each shard was read to, and how it goes on.
         let mut shards: BTreeMap<String, (Option<String>, Option<Value>)> = BTreeMap::new();
-        let (mut empty, mut bad_since) = (0, None);
+        let (mut empty, mut bad_since, mut over_since) = (0, None, None);
         while !self.over.load(Ordering::Relaxed) || empty < EMPTY_READS {
+            if self.over.load(Ordering::Relaxed)
+                && over_since.get_or_insert_with(Instant::now).elapsed() > PATIENCE
+                && bad_since.is_none()
+            {
+                return Ok(false);
+            }
             match self.round(&stream, &mut shards).await {
                 Ok(found) => {
                     bad_since = None;
@@ -60,7 +67,7 @@ impl Tail {
             }
             sleep(POLL).await;
         }
-        Ok(())
+        Ok(true)
     }
 
     async fn round(
