@@ -203,7 +203,14 @@ async fn run(jobs: Vec<Job>, settings: Settings) -> Result<bool> {
             folder: path.clone(),
             defect: settings.defect,
         };
-        let report = plan.run().await?;
+        let report = match plan.run().await {
+            Ok(report) => report,
+            // The others may be made all the same.
+            Err(error) => {
+                writeln!(std::io::stderr(), "[{}/{count}] could not be made: {error}", i + 1)?;
+                continue;
+            }
+        };
         if !report.passed {
             let kept = folder.keep();
             writeln!(std::io::stderr(), "the agents' logs are in {}", kept.display())?;
@@ -215,6 +222,7 @@ async fn run(jobs: Vec<Job>, settings: Settings) -> Result<bool> {
         std::fs::write(settings.out.join("report.json"), serde_json::to_string(&json(&reports))?)?;
         std::fs::write(settings.out.join("junit.xml"), junit(&reports))?;
     }
+    let made = reports.len();
     let passed = reports.iter().filter(|report| report.passed).count();
     let mut out = std::io::stdout();
     if settings.json {
@@ -222,6 +230,9 @@ async fn run(jobs: Vec<Job>, settings: Settings) -> Result<bool> {
     } else {
         let page = settings.out.join("report.html");
         writeln!(out, "{passed} of {count} passed; the report is {}", page.display())?;
+    }
+    if passed == made && made < count {
+        return Err(format!("{} of {count} runs could not be made", count - made).into());
     }
     Ok(passed == count)
 }

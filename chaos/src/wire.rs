@@ -16,7 +16,7 @@ use crate::history::{Image, KEY};
 /// The credentials of everyone. No engine here checks a signature.
 pub const ACCESS_KEY: &str = "tradewind";
 /// How long an answer may take.
-const PATIENCE: Duration = Duration::from_secs(5);
+const PATIENCE: Duration = Duration::from_secs(20);
 
 /// One region, past all faults.
 #[derive(Clone, Debug)]
@@ -72,7 +72,9 @@ impl Wire {
             let body = to_bytes(Body::new(answer.into_body()), usize::MAX).await?;
             Ok::<_, Box<dyn std::error::Error + Send + Sync>>((status, body))
         };
-        let (status, body) = tokio::time::timeout(PATIENCE, exchange).await??;
+        let (status, body) = tokio::time::timeout(PATIENCE, exchange)
+            .await
+            .map_err(|_| format!("{target}: {} did not answer within {PATIENCE:?}", self.endpoint))??;
         let value: Value = serde_json::from_slice(&body).unwrap_or_default();
         if status.is_success() {
             return Ok(value);
