@@ -8,6 +8,8 @@ use std::io::Write as _;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use serde_json::{Value, json};
+use tradewind_proxy::{Proxy, Witness};
+use url::Url;
 
 /// An iterator's text may be cut in two by the network; none is longer.
 const LONGEST: usize = 4096;
@@ -29,9 +31,15 @@ pub(crate) struct Link {
     pub(crate) to: String,
 }
 
+/// A link whose calls are recorded where asked.
+pub(crate) async fn watched(target: &Url, link: Link) -> Proxy {
+    let witness = move || Tap::on(&link).map(|tap| Box::new(tap) as Box<dyn Witness>);
+    Proxy::watched(target, witness).await.expect("a loopback port")
+}
+
 /// What one connection carries.
 #[derive(Debug)]
-pub(crate) struct Tap {
+struct Tap {
     link: Link,
     asked: Vec<u8>,
     answered: Vec<u8>,
@@ -41,44 +49,9 @@ pub(crate) struct Tap {
 
 impl Tap {
     /// None where nothing is to be recorded.
-    pub(crate) fn on(link: &Link) -> Option<Self> {
+    fn on(link: &Link) -> Option<Self> {
         std::env::var_os("TRADEWIND_TEST_CALLS")?;
         Some(Self { link: link.clone(), asked: Vec::new(), answered: Vec::new(), stream: None })
-    }
-
-    /// Some more of what was asked.
-    pub(crate) fn asked(&mut self, bytes: &[u8]) {
-        self.asked.extend_from_slice(bytes);
-        while let Some(end) = self.asked.windows(4).position(|four| four == b"\r\n\r\n") {
-            let head = String::from_utf8_lossy(&self.asked[..end]).into_owned();
-            let header = |name: &str| {
-                let of = |line: &str| {
-                    let (found, value) = line.split_once(':')?;
-                    found.eq_ignore_ascii_case(name).then(|| value.trim().to_owned())
-                };
-                head.lines().find_map(of).unwrap_or_default()
-            };
-            let length: usize = header("content-length").parse().unwrap_or_default();
-            let Some(body) = self.asked.get(end + 4..end + 4 + length) else { return };
-            let body = serde_json::from_slice(body).unwrap_or_default();
-            let operation = header("x-amz-target").rsplit('.').next().unwrap_or_default().to_owned();
-            self.request(&operation, &caller(&header("user-agent")), &body);
-            self.asked.drain(..end + 4 + length);
-        }
-    }
-
-    /// Some more of what was answered.
-    pub(crate) fn answered(&mut self, bytes: &[u8]) {
-        let Some(stream) = self.stream else { return };
-        self.answered.extend_from_slice(bytes);
-        let text = String::from_utf8_lossy(&self.answered);
-        for (at, found) in text.match_indices("ShardIterator\":\"") {
-            if let Some((iterator, _)) = text[at + found.len()..].split_once('"') {
-                seen().iterators.insert(iterator.to_owned(), stream);
-            }
-        }
-        let done = self.answered.len().saturating_sub(LONGEST);
-        self.answered.drain(..done);
     }
 
     fn request(&mut self, operation: &str, caller: &str, body: &Value) {
@@ -113,6 +86,41 @@ impl Tap {
             // One write: other tests append, too.
             file.expect("a file").write_all(format!("{call}\n").as_bytes()).expect("a line");
         }
+    }
+}
+
+impl Witness for Tap {
+    fn asked(&mut self, bytes: &[u8]) {
+        self.asked.extend_from_slice(bytes);
+        while let Some(end) = self.asked.windows(4).position(|four| four == b"\r\n\r\n") {
+            let head = String::from_utf8_lossy(&self.asked[..end]).into_owned();
+            let header = |name: &str| {
+                let of = |line: &str| {
+                    let (found, value) = line.split_once(':')?;
+                    found.eq_ignore_ascii_case(name).then(|| value.trim().to_owned())
+                };
+                head.lines().find_map(of).unwrap_or_default()
+            };
+            let length: usize = header("content-length").parse().unwrap_or_default();
+            let Some(body) = self.asked.get(end + 4..end + 4 + length) else { return };
+            let body = serde_json::from_slice(body).unwrap_or_default();
+            let operation = header("x-amz-target").rsplit('.').next().unwrap_or_default().to_owned();
+            self.request(&operation, &caller(&header("user-agent")), &body);
+            self.asked.drain(..end + 4 + length);
+        }
+    }
+
+    fn answered(&mut self, bytes: &[u8]) {
+        let Some(stream) = self.stream else { return };
+        self.answered.extend_from_slice(bytes);
+        let text = String::from_utf8_lossy(&self.answered);
+        for (at, found) in text.match_indices("ShardIterator\":\"") {
+            if let Some((iterator, _)) = text[at + found.len()..].split_once('"') {
+                seen().iterators.insert(iterator.to_owned(), stream);
+            }
+        }
+        let done = self.answered.len().saturating_sub(LONGEST);
+        self.answered.drain(..done);
     }
 }
 

@@ -11,8 +11,8 @@ use tradewind::region::Region;
 
 use crate::items::{item, key, n, s};
 use crate::process::{run, run_json};
-use crate::tamper::{Fate, Tamper};
 use crate::world::{Keys, PLAIN, World, eventually};
+use tradewind_proxy::{Fate, Tamper};
 
 const DUBLIN: usize = 0;
 const TOKYO: usize = 1;

@@ -6,8 +6,8 @@ use tradewind::control::SK;
 
 use crate::items::{key, row};
 use crate::process::run_json;
-use crate::tamper::{Fate, Tamper};
 use crate::world::{PLAIN, World};
+use tradewind_proxy::{Fate, Tamper};
 
 const DUBLIN: usize = 0;
 const TOKYO: usize = 1;

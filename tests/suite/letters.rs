@@ -9,8 +9,8 @@ use tradewind::item_json::item_json;
 
 use crate::items::{exact, item, key, row, s};
 use crate::process::{Process, run, run_json};
-use crate::tamper::Fate;
 use crate::world::{PLAIN, World, eventually};
+use tradewind_proxy::Fate;
 
 const DUBLIN: usize = 0;
 const TOKYO: usize = 1;

@@ -24,8 +24,6 @@ mod engine;
 mod items;
 mod load;
 mod process;
-mod proxy;
-mod tamper;
 mod world;
 
 mod command_line;

@@ -11,9 +11,9 @@ use tokio::process::Command;
 
 use crate::items::{key, row};
 use crate::process::{Process, run, run_json};
-use crate::tamper::Fate;
 use crate::verify::stamped;
 use crate::world::{PLAIN, World, eventually};
+use tradewind_proxy::Fate;
 
 const DUBLIN: usize = 0;
 const TOKYO: usize = 1;

@@ -9,8 +9,8 @@ use tradewind::fault::FaultKind;
 
 use crate::items::{key, row};
 use crate::process::{run, run_json};
-use crate::tamper::Fate;
 use crate::world::{PLAIN, World, eventually};
+use tradewind_proxy::Fate;
 
 const DUBLIN: usize = 0;
 const TOKYO: usize = 1;

@@ -3,8 +3,8 @@
 use std::sync::Mutex;
 
 use crate::load::{Load, Mix, seed};
-use crate::tamper::Flaky;
 use crate::world::{PLAIN, World};
+use tradewind_proxy::Flaky;
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn three_regions_converge_under_a_random_load() {

@@ -13,8 +13,8 @@ use tradewind::stream::Position;
 use crate::items::{item, key, n, row, s};
 use crate::observe::{agent, get, start};
 use crate::process::{Process, run, run_json};
-use crate::tamper::Fate;
 use crate::world::{PLAIN, World, eventually};
+use tradewind_proxy::Fate;
 
 const DUBLIN: usize = 0;
 const TOKYO: usize = 1;

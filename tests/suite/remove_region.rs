@@ -9,9 +9,9 @@ use tradewind::control::SK;
 
 use crate::items::{key, row};
 use crate::process::run_json;
-use crate::tamper::Fate;
 use crate::without::Without;
 use crate::world::{PLAIN, World, eventually};
+use tradewind_proxy::Fate;
 
 const DUBLIN: usize = 0;
 const TOKYO: usize = 1;

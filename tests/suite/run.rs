@@ -9,8 +9,8 @@ use tokio::net::TcpListener;
 use crate::items::{key, row, s};
 use crate::load::{Load, Mix, seed};
 use crate::process::{Process, run, run_json, tradewind};
-use crate::tamper::Fate;
 use crate::world::{PLAIN, World, eventually};
+use tradewind_proxy::Fate;
 
 const DUBLIN: usize = 0;
 const TOKYO: usize = 1;

@@ -5,8 +5,8 @@ use tradewind::agent::{Agent, StartError};
 use tradewind::fault::FaultKind;
 
 use crate::items::{key, row};
-use crate::tamper::Fate;
 use crate::world::{Keys, PLAIN, World};
+use tradewind_proxy::Fate;
 
 const DUBLIN: usize = 0;
 const TOKYO: usize = 1;

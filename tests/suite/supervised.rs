@@ -9,8 +9,8 @@ use tokio::time::{Instant, timeout};
 
 use crate::observe::{agent, start};
 use crate::process::{Process, run, run_json, tradewind};
-use crate::tamper::Fate;
 use crate::world::{PATIENCE, PLAIN, World, eventually};
+use tradewind_proxy::Fate;
 
 const DUBLIN: usize = 0;
 

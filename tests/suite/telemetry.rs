@@ -11,8 +11,8 @@ use tokio::net::TcpListener;
 
 use crate::items::{key, row};
 use crate::process::Process;
-use crate::tamper::Fate;
 use crate::world::{PLAIN, World, eventually};
+use tradewind_proxy::Fate;
 
 const DUBLIN: usize = 0;
 const TOKYO: usize = 1;

@@ -7,9 +7,9 @@ use serde_json::{Value, json};
 use tradewind::protocol::STAMP;
 
 use crate::items::{item, key, n, row, s};
-use crate::tamper::Tamper;
 use crate::world::{PLAIN, World};
 use aws_sdk_dynamodb::types::AttributeValue;
+use tradewind_proxy::Tamper;
 
 const DUBLIN: usize = 0;
 const TOKYO: usize = 1;

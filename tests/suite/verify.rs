@@ -10,8 +10,8 @@ use tradewind::protocol::{Fingerprint, Item, STAMP};
 use crate::items::{key, row, s};
 use crate::load::{Load, Mix, seed};
 use crate::process::{run, run_json};
-use crate::tamper::Fate;
 use crate::world::{PLAIN, World};
+use tradewind_proxy::Fate;
 
 const DUBLIN: usize = 0;
 const TOKYO: usize = 1;

@@ -19,15 +19,14 @@ use tradewind::control::{PK, SK};
 use tradewind::item_json::item_json;
 use tradewind::protocol::{Item, Origin, Selections};
 use tradewind::tally::TallySnapshot;
+use tradewind_proxy::{Proxy, Tamper, TamperingProxy};
 use url::Url;
 use wildmatch::WildMatch;
 
-use crate::calls::Link;
+use crate::calls::{Link, watched};
 use crate::engine::{Engine, Server, client, streams_client};
 use crate::items::{exact, without_stamp};
 use crate::process::{Process, tradewind};
-use crate::proxy::Proxy;
-use crate::tamper::{Tamper, TamperingProxy};
 
 /// How long a state may take to come. It is no measure: only a test that fails waits so long.
 pub(crate) const PATIENCE: Duration = Duration::from_mins(1);
@@ -105,7 +104,7 @@ impl World {
         for place in &mut places {
             for (to, endpoint) in names.iter().zip(&endpoints) {
                 let link = Link { from: place.name.to_string(), to: to.clone() };
-                place.links.push(Proxy::to(endpoint, link).await);
+                place.links.push(watched(endpoint, link).await);
             }
         }
         let tuning = Tuning {
@@ -332,7 +331,7 @@ impl World {
     /// Puts a proxy in front of the link from one region's agent, as it is started next, to a
     /// region.
     pub(crate) async fn tamper(&mut self, from: usize, to: usize, tamper: impl Tamper) {
-        let proxy = TamperingProxy::to(&self.link(from, to).url, tamper).await;
+        let proxy = TamperingProxy::to(&self.link(from, to).url, tamper).await.expect("a loopback port");
         self.places[from].tampered.insert(to, proxy);
     }
 

@@ -2,7 +2,7 @@
 
 use std::fmt;
 use std::net::Ipv4Addr;
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, PoisonError};
 
 use axum::Router;
 use axum::body::{Body, Bytes, to_bytes};
@@ -16,10 +16,14 @@ use tokio::net::TcpListener;
 use tokio::task::JoinHandle;
 use url::Url;
 
+use crate::link::loopback;
+
 /// What becomes of a request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Fate {
+pub enum Fate {
     Pass,
+    /// It is answered as if it had taken effect, and goes no further.
+    Pretend,
     /// It is answered with this error, and goes no further.
     Fail(&'static str),
     /// It takes effect, but its answer is an internal error.
@@ -27,10 +31,15 @@ pub(crate) enum Fate {
 }
 
 /// How a proxy changes what is said.
-pub(crate) trait Tamper: Send + Sync + 'static {
+pub trait Tamper: Send + Sync + 'static {
     /// Decides on a request, by its operation and its body.
     fn request(&self, _operation: &str, _body: &str) -> Fate {
         Fate::Pass
+    }
+
+    /// Changes a request that goes on.
+    fn forward(&self, _operation: &str, body: String) -> String {
+        body
     }
 
     /// Changes a good answer.
@@ -52,12 +61,13 @@ impl<F: Fn(&str, &str) -> Fate + Send + Sync + 'static> Tamper for F {
 }
 
 /// Fails one call in four, in one of several ways.
-pub(crate) struct Flaky(pub(crate) Mutex<fastrand::Rng>);
+#[derive(Debug)]
+pub struct Flaky(pub Mutex<fastrand::Rng>);
 
 impl Tamper for Flaky {
     fn request(&self, operation: &str, _body: &str) -> Fate {
         let iterators = matches!(operation, "GetRecords" | "GetShardIterator");
-        match self.0.lock().unwrap().u8(0..12) {
+        match self.0.lock().unwrap_or_else(PoisonError::into_inner).u8(0..12) {
             0 => Fate::Fail("ProvisionedThroughputExceededException"),
             1 => Fate::Fail("InternalServerError"),
             2 => Fate::LoseAnswer,
@@ -68,8 +78,8 @@ impl Tamper for Flaky {
 }
 
 /// A proxy in front of a region; gone when it is dropped.
-pub(crate) struct TamperingProxy {
-    pub(crate) url: Url,
+pub struct TamperingProxy {
+    pub url: Url,
     server: JoinHandle<()>,
 }
 
@@ -80,17 +90,20 @@ struct Shared {
 }
 
 impl TamperingProxy {
-    pub(crate) async fn to(target: &Url, tamper: impl Tamper) -> Self {
-        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.expect("a loopback port");
-        let address = listener.local_addr().expect("an address");
+    pub async fn to(target: &Url, tamper: impl Tamper) -> std::io::Result<Self> {
+        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await?;
+        let url = loopback(&listener)?;
         let shared = Shared {
             target: target.as_str().trim_end_matches('/').to_owned(),
             client: Client::builder(TokioExecutor::new()).build_http(),
             tamper: Box::new(tamper),
         };
         let app = Router::new().fallback(handle).with_state(Arc::new(shared));
-        let server = tokio::spawn(async move { axum::serve(listener, app).await.expect("a server") });
-        Self { url: Url::parse(&format!("http://{address}")).expect("a URL"), server }
+        let server = tokio::spawn(async move {
+            // It ends with the proxy.
+            let _ = axum::serve(listener, app).await;
+        });
+        Ok(Self { url, server })
     }
 }
 
@@ -109,30 +122,38 @@ async fn handle(State(shared): State<Arc<Shared>>, request: Request) -> Response
     if let Fate::Fail(code) = fate {
         return error(code);
     }
+    if fate == Fate::Pretend {
+        return answer(StatusCode::OK, "{}".to_owned());
+    }
+    let body = change(body, |body| shared.tamper.forward(&operation, body));
     let mut forward = Request::new(Body::from(body));
     *forward.method_mut() = parts.method;
-    *forward.uri_mut() = format!("{}{}", shared.target, parts.uri).parse().expect("a URI");
-    *forward.headers_mut() = parts.headers;
+    let Ok(uri) = format!("{}{}", shared.target, parts.uri).parse() else {
+        return error("InternalServerError");
+    };
+    *forward.uri_mut() = uri;
+    *forward.headers_mut() = without_length(parts.headers);
     // One that is cut off behind this proxy shows as a failure of the service.
-    let Ok(answer) = shared.client.request(forward).await else { return error("ServiceUnavailable") };
-    let (parts, body) = answer.into_parts();
+    let Ok(answered) = shared.client.request(forward).await else { return error("ServiceUnavailable") };
+    let (parts, body) = answered.into_parts();
     let Ok(body) = to_bytes(Body::new(body), usize::MAX).await else { return error("ServiceUnavailable") };
     if fate == Fate::LoseAnswer {
         return error("InternalServerError");
     }
-    let body = if parts.status.is_success() { change(&shared, &operation, body) } else { body };
+    let good = |body| shared.tamper.answer(&operation, body);
+    let body = if parts.status.is_success() { change(body, good) } else { body };
     let mut response = Response::new(Body::from(body));
     *response.status_mut() = parts.status;
     *response.headers_mut() = without_length(parts.headers);
-    if let Some(date) = shared.tamper.date() {
-        response.headers_mut().insert(header::DATE, date.parse().expect("a header"));
+    if let Some(date) = shared.tamper.date().and_then(|date| date.parse().ok()) {
+        response.headers_mut().insert(header::DATE, date);
     }
     response
 }
 
-fn change(shared: &Shared, operation: &str, body: Bytes) -> Bytes {
+fn change(body: Bytes, change: impl FnOnce(String) -> String) -> Bytes {
     match String::from_utf8(body.to_vec()) {
-        Ok(text) => shared.tamper.answer(operation, text).into(),
+        Ok(text) => change(text).into(),
         Err(_) => body,
     }
 }
@@ -149,12 +170,17 @@ fn without_length(mut headers: HeaderMap) -> HeaderMap {
 fn error(code: &str) -> Response<Body> {
     let body =
         json!({ "__type": format!("com.amazonaws.dynamodb.v20120810#{code}"), "message": "tampered with" });
-    let mut response = Response::new(Body::from(body.to_string()));
-    *response.status_mut() = match code {
+    let status = match code {
         "InternalServerError" => StatusCode::INTERNAL_SERVER_ERROR,
         "ServiceUnavailable" => StatusCode::SERVICE_UNAVAILABLE,
         _ => StatusCode::BAD_REQUEST,
     };
+    answer(status, body.to_string())
+}
+
+fn answer(status: StatusCode, body: String) -> Response<Body> {
+    let mut response = Response::new(Body::from(body));
+    *response.status_mut() = status;
     response
 }
 

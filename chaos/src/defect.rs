@@ -1,0 +1,78 @@
+//! Broken builds: what agents would do if a rule of the protocol were missing, bent by the proxy, so
+//! that no defect is in the product. The checker must notice each.
+
+use clap::ValueEnum;
+use serde_json::Value;
+use tradewind_proxy::Fate;
+
+use crate::history::STAMP;
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum Defect {
+    /// Puts at a peer have no condition: an older one replaces a newer one.
+    Unconditional,
+    /// An agent does not put back what an older write has replaced.
+    NoHeals,
+    /// One put in eight is taken for done, and was not.
+    LostWrites,
+    /// One page of records in four is skipped.
+    LostPages,
+    /// Deletes are not told to peers.
+    NoMarks,
+    /// Items are written without a stamp: every peer takes them for an application's.
+    NoStamps,
+    /// One region's agent takes another time than the service's.
+    LyingClock,
+}
+
+impl Defect {
+    /// What becomes of a write to the replicated table; `own`: of the agent's own region.
+    pub fn fate(self, operation: &str, own: bool, rng: &mut fastrand::Rng) -> Fate {
+        let pretends = match self {
+            Self::NoHeals => own && operation == "PutItem",
+            Self::LostWrites => !own && operation == "PutItem" && rng.u8(0..8) == 0,
+            Self::NoMarks => !own && operation == "UpdateItem",
+            _ => false,
+        };
+        if pretends { Fate::Pretend } else { Fate::Pass }
+    }
+
+    /// Bends a write to the replicated table.
+    pub fn bend_write(self, operation: &str, request: &mut Value) {
+        let Some(request) = request.as_object_mut().filter(|_| operation == "PutItem") else { return };
+        match self {
+            Self::Unconditional => {
+                request.retain(|name, _| {
+                    !name.starts_with("ExpressionAttribute") && !name.starts_with("Condition")
+                });
+            }
+            Self::NoStamps => {
+                if let Some(item) = request.get_mut("Item").and_then(Value::as_object_mut) {
+                    item.remove(STAMP);
+                }
+            }
+            _ => {}
+        }
+    }
+
+    /// Bends a page of records that an agent of the region with this number reads.
+    pub fn bend_page(self, region: usize, records: &mut Vec<Value>, rng: &mut fastrand::Rng) {
+        match self {
+            Self::LostPages if rng.u8(0..4) == 0 => records.clear(),
+            Self::LyingClock if region == 0 => delay(records, 90),
+            _ => {}
+        }
+    }
+}
+
+/// Makes records so many seconds younger than they are.
+pub fn delay(records: &mut [Value], seconds: u32) {
+    for record in records {
+        let created = &mut record["dynamodb"]["ApproximateCreationDateTime"];
+        if let Some(time) = created.as_u64() {
+            *created = (time + u64::from(seconds)).into();
+        } else if let Some(time) = created.as_f64() {
+            *created = (time + f64::from(seconds)).into();
+        }
+    }
+}

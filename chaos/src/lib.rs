@@ -1,0 +1,20 @@
+//! Breaks Tradewind on purpose: real agents on real endpoints, faults between them, and a checker
+//! that works out for itself which write must survive.
+
+pub mod agents;
+pub mod application;
+pub mod checker;
+pub mod defect;
+pub mod endpoints;
+pub mod faults;
+pub mod history;
+pub mod lag;
+pub mod random;
+pub mod report;
+pub mod run;
+pub mod scenario;
+pub mod tail;
+pub mod wire;
+
+/// What fails here is told to a person, and ends the run.
+pub type Result<T> = std::result::Result<T, Box<dyn std::error::Error + Send + Sync>>;

@@ -1,0 +1,227 @@
+//! `tradewind-chaos`: runs scenarios, and says whether anything was lost.
+
+use std::io::Write as _;
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+use std::time::Duration;
+
+use clap::{Args, Parser, Subcommand};
+use tradewind_chaos::defect::Defect;
+use tradewind_chaos::endpoints::{Engine, serve};
+use tradewind_chaos::report::{Report, html, json, junit};
+use tradewind_chaos::run::Plan;
+use tradewind_chaos::scenario::{SHIPPED, Scenario};
+use tradewind_chaos::{Result, random};
+
+/// Break Tradewind on purpose, and see that nothing is lost.
+///
+/// Real agents on real endpoints, on this machine: with faults between them, applications that write
+/// everywhere, and a checker that works out which write must survive.
+///
+/// Exit codes: 0 where all promises were kept, 1 where one was broken, 64 where the command line or
+/// a scenario is wrong, 70 where a run could not be made.
+#[derive(Debug, Parser)]
+#[command(version, name = "tradewind-chaos")]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Run scenarios.
+    Run(Run),
+    /// Say which scenarios there are.
+    List {
+        /// Print JSON.
+        #[arg(long)]
+        json: bool,
+    },
+    /// Make the runs of a report once more: the same scenarios, seeds and engines.
+    Replay {
+        /// The report.json of the runs.
+        report: PathBuf,
+        #[command(flatten)]
+        settings: Settings,
+    },
+    /// Be the embedded engine.
+    #[command(hide = true, name = tradewind_chaos::endpoints::SERVE)]
+    Serve { port: u16, data: PathBuf },
+}
+
+#[derive(Debug, Args)]
+struct Run {
+    /// The names of shipped scenarios, or files.
+    #[arg(required_unless_present_any = ["all", "random"])]
+    scenarios: Vec<String>,
+    /// All that are shipped.
+    #[arg(long, conflicts_with = "scenarios")]
+    all: bool,
+    /// Everything at random.
+    #[arg(long, conflicts_with_all = ["scenarios", "all"])]
+    random: bool,
+    /// What random choices are made by; by default another one each time.
+    #[arg(long)]
+    seed: Option<u64>,
+    /// How long a random scenario lasts.
+    #[arg(long = "for", default_value = "30s", value_parser = humantime::parse_duration)]
+    lasts: Duration,
+    /// What the regions are made of.
+    #[arg(long, value_enum, default_value_t = Engine::Embedded)]
+    engine: Engine,
+    #[command(flatten)]
+    settings: Settings,
+}
+
+#[derive(Debug, Args)]
+struct Settings {
+    /// The agents' binary; by default the one beside this.
+    #[arg(long, value_name = "FILE")]
+    tradewind: Option<PathBuf>,
+    /// Where to write report.html, report.json and junit.xml, and logs of what failed.
+    #[arg(long, value_name = "FOLDER", default_value = "target/chaos")]
+    out: PathBuf,
+    /// Print the report as JSON.
+    #[arg(long)]
+    json: bool,
+    /// Breaks the agents' build: shows that the checker notices.
+    #[arg(long, value_enum, hide = true)]
+    defect: Option<Defect>,
+}
+
+/// A scenario's text, what it runs on, and its seed.
+type Job = (String, Engine, u64);
+
+#[tokio::main]
+async fn main() -> ExitCode {
+    let cli = match Cli::try_parse() {
+        Ok(cli) => cli,
+        Err(error) => {
+            let _ = error.print();
+            return if error.use_stderr() { ExitCode::from(64) } else { ExitCode::SUCCESS };
+        }
+    };
+    let (jobs, settings) = match cli.command {
+        Command::Serve { port, data } => return ended(serve(port, &data).await.map(|()| true)),
+        Command::List { json } => return ended(list(json).map(|()| true)),
+        Command::Run(run) => (run.jobs(), run.settings),
+        Command::Replay { report, settings } => (recorded(&report), settings),
+    };
+    match jobs {
+        Ok(jobs) => ended(run(jobs, settings).await),
+        Err(error) => {
+            let _ = writeln!(std::io::stderr(), "error: {error}");
+            ExitCode::from(64)
+        }
+    }
+}
+
+fn ended(result: Result<bool>) -> ExitCode {
+    match result {
+        Ok(true) => ExitCode::SUCCESS,
+        Ok(false) => ExitCode::from(1),
+        Err(error) => {
+            let _ = writeln!(std::io::stderr(), "error: {error}");
+            ExitCode::from(70)
+        }
+    }
+}
+
+fn list(json: bool) -> Result<()> {
+    let scenarios = SHIPPED.iter().map(|(_, text)| Scenario::parse(text)).collect::<Result<Vec<_>>>()?;
+    let mut out = std::io::stdout();
+    if json {
+        let rows: Vec<_> =
+            scenarios.iter().map(|s| serde_json::json!({ "name": s.name, "about": s.about })).collect();
+        return Ok(writeln!(out, "{}", serde_json::to_string_pretty(&rows)?)?);
+    }
+    for scenario in scenarios {
+        writeln!(out, "{:<20} {}", scenario.name, scenario.about)?;
+    }
+    Ok(())
+}
+
+impl Run {
+    fn jobs(&self) -> Result<Vec<Job>> {
+        let seed = self.seed.unwrap_or_else(|| fastrand::Rng::new().u64(..1_000_000));
+        let texts = if self.random {
+            vec![random::scenario(seed, self.lasts)]
+        } else if self.all {
+            SHIPPED.iter().map(|(_, text)| (*text).to_owned()).collect()
+        } else {
+            self.scenarios.iter().map(|name| find(name)).collect::<Result<Vec<_>>>()?
+        };
+        texts.iter().try_for_each(|text| Scenario::parse(text).map(|_| ()))?;
+        Ok(texts.into_iter().map(|text| (text, self.engine, seed)).collect())
+    }
+}
+
+/// A shipped scenario, or a file.
+fn find(name: &str) -> Result<String> {
+    if let Some((_, text)) = SHIPPED.iter().find(|(shipped, _)| *shipped == name) {
+        return Ok((*text).to_owned());
+    }
+    std::fs::read_to_string(name).map_err(|error| {
+        format!("no scenario {name}, and no such file ({error}): see `tradewind-chaos list`").into()
+    })
+}
+
+/// The runs of a report.
+fn recorded(path: &Path) -> Result<Vec<Job>> {
+    let text = std::fs::read_to_string(path).map_err(|error| format!("{}: {error}", path.display()))?;
+    let report: serde_json::Value = serde_json::from_str(&text)?;
+    let runs = report["runs"].as_array().ok_or("the report has no runs")?;
+    let job = |run: &serde_json::Value| {
+        let text = run["replay"].as_str().ok_or("a run without a scenario")?.to_owned();
+        let engine = clap::ValueEnum::from_str(run["engine"].as_str().unwrap_or_default(), true)?;
+        Ok((text, engine, run["seed"].as_u64().ok_or("a run without a seed")?))
+    };
+    runs.iter().map(job).collect()
+}
+
+async fn run(jobs: Vec<Job>, settings: Settings) -> Result<bool> {
+    let tradewind = match settings.tradewind {
+        Some(binary) => binary,
+        None => std::env::current_exe()?.with_file_name("tradewind"),
+    };
+    if !tradewind.is_file() {
+        return Err(
+            format!("{} is not there: build it, or name it with --tradewind", tradewind.display()).into()
+        );
+    }
+    std::fs::create_dir_all(&settings.out)?;
+    let count = jobs.len();
+    let mut reports: Vec<Report> = Vec::new();
+    for (i, (text, engine, seed)) in jobs.into_iter().enumerate() {
+        let folder = tempfile::Builder::new().prefix("tradewind-chaos-").tempdir()?;
+        let path = folder.path().to_path_buf();
+        let plan = Plan {
+            text,
+            engine,
+            seed,
+            tradewind: std::path::absolute(&tradewind)?,
+            folder: path.clone(),
+            defect: settings.defect,
+        };
+        let report = plan.run().await?;
+        if !report.passed {
+            let kept = folder.keep();
+            writeln!(std::io::stderr(), "the agents' logs are in {}", kept.display())?;
+        }
+        writeln!(std::io::stderr(), "[{}/{count}] {}", i + 1, report.text())?;
+        reports.push(report);
+        // After each, so that a run that is stopped leaves what it has.
+        std::fs::write(settings.out.join("report.html"), html(&reports)?)?;
+        std::fs::write(settings.out.join("report.json"), serde_json::to_string(&json(&reports))?)?;
+        std::fs::write(settings.out.join("junit.xml"), junit(&reports))?;
+    }
+    let passed = reports.iter().filter(|report| report.passed).count();
+    let mut out = std::io::stdout();
+    if settings.json {
+        writeln!(out, "{}", serde_json::to_string_pretty(&json(&reports))?)?;
+    } else {
+        let page = settings.out.join("report.html");
+        writeln!(out, "{passed} of {count} passed; the report is {}", page.display())?;
+    }
+    Ok(passed == count)
+}

@@ -1,0 +1,288 @@
+//! Scenarios: regions, agents, a workload and a timeline of faults, as TOML.
+
+use std::time::Duration;
+
+use serde::{Deserialize, Deserializer};
+
+use crate::Result;
+
+/// What the regions are called, with AWS's names.
+pub const PLACES: [(&str, &str); 3] =
+    [("dublin", "eu-west-1"), ("oregon", "us-west-2"), ("tokyo", "ap-northeast-1")];
+
+macro_rules! shipped {
+    ($($name:literal),* $(,)?) => {
+        /// The scenarios that come with the harness.
+        pub const SHIPPED: &[(&str, &str)] =
+            &[$(($name, include_str!(concat!("../scenarios/", $name, ".toml")))),*];
+    };
+}
+
+shipped!(
+    "calm",
+    "partition",
+    "one-way",
+    "lost-requests",
+    "lost-answers",
+    "flapping",
+    "latency",
+    "bandwidth",
+    "resets",
+    "throttling",
+    "errors",
+    "written-then-failed",
+    "kill",
+    "pause",
+    "rolling-restart",
+    "two-owners",
+    "endpoint-restart",
+    "clock-skew",
+    "iterator-expiry",
+    "control-unavailable",
+    "table-deleted",
+    "poison-item",
+    "hot-key",
+    "delete-storm",
+    "long-outage",
+);
+
+/// A scenario.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Scenario {
+    pub name: String,
+    /// What it shows, in a sentence.
+    pub about: String,
+    /// How many regions, 2 or 3.
+    #[serde(default = "three")]
+    pub regions: usize,
+    /// How many agents each region has.
+    #[serde(default = "one")]
+    pub agents: usize,
+    #[serde(default)]
+    pub workload: Workload,
+    /// How far each region's service clock is ahead, in seconds.
+    #[serde(default)]
+    pub skew_seconds: Vec<u32>,
+    #[serde(default, rename = "fault")]
+    pub faults: Vec<Fault>,
+    /// How soon after the last fault every write must be everywhere.
+    #[serde(default = "half_minute", deserialize_with = "duration")]
+    pub recover_within: Duration,
+}
+
+/// What applications do.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Workload {
+    /// How long they go on.
+    #[serde(rename = "for", deserialize_with = "duration")]
+    pub lasts: Duration,
+    /// Writes a second, in each region.
+    pub rate: u32,
+    /// How many keys all regions share, and how many are each region's own.
+    pub keys: u32,
+    /// Of a hundred writes, how many go to a shared key.
+    pub conflict_percent: u8,
+    /// The weights of the operations.
+    pub put: u32,
+    pub update: u32,
+    pub put_back: u32,
+    pub delete: u32,
+    /// The size of an item's payload, in bytes.
+    pub size: usize,
+    /// Of a hundred answers, how many an application loses.
+    pub lost_answers_percent: u8,
+}
+
+impl Default for Workload {
+    fn default() -> Self {
+        Self {
+            lasts: Duration::from_secs(15),
+            rate: 20,
+            keys: 12,
+            conflict_percent: 40,
+            put: 4,
+            update: 3,
+            put_back: 1,
+            delete: 2,
+            size: 100,
+            lost_answers_percent: 2,
+        }
+    }
+}
+
+/// One fault.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Fault {
+    pub kind: Kind,
+    #[serde(deserialize_with = "duration")]
+    pub at: Duration,
+    #[serde(default, rename = "for", deserialize_with = "duration")]
+    pub lasts: Duration,
+    /// What lies between this region and the others; the region of an agent, endpoint or table.
+    pub region: Option<String>,
+    /// The links from this region's agents.
+    pub from: Option<String>,
+    /// The links to this region.
+    pub to: Option<String>,
+    /// Which of a region's agents, from 0.
+    pub agent: Option<usize>,
+    #[serde(default, deserialize_with = "duration")]
+    pub delay: Duration,
+    #[serde(default, deserialize_with = "duration")]
+    pub jitter: Duration,
+    /// How often a flapping link changes.
+    #[serde(default = "second", deserialize_with = "duration")]
+    pub every: Duration,
+    pub bytes_per_second: Option<u32>,
+    /// Of a hundred calls or pieces, how many it meets.
+    #[serde(default = "hundred")]
+    pub percent: u8,
+    /// The error, by its name in DynamoDB's API.
+    pub error: Option<String>,
+    /// Only this operation. Default: all.
+    pub operation: Option<String>,
+    /// Only one of the tables. Default: both.
+    pub table: Option<Table>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Kind {
+    /// Connections break, new ones too.
+    Partition,
+    /// A partition that comes and goes.
+    Flapping,
+    /// Requests get nowhere, and nobody is told.
+    SwallowRequests,
+    /// Requests take effect, and answers get nowhere.
+    SwallowAnswers,
+    Latency,
+    Bandwidth,
+    Resets,
+    /// Calls are answered with an error.
+    Errors,
+    /// Calls take effect, and are answered with an error.
+    FailAfterwards,
+    /// `kill -9`, and started again when it is over.
+    Kill,
+    /// SIGSTOP, and SIGCONT when it is over.
+    Pause,
+    /// SIGTERM and a new start, one agent after the other.
+    RollingRestart,
+    /// The endpoint's process is killed, and started again when it is over.
+    EndpointDown,
+    /// The region's table is deleted, for good.
+    DeleteTable,
+    /// An application writes an item that no stamp fits into.
+    Poison,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Table {
+    Data,
+    Control,
+}
+
+impl Scenario {
+    /// Reads a scenario.
+    pub fn parse(text: &str) -> Result<Self> {
+        let scenario: Self = toml::from_str(text)?;
+        let at = |what: &str| format!("scenario {}: {what}", scenario.name);
+        if !(2..=PLACES.len()).contains(&scenario.regions) {
+            return Err(at("regions: expected 2 or 3").into());
+        }
+        if scenario.agents == 0 || scenario.agents > 4 {
+            return Err(at("agents: expected 1 to 4").into());
+        }
+        let load = &scenario.workload;
+        if load.rate == 0 || load.keys == 0 || load.put + load.update + load.put_back + load.delete == 0 {
+            return Err(at("workload: rate, keys and one of the operations must be above 0").into());
+        }
+        for fault in &scenario.faults {
+            for name in [&fault.region, &fault.from, &fault.to].into_iter().flatten() {
+                if scenario.region(name).is_none() {
+                    let names: Vec<_> = PLACES.iter().take(scenario.regions).map(|(name, _)| *name).collect();
+                    return Err(at(&format!("no region {name}: expected {}", names.join(", "))).into());
+                }
+            }
+            let needs_region = matches!(
+                fault.kind,
+                Kind::Kill | Kind::Pause | Kind::EndpointDown | Kind::DeleteTable | Kind::Poison
+            );
+            if needs_region && fault.region.is_none() {
+                return Err(at(&format!("{:?} needs a region", fault.kind)).into());
+            }
+            if fault.agent.is_some_and(|agent| agent >= scenario.agents) {
+                return Err(at("agent: there are not so many").into());
+            }
+        }
+        Ok(scenario)
+    }
+
+    /// A region's number.
+    pub fn region(&self, name: &str) -> Option<usize> {
+        PLACES.iter().take(self.regions).position(|(place, _)| *place == name)
+    }
+
+    /// When the last fault is over.
+    pub fn calm(&self) -> Duration {
+        self.faults.iter().map(|fault| fault.at + fault.lasts).max().unwrap_or_default()
+    }
+}
+
+fn duration<'de, D: Deserializer<'de>>(deserializer: D) -> std::result::Result<Duration, D::Error> {
+    let text = String::deserialize(deserializer)?;
+    humantime::parse_duration(&text).map_err(serde::de::Error::custom)
+}
+
+fn three() -> usize {
+    3
+}
+
+fn one() -> usize {
+    1
+}
+
+fn hundred() -> u8 {
+    100
+}
+
+fn second() -> Duration {
+    Duration::from_secs(1)
+}
+
+fn half_minute() -> Duration {
+    Duration::from_secs(30)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn shipped_scenarios_are_right() {
+        for (name, text) in SHIPPED {
+            let scenario = Scenario::parse(text).expect(name);
+            assert_eq!(scenario.name, *name);
+            assert!(
+                scenario.calm() <= scenario.workload.lasts,
+                "{name}: writes must go on after the last fault"
+            );
+        }
+    }
+
+    #[test]
+    fn what_is_wrong_is_told() {
+        let wrong = |text: &str| Scenario::parse(text).expect_err("an error").to_string();
+        let head = "name = \"x\"\nabout = \"y\"\n";
+        assert!(wrong(&format!("{head}regions = 9")).contains("expected 2 or 3"));
+        let fault = format!("{head}[[fault]]\nkind = \"kill\"\nat = \"1s\"\n");
+        assert!(wrong(&fault).contains("needs a region"));
+        assert!(wrong(&format!("{fault}region = \"atlantis\"")).contains("dublin"));
+        assert!(wrong(&format!("{head}speed = 1")).contains("speed"));
+    }
+}

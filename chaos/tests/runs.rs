@@ -1,0 +1,54 @@
+//! Whole runs: a good build passes, and the checker notices each broken one. Needs the agents' binary,
+//! which a build of the workspace makes.
+
+#![allow(clippy::expect_used, clippy::panic, reason = "a test fails by panicking")]
+
+use std::process::Command;
+
+/// Runs a scenario: its exit code, and its report.
+fn run(arguments: &[&str]) -> (Option<i32>, serde_json::Value) {
+    let out = tempfile::tempdir().expect("a folder");
+    let mut command = Command::new(env!("CARGO_BIN_EXE_tradewind-chaos"));
+    command.args(["run", "--json", "--seed", "7", "--out"]).arg(out.path()).args(arguments);
+    let output = command.output().expect("a process");
+    let report = serde_json::from_slice(&output.stdout)
+        .unwrap_or_else(|error| panic!("{error}: {}", String::from_utf8_lossy(&output.stderr)));
+    (output.status.code(), report)
+}
+
+/// A good build passes this scenario, and a broken one must not.
+const BRIEF: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/brief.toml");
+
+fn is_noticed(defect: &str, kinds: &[&str]) {
+    let (code, report) = run(&[BRIEF, "--defect", defect]);
+    let told: Vec<&str> = report["runs"][0]["violations"]
+        .as_array()
+        .into_iter()
+        .flatten()
+        .filter_map(|violation| violation["kind"].as_str())
+        .collect();
+    assert_eq!(code, Some(1), "{defect} went by unnoticed");
+    assert!(told.iter().any(|kind| kinds.contains(kind)), "{defect}: {told:?} instead of {kinds:?}");
+}
+
+#[test]
+fn a_good_build_passes() {
+    let (code, report) = run(&[BRIEF]);
+    assert_eq!(code, Some(0), "{}", report["runs"][0]["violations"]);
+}
+
+macro_rules! defects {
+    ($($test:ident: $defect:literal as $($kind:literal)|+),* $(,)?) => {
+        $(#[test] fn $test() { is_noticed($defect, &[$($kind),+]); })*
+    };
+}
+
+defects!(
+    puts_without_a_condition_are_noticed: "unconditional" as "false version" | "never at rest" | "last writer lost",
+    heals_that_are_not_made_are_noticed: "no-heals" as "last writer lost" | "resurrected" | "vanished",
+    writes_that_are_lost_are_noticed: "lost-writes" as "last writer lost" | "vanished",
+    pages_that_are_lost_are_noticed: "lost-pages" as "last writer lost" | "vanished" | "resurrected",
+    deletes_that_are_not_told_are_noticed: "no-marks" as "resurrected",
+    items_without_a_stamp_are_noticed: "no-stamps" as "unstamped",
+    a_clock_that_lies_is_noticed: "lying-clock" as "false version",
+);
