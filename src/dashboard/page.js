@@ -1,10 +1,10 @@
 "use strict";
 // Shows /api/overview every two seconds. No library, no build, nothing from elsewhere.
 
-const LOOK = 2000, ITEMS = 10000, POINTS = 450;
+const LOOK = 2000, ITEMS = 10000, PATIENCE = 10000, LONGEST = 30000, POINTS = 450; // milliseconds, but for the last
 const GOOD = 2, SLOW = 30; // seconds
 const $ = (id) => document.getElementById(id);
-const state = { history: [], overview: null, link: null, seen: 0 };
+const state = { history: [], overview: null, link: null, seen: 0, itemsSeen: 0, failures: 0, looking: false, timer: null };
 
 // Words for figures
 
@@ -288,8 +288,8 @@ function items({ conflicts, letters }) {
 // The pulse
 
 async function get(path) {
-  const answer = await fetch(path, { cache: "no-store" });
-  if (!answer.ok) throw new Error(answer.status);
+  const answer = await fetch(path, { cache: "no-store", signal: AbortSignal.timeout(PATIENCE) });
+  if (!answer.ok) throw new Error(`it answers ${answer.status}`);
   return answer.json();
 }
 function remember(overview) {
@@ -301,30 +301,54 @@ function remember(overview) {
   if (state.history.length > POINTS) state.history.shift();
 }
 async function look() {
+  // What was missed meanwhile, the agent has kept.
+  if (Date.now() - state.seen > 3 * LOOK) state.history = await get("api/history");
+  const overview = await get("api/overview");
+  remember(overview);
+  state.overview = overview;
+  state.link ??= overview.links.length ? `${overview.links[0].origin} ${overview.links[0].peer}` : null;
+  verdict(overview); matrix(overview); totals(overview); comparisons(overview); cards(overview);
+  if (state.link) over();
+  state.seen = Date.now();
+  if (state.seen - state.itemsSeen >= ITEMS) {
+    items(await get("api/items"));
+    state.itemsSeen = state.seen;
+  }
+}
+function alive() {
+  document.body.classList.remove("stale");
+  $("pulse").classList.remove("beat");
+  void $("pulse").offsetWidth;
+  $("pulse").classList.add("beat");
+  write($("updated"), `live, ${clock(state.seen)}`);
+}
+/** What is shown is old: it must not look well. */
+function stale(error, pause) {
+  const why = error.message.startsWith("it answers") ? error.message : "it does not answer";
+  document.body.classList.add("stale");
+  $("verdict").dataset.level = "unknown";
+  write($("verdict"), state.seen ? `${MARK.unknown} Stale since ${clock(state.seen)}` : `${MARK.unknown} No answer yet`);
+  write($("updated"), `the agent: ${why}; next try in ${pause / 1000} s`);
+  document.title = `${MARK.unknown} Tradewind`;
+}
+/** Looks every two seconds; never while nobody sees it, and ever less often while the agent is away. */
+async function beat() {
+  if (state.looking || document.hidden) return;
+  state.looking = true;
+  clearTimeout(state.timer);
+  let pause = LOOK;
   try {
-    const overview = await get("api/overview");
-    remember(overview);
-    state.overview = overview;
-    state.link ??= overview.links.length ? `${overview.links[0].origin} ${overview.links[0].peer}` : null;
-    verdict(overview); matrix(overview); totals(overview); comparisons(overview); cards(overview);
-    if (state.link) over();
-    state.seen = Date.now();
-    $("pulse").classList.remove("beat");
-    void $("pulse").offsetWidth;
-    $("pulse").classList.add("beat");
-  } catch { /* told below */ }
-  const stale = Date.now() - state.seen > 3 * LOOK;
-  $("pulse").classList.toggle("stale", stale);
-  write($("updated"), stale ? `no answer from the agent${state.seen ? ` since ${clock(state.seen)}` : ""}` : `live, ${clock(state.seen)}`);
+    await look();
+    state.failures = 0;
+    alive();
+  } catch (error) {
+    pause = Math.min(LOOK * 2 ** state.failures++, LONGEST);
+    if (state.failures > 1 || !state.seen) stale(error, pause);
+  }
+  state.looking = false;
+  state.timer = setTimeout(beat, pause);
 }
-async function lookAtItems() {
-  try { items(await get("api/items")); } catch { /* the pulse tells */ }
-}
-async function begin() {
-  try { state.history = await get("api/history"); } catch { /* it is short at first */ }
-  look(); lookAtItems();
-  setInterval(look, LOOK);
-  setInterval(lookAtItems, ITEMS);
-  addEventListener("resize", () => state.overview && state.link && over());
-}
-begin();
+addEventListener("resize", () => state.overview && state.link && over());
+addEventListener("online", beat);
+document.addEventListener("visibilitychange", beat);
+beat();

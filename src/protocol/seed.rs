@@ -65,7 +65,7 @@ struct Holding<'a> {
 
 impl<'a> Holding<'a> {
     fn of(region: &'a Origin, item: Option<&'a Item>) -> Self {
-        let stamp = item.and_then(Stamp::read).filter(|stamp| stamp.version.hlc.millis() > 0);
+        let stamp = item.and_then(Stamp::read).filter(|stamp| stamp.version.is_agents());
         let is_exact = stamp.as_ref().zip(item).is_some_and(|(stamp, item)| stamp.matches(item));
         let version = stamp.map(|Stamp { version, .. }| {
             if is_exact { version } else { Version { hlc: version.hlc.next(), origin: region.clone() } }

@@ -155,6 +155,12 @@ impl FromStr for Version {
 }
 
 impl Version {
+    /// Whether an agent has given it. What a seeder gives to an item that had none is below all of
+    /// those, and tells of no order.
+    pub fn is_agents(&self) -> bool {
+        self.hlc.millis() > 0
+    }
+
     /// Reads back the two words that [`fmt::Display`] writes.
     pub(super) fn from_words(hlc: &str, origin: &str) -> Option<Self> {
         if hlc.len() != 16 || !hlc.bytes().all(|c| matches!(c, b'0'..=b'9' | b'a'..=b'f')) {

@@ -74,13 +74,12 @@ export async function look(chromium, url, screenshots, body) {
     for (const type of ["keyDown", "keyUp"]) await call("Input.dispatchKeyEvent", { type, key: name, code: name });
   };
 
-
   try {
     const { targetId } = await call("Target.createTarget", { url: "about:blank" });
     ({ sessionId: session } = await call("Target.attachToTarget", { targetId, flatten: true }));
     for (const domain of ["Page", "Runtime", "Network", "Log"]) await call(`${domain}.enable`);
     await call("Page.navigate", { url });
-    await body({ call, see, eventually, must, picture, key });
+    await body({ call, see, eventually, must, picture, key, requests, problems });
 
     const elsewhere = requests.filter((request) => !request.startsWith(url) && !request.startsWith("data:") && !request.startsWith("about:"));
     if (elsewhere.length) throw new Error(`the page asks others: ${elsewhere}`);

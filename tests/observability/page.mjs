@@ -7,7 +7,7 @@ import { look } from "./browser.mjs";
 
 const [chromium, url, screenshots] = process.argv.slice(2);
 
-await look(chromium, url, screenshots, async ({ call, see, eventually, must, picture, key }) => {
+await look(chromium, url, screenshots, async ({ call, see, eventually, must, picture, key, requests, problems }) => {
   const cells = "[...document.querySelectorAll('#matrix button')]";
   await eventually("six cells that have been measured", `${cells}.length === 6 && ${cells}.every((cell) => cell.dataset.level !== 'unknown' && /\\d m?s/.test(cell.textContent))`);
   await eventually("a verdict", "document.querySelector('#verdict').dataset.level !== 'unknown'");
@@ -46,4 +46,27 @@ await look(chromium, url, screenshots, async ({ call, see, eventually, must, pic
   await picture("dark", { width: 1280, height: 900, dark: true });
   await picture("phone", { width: 390, height: 844, mobile: true });
   await picture("phone-dark", { width: 390, height: 844, mobile: true, dark: true, full: false });
+
+  // Nobody is asked while nobody looks.
+  const hide = (hidden) => see(`Object.defineProperty(document, "hidden", { configurable: true, value: ${hidden} }); document.dispatchEvent(new Event("visibilitychange"))`);
+  await hide(true);
+  await eventually("an end of what is under way", "!state.looking");
+  const asked = requests.length;
+  await new Promise((resolve) => setTimeout(resolve, 5000));
+  if (requests.length !== asked) throw new Error(`the page asks while it is hidden: ${requests.slice(asked)}`);
+  await hide(false);
+  await eventually("a look at once", `state.timer && !state.looking && Date.now() - state.seen < 2000`);
+  if (requests.length === asked) throw new Error("the page does not ask when it is seen again");
+
+  // An agent that is away: what is shown is told to be old, and it is asked ever less often.
+  const offline = (offline) => call("Network.emulateNetworkConditions", { offline, latency: 0, downloadThroughput: -1, uploadThroughput: -1 });
+  const told = problems.length;
+  await offline(true);
+  await eventually("a word that it is stale", "/Stale since \\d/.test(document.querySelector('#verdict').textContent) && document.querySelector('#verdict').dataset.level === 'unknown'");
+  await eventually("longer pauses", "/next try in (8|16|30) s/.test(document.querySelector('#updated').textContent)");
+  await picture("stale", { width: 1280, height: 900, full: false });
+  await offline(false);
+  await eventually("life", "/^live/.test(document.querySelector('#updated').textContent) && document.querySelector('#verdict').dataset.level !== 'unknown' && !document.body.matches('.stale')");
+  // The browser has complained of the network, as it should.
+  problems.splice(told);
 });

@@ -110,6 +110,7 @@ async fn a_region_joins_while_the_others_go_on() {
     }
     let (code, verified) = run_json(world.tradewind(DUBLIN, &["verify"])).await;
     assert_eq!((code, &verified["tables"][0]["items_differing"]), (0, &json!(0)), "{verified:#}");
+    assert_eq!(verified["tables"][0]["versions_differing"], json!(0), "{verified:#}");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -327,3 +327,79 @@ async fn a_difference_that_verify_finds_is_told_until_a_later_one_finds_none() {
     }
     process.kill().await;
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_agents_of_a_crew_are_put_together_and_counted_once() {
+    let mut world = observed().await;
+    let first = world.table.clone();
+    world.pattern = Some(format!("{first}*"));
+    let others = ["-two", "-three"].map(|end| format!("{first}{end}"));
+    for name in &others {
+        name.clone_into(&mut world.table);
+        for region in world.regions() {
+            world.make_table(region, PLAIN, Some(StreamViewType::NewAndOldImages)).await;
+        }
+    }
+    let tables = [vec![first], others.into()].concat();
+    let mut crew = Vec::new();
+    for _ in 0..3 {
+        crew.push(start(agent(&world, DUBLIN, "127.0.0.1:0", |_| {})).await);
+    }
+    let (tokyo, address) = start(agent(&world, TOKYO, "127.0.0.1:0", |_| {})).await;
+    let dublin = |told: &serde_json::Value| {
+        let regions = told["regions"].as_array().cloned().unwrap_or_default();
+        regions.into_iter().find(|region| region["region"] == "dublin").unwrap_or_default()
+    };
+    // The shards of each table, by agent, as all agents together tell.
+    let owners = |region: &serde_json::Value| -> Vec<(String, String)> {
+        let agents = region["agents"].as_array().cloned().unwrap_or_default();
+        let of_agent = |agent: &serde_json::Value| -> Vec<(String, String)> {
+            let tables = agent["tables"].as_array().cloned().unwrap_or_default();
+            let owned = tables.iter().filter(|table| table["shard_count"] == 1);
+            owned.map(|table| (table["table"].to_string(), agent["agent"].to_string())).collect()
+        };
+        let mut owners: Vec<_> = agents.iter().flat_map(of_agent).collect();
+        owners.sort();
+        owners
+    };
+    // As one of the crew sees it, as another region does, and as the command does.
+    let all = async |crew: &[(Process, String)]| {
+        let mut told = vec![run_json(world.tradewind(TOKYO, &["status"])).await.1];
+        for address in crew.iter().map(|(_, address)| address).chain([&address]) {
+            let page = get(address, "/api/overview", &[]).await.expect("an answer").1;
+            told.push(serde_json::from_str(&page).unwrap_or_default());
+        }
+        told.iter().map(dublin).collect::<Vec<_>>()
+    };
+    let each_is_read_once = |told: &Vec<serde_json::Value>, agents: usize| {
+        told.iter().all(|region| {
+            let owners = owners(region);
+            let names: Vec<_> = owners.iter().map(|(table, _)| table.trim_matches('"').to_owned()).collect();
+            let mut expected = tables.clone();
+            expected.sort();
+            region["agents"].as_array().map(Vec::len) == Some(agents) && names == expected
+        })
+    };
+    eventually("one owner a table", || all(&crew), |told| each_is_read_once(told, 3)).await;
+    let writes = tables.len() * 4;
+    for (i, table) in (0..writes).zip(tables.iter().cycle()) {
+        let put = world.app(DUBLIN).put_item().table_name(table).set_item(Some(row(&i.to_string(), "1")));
+        put.send().await.expect("a put");
+    }
+    let replicated =
+        |told: &Vec<serde_json::Value>| told.iter().all(|region| region["total"]["replicated"] == writes);
+    eventually("each write counted once", || all(&crew), replicated).await;
+
+    // One that is killed is gone, and its tables are another's.
+    crew.remove(0).0.kill().await;
+    eventually("two agents", || all(&crew), |told| each_is_read_once(told, 2)).await;
+    for (process, _) in crew.drain(..) {
+        process.kill().await;
+    }
+    // Of a region without any, the last one is shown as silent.
+    let silent = |told: &Vec<serde_json::Value>| {
+        told.iter().all(|region| region["heard"] == false && region["agents"][0]["heard"] == false)
+    };
+    eventually("silence", || all(&[]), silent).await;
+    tokyo.kill().await;
+}

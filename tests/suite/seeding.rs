@@ -276,26 +276,40 @@ async fn a_repair_settles_by_versions_and_says_so_first() {
         world.put(i % 3, row(&format!("key {i}"), "same")).await;
     }
     world.converged().await;
-    world.put(TOKYO, stamped(row("lost", "one"), 1000)).await;
+    for i in 0..40 {
+        world.put(TOKYO, stamped(row(&format!("lost {i}"), "one"), 1000)).await;
+    }
     for (region, value, millis) in [(DUBLIN, "old", 1000), (TOKYO, "new", 3000), (OREGON, "older", 500)] {
         world.put(region, stamped(row("differs", value), millis)).await;
     }
     world.quiet().await;
     let (code, result) = repair(&world, &["--dry-run"]).await;
-    let told = json!({ "dublin": 2, "oregon": 2 });
+    let told = json!({ "dublin": 41, "oregon": 41 });
     assert_eq!((code, &result[0]["seeded"]), (1, &told), "{result:#}");
     let (code, result) = repair(&world, &["--dry-run", "--leave-missing"]).await;
     assert_eq!((code, &result[0]["seeded"]), (1, &json!({ "dublin": 1, "oregon": 1 })), "{result:#}");
-    assert_eq!(world.get(DUBLIN, &key("lost")).await, None);
+    assert_eq!(world.get(DUBLIN, &key("lost 0")).await, None);
 
     let load = Load::paced(&world, seed(), Mix::Everything, 20, u64::MAX, Duration::from_millis(100));
+    let process = Process::start(world.tradewind(TOKYO, &["repair", "--write-units", "5"]));
+    let lost = || async {
+        let items = world.all_items(OREGON).await;
+        items.iter().filter(|item| item["pk"].as_s().expect("text").starts_with("lost")).count()
+    };
+    eventually_within(LONG, LOOK, "copies", lost, |lost| *lost > 5).await;
+    process.kill().await;
+    assert!(lost().await < 40, "it was killed too late");
     let (code, result) = repair(&world, &[]).await;
     assert_eq!(code, 0, "{result:#}");
     load.finish().await;
     world.converged().await;
     for region in world.regions() {
         assert_eq!(world.get(region, &key("differs")).await, Some(row("differs", "new")));
-        assert_eq!(world.get(region, &key("lost")).await.map(without_stamp), Some(row("lost", "one")));
+        for i in 0..40 {
+            let name = format!("lost {i}");
+            let found = world.get(region, &key(&name)).await.map(without_stamp);
+            assert_eq!(found, Some(row(&name, "one")));
+        }
     }
     agrees(&world).await;
     let (code, result) = repair(&world, &["--dry-run"]).await;

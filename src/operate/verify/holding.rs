@@ -88,7 +88,8 @@ pub(super) fn difference(
 fn versions(items: &[(Origin, Option<Item>)]) -> Vec<Option<Version>> {
     let version = |item: &Item| {
         let stamp = Stamp::read(item)?;
-        (stamp.is_mark() || stamp.matches(item)).then_some(stamp.version)
+        let is_own = stamp.is_mark() || stamp.matches(item) && stamp.version.is_agents();
+        is_own.then_some(stamp.version)
     };
     items.iter().map(|(_, item)| item.as_ref().and_then(version)).collect()
 }

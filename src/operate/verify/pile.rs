@@ -40,7 +40,9 @@ impl Trace {
         let print = Fingerprint::of(item);
         match Stamp::read(item) {
             Some(stamp) if stamp.is_mark() => Self::Marked(VersionPrint::of(&stamp.version)),
-            Some(stamp) if stamp.matches(item) => Self::Item(print, Some(VersionPrint::of(&stamp.version))),
+            Some(stamp) if stamp.matches(item) && stamp.version.is_agents() => {
+                Self::Item(print, Some(VersionPrint::of(&stamp.version)))
+            }
             _ => Self::Item(print, None),
         }
     }
