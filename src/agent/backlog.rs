@@ -1,7 +1,7 @@
 //! How far each peer is behind, and when each shard was read last: noted page by page, for people
 //! and alarms only. No replication rests on it.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -11,6 +11,9 @@ use crate::control::Lease;
 use crate::lag::wall_millis;
 use crate::protocol::{Floors, Origin};
 use crate::stream::{Position, ShardId};
+
+/// A shard whose last failed call is no older is failing: tries are up to half a minute apart.
+const FAILING: Duration = Duration::from_mins(1);
 
 /// The backlogs of one table, as its tracks last saw them.
 #[derive(Debug)]
@@ -24,6 +27,7 @@ struct State {
     peers: Vec<Origin>,
     found: BTreeMap<(ShardId, Origin), Found>,
     read: BTreeMap<ShardId, Instant>,
+    failed: BTreeMap<ShardId, Instant>,
     /// What the peers' agents say has arrived here.
     arrived: Floors,
 }
@@ -83,12 +87,21 @@ impl Backlogs {
 
     /// Notes that a shard has just been read.
     pub(super) fn read(&self, shard: &ShardId) {
-        self.lock().read.insert(shard.clone(), Instant::now());
+        let mut state = self.lock();
+        state.read.insert(shard.clone(), Instant::now());
+        state.failed.remove(shard);
+    }
+
+    /// Notes that the stream did not let a shard be read just now.
+    pub(super) fn failed(&self, shard: &ShardId) {
+        self.lock().failed.insert(shard.clone(), Instant::now());
     }
 
     /// Notes that a shard has been read to its end: it is not to be read again.
     pub(super) fn closed(&self, shard: &ShardId) {
-        self.lock().read.remove(shard);
+        let mut state = self.lock();
+        state.read.remove(shard);
+        state.failed.remove(shard);
     }
 
     /// Notes that a peer has all of a shard that has ended.
@@ -101,6 +114,7 @@ impl Backlogs {
         let mut state = self.lock();
         state.found.retain(|(of, _), _| of != shard);
         state.read.remove(shard);
+        state.failed.remove(shard);
     }
 
     pub(super) fn arrived(&self, arrived: Floors) {
@@ -132,6 +146,13 @@ impl Backlogs {
     /// The shards that this agent reads, and how long ago each was read.
     pub(super) fn unread(&self) -> BTreeMap<ShardId, Duration> {
         self.lock().read.iter().map(|(shard, at)| (shard.clone(), at.elapsed())).collect()
+    }
+
+    /// The shards that are asked for, and which the stream does not let be read.
+    pub(super) fn failing(&self) -> BTreeSet<ShardId> {
+        let state = self.lock();
+        let failing = state.failed.iter().filter(|(_, at)| at.elapsed() < FAILING);
+        failing.map(|(shard, _)| shard.clone()).collect()
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {
@@ -170,6 +191,18 @@ mod tests {
         backlogs.forget(&shard);
         backlogs.forget(&ShardId("other".into()));
         assert!(backlogs.by_peer().is_empty());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_stream_that_fails_is_told_apart_from_a_shard_that_nobody_asks_for() {
+        let (backlogs, shard) = (Backlogs::default(), ShardId("s".into()));
+        backlogs.failed(&shard);
+        backlogs.read(&shard);
+        assert!(backlogs.failing().is_empty());
+        backlogs.failed(&shard);
+        assert!(backlogs.failing().contains(&shard));
+        tokio::time::advance(FAILING).await;
+        assert!(backlogs.failing().is_empty() && backlogs.unread()[&shard] >= FAILING);
     }
 
     #[tokio::test(start_paused = true)]

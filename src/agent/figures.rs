@@ -1,6 +1,6 @@
 //! What an agent has done, and where it stands.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::Duration;
 
@@ -64,6 +64,8 @@ pub struct TableStanding {
     pub arrivals: BTreeMap<Origin, Duration>,
     /// The shards that this agent reads, and how long ago each was read.
     pub unread: BTreeMap<ShardId, Duration>,
+    /// Those that the stream does not let be read, though they are asked for.
+    pub failing: BTreeSet<ShardId>,
     /// The keys held in memory.
     pub remembered: usize,
 }
@@ -196,6 +198,7 @@ impl Figures {
                 paused: arrivals.keys().map(|peer| (peer.clone(), paused.contains_key(peer))).collect(),
                 arrivals,
                 unread: table.backlogs.unread(),
+                failing: table.backlogs.failing(),
                 remembered: shards.map(|shards| shards.remembered()).unwrap_or_default(),
             }
         };

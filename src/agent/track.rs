@@ -360,6 +360,8 @@ impl Track {
                 let peers = self.feeds.keys().cloned().collect();
                 self.unmarked.extend(self.shared.gap(&shard, peers, self.known_millis));
             }
+            StreamEvent::Failed if self.is_main => self.shared.backlogs.failed(&self.holding.lease.shard),
+            StreamEvent::Failed => {}
             StreamEvent::Unreadable { shard, reason } => {
                 self.shared.tally.unreadable.add();
                 error!(region = %self.shared.origin, table, %shard, reason, "a record was passed over");

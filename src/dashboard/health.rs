@@ -3,28 +3,39 @@
 use std::time::Duration;
 
 use crate::agent::{Figures, TableStanding};
+use crate::stream::ShardId;
 
 /// A region whose control table has not answered for so long does not answer.
 const SILENCE: Duration = Duration::from_secs(30);
 
-/// Whether every shard that the agents hold has been read within `timeout`. It is asked at least twice
-/// a second; while its region does not answer, tries are up to a quarter of a minute apart.
+/// Whether every shard that the agents hold has been read within `timeout`, or can't be by anyone: where
+/// the stream fails, or the control table is silent, so that nothing may be written, a new process would
+/// fare no better.
 pub(crate) fn live(agents: &[Figures], timeout: Duration) -> Result<(), &'static str> {
-    let halted = |table: &TableStanding| table.unread.values().any(|unread| *unread >= timeout);
-    if agents.iter().flat_map(Figures::standings).any(|table| halted(&table)) {
-        Err("halted")
-    } else {
-        Ok(())
-    }
+    let halted = |table: &TableStanding| unread(table, timeout).any(|shard| !table.failing.contains(shard));
+    let answered = agents.iter().filter(|agent| !is_silent(agent));
+    if answered.flat_map(Figures::standings).any(|table| halted(&table)) { Err("halted") } else { Ok(()) }
 }
 
-/// Whether each agent's region answers, and it replicates a table.
-pub(super) fn ready(agents: &[Figures]) -> Result<(), &'static str> {
+/// The shards of a table that have not been read within `timeout`. One is asked for at least twice a second.
+fn unread(table: &TableStanding, timeout: Duration) -> impl Iterator<Item = &ShardId> {
+    table.unread.iter().filter(move |(_, unread)| **unread >= timeout).map(|(shard, _)| shard)
+}
+
+fn is_silent(agent: &Figures) -> bool {
+    agent.crew().is_none_or(|(_, looked)| looked >= SILENCE)
+}
+
+/// Whether each agent's region answers, and it replicates a table and reads its shards.
+pub(super) fn ready(agents: &[Figures], timeout: Duration) -> Result<(), &'static str> {
     for agent in agents {
-        if agent.crew().is_none_or(|(_, looked)| looked >= SILENCE) {
+        if is_silent(agent) {
             return Err("silence");
         }
         let standings = agent.standings();
+        if standings.iter().any(|table| unread(table, timeout).next().is_some()) {
+            return Err("unread");
+        }
         if !standings.is_empty() && !standings.iter().any(|table| table.is_replicating) {
             return Err("idle");
         }

@@ -16,6 +16,7 @@ mod items;
 
 use std::net::{Ipv4Addr, SocketAddr};
 use std::sync::{Arc, OnceLock};
+use std::time::Duration;
 
 use axum::Router;
 use axum::extract::State;
@@ -64,6 +65,13 @@ pub struct Shown {
     pub agents: Vec<Figures>,
     pub board: Arc<Board>,
     pub kept: Kept,
+}
+
+impl Shown {
+    /// How long a shard may go unread.
+    fn timeout(&self) -> Duration {
+        self.kept.config.tuning.liveness_timeout
+    }
 }
 
 /// What the handlers share.
@@ -180,12 +188,13 @@ fn part(kind: &'static str, text: &'static str) -> Response {
 }
 
 async fn healthz(State(served): State<Served>) -> Response {
-    let live = |shown: &Shown| health::live(&shown.agents, shown.kept.config.tuning.liveness_timeout);
+    let live = |shown: &Shown| health::live(&shown.agents, shown.timeout());
     answer(served.shown.get().map_or(Ok(()), live))
 }
 
 async fn readyz(State(served): State<Served>) -> Response {
-    answer(served.shown.get().map_or(Err("starting"), |shown| health::ready(&shown.agents)))
+    let ready = |shown: &Shown| health::ready(&shown.agents, shown.timeout());
+    answer(served.shown.get().map_or(Err("starting"), ready))
 }
 
 fn starting() -> Response {

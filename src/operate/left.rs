@@ -127,6 +127,7 @@ impl Reading {
                     unknown = true;
                     continue;
                 }
+                StreamEvent::Failed => continue,
             };
             empty = if page.records.is_empty() { empty + 1 } else { 0 };
             for (sequence, record) in page.records {

@@ -51,6 +51,8 @@ pub enum StreamEvent {
         shard: ShardId,
         reason: String,
     },
+    /// A call failed, and is being tried again. Told where there is room: many may fail.
+    Failed,
 }
 
 /// One stream, to be read.
@@ -276,6 +278,7 @@ impl ShardReader {
 
     fn complain(&self, fault: &Fault) {
         warn!(shard = %self.shard, %fault, "can't read the local stream; trying again");
+        let _ = self.events.try_send(StreamEvent::Failed);
     }
 }
 

@@ -1,7 +1,7 @@
 //! What supervisors ask and are told: `tradewind health`, and systemd's notifications.
 
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use tokio::net::{TcpListener, UnixDatagram};
@@ -45,6 +45,38 @@ async fn health_says_whether_the_agent_is_alive_and_whether_it_is_ready() {
     let (code, _, message) = run(tradewind(&["health", "--listen", &address, "--timeout", "200ms"])).await;
     assert_eq!(code, 69, "{message}");
     assert!(message.contains("not in time"), "{message}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_outage_of_its_own_stream_makes_an_agent_unready_but_a_restart_would_mend_nothing() {
+    let mut world = World::prepared(2, PLAIN).await;
+    world.tuning.liveness_timeout = Duration::from_secs(2);
+    // What becomes of a call for records.
+    let answers = Arc::new(Mutex::new(Fate::Pass));
+    let tamper = {
+        let answers = Arc::clone(&answers);
+        move |operation: &str, _: &str| {
+            if operation == "GetRecords" { *answers.lock().unwrap() } else { Fate::Pass }
+        }
+    };
+    world.tamper(DUBLIN, DUBLIN, tamper).await;
+    let (process, address) = start(agent(&world, DUBLIN, "127.0.0.1:0", |_| {})).await;
+    let ready = || run(tradewind(&["health", "--ready", "--listen", &address]));
+    let alive = || run(tradewind(&["health", "--listen", &address]));
+    eventually("a ready agent", ready, |told| told.0 == 0).await;
+
+    *answers.lock().unwrap() = Fate::Fail("InternalServerError");
+    let told = eventually("an agent that is not ready", ready, |told| told.0 == 1).await;
+    assert_eq!(told.1, "unread\n");
+    assert_eq!(alive().await.0, 0);
+    *answers.lock().unwrap() = Fate::Pass;
+    eventually("a ready agent", ready, |told| told.0 == 0).await;
+
+    // What an agent does not get over by itself, though its region answers, is another matter.
+    *answers.lock().unwrap() = Fate::Fail("ExpiredIteratorException");
+    let told = eventually("an agent that is not well", alive, |told| told.0 == 1).await;
+    assert_eq!(told.1, "halted\n");
+    process.kill().await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
