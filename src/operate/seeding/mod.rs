@@ -220,13 +220,20 @@ async fn replicas(
     for (name, _) in &table.replicas {
         let Some(region) = regions.get(name) else { continue };
         let patience = (config.tuning.lease_duration * SILENCE).max(LEAST_SILENCE);
-        if !verify::is_served(region, patience).await {
-            return Err(SeedError::NotServed { region: name.clone() });
+        let deadline = Instant::now() + patience;
+        // One that has just been started may not have beaten yet.
+        while !verify::is_served(region, patience).await {
+            if Instant::now() >= deadline {
+                return Err(SeedError::NotServed { region: name.clone() });
+            }
+            tokio::time::sleep(LOOK).await;
         }
     }
     Ok(super::scanned::replicas(&table, regions, &budgets).await?)
 }
 
+/// How long after a look at a region without agents the next one is taken.
+const LOOK: Duration = Duration::from_millis(500);
 /// How long an agent that runs may be seen doing nothing, in lease durations.
 const SILENCE: u32 = 2;
 /// And at least, on a machine that is busy.
