@@ -57,3 +57,15 @@ impl Progress {
         self.bar.finish_and_clear();
     }
 }
+
+/// About how long the rest will take, for a line that tells of progress; nothing, where that can't be told.
+#[expect(clippy::cast_precision_loss, reason = "an estimate")]
+pub(super) fn left(done: u64, all: u64, since: Instant) -> String {
+    if done == 0 || all <= done {
+        return String::new();
+    }
+    let elapsed = Instant::now().saturating_duration_since(since).as_secs_f64();
+    let seconds = (all - done) as f64 * elapsed / done as f64;
+    let left = Duration::from_secs_f64(seconds.clamp(1.0, 1e9).round());
+    format!(", about {} left", humantime::format_duration(left))
+}

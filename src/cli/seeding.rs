@@ -5,10 +5,9 @@ use std::time::Duration;
 
 use clap::Args;
 use tokio::sync::watch;
-use tokio::time::Instant;
 
 use super::chosen::known;
-use super::progress::Progress;
+use super::progress::{Progress, left};
 use super::{ConfigFile, Exit, Failure};
 use crate::config::Config;
 use crate::operate::{SeedChange, SeedOptions, SeedPhase, SeedProgress, Seeded, Settled, bootstrap};
@@ -129,7 +128,13 @@ pub(super) fn show(progress: &mut Progress, now: &SeedProgress) {
         SeedPhase::Comparing => format!("the replicas are compared ({})", now.table),
         SeedPhase::WaitingForAgents => format!("items; the agents are waited for ({})", now.table),
         SeedPhase::Seeding => {
-            format!("items of about {}, {} copies{} ({})", now.estimate, now.copies, left(now), now.table)
+            format!(
+                "items of about {}, {} copies{} ({})",
+                now.estimate,
+                now.copies,
+                left(now.items_read, now.estimate, now.since),
+                now.table
+            )
         }
         SeedPhase::Ending => {
             format!(
@@ -138,19 +143,6 @@ pub(super) fn show(progress: &mut Progress, now: &SeedProgress) {
             )
         }
     });
-}
-
-/// About how long it will take.
-#[expect(clippy::cast_precision_loss, reason = "an estimate")]
-fn left(now: &SeedProgress) -> String {
-    let (read, all) = (now.items_read, now.estimate);
-    if read == 0 || all <= read {
-        return String::new();
-    }
-    let elapsed = Instant::now().saturating_duration_since(now.since).as_secs_f64();
-    let seconds = (all - read) as f64 * elapsed / read as f64;
-    let left = Duration::from_secs_f64(seconds.clamp(1.0, 1e9).round());
-    format!(", about {} left", humantime::format_duration(left))
 }
 
 pub(super) fn text(results: &[Seeded]) -> String {

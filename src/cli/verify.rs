@@ -5,7 +5,7 @@ use std::time::Duration;
 use clap::Args;
 use serde_json::json;
 
-use super::progress::Progress;
+use super::progress::{Progress, left};
 use super::{ConfigFile, Exit, Failure, print, report};
 use crate::operate::{Audience, Difference, Options, Scanned, Stage, TableVerdict, Verification, verify};
 use crate::region::Region;
@@ -105,20 +105,11 @@ impl Audience for Screen {
 }
 
 /// How far the scans have got, how fast they are, and about how long they will take.
-#[expect(clippy::cast_precision_loss, reason = "an estimate")]
 fn scanning(table: &str, scanned: Scanned) -> String {
     let Scanned { items, estimate, read_units, since } = scanned;
     let seconds = since.elapsed().as_secs_f64().max(0.001);
     let rate = read_units / seconds;
-    let left = estimate.saturating_sub(items) as f64 * seconds / items.max(1) as f64;
-    let left = if items == 0 || estimate <= items {
-        String::new()
-    } else {
-        format!(
-            ", about {} left",
-            humantime::format_duration(Duration::from_secs_f64(left.clamp(1.0, 1e9).round()))
-        )
-    };
+    let left = left(items, estimate, since);
     format!("items of about {estimate}, {rate:.0} read units a second{left} ({table})")
 }
 

@@ -3,11 +3,10 @@
 use std::time::Duration;
 
 use tradewind::control::{ControlTable, Verified};
-use tradewind::protocol::{Fingerprint, Item, STAMP};
 use tradewind::region::Region;
 
 use crate::calls::CALLER;
-use crate::items::{key, row, s};
+use crate::items::{key, row, stamped};
 use crate::process::Process;
 use crate::world::{PLAIN, World, eventually_within};
 
@@ -17,13 +16,6 @@ const TOKYO: usize = 1;
 /// A barrier can take a minute where a stream's times are whole minutes, and there are several.
 const LONG: Duration = Duration::from_secs(400);
 const LOOK: Duration = Duration::from_millis(250);
-
-/// An item as the agent of a region that is no more would have written it: no agent replicates it.
-fn stamped(mut item: Item, millis: u64) -> Item {
-    let stamp = format!("tw1 {:016x} paris - - {} {:016x}", millis << 16, Fingerprint::of(&item), millis);
-    item.insert(STAMP.to_owned(), s(&stamp));
-    item
-}
 
 async fn running(more: &'static str) -> (World, Vec<Process>) {
     let mut world = World::prepared(2, PLAIN).await;

@@ -3,7 +3,7 @@
 use aws_sdk_dynamodb::primitives::Blob;
 use aws_sdk_dynamodb::types::AttributeValue as Value;
 use tradewind::item_json::item_json;
-use tradewind::protocol::{Item, STAMP};
+use tradewind::protocol::{Fingerprint, Item, STAMP};
 
 pub(crate) fn s(text: &str) -> Value {
     Value::S(text.to_owned())
@@ -69,4 +69,11 @@ fn sort_sets(value: &Value) -> Value {
         Value::M(map) => Value::M(map.iter().map(|(name, value)| (name.clone(), sort_sets(value))).collect()),
         other => other.clone(),
     }
+}
+
+/// An item as the agent of a region that is no more would have written it: no agent replicates it.
+pub(crate) fn stamped(mut item: Item, millis: u64) -> Item {
+    let stamp = format!("tw1 {:016x} paris - - {} {:016x}", millis << 16, Fingerprint::of(&item), millis);
+    item.insert(STAMP.to_owned(), s(&stamp));
+    item
 }

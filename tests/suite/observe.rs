@@ -243,7 +243,8 @@ async fn an_agent_whose_shard_is_not_read_is_not_alive() {
         let stuck = Arc::clone(&stuck);
         move |operation: &str, _: &str| {
             let hold = operation == "GetRecords" && stuck.load(Ordering::Relaxed);
-            if hold { Fate::Fail("InternalServerError") } else { Fate::Pass }
+            // Not the stream's failure, which a new process would meet, too.
+            if hold { Fate::Fail("ExpiredIteratorException") } else { Fate::Pass }
         }
     };
     world.tamper(DUBLIN, DUBLIN, tamper).await;

@@ -7,9 +7,9 @@ use serde_json::{Value, json};
 use tokio::process::Command;
 use tokio::time::timeout;
 use tradewind::config::Conflicts;
-use tradewind::protocol::{Fingerprint, Item, STAMP};
+use tradewind::protocol::Item;
 
-use crate::items::{key, row, s, without_stamp};
+use crate::items::{key, row, s, stamped, without_stamp};
 use crate::load::{Load, Mix, seed};
 use crate::process::{Process, run_json};
 use crate::world::{PLAIN, World, eventually_within};
@@ -260,13 +260,6 @@ async fn two_at_once_and_regions_without_agents_are_refused() {
     let (code, result) = repair(&world, &[]).await;
     let error = result["error"].as_str().unwrap();
     assert!(code == 69 && error.contains("tradewind run --region tokyo"), "{result:#}");
-}
-
-/// An item as the agent of a region that is no more would have written it: no agent replicates it.
-fn stamped(mut item: Item, millis: u64) -> Item {
-    let stamp = format!("tw1 {:016x} paris - - {} {:016x}", millis << 16, Fingerprint::of(&item), millis);
-    item.insert(STAMP.to_owned(), s(&stamp));
-    item
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
