@@ -20,11 +20,14 @@ const OREGON: usize = 2;
 
 /// A barrier can take a minute where a stream's times are whole minutes, and there are several.
 const LONG: Duration = Duration::from_secs(400);
+/// A hold is lost where its row can't be written for 2.5 of these; a busy engine may be silent for long.
+const SETTLE: Duration = Duration::from_secs(8);
 const LOOK: Duration = Duration::from_millis(250);
 
 /// Tables without streams, as they are before anyone thinks of replicating them.
 async fn before_streams(regions: usize) -> World {
     let mut world = World::bare(regions).await;
+    world.tuning.settle = SETTLE;
     world.conflicts = Conflicts::Table;
     for region in world.regions() {
         world.make_control_table(region).await;
