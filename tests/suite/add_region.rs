@@ -98,12 +98,12 @@ async fn a_region_joins_while_the_others_go_on() {
     // More than the load's.
     eventually_within(LONG, LOOK, "copies", there, |items| *items > 60).await;
     process.kill().await;
+    load.finish().await;
     for i in 100..110 {
         world.delete(DUBLIN, key(&format!("key {i}"))).await;
     }
     let (code, told) = add(&world, &[]).await;
     assert_eq!((code, &told["added"]), (0, &json!(true)), "{told:#}");
-    load.finish().await;
     world.put(OREGON, row("of its own", "one")).await;
     let contents = world.converged().await;
     assert!(contents.len() > 100, "{}", contents.len());

@@ -294,10 +294,10 @@ async fn a_repair_settles_by_versions_and_says_so_first() {
     };
     eventually_within(LONG, LOOK, "copies", lost, |lost| *lost > 5).await;
     process.kill().await;
+    load.finish().await;
     assert!(lost().await < 40, "it was killed too late");
     let (code, result) = repair(&world, &[]).await;
     assert_eq!(code, 0, "{result:#}");
-    load.finish().await;
     world.converged().await;
     for region in world.regions() {
         assert_eq!(world.get(region, &key("differs")).await, Some(row("differs", "new")));
