@@ -1,12 +1,14 @@
 //! Items about as large as an item can be, and many of them.
 
+use std::time::Duration;
+
 use aws_sdk_dynamodb::types::{PutRequest, WriteRequest};
 use tradewind::control::SK;
 use tradewind::item_json::item_json;
 use tradewind::protocol::Item;
 
 use crate::items::{item, key, row, s};
-use crate::world::{World, eventually};
+use crate::world::{World, eventually, eventually_within};
 
 /// What an item may hold, in bytes: 400 KB, with the names of its attributes.
 const LIMIT: usize = 400 * 1024;
@@ -99,7 +101,10 @@ async fn thousands_of_items_are_drained() {
     }
     world.tuning.concurrency = 64;
     world.start_agents().await;
-    eventually("all items", || async { world.tally(0).replicated }, |n| *n == ITEMS as u64).await;
+    // A slow engine takes minutes.
+    let (long, look) = (Duration::from_mins(5), Duration::from_millis(100));
+    let replicated = || async { world.tally(0).replicated };
+    eventually_within(long, look, "all items", replicated, |n| *n == ITEMS as u64).await;
     assert_eq!(world.converged().await.len(), ITEMS);
     let total = world.total();
     assert_eq!((total.records, total.agent_writes()), (2 * ITEMS as u64, ITEMS as u64), "{total:?}");

@@ -12,7 +12,7 @@ use tokio::process::Command;
 use crate::items::{key, row};
 use crate::process::{Process, run, run_json};
 use crate::verify::stamped;
-use crate::world::{PLAIN, World, eventually};
+use crate::world::{PLAIN, World, eventually, eventually_within};
 use tradewind_proxy::Fate;
 
 const DUBLIN: usize = 0;
@@ -329,6 +329,10 @@ async fn a_difference_that_verify_finds_is_told_until_a_later_one_finds_none() {
     process.kill().await;
 }
 
+/// Four agents and as many tables are much for a slow engine.
+const LONG: Duration = Duration::from_mins(4);
+const LOOK: Duration = Duration::from_millis(250);
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn the_agents_of_a_crew_are_put_together_and_counted_once() {
     let mut world = observed().await;
@@ -381,7 +385,8 @@ async fn the_agents_of_a_crew_are_put_together_and_counted_once() {
             region["agents"].as_array().map(Vec::len) == Some(agents) && names == expected
         })
     };
-    eventually("one owner a table", || all(&crew), |told| each_is_read_once(told, 3)).await;
+    eventually_within(LONG, LOOK, "one owner a table", || all(&crew), |told| each_is_read_once(told, 3))
+        .await;
     let writes = tables.len() * 4;
     for (i, table) in (0..writes).zip(tables.iter().cycle()) {
         let put = world.app(DUBLIN).put_item().table_name(table).set_item(Some(row(&i.to_string(), "1")));
@@ -389,11 +394,11 @@ async fn the_agents_of_a_crew_are_put_together_and_counted_once() {
     }
     let replicated =
         |told: &Vec<serde_json::Value>| told.iter().all(|region| region["total"]["replicated"] == writes);
-    eventually("each write counted once", || all(&crew), replicated).await;
+    eventually_within(LONG, LOOK, "each write counted once", || all(&crew), replicated).await;
 
     // One that is killed is gone, and its tables are another's.
     crew.remove(0).0.kill().await;
-    eventually("two agents", || all(&crew), |told| each_is_read_once(told, 2)).await;
+    eventually_within(LONG, LOOK, "two agents", || all(&crew), |told| each_is_read_once(told, 2)).await;
     for (process, _) in crew.drain(..) {
         process.kill().await;
     }
@@ -401,6 +406,6 @@ async fn the_agents_of_a_crew_are_put_together_and_counted_once() {
     let silent = |told: &Vec<serde_json::Value>| {
         told.iter().all(|region| region["heard"] == false && region["agents"][0]["heard"] == false)
     };
-    eventually("silence", || all(&[]), silent).await;
+    eventually_within(LONG, LOOK, "silence", || all(&[]), silent).await;
     tokyo.kill().await;
 }
