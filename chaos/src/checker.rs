@@ -11,8 +11,8 @@ use serde::Serialize;
 
 use crate::history::{History, Image, Millis, Operation, Outcome, Seen};
 
-/// Violations beyond these are counted, but not told.
-const MOST: usize = 40;
+/// Of each kind, violations beyond these are counted, but not told: many of one must not hide another.
+const MOST_OF_A_KIND: usize = 10;
 /// Lines of a key's history.
 const LINES: usize = 60;
 
@@ -114,9 +114,10 @@ pub fn judge(history: &History, is_excused: impl Fn(&str) -> bool) -> Judgement 
     for region in 0..history.regions.len() {
         judgement.read(history, region, &mut claims);
     }
+    // The worst first.
+    judgement.check_stored(history, &is_excused);
     judgement.check_claims(history, &claims);
     judgement.check_acknowledged(history);
-    judgement.check_stored(history, &is_excused);
     judgement.check_effort(history);
     judgement
 }
@@ -124,7 +125,7 @@ pub fn judge(history: &History, is_excused: impl Fn(&str) -> bool) -> Judgement 
 impl Judgement {
     fn fail(&mut self, history: &History, kind: &'static str, key: Option<&str>, message: String) {
         self.violation_count += 1;
-        if self.violations.len() < MOST {
+        if self.violations.iter().filter(|told| told.kind == kind).count() < MOST_OF_A_KIND {
             let lines = key.map(|key| self.story(history, key)).unwrap_or_default();
             self.violations.push(Violation { kind, key: key.map(str::to_owned), message, history: lines });
         }

@@ -1,5 +1,6 @@
 //! What a run came to: as JSON, as `JUnit` XML, and as one HTML file that needs nothing else.
 
+use std::collections::HashMap;
 use std::fmt::Write as _;
 
 use clap::ValueEnum;
@@ -15,6 +16,8 @@ use crate::scenario::Scenario;
 const PAGE: &str = include_str!("report.html");
 /// What of the page the reports take the place of.
 const DATA: &str = "/*REPORTS*/[]";
+/// How many violations of a kind a terminal shows.
+const MOST_OF_A_KIND: usize = 3;
 
 #[derive(Clone, Debug, Serialize)]
 pub struct Report {
@@ -150,11 +153,17 @@ impl Report {
             self.max_lag(),
             self.stale.longest,
         );
-        for violation in self.violations.iter().take(10) {
+        let mut told: HashMap<&str, usize> = HashMap::new();
+        for violation in &self.violations {
+            let told = told.entry(violation.kind).or_default();
+            *told += 1;
+            if *told > MOST_OF_A_KIND {
+                continue;
+            }
             let key = violation.key.as_ref().map(|key| format!(" key {key}:")).unwrap_or_default();
             let _ = write!(text, "\n        {}:{key} {}", violation.kind, violation.message);
         }
-        if self.violation_count > 10 {
+        if told.values().any(|told| *told > MOST_OF_A_KIND) {
             let _ =
                 write!(text, "\n        ... {} in all; the report has their histories", self.violation_count);
         }
