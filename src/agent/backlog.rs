@@ -26,10 +26,16 @@ pub(super) struct Backlogs {
 struct State {
     peers: Vec<Origin>,
     found: BTreeMap<(ShardId, Origin), Found>,
-    read: BTreeMap<ShardId, Instant>,
-    failed: BTreeMap<ShardId, Instant>,
+    looks: BTreeMap<ShardId, Look>,
     /// What the peers' agents say has arrived here.
     arrived: Floors,
+}
+
+/// When a shard was read last, and when the stream last did not let it be since.
+#[derive(Debug)]
+struct Look {
+    read: Instant,
+    failed: Option<Instant>,
 }
 
 /// What a track found of one peer in one shard.
@@ -87,21 +93,20 @@ impl Backlogs {
 
     /// Notes that a shard has just been read.
     pub(super) fn read(&self, shard: &ShardId) {
-        let mut state = self.lock();
-        state.read.insert(shard.clone(), Instant::now());
-        state.failed.remove(shard);
+        self.lock().looks.insert(shard.clone(), Look { read: Instant::now(), failed: None });
     }
 
-    /// Notes that the stream did not let a shard be read just now.
+    /// Notes that the stream did not let a shard be read just now. Of one that this agent does not read,
+    /// nothing is noted.
     pub(super) fn failed(&self, shard: &ShardId) {
-        self.lock().failed.insert(shard.clone(), Instant::now());
+        if let Some(look) = self.lock().looks.get_mut(shard) {
+            look.failed = Some(Instant::now());
+        }
     }
 
     /// Notes that a shard has been read to its end: it is not to be read again.
     pub(super) fn closed(&self, shard: &ShardId) {
-        let mut state = self.lock();
-        state.read.remove(shard);
-        state.failed.remove(shard);
+        self.lock().looks.remove(shard);
     }
 
     /// Notes that a peer has all of a shard that has ended.
@@ -113,8 +118,7 @@ impl Backlogs {
     pub(super) fn forget(&self, shard: &ShardId) {
         let mut state = self.lock();
         state.found.retain(|(of, _), _| of != shard);
-        state.read.remove(shard);
-        state.failed.remove(shard);
+        state.looks.remove(shard);
     }
 
     pub(super) fn arrived(&self, arrived: Floors) {
@@ -145,13 +149,14 @@ impl Backlogs {
 
     /// The shards that this agent reads, and how long ago each was read.
     pub(super) fn unread(&self) -> BTreeMap<ShardId, Duration> {
-        self.lock().read.iter().map(|(shard, at)| (shard.clone(), at.elapsed())).collect()
+        self.lock().looks.iter().map(|(shard, look)| (shard.clone(), look.read.elapsed())).collect()
     }
 
     /// The shards that are asked for, and which the stream does not let be read.
     pub(super) fn failing(&self) -> BTreeSet<ShardId> {
         let state = self.lock();
-        let failing = state.failed.iter().filter(|(_, at)| at.elapsed() < FAILING);
+        let is_failing = |look: &Look| look.failed.is_some_and(|at| at.elapsed() < FAILING);
+        let failing = state.looks.iter().filter(|(_, look)| is_failing(look));
         failing.map(|(shard, _)| shard.clone()).collect()
     }
 

@@ -3,7 +3,7 @@
 use clap::Args;
 use serde::Serialize;
 
-use super::chosen::known;
+use super::chosen::{connected, known};
 use super::seeding::{Pace, bootstrapped, is_done, text as copies};
 use super::{ConfigFile, Exit, Failure, report};
 use crate::operate::{Joining, Plan, SeedOptions, Seeded, join};
@@ -50,7 +50,7 @@ impl AddRegion {
         let config = self.config.load()?;
         let name = known(&config, &self.region)?;
         let regions = Region::connect_all(&config).await;
-        let new = regions.get(&name).ok_or_else(|| Failure::internal("a region without a client"))?;
+        let new = connected(&regions, &name)?;
         let plan = Plan::make(&config, &regions, true).await?;
         let mut addition =
             Addition { plan, joining: None, seeded: Vec::new(), added: false, dry_run: self.dry_run };

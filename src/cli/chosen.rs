@@ -57,6 +57,14 @@ impl Reached {
     }
 }
 
+/// A region among those that were connected to.
+pub(super) fn connected<'a>(
+    regions: &'a BTreeMap<Origin, Region>,
+    name: &Origin,
+) -> Result<&'a Region, Failure> {
+    regions.get(name).ok_or_else(|| Failure::internal("a region without a client"))
+}
+
 /// The region of that name.
 pub(super) fn known(config: &Config, name: &str) -> Result<Origin, Failure> {
     config.region(name).map(|region| region.name.clone()).ok_or_else(|| {

@@ -43,9 +43,8 @@ Exit codes:
   0    done
   1    the replicas differ (demo, verify, repair --dry-run), a copy was refused or left (bootstrap,
        repair), not in time (wait), over --max-lag (status), an agent has not answered (pause, resume),
-       a region is not added or removed yet (add-region, remove-region),
-       something must be mended (doctor), letters are left
-       (dead-letters replay), or the agent is not well (health)
+       a region is not added or removed yet (add-region, remove-region), something must be mended
+       (doctor), letters are left (dead-letters replay), or the agent is not well (health)
   64   the command line or regions.toml is wrong, or --listen lacks its token
   69   a region can't be reached, a table is missing or does not fit, the address of --listen is taken,
        or no agent answers (health)
@@ -157,9 +156,9 @@ impl Invocation {
     pub fn log_level(&self) -> LevelFilter {
         match self.0.command {
             Command::Run(_) => LevelFilter::INFO,
-            Command::Bootstrap(_)
+            Command::AddRegion(_)
+            | Command::Bootstrap(_)
             | Command::Completions(_)
-            | Command::AddRegion(_)
             | Command::Conflicts(_)
             | Command::DeadLetters(_)
             | Command::Demo(_)
@@ -185,9 +184,9 @@ impl Invocation {
         let result = runtime.map_err(Failure::internal).and_then(|runtime| {
             let result = runtime.block_on(async {
                 match command {
+                    Command::AddRegion(addition) => Box::pin(addition.run(json)).await,
                     Command::Bootstrap(bootstrap) => Box::pin(bootstrap.run(json)).await,
                     Command::Completions(completions) => completions.run::<Cli>(),
-                    Command::AddRegion(addition) => Box::pin(addition.run(json)).await,
                     Command::Conflicts(conflicts) => conflicts.run(json).await,
                     Command::DeadLetters(letters) => letters.run(json).await,
                     Command::Demo(demo) => demo.run(json).await,

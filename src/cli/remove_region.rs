@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use clap::Args;
 
-use super::chosen::known;
+use super::chosen::{connected, known};
 use super::{ConfigFile, Exit, Failure, moment, report};
 use crate::operate::{Arrival, Removal, RemoveOptions, remove};
 use crate::region::Region;
@@ -39,7 +39,7 @@ impl RemoveRegion {
         let config = self.config.load()?;
         let name = known(&config, &self.region)?;
         let regions = Region::connect_all(&config).await;
-        let gone = regions.get(&name).ok_or_else(|| Failure::internal("a region without a client"))?;
+        let gone = connected(&regions, &name)?;
         let Self { force, dry_run, timeout, .. } = self;
         let removal = remove(&config, &regions, gone, RemoveOptions { force, dry_run, timeout }).await?;
         let done = removal.removed || dry_run && removal.is_ready(force);

@@ -8,7 +8,7 @@ use serde::Serialize;
 use tokio::task::JoinSet;
 use tokio::time::Instant;
 
-use super::chosen::known;
+use super::chosen::{connected, known};
 use super::progress::Progress;
 use super::{ConfigFile, Exit, Failure, moment, report};
 use crate::config::Config;
@@ -91,7 +91,7 @@ impl Wait {
         {
             return Err(Failure::new(Exit::Usage, format!("no table of {origin} is called {missing:?}")));
         }
-        let region = regions.get(origin).ok_or_else(|| Failure::internal("a region without a client"))?;
+        let region = connected(regions, origin)?;
         let mut progress = Progress::new("waiting", None, json);
         let mut all = Vec::new();
         let mut waits = JoinSet::new();

@@ -37,26 +37,6 @@ pub(in crate::operate) struct ScannedReplica {
 }
 
 impl ScannedReplica {
-    pub(in crate::operate) fn new(
-        region: Region,
-        table: String,
-        keys: KeySchema,
-        selections: Arc<Selections>,
-        estimate: u64,
-        budget: Arc<Budget>,
-    ) -> Self {
-        Self {
-            region,
-            table,
-            keys,
-            selections,
-            estimate,
-            budget,
-            items: AtomicU64::new(0),
-            milliunits: AtomicU64::new(0),
-        }
-    }
-
     pub(in crate::operate) fn items(&self) -> u64 {
         self.items.load(Ordering::Relaxed)
     }
@@ -168,9 +148,16 @@ pub(in crate::operate) async fn replicas(
         let described = describe(region, physical).await;
         let described = described.map_err(|fault| OperateError::at(region, physical, fault))?;
         let estimate = described.table.item_count().and_then(|n| u64::try_from(n).ok()).unwrap_or_default();
-        let (region, budget) = (region.clone(), budget.clone());
-        let (keys, selections) = (described.key_schema, Arc::clone(&selections));
-        replicas.push(ScannedReplica::new(region, physical.clone(), keys, selections, estimate, budget));
+        replicas.push(ScannedReplica {
+            region: region.clone(),
+            table: physical.clone(),
+            keys: described.key_schema,
+            selections: Arc::clone(&selections),
+            estimate,
+            budget: Arc::clone(budget),
+            items: AtomicU64::new(0),
+            milliunits: AtomicU64::new(0),
+        });
     }
     Ok(replicas.into())
 }

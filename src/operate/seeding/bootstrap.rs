@@ -10,7 +10,7 @@ use tracing::{info, warn};
 
 use super::hold::Hold;
 use super::seeder::Seeder;
-use super::{HOLD_FOR, SeedError, SeedOptions, SeedPhase, SeedProgress, Seeded};
+use super::{HOLD_FOR, SeedError, SeedOptions, SeedProgress, Seeded};
 use crate::config::Config;
 use crate::control::{ControlTable, SeededSegment, SegmentPosition};
 use crate::lag::wall_millis;
@@ -40,7 +40,7 @@ pub async fn bootstrap(
         }
         let replicas = super::replicas(config, table, regions, options).await?;
         let seeder = Arc::new(Seeder::new(table, replicas, &config.tuning, options));
-        let work = seed_table(config, regions, &seeder, stop.clone());
+        let work = seed_table(regions, &seeder, stop.clone());
         let complete = super::told(work, &seeder, audience).await?;
         results.push(seeder.result(complete));
     }
@@ -49,25 +49,17 @@ pub async fn bootstrap(
 
 /// Whether all keys were seen to.
 async fn seed_table(
-    config: &Config,
     regions: &BTreeMap<Origin, Region>,
     seeder: &Arc<Seeder>,
     stop: watch::Receiver<bool>,
 ) -> Result<bool, SeedError> {
-    let SeedOptions { dry_run, patience, .. } = seeder.options;
     let mut segments = segments(seeder).await?;
     loop {
-        seeder.enter(SeedPhase::WaitingForAgents);
-        let hold = if dry_run {
-            None
-        } else {
-            Some(Arc::new(Hold::raise(&seeder.table, regions, &config.tuning, patience).await?))
-        };
+        let hold = seeder.raise(regions).await?;
         if let Some(hold) = &hold {
             segments.iter_mut().filter(|row| row.hold == 0).for_each(|row| row.hold = hold.number);
         }
         let first_hold = segments.iter().map(|row| row.hold).min().unwrap_or_default();
-        seeder.enter(SeedPhase::Seeding);
         let until = Instant::now() + HOLD_FOR;
         for source in 0..seeder.replicas.len() {
             let mut reads = JoinSet::new();
@@ -92,14 +84,8 @@ async fn seed_table(
             }
         }
         let complete = segments.iter().all(|row| row.at == SegmentPosition::End);
-        if let Some(hold) = hold {
-            seeder.enter(SeedPhase::Ending);
-            // All who shared it have ended.
-            if let Some(hold) = Arc::into_inner(hold) {
-                hold.release().await?;
-            }
-        }
-        if complete && !dry_run {
+        seeder.release(hold).await?;
+        if complete && !seeder.options.dry_run {
             forget(seeder, &segments).await?;
         }
         if complete || *stop.borrow() {

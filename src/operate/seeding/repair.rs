@@ -6,7 +6,6 @@ use std::sync::Arc;
 
 use tokio::time::Instant;
 
-use super::hold::Hold;
 use super::seeder::Seeder;
 use super::{HOLD_FOR, SeedError, SeedOptions, SeedPhase, SeedProgress, Seeded};
 use crate::config::Config;
@@ -29,18 +28,14 @@ pub async fn repair(
     for table in &super::tables(config, regions, options).await? {
         let replicas = super::replicas(config, table, regions, options).await?;
         let seeder = Arc::new(Seeder::new(table, replicas, &config.tuning, options));
-        super::told(repair_table(config, regions, &seeder), &seeder, audience).await?;
+        super::told(repair_table(regions, &seeder), &seeder, audience).await?;
         results.push(seeder.result(true));
     }
     Ok(results)
 }
 
-async fn repair_table(
-    config: &Config,
-    regions: &BTreeMap<Origin, Region>,
-    seeder: &Arc<Seeder>,
-) -> Result<bool, SeedError> {
-    let SeedOptions { segments, memory, dry_run, patience, .. } = seeder.options;
+async fn repair_table(regions: &BTreeMap<Origin, Region>, seeder: &Arc<Seeder>) -> Result<bool, SeedError> {
+    let SeedOptions { segments, memory, .. } = seeder.options;
     seeder.enter(SeedPhase::Comparing);
     let (compared, mut found) = suspects(&seeder.table, &seeder.replicas, segments, memory).await?;
     seeder.has_read(usize::try_from(compared).unwrap_or(usize::MAX));
@@ -51,23 +46,14 @@ async fn repair_table(
         if next.is_empty() {
             return Ok(true);
         }
-        seeder.enter(SeedPhase::WaitingForAgents);
-        let hold = if dry_run {
-            None
-        } else {
-            Some(Arc::new(Hold::raise(&seeder.table, regions, &config.tuning, patience).await?))
-        };
-        seeder.enter(SeedPhase::Seeding);
+        let hold = seeder.raise(regions).await?;
         let until = Instant::now() + HOLD_FOR;
         while !next.is_empty() {
             let suspects = seeder.find(hold.as_ref(), next, None).await?;
             seeder.settle(hold.as_ref(), suspects).await?;
             next = if Instant::now() < until { some(&mut left)? } else { Vec::new() };
         }
-        if let Some(hold) = hold.and_then(Arc::into_inner) {
-            seeder.enter(SeedPhase::Ending);
-            hold.release().await?;
-        }
+        seeder.release(hold).await?;
     }
 }
 

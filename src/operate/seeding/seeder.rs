@@ -127,6 +127,31 @@ impl Seeder {
         }
     }
 
+    /// Raises a hold, but for a dry run; from then on keys may be seeded.
+    pub(super) async fn raise(
+        &self,
+        regions: &BTreeMap<Origin, Region>,
+    ) -> Result<Option<Arc<Hold>>, SeedError> {
+        self.enter(SeedPhase::WaitingForAgents);
+        let SeedOptions { dry_run, patience, .. } = self.options;
+        let hold = if dry_run {
+            None
+        } else {
+            Some(Arc::new(Hold::raise(&self.table, regions, &self.tuning, patience).await?))
+        };
+        self.enter(SeedPhase::Seeding);
+        Ok(hold)
+    }
+
+    /// Releases a hold, once all who shared it have ended.
+    pub(super) async fn release(&self, hold: Option<Arc<Hold>>) -> Result<(), SeedError> {
+        if let Some(hold) = hold.and_then(Arc::into_inner) {
+            self.enter(SeedPhase::Ending);
+            hold.release().await?;
+        }
+        Ok(())
+    }
+
     /// What came of it.
     pub(super) fn result(&self, complete: bool) -> Seeded {
         let mut result = self.state().result.clone();

@@ -10,7 +10,7 @@ use crate::protocol::{Fingerprint, Item, KeyId, Stamp, Version};
 
 /// What one replica holds for a key, in few bytes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(in crate::operate) enum Trace {
+pub(super) enum Trace {
     Nothing,
     Marked(VersionPrint),
     Item(Fingerprint, Option<VersionPrint>),
@@ -21,7 +21,7 @@ pub(in crate::operate) enum Trace {
 
 /// 64 bits that tell one version from another.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(in crate::operate) struct VersionPrint(u64);
+pub(super) struct VersionPrint(u64);
 
 impl VersionPrint {
     fn of(version: &Version) -> Self {
@@ -64,11 +64,11 @@ impl Trace {
 /// What is known of one key.
 #[derive(Clone, Debug, PartialEq)]
 pub(in crate::operate) struct Entry {
-    pub(in crate::operate) id: KeyId,
+    pub(super) id: KeyId,
     /// The values of the key attributes, in the order of the schema.
     pub(in crate::operate) key: Box<[AttributeValue]>,
     /// By replica.
-    pub(in crate::operate) traces: Box<[Trace]>,
+    pub(super) traces: Box<[Trace]>,
 }
 
 /// Entries in the order in which they came. Its file has no name, and is gone with the process,
@@ -88,7 +88,7 @@ impl Pile {
         Self { room, recent: Vec::new(), file: None, count: 0, bytes: 0 }
     }
 
-    pub(in crate::operate) fn count(&self) -> u64 {
+    pub(super) fn count(&self) -> u64 {
         self.count
     }
 
