@@ -3,12 +3,11 @@
 use std::time::Duration;
 
 use serde_json::{Value, json};
-use tokio::time::timeout;
 use tradewind::agent::Agent;
 
 use crate::items::{key, row};
 use crate::load::{Load, Mix, seed};
-use crate::process::{Process, run_json};
+use crate::process::{Process, run_json, run_json_within};
 use crate::without::Without;
 use crate::world::{PLAIN, World, eventually_within};
 
@@ -50,11 +49,8 @@ async fn start_anew(world: &mut World, agents: Vec<Agent>) {
 }
 
 async fn add(world: &World, more: &[&str]) -> (i32, Value) {
-    let mut command = world.tradewind(DUBLIN, &[&["add-region", "oregon", "--json"], more].concat());
-    let output = timeout(LONG, command.output()).await.expect("an end in time").expect("a process");
-    let text = String::from_utf8(output.stdout).expect("UTF-8");
-    let result = serde_json::from_str(&text).unwrap_or_else(|_| panic!("{text}"));
-    (output.status.code().expect("a code"), result)
+    let arguments = [&["add-region", "oregon"], more].concat();
+    run_json_within(LONG, world.tradewind(DUBLIN, &arguments)).await
 }
 
 fn regions(agents: &Value) -> Vec<&str> {

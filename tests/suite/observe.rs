@@ -9,9 +9,8 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::process::Command;
 
-use crate::items::{key, row};
+use crate::items::{key, row, stamped};
 use crate::process::{Process, run, run_json};
-use crate::verify::stamped;
 use crate::world::{PLAIN, World, eventually, eventually_within};
 use tradewind_proxy::Fate;
 

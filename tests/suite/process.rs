@@ -1,6 +1,7 @@
 //! The binary as a process.
 
 use std::process::{ExitStatus, Output, Stdio};
+use std::time::Duration;
 
 use tokio::io::{AsyncBufReadExt, BufReader, Lines};
 use tokio::process::{Child, ChildStderr, Command};
@@ -40,17 +41,26 @@ pub(crate) fn tradewind(arguments: &[&str]) -> Command {
 }
 
 /// Runs a command to its end: its exit code, and what it wrote to standard output and error.
-pub(crate) async fn run(mut command: Command) -> (i32, String, String) {
-    let output = timeout(PATIENCE, command.output()).await.expect("an end in time").expect("a process");
+pub(crate) async fn run(command: Command) -> (i32, String, String) {
+    run_within(PATIENCE, command).await
+}
+
+async fn run_within(patience: Duration, mut command: Command) -> (i32, String, String) {
+    let output = timeout(patience, command.output()).await.expect("an end in time").expect("a process");
     let Output { status, stdout, stderr } = output;
     let text = |bytes| String::from_utf8(bytes).expect("UTF-8");
     (code(status), text(stdout), text(stderr))
 }
 
 /// Runs a command to its end, with `--json`: its exit code, and what it printed.
-pub(crate) async fn run_json(mut command: Command) -> (i32, serde_json::Value) {
+pub(crate) async fn run_json(command: Command) -> (i32, serde_json::Value) {
+    run_json_within(PATIENCE, command).await
+}
+
+/// The same, where it takes longer.
+pub(crate) async fn run_json_within(patience: Duration, mut command: Command) -> (i32, serde_json::Value) {
     command.arg("--json");
-    let (code, out, log) = run(command).await;
+    let (code, out, log) = run_within(patience, command).await;
     let printed = serde_json::from_str(&out);
     (code, printed.unwrap_or_else(|error| panic!("{error}: {out}\n{log}")))
 }

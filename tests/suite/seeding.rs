@@ -4,14 +4,12 @@
 use std::time::Duration;
 
 use serde_json::{Value, json};
-use tokio::process::Command;
-use tokio::time::timeout;
 use tradewind::config::Conflicts;
 use tradewind::protocol::Item;
 
 use crate::items::{key, row, s, stamped, without_stamp};
 use crate::load::{Load, Mix, seed};
-use crate::process::{Process, run_json};
+use crate::process::{Process, run_json, run_json_within};
 use crate::world::{PLAIN, World, eventually_within};
 
 const DUBLIN: usize = 0;
@@ -43,24 +41,22 @@ async fn go_live(world: &mut World) {
     world.start_agents().await;
 }
 
-async fn json(mut command: Command) -> (i32, Value) {
-    let output =
-        timeout(LONG, command.arg("--json").output()).await.expect("an end in time").expect("a process");
-    let text = String::from_utf8(output.stdout).expect("UTF-8");
-    let result = serde_json::from_str(&text).unwrap_or_else(|_| panic!("{text}"));
-    (output.status.code().expect("a code"), result)
-}
-
 async fn bootstrap(world: &World, arguments: &[&str]) -> (i32, Value) {
-    json(world.tradewind(DUBLIN, &[&["bootstrap"], arguments].concat())).await
+    run_json_within(LONG, world.tradewind(DUBLIN, &[&["bootstrap"], arguments].concat())).await
 }
 
 async fn repair(world: &World, arguments: &[&str]) -> (i32, Value) {
-    json(world.tradewind(DUBLIN, &[&["repair"], arguments].concat())).await
+    run_json_within(LONG, world.tradewind(DUBLIN, &[&["repair"], arguments].concat())).await
+}
+
+/// Waits until Tokyo has more items than this.
+async fn copied(world: &World, items: usize) {
+    let there = || async { world.all_items(TOKYO).await.len() };
+    eventually_within(LONG, LOOK, "copies", there, |there| *there > items).await;
 }
 
 async fn agrees(world: &World) {
-    let (code, result) = json(world.tradewind(DUBLIN, &["verify"])).await;
+    let (code, result) = run_json_within(LONG, world.tradewind(DUBLIN, &["verify"])).await;
     assert_eq!((code, &result["tables"][0]["items_differing"]), (0, &json!(0)), "{result:#}");
 }
 
@@ -105,7 +101,7 @@ async fn what_was_there_before_the_streams_is_brought_to_all_regions() {
     assert_eq!(contents.len(), 130);
     // Of two items without a version, the first region's wins; the other is recorded.
     assert_eq!(world.get(TOKYO, &key("key 115")).await, Some(row("key 115", "dublin")));
-    let (_, conflicts) = json(world.tradewind(DUBLIN, &["conflicts", "list"])).await;
+    let (_, conflicts) = run_json_within(LONG, world.tradewind(DUBLIN, &["conflicts", "list"])).await;
     assert_eq!(conflicts.as_array().unwrap().len(), 10, "{conflicts:#}");
     for region in world.regions() {
         assert_eq!(holds(&world, region).await, (1, 2));
@@ -155,15 +151,9 @@ async fn applications_write_meanwhile_and_always_win() {
     go_live(&mut world).await;
     // The load's keys are the first forty of them.
     let load = Load::paced(&world, seed(), Mix::Everything, 40, u64::MAX, Duration::from_millis(100));
-    let bootstrapping = tokio::spawn(json(world.tradewind(DUBLIN, &["bootstrap", "--write-units", "100"])));
-    eventually_within(
-        LONG,
-        LOOK,
-        "copies",
-        || async { world.all_items(TOKYO).await.len() },
-        |items| *items > 60,
-    )
-    .await;
+    let bootstrapping =
+        tokio::spawn(run_json_within(LONG, world.tradewind(DUBLIN, &["bootstrap", "--write-units", "100"])));
+    copied(&world, 60).await;
     for i in 100..110 {
         world.delete(DUBLIN, key(&format!("key {i}"))).await;
         world.delete(OREGON, key(&format!("key {}", i + 50))).await;
@@ -222,14 +212,7 @@ async fn an_interrupted_bootstrap_ends_well() {
     go_live(&mut world).await;
     let slow = ["bootstrap", "--write-units", "20", "--json"];
     let process = Process::start(world.tradewind(TOKYO, &slow));
-    eventually_within(
-        LONG,
-        LOOK,
-        "copies",
-        || async { world.all_items(TOKYO).await.len() },
-        |items| *items > 10,
-    )
-    .await;
+    copied(&world, 10).await;
     process.signal("INT").await;
     let (code, printed) = process.end().await;
     let result: Value = serde_json::from_str(&printed).expect("JSON");
@@ -248,14 +231,7 @@ async fn two_at_once_and_regions_without_agents_are_refused() {
     }
     go_live(&mut world).await;
     let _first = Process::start(world.tradewind(TOKYO, &["bootstrap", "--write-units", "20"]));
-    eventually_within(
-        LONG,
-        LOOK,
-        "copies",
-        || async { world.all_items(TOKYO).await.len() },
-        |items| *items > 10,
-    )
-    .await;
+    copied(&world, 10).await;
     let (code, result) = bootstrap(&world, &[]).await;
     let error = result["error"].as_str().unwrap();
     assert!(code == 69 && error.contains("another bootstrap or repair"), "{result:#}");

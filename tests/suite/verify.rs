@@ -5,9 +5,9 @@ use std::time::Duration;
 use serde_json::{Value, json};
 use tokio::time::timeout;
 use tradewind::item_json::item_json;
-use tradewind::protocol::{Fingerprint, Item, STAMP};
+use tradewind::protocol::{Item, STAMP};
 
-use crate::items::{key, row, s};
+use crate::items::{key, row, s, stamped};
 use crate::load::{Load, Mix, seed};
 use crate::process::{run, run_json};
 use crate::world::{PLAIN, World};
@@ -108,13 +108,6 @@ async fn an_item_that_waits_for_its_delete_is_told_as_such() {
     world.start_agent(TOKYO).await;
     let (code, text, _) = waiting.await.unwrap();
     assert_eq!(code, 0, "{text}");
-}
-
-/// An item as an agent would have written it.
-pub(crate) fn stamped(mut item: Item, millis: u64) -> Item {
-    let stamp = format!("tw1 {:016x} dublin - - {} {:016x}", millis << 16, Fingerprint::of(&item), 7);
-    item.insert(STAMP.to_owned(), s(&stamp));
-    item
 }
 
 fn marked(id: &str, millis: u64) -> Item {
