@@ -179,7 +179,7 @@ impl Progress {
         let age = Duration::from_millis(now.saturating_sub(last));
         // What fills no page is all that there was, if it is of just now as far as creation times say.
         let precision = if last.is_multiple_of(60_000) { COARSEST } else { Duration::ZERO };
-        let is_all = end.records < FULL && age <= JUST_NOW + precision;
+        let is_all = end.whole || (end.records < FULL && age <= JUST_NOW + precision);
         Some(if is_all { Duration::ZERO } else { age })
     }
 
@@ -282,23 +282,24 @@ impl Tip {
         if page.records > 0 {
             let age =
                 page.served_millis.zip(page.last_millis).map(|(served, last)| served.saturating_sub(last));
-            self.near = age.is_some_and(|age| Duration::from_millis(age) <= NEAR);
+            self.near = page.whole || age.is_some_and(|age| Duration::from_millis(age) <= NEAR);
             self.followed |= age.is_some_and(|age| Duration::from_millis(age) <= NEAR + COARSEST);
             self.empty_since = None;
         } else {
             let since = *self.empty_since.get_or_insert(page.asked);
             self.followed |= page.open && page.asked.duration_since(since) >= settle;
         }
-        let at_tip = self.followed && self.empty_pages >= TIP_PAGES && page.open;
+        // In a shard that has ended, a child's records may be older than an empty page.
+        let at_tip = page.open && (page.whole || (self.followed && self.empty_pages >= TIP_PAGES));
         let (shown_to, read_to, millis) = match (page.last_millis, page.served_millis) {
-            // In a shard that has ended, a child's records may be older than an empty page.
-            (None, _) if !at_tip => return,
             // What was written some time ago would have shown by now.
-            (None, served) => {
+            (last, served) if at_tip => {
                 let margin = u64::try_from((settle + COARSEST).as_millis()).unwrap_or(u64::MAX);
                 let shown_to = page.asked.checked_sub(STREAM_DELAY);
-                (shown_to, page.asked.checked_sub(settle), served.unwrap_or_default().saturating_sub(margin))
+                let millis = served.unwrap_or_default().saturating_sub(margin);
+                (shown_to, page.asked.checked_sub(settle), millis.max(last.unwrap_or_default()))
             }
+            (None, _) => return,
             // Further records of the last one's second may be unread, and requests may have been
             // under way when a watermark was seen.
             (Some(last), Some(served)) => {
@@ -323,6 +324,7 @@ pub(super) struct PageEnd {
     pub(super) records: usize,
     pub(super) closed: bool,
     open: bool,
+    whole: bool,
     asked: Instant,
     pub(super) served_millis: Option<u64>,
 }
@@ -337,6 +339,7 @@ impl PageEnd {
             records: page.records.len(),
             closed: page.closed,
             open: page.open,
+            whole: page.whole,
             asked: page.asked,
             served_millis: page.served_millis,
         }
@@ -363,10 +366,36 @@ mod tests {
             records: usize::try_from(records).expect("few"),
             closed: false,
             open: true,
+            whole: false,
             asked: Instant::now(),
             served_millis: None,
         };
         progress.judged(&page, Needs { oldest, floors: Arc::default() });
+    }
+
+    #[test]
+    fn a_page_with_all_there_was_passes_the_barriers_before_it() {
+        for whole in [true, false] {
+            let mut progress = Progress::new(shard(), BTreeMap::new(), Duration::from_secs(1));
+            progress.raised(7);
+            progress.next_ordinal();
+            let page = PageEnd {
+                shard: shard(),
+                position: Some(Position::After(Sequence::new("1"))),
+                last_millis: Some(60_000),
+                records: 1,
+                closed: false,
+                open: true,
+                whole,
+                asked: Instant::now() + STREAM_DELAY,
+                served_millis: Some(119_000),
+            };
+            progress.judged(&page, Needs { oldest: 0, floors: Arc::default() });
+            let barrier = |unfinished| {
+                progress.checkpoint(unfinished, &Needs { oldest: 0, floors: Arc::default() }).barrier
+            };
+            assert_eq!((barrier(0), barrier(1)), (0, if whole { 7 } else { 0 }));
+        }
     }
 
     fn three_pages() -> Progress {

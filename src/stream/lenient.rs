@@ -18,7 +18,9 @@ use crate::protocol::{Item, Record};
 pub(super) fn read(body: &[u8]) -> Option<ReadPage> {
     let answer: Value = serde_json::from_slice(body).ok()?;
     let records = answer.get("Records")?.as_array()?;
+    let sizes = records.iter().filter_map(|record| record.get("dynamodb")?.get("SizeBytes")?.as_u64());
     Some(ReadPage {
+        bytes: sizes.sum(),
         records: records.iter().map(record).collect(),
         next: answer.get("NextShardIterator").and_then(Value::as_str).map(str::to_owned),
     })

@@ -19,6 +19,11 @@ use crate::protocol::Record;
 const PAGE: i32 = 1_000;
 /// A page with at least so many records hardly was the last one.
 const FULL: usize = 500;
+/// A page of so many bytes may end where it does for its size: 1 MB is GetRecords' limit, and a record is
+/// 800 KB at most.
+const HEAVY: u64 = 200_000;
+/// In the place of a region, in the name of a stream of DynamoDB Local.
+const DYNAMODB_LOCAL: &str = "ddblocal";
 
 /// What came of one call for records.
 #[derive(Debug)]
@@ -30,6 +35,8 @@ pub struct Page {
     pub closed: bool,
     /// The shard is not known to have ended: when nothing comes, this may be the tip.
     pub open: bool,
+    /// It holds all that there was after the page before it, for certain.
+    pub whole: bool,
     /// When the call was made.
     pub asked: Instant,
     /// When it was answered, by the service's own clock, in milliseconds since the Unix epoch.
@@ -67,6 +74,14 @@ pub struct Stream {
 }
 
 impl Stream {
+    /// Whether a page ends before the tip for its number of records or its size only. Of DynamoDB's own
+    /// nobody may think so ("it might take multiple calls", GetRecords). DynamoDB Local reads one
+    /// table of one database; its creation times are whole minutes, so that nothing else would tell for
+    /// up to a minute that all has been read.
+    fn gives_all_there_is(&self) -> bool {
+        self.arn.split(':').nth(3) == Some(DYNAMODB_LOCAL)
+    }
+
     /// Reads shards one after the other, each from its position to its end, and sends what it
     /// reads until the receiver is dropped.
     pub async fn read(self, shards: Vec<(ShardId, Position)>, events: mpsc::Sender<StreamEvent>) {
@@ -83,8 +98,14 @@ impl Stream {
     }
 }
 
-/// The records of one answer, the iterator for the next, and when it was given.
-type Records = (Vec<(Sequence, Record)>, Option<String>, Option<u64>);
+/// What one answer holds, and when it was given.
+struct Records {
+    read: Vec<(Sequence, Record)>,
+    bytes: u64,
+    /// The iterator for the next.
+    next: Option<String>,
+    served_millis: Option<u64>,
+}
 
 struct ShardReader {
     stream: Stream,
@@ -130,7 +151,8 @@ impl ShardReader {
                 },
             };
             let asked = Instant::now();
-            let (records, next, served_millis) = match self.get_records(&current).await {
+            let Records { read: records, bytes, next, served_millis } = match self.get_records(&current).await
+            {
                 Answer::Good(page) => page,
                 Answer::Expired => {
                     self.stream.pacer.pause(asked, fresh, false).await;
@@ -151,7 +173,8 @@ impl ShardReader {
             let full = records.len() >= FULL;
             let closed = next.is_none();
             let open = !closed && !self.has_children();
-            let page = Page { shard: self.shard.clone(), records, closed, open, asked, served_millis };
+            let whole = !full && bytes < HEAVY && self.stream.gives_all_there_is();
+            let page = Page { shard: self.shard.clone(), records, closed, open, whole, asked, served_millis };
             if self.events.send(StreamEvent::Page(page)).await.is_err() {
                 return false;
             }
@@ -185,7 +208,8 @@ impl ShardReader {
         let (shard, after) = (self.shard.clone(), self.position.clone());
         self.events.send(StreamEvent::Trimmed { shard: shard.clone(), after }).await?;
         let (asked, served_millis) = (Instant::now(), None);
-        let end = Page { shard, records: Vec::new(), closed: true, open: false, asked, served_millis };
+        let (closed, open, whole) = (true, false, false);
+        let end = Page { shard, records: Vec::new(), closed, open, whole, asked, served_millis };
         self.events.send(StreamEvent::Page(end)).await
     }
 
@@ -273,7 +297,8 @@ impl ShardReader {
                 }
             }
         }
-        Answer::Good((records, page.next, clock.millis()))
+        let (bytes, next) = (page.bytes, page.next);
+        Answer::Good(Records { read: records, bytes, next, served_millis: clock.millis() })
     }
 
     fn complain(&self, fault: &Fault) {

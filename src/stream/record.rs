@@ -14,14 +14,19 @@ use crate::protocol::{Item, Record};
 /// What GetRecords answered.
 pub(super) struct ReadPage {
     pub(super) records: Vec<Result<(Sequence, Record), Unreadable>>,
+    /// The records' sizes, in bytes, by the service's own count.
+    pub(super) bytes: u64,
     /// The iterator for the next page; none at the end of a shard.
     pub(super) next: Option<String>,
 }
 
 impl From<GetRecordsOutput> for ReadPage {
     fn from(output: GetRecordsOutput) -> Self {
+        let records = output.records.unwrap_or_default();
+        let sizes = records.iter().filter_map(|record| record.dynamodb.as_ref()?.size_bytes);
         Self {
-            records: output.records.unwrap_or_default().into_iter().map(convert).collect(),
+            bytes: sizes.map(i64::unsigned_abs).sum(),
+            records: records.into_iter().map(convert).collect(),
             next: output.next_shard_iterator,
         }
     }

@@ -13,7 +13,7 @@ use crate::world::{PLAIN, World, eventually_within};
 const DUBLIN: usize = 0;
 const TOKYO: usize = 1;
 
-/// A barrier can take a minute where a stream's times are whole minutes, and there are several.
+/// There are several barriers, and an engine may be busy.
 const LONG: Duration = Duration::from_secs(400);
 const LOOK: Duration = Duration::from_millis(250);
 

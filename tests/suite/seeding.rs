@@ -16,7 +16,7 @@ const DUBLIN: usize = 0;
 const TOKYO: usize = 1;
 const OREGON: usize = 2;
 
-/// A barrier can take a minute where a stream's times are whole minutes, and there are several.
+/// There are several barriers, and an engine may be busy.
 const LONG: Duration = Duration::from_secs(400);
 /// A hold is lost where its row can't be written for 2.5 of these; a busy engine may be silent for long.
 const SETTLE: Duration = Duration::from_secs(8);

@@ -200,7 +200,7 @@ async fn what_differs_though_all_has_arrived_is_told_of_by_the_word_of_the_agent
     assert_eq!(output.status.code(), Some(1));
 }
 
-/// A barrier can take a minute where a stream's times are whole minutes, and there may be several.
+/// There may be several barriers, and an engine may be busy.
 const LONG: Duration = Duration::from_secs(150);
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
