@@ -74,7 +74,7 @@ pub(super) struct KeyState {
     pub(super) latest: Version,
     pub(super) tip: Tip,
     /// The stamps seen meanwhile, the newest last.
-    pub(super) stamps: Vec<Seen>,
+    pub(super) stamps: Box<[Seen]>,
     /// The record from which on the stream must be read again to arrive at this version and tip.
     pub(super) since: u64,
 }
@@ -95,15 +95,17 @@ impl KeyState {
     const STAMP_MILLIS: u64 = 600_000;
 
     pub(super) fn remember(&mut self, stamp: &Stamp, record_millis: u64, ordinal: u64) {
-        self.stamps.retain(|seen| seen.nonce != stamp.nonce);
-        if self.stamps.len() == Self::STAMPS {
-            self.stamps.remove(0);
+        let mut stamps = std::mem::take(&mut self.stamps).into_vec();
+        stamps.retain(|seen| seen.nonce != stamp.nonce);
+        if stamps.len() == Self::STAMPS {
+            stamps.remove(0);
         }
-        self.stamps.push(Seen { nonce: stamp.nonce, millis: record_millis, ordinal });
+        stamps.push(Seen { nonce: stamp.nonce, millis: record_millis, ordinal });
+        self.stamps = stamps.into();
     }
 
     /// The stamps that are still worth keeping when a record of this time comes.
-    pub(super) fn stamps_at(&self, record_millis: u64) -> Vec<Seen> {
+    pub(super) fn stamps_at(&self, record_millis: u64) -> Box<[Seen]> {
         let fresh = |seen: &&Seen| seen.millis + Self::STAMP_MILLIS >= record_millis;
         self.stamps.iter().filter(fresh).cloned().collect()
     }
