@@ -82,10 +82,10 @@ impl KeyId {
         self.0
     }
 
-    /// One of `lanes` lanes; all writes of a key take the same one.
-    pub fn lane(self, lanes: usize) -> usize {
-        let lanes = u128::try_from(lanes.max(1)).unwrap_or(u128::MAX);
-        usize::try_from(self.0 % lanes).unwrap_or(0)
+    /// One of so many parts of all keys.
+    pub fn part(self, parts: usize) -> usize {
+        let parts = u128::try_from(parts.max(1)).unwrap_or(u128::MAX);
+        usize::try_from(self.0 % parts).unwrap_or(0)
     }
 }
 
@@ -225,10 +225,10 @@ mod tests {
     }
 
     #[test]
-    fn keys_are_spread_over_the_lanes() {
-        let lanes: Vec<usize> = (0..5).map(|id| KeyId(id).lane(3)).collect();
-        assert_eq!(lanes, [0, 1, 2, 0, 1]);
-        assert_eq!(KeyId(7).lane(0), 0, "no lanes count as one");
+    fn keys_are_spread_over_the_parts() {
+        let parts: Vec<usize> = (0..5).map(|id| KeyId(id).part(3)).collect();
+        assert_eq!(parts, [0, 1, 2, 0, 1]);
+        assert_eq!(KeyId(7).part(0), 0, "no parts count as one");
     }
 
     #[test]
@@ -360,13 +360,13 @@ mod tests {
         }
 
         #[test]
-        fn a_key_has_one_name_and_one_lane(a in values(), b in values(), seed: u64, lanes in 1..9_usize) {
+        fn a_key_has_one_name_and_one_part(a in values(), b in values(), seed: u64, parts in 1..9_usize) {
             let rng = &mut fastrand::Rng::with_seed(seed);
             let mut id = |value: &Value| KeyId::of(&item(spell(value, rng)));
             prop_assert_eq!(id(&a), id(&a));
             prop_assert_eq!(id(&a) == id(&b), a == b);
             prop_assert_eq!(id(&a).to_string() == id(&b).to_string(), a == b);
-            prop_assert!(id(&a).lane(lanes) < lanes);
+            prop_assert!(id(&a).part(parts) < parts);
         }
 
         #[test]

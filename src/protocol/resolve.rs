@@ -58,6 +58,31 @@ pub enum Action {
     CarryOut { key: Item, mark: AttributeValue },
 }
 
+impl Action {
+    pub fn key(&self) -> &Item {
+        match self {
+            Self::Push(write) | Self::Heal(write) | Self::Restamp(write, _) => &write.key,
+            Self::CarryOut { key, .. } => key,
+        }
+    }
+
+    /// Does for the action of the same key that is queued before it for the same peer, where both push
+    /// and this was written on top of exactly that; says whether it does. The one before need not be
+    /// made then.
+    ///
+    /// Together they are one write on top of what the first was written on: a peer whose own write that
+    /// was must find it as the base, or it takes a succession for a conflict. Where something came
+    /// between the two, the peer may have to tell of a conflict with the first.
+    pub fn take_in(&mut self, before: &Self) -> bool {
+        let (Self::Push(write), Self::Push(before)) = (self, before) else { return false };
+        let succeeds = write.base.as_ref() == Some(&before.version);
+        if succeeds {
+            write.base.clone_from(&before.base);
+        }
+        succeeds
+    }
+}
+
 /// What a record turned out to be.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Verdict {

@@ -6,6 +6,7 @@
 //! stamp a nonce, `<3c` a base. `5.1b` is one above `5b`.
 
 use std::fmt::Write as _;
+use std::sync::Arc;
 
 use aws_sdk_dynamodb::types::AttributeValue;
 
@@ -678,4 +679,32 @@ fn a_rebuild_starts_where_an_empty_memory_judges_the_same() {
             ("oldest", "0"),
         ],
     );
+}
+
+#[test]
+fn a_queued_write_does_for_the_one_that_it_was_made_on_top_of() {
+    let push = |version_of: &str, base: Option<&str>, body: Body| {
+        let (key, base) = (key(), base.map(version));
+        Action::Push(super::Write { key, version: version(version_of), base, body, replaced: None })
+    };
+    let put = || Body::Put(Arc::new(item("x")), Fingerprint::of(&item("x")));
+    for (older, newer) in [(put(), put()), (put(), Body::Delete), (Body::Delete, put())] {
+        let before = push("7a", Some("5b"), older);
+        let mut action = push("9a", Some("7a"), newer.clone());
+        assert!(action.take_in(&before));
+        assert_eq!(action, push("9a", Some("5b"), newer.clone()), "it has the other's base");
+        // Something came between the two.
+        for base in [None, Some("8b"), Some("5b")] {
+            let mut action = push("9a", base, newer.clone());
+            assert!(!action.take_in(&before));
+            assert_eq!(action, push("9a", base, newer.clone()), "it is as it was");
+        }
+    }
+    let write = super::Write { key: key(), version: version("7a"), base: None, body: put(), replaced: None };
+    let mut action = push("9a", Some("7a"), put());
+    assert!(
+        !action.take_in(&Action::Heal(write.clone()))
+            && !action.take_in(&Action::Restamp(write.clone(), None))
+    );
+    assert!(!Action::Heal(write.clone()).take_in(&Action::Push(write)), "what is done here is all done");
 }

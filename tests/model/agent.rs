@@ -81,6 +81,7 @@ impl Model {
         let mut judged = Judged {
             verdict: judgement.verdict,
             version: None,
+            base: None,
             for_peers: Default::default(),
             for_here: vec![],
             conflict: judgement.conflict.map(|c| (v_of(&c.lost), v_of(&c.won))),
@@ -88,6 +89,7 @@ impl Model {
         for action in judgement.actions {
             if let Action::Push(write) = &action {
                 judged.version = Some(v_of(&write.version));
+                judged.base = write.base.as_ref().map(v_of);
                 for dest in 0..self.set.regions {
                     if let Some(write) = self.view(dest, write) {
                         judged.for_peers[dest].push(self.cat.act(rec.key, Action::Push(write)));
@@ -145,6 +147,33 @@ impl Model {
             _ => {}
         }
         (old, new)
+    }
+
+    /// Of two writes of one key that are queued for one destination, the newer does for the other.
+    pub(crate) fn take_in(&mut self, s: &mut State, r: u8, lane: (u8, u8), skip: u8) -> Option<()> {
+        let queue = &mut s.regions[usize::from(r)].agent.queue;
+        let mut its = queue.iter().enumerate().filter(|(_, p)| (p.dest, p.key) == lane).skip(skip.into());
+        let ((first, _), (second, _)) = (its.next()?, its.next()?);
+        let before = self.cat.get_act(queue[first].act).action.clone();
+        let mut action = self.cat.get_act(queue[second].act).action.clone();
+        let bases = match (&action, &before) {
+            (Action::Push(write), Action::Push(before)) => (write.base.clone(), before.base.clone()),
+            _ => return None,
+        };
+        let takes = action.take_in(&before) || self.set.defect == Defect::PastConflict;
+        if let Action::Push(write) = &mut action {
+            match self.set.defect {
+                Defect::OwnBase => write.base = bases.0,
+                Defect::PastConflict => write.base = bases.1,
+                _ => {}
+            }
+        }
+        if !takes {
+            return None;
+        }
+        queue[first].act = self.cat.act(lane.1, action);
+        queue.remove(second);
+        Some(())
     }
 
     fn floors(&self, floors: [u8; FLOORS]) -> Floors {

@@ -72,6 +72,8 @@ impl Act {
 pub(crate) struct Judged {
     pub(crate) verdict: Verdict,
     pub(crate) version: Option<V>,
+    /// What that version was made on top of.
+    pub(crate) base: Option<V>,
     /// By destination.
     pub(crate) for_peers: [Vec<u16>; MAX],
     pub(crate) for_here: Vec<u16>,
@@ -118,6 +120,7 @@ impl Catalogue {
         let nothing = Judged {
             verdict: Verdict::Unchanged,
             version: None,
+            base: None,
             for_peers: Default::default(),
             for_here: vec![],
             conflict: None,

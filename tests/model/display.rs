@@ -98,6 +98,9 @@ impl Model {
             Step::Do { region, dest, key } => {
                 format!("{} at {}: {}", name(region), name(dest), pending(region, dest, key))
             }
+            Step::TakeIn { region, dest, key: k, .. } => {
+                format!("of {} queued in {} for {}, one does for another", key(k), name(region), name(dest))
+            }
             Step::Duplicate { region, dest, key } => {
                 format!("{} at {}, the answer lost: {}", name(region), name(dest), pending(region, dest, key))
             }

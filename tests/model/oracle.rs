@@ -24,6 +24,19 @@ impl Tally {
     }
 }
 
+/// Whether a write was made on top of another, or on top of writes of its own region of which the first
+/// was.
+fn descends(s: &State, key: u8, version: V, from: V) -> bool {
+    let mut at = version;
+    while let Some(Some(base)) = s.bases.get(&(key, at)).filter(|_| at.1 == version.1) {
+        if *base == from {
+            return true;
+        }
+        at = *base;
+    }
+    false
+}
+
 impl Model {
     pub(crate) fn fail(&mut self, why: String) {
         self.failure.get_or_insert(why);
@@ -69,6 +82,9 @@ impl Model {
             .fold((u64::from(rec.time) * UNIT_MILLIS) << 20, u64::max);
         let version: V = (hlc, u8::try_from(r).unwrap());
         *highest = version;
+        if self.set.takes_in {
+            s.bases.insert((rec.key, version), judged.base);
+        }
         let best = &mut s.best[usize::from(rec.key)];
         let clash = version == best.0;
         if version > best.0 {
@@ -106,6 +122,7 @@ impl Model {
                 && usize::from(highest.1) == r
                 && usize::from(v.1) != r
                 && new.base != Some(highest)
+                && !descends(s, rec.key, *v, highest)
         });
         let told = judged.conflict.map(|(_, won)| won);
         if let Some(v) = new.version {

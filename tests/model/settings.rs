@@ -92,10 +92,14 @@ pub(crate) enum Defect {
     ForgetAtRelease,
     /// Seeds can't be told from copies that an application puts back.
     SeedIsNoSeed,
+    /// A write that does for the one before it keeps its own base.
+    OwnBase,
+    /// A write does for the one before it, whatever came between the two.
+    PastConflict,
 }
 
 impl Defect {
-    const ALL: [Self; 31] = [
+    const ALL: [Self; 33] = [
         Self::None,
         Self::NoFingerprint,
         Self::StampNotAbove,
@@ -127,6 +131,8 @@ impl Defect {
         Self::EarlyRelease,
         Self::ForgetAtRelease,
         Self::SeedIsNoSeed,
+        Self::OwnBase,
+        Self::PastConflict,
     ];
 
     fn named(name: &str) -> Self {
@@ -170,6 +176,8 @@ pub(crate) struct Setting {
     pub(crate) seeds: bool,
     /// Agents may begin to stamp local writes in place, at any time.
     pub(crate) stamp_in_place: bool,
+    /// A queued write may do for the one before it.
+    pub(crate) takes_in: bool,
     pub(crate) defect: Defect,
     pub(crate) max_states: usize,
 }
@@ -195,6 +203,7 @@ impl Setting {
             selects: false,
             seeds: false,
             stamp_in_place: false,
+            takes_in: false,
             defect: Defect::None,
             max_states: 20_000_000,
         }
@@ -233,6 +242,7 @@ impl Setting {
             selects: number("SELECTS", 0) == 1,
             seeds: number("SEEDS", 0) == 1,
             stamp_in_place: number("INPLACE", 0) == 1,
+            takes_in: number("TAKEIN", 0) == 1,
             defect: var("DEFECT").map_or(Defect::None, |name| Defect::named(&name)),
             max_states: var("MAXSTATES")
                 .map_or(20_000_000, |text| text.parse().expect("MAXSTATES: a number")),

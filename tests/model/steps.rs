@@ -1,6 +1,6 @@
 //! What can happen in a state, and what comes of it.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::rc::Rc;
 
 use tradewind::protocol::Nonce;
@@ -56,6 +56,7 @@ impl Model {
             seeder: if self.set.seeds { Seeder::default() } else { Seeder::none() },
             left: Left { ops, crashes, ticks, backs, dups, zombies },
             best: [best; KEYS],
+            bases: BTreeMap::new(),
         }
     }
 
@@ -160,6 +161,15 @@ impl Model {
                 if state.left.zombies > 0 && !state.zombies.contains(&(dest, agent.queue[front].act)) {
                     steps.push(Step::Delay { region: r, dest, key });
                 }
+                if self.set.takes_in {
+                    let queued = agent.queue.iter().filter(|p| (p.dest, p.key) == (dest, key)).count();
+                    steps.extend((1..small(queued)).map(|n| Step::TakeIn {
+                        region: r,
+                        dest,
+                        key,
+                        skip: n - 1,
+                    }));
+                }
             }
         }
         if !region.has_read_all() {
@@ -228,6 +238,7 @@ impl Model {
                     self.delete_from_afar(&mut s, region, done);
                 }
             }
+            Step::TakeIn { region, dest, key, skip } => self.take_in(&mut s, region, (dest, key), skip)?,
             Step::Duplicate { region, dest, key } => {
                 let agent = &s.regions[usize::from(region)].agent;
                 let act = agent.queue[agent.front(dest, key)?].act;

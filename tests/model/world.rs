@@ -1,7 +1,7 @@
 //! What a search knows of the world at one moment, and what can happen next.
 
-use std::collections::BTreeSet;
 use std::collections::hash_map::DefaultHasher;
+use std::collections::{BTreeMap, BTreeSet};
 use std::hash::{Hash, Hasher};
 
 use super::catalogue::{FLOORS, KEYS, MAX, V};
@@ -104,6 +104,8 @@ pub(crate) struct State {
     pub(crate) left: Left,
     /// The oracle's: by key, the highest version of all, and its data (0 for absent).
     pub(crate) best: [(V, u8); KEYS],
+    /// The oracle's, where writes do for others: what each was made on top of.
+    pub(crate) bases: BTreeMap<(u8, V), Option<V>>,
 }
 
 /// How often each thing can still happen.
@@ -163,6 +165,13 @@ pub(crate) enum Step {
         region: u8,
         dest: u8,
         key: u8,
+    },
+    /// Of two queued writes of a key, the newer one does for the other: the first two, or the ones after.
+    TakeIn {
+        region: u8,
+        dest: u8,
+        key: u8,
+        skip: u8,
     },
     /// A request takes effect, but the answer is lost.
     Duplicate {
@@ -268,7 +277,18 @@ impl State {
     pub(crate) fn digest(&self, watermarks: Option<&[[u8; MAX]]>) -> u64 {
         let mut h = DefaultHasher::new();
         let Left { ops, crashes, dups, zombies, ticks, backs } = self.left;
-        (ops, crashes, dups, zombies, ticks, &self.best, &self.zombies, &self.seeder, watermarks)
+        (
+            ops,
+            crashes,
+            dups,
+            zombies,
+            ticks,
+            &self.best,
+            &self.bases,
+            &self.zombies,
+            &self.seeder,
+            watermarks,
+        )
             .hash(&mut h);
         if ops > 0 {
             backs.hash(&mut h);

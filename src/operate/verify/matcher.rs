@@ -143,7 +143,7 @@ impl Matcher {
             self.parts = (0..PARTS).map(|_| Pile::new(PART_ROOM)).collect();
         }
         for (id, held) in self.held.drain() {
-            self.parts[id.lane(PARTS)].push(&held.entry(id))?;
+            self.parts[id.part(PARTS)].push(&held.entry(id))?;
         }
         self.bytes = 0;
         Ok(())
