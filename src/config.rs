@@ -173,7 +173,7 @@ pub struct Tuning {
     /// How often progress is made durable; what a crash repeats is at most this much.
     #[serde(deserialize_with = "duration")]
     pub checkpoint_interval: Duration,
-    /// How many keys are written at once at each peer.
+    /// How many keys are written at once at each peer, at most; fewer while it throttles.
     pub concurrency: usize,
     /// How much may wait for one peer, in MiB, before the peer gets a cursor of its own.
     pub queue_mib: usize,

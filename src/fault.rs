@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use aws_credential_types::provider::error::CredentialsError;
 use aws_sdk_dynamodb::error::{BuildError, ProvideErrorMetadata, SdkError};
-use backon::{ExponentialBuilder, Retryable};
+use backon::{BackoffBuilder, ExponentialBackoff, ExponentialBuilder, Retryable};
 
 /// What is to be done about a failed call.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -158,21 +158,44 @@ fn chain(error: &dyn Error) -> String {
     text
 }
 
+/// How long to wait after each failed attempt at one thing.
+///
+/// Delays double with jitter from the kind's least to its most.
+#[derive(Debug)]
+pub struct Backoff(ExponentialBackoff);
+
+impl Backoff {
+    /// The delay after a failure of this kind.
+    pub fn next(&mut self, kind: FaultKind) -> Duration {
+        let (least, most) = kind.delays();
+        self.0.next().map_or(most, |delay| delay.clamp(least, most))
+    }
+}
+
+impl Default for Backoff {
+    fn default() -> Self {
+        Self(backoff().build())
+    }
+}
+
+fn backoff() -> ExponentialBuilder {
+    ExponentialBuilder::default()
+        .with_min_delay(Duration::from_millis(50))
+        .with_max_delay(Duration::from_secs(15))
+        .without_max_times()
+        .with_jitter()
+}
+
 /// Tries until it succeeds, or until it can never succeed. `notify` hears of each failed attempt.
 ///
-/// Delays double with jitter from the kind's least to its most. Cancel by dropping the future.
+/// It waits as [`Backoff`] says. Cancel by dropping the future.
 pub async fn persist<T, F>(attempt: impl FnMut() -> F, notify: impl FnMut(&Fault)) -> Result<T, Fault>
 where
     F: Future<Output = Result<T, Fault>>,
 {
     let mut notify = notify;
-    let backoff = ExponentialBuilder::default()
-        .with_min_delay(Duration::from_millis(50))
-        .with_max_delay(Duration::from_secs(15))
-        .without_max_times()
-        .with_jitter();
     attempt
-        .retry(backoff)
+        .retry(backoff())
         .when(|fault| fault.kind != FaultKind::Invalid)
         .adjust(|fault, delay| {
             let (least, most) = fault.kind.delays();

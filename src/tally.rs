@@ -54,6 +54,8 @@ tally! {
     replicated,
     /// Writes that a peer turned down, since it had a newer version (or this one) already.
     outrun,
+    /// Writes that were not made at a peer, since a later one of the same key did for them.
+    taken_in,
     /// Newer local versions put back over older replicated ones.
     heals,
     /// Delete marks carried out.

@@ -108,8 +108,8 @@ pub(crate) fn tally(agent: &Agent) -> TallySnapshot {
 
 /// The writes that have been answered for, one way or the other.
 pub(crate) fn arrived(agent: &Agent) -> u64 {
-    let TallySnapshot { replicated, outrun, .. } = tally(agent);
-    replicated + outrun
+    let TallySnapshot { replicated, outrun, taken_in, .. } = tally(agent);
+    replicated + outrun + taken_in
 }
 
 /// Writes the backlog, a key for each record.

@@ -20,7 +20,7 @@ use super::holding::{From, Holding};
 use super::progress::{Needs, PageEnd, Progress};
 use super::recorder::Recorder;
 use super::remembered::Remembered;
-use crate::apply::{Job, Lanes, Ledger, Pauses};
+use crate::apply::{Job, Lanes, Ledger, Pauses, Source};
 use crate::config::{Conflicts, Tuning};
 use crate::control::{Checkpoint, ControlTable, Gap, Held};
 use crate::lag::wall_millis;
@@ -406,15 +406,9 @@ impl Track {
                 for target in &targets {
                     let Some(action) = self.shared.view(&action, target) else { continue };
                     let Some(feed) = self.feeds.get(target) else { continue };
-                    let job = Job {
-                        action,
-                        ordinal,
-                        ledger: Arc::clone(&feed.ledger),
-                        tenure: Arc::clone(&self.holding.tenure),
-                        created_millis,
-                        seen,
-                        trace: trace.clone(),
-                    };
+                    let record = Source { ordinal, ledger: Arc::clone(&feed.ledger), created_millis, seen };
+                    let tenure = Arc::clone(&self.holding.tenure);
+                    let job = Job { action, record, tenure, trace: trace.clone(), taken_in: Vec::new() };
                     self.dispatch(target, job).await;
                 }
             }
@@ -446,7 +440,7 @@ impl Track {
         if feed.is_dropped() {
             return;
         }
-        let Job { ordinal, created_millis, .. } = job;
+        let Source { ordinal, created_millis, .. } = job.record;
         let Some(job) = lanes.try_send(job) else {
             feed.held_up = feed.held_up.saturating_sub(Duration::from_millis(1));
             return;

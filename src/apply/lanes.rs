@@ -1,87 +1,38 @@
-//! The lanes of one destination: each key's writes keep their order, and keys don't wait for
-//! each other.
+//! The lanes of one destination, one a key: each key's writes keep their order, and no key waits for
+//! another.
 
-use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Duration;
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::sync::Arc;
 
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, SetOnce, mpsc};
 use tokio::task::JoinSet;
 use tokio::time::Instant;
-use tracing::field::{DisplayValue, display};
-use tracing::{debug, error, warn};
 
-use super::{Ledger, Outcome, Pauses, Replica, Tenure};
-use crate::control::{ControlTable, DeadLetter};
-use crate::fault::{Fault, FaultKind, persist};
-use crate::lag::LagBook;
-use crate::log_key::log_key;
-use crate::protocol::{Action, Body, Item, KeyId, Origin, Write};
-use crate::tally::Tally;
-use crate::telemetry::Trace;
+use super::width::Width;
+use super::{Destination, Job, Outcome};
+use crate::fault::{Backoff, Fault, FaultKind};
+use crate::protocol::KeyId;
+use crate::telemetry::Step;
 
-/// One action on its way to a destination.
-#[derive(Debug)]
-pub struct Job {
-    pub action: Action,
-    pub ordinal: u64,
-    /// Where the action is crossed out once it has finished.
-    pub ledger: Arc<Ledger>,
-    /// The right to write it.
-    pub tenure: Arc<Tenure>,
-    pub created_millis: u64,
-    pub seen: Instant,
-    /// If the record is traced.
-    pub trace: Option<Trace>,
-}
-
-/// Where a destination's lanes write, and what they report to.
-#[derive(Debug)]
-pub struct Destination {
-    /// The region that is written to.
-    pub region: Origin,
-    /// The region whose agent writes.
-    pub origin: Origin,
-    /// The table's name in the configuration.
-    pub table: String,
-    pub replica: Replica,
-    /// Where dead letters go: the control table beside the agent's own replica.
-    pub control: ControlTable,
-    pub dead_letter_days: u32,
-    pub tally: Arc<Tally>,
-    pub lag: Arc<LagBook>,
-    pub complaints: Complaints,
-    pub pauses: Arc<Pauses>,
-}
-
-/// Lets one complaint through every few seconds: all lanes of a destination fail at once.
-#[derive(Debug, Default)]
-pub struct Complaints(Mutex<Option<Instant>>);
-
-impl Complaints {
-    const PAUSE: Duration = Duration::from_secs(5);
-
-    pub(crate) fn is_due(&self) -> bool {
-        let mut last = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        let due = last.is_none_or(|last| last.elapsed() >= Self::PAUSE);
-        if due {
-            *last = Some(Instant::now());
-        }
-        due
-    }
-}
+/// So many keys may rest because they were throttled, and the others go on: more than one hot partition has
+/// at once.
+const MOST_THROTTLED: usize = 1024;
 
 /// The lanes of one destination.
 #[derive(Debug)]
 pub struct Lanes {
-    senders: Vec<mpsc::UnboundedSender<(Job, OwnedSemaphorePermit)>>,
+    sender: mpsc::UnboundedSender<Queued>,
     /// What may still be queued, in KiB.
     room: Arc<Semaphore>,
     capacity: usize,
 }
 
+/// A job, and the room that it takes.
+type Queued = (Job, OwnedSemaphorePermit);
+
 impl Lanes {
-    /// Starts the lanes among `tasks`, with which they end. They write nothing until the gate is
-    /// open.
+    /// Starts the lanes among `tasks`, with which they end. They write nothing until the gate is open, and
+    /// at most `concurrency` items at once.
     pub fn start(
         destination: Arc<Destination>,
         concurrency: usize,
@@ -90,13 +41,18 @@ impl Lanes {
         tasks: &mut JoinSet<()>,
     ) -> Self {
         let capacity = (queue_mib * 1024).min(Semaphore::MAX_PERMITS);
-        let mut senders = Vec::with_capacity(concurrency);
-        for _ in 0..concurrency {
-            let (sender, jobs) = mpsc::unbounded_channel();
-            senders.push(sender);
-            tasks.spawn(run_lane(Arc::clone(&destination), jobs, Arc::clone(gate)));
-        }
-        Self { senders, room: Arc::new(Semaphore::new(capacity)), capacity }
+        let (sender, jobs) = mpsc::unbounded_channel();
+        let dispatcher = Dispatcher {
+            destination,
+            width: Width::new(concurrency),
+            lanes: BTreeMap::new(),
+            ready: VecDeque::new(),
+            throttled: BTreeSet::new(),
+            failing: BTreeSet::new(),
+            attempts: JoinSet::new(),
+        };
+        tasks.spawn(dispatcher.run(jobs, Arc::clone(gate)));
+        Self { sender, room: Arc::new(Semaphore::new(capacity)), capacity }
     }
 
     /// Queues a job, if there is room for it; else gives it back.
@@ -120,170 +76,181 @@ impl Lanes {
     }
 
     fn queue(&self, job: Job, permit: OwnedSemaphorePermit) {
-        let lane = KeyId::of(key_of(&job.action)).lane(self.senders.len());
-        job.ledger.begin(job.ordinal, job.created_millis);
-        // A closed lane means that the agent is stopping: the job stays in the ledger, and so
-        // before the checkpoint.
-        let _ = self.senders[lane].send((job, permit));
+        job.record.ledger.begin(job.record.ordinal, job.record.created_millis);
+        // Where nobody listens, the agent is stopping: the job stays in the ledger, and so before the
+        // checkpoint.
+        let _ = self.sender.send((job, permit));
     }
 
     fn cost(&self, job: &Job) -> u32 {
-        let images = match &job.action {
-            Action::Push(write) | Action::Heal(write) | Action::Restamp(write, _) => {
-                let new = match &write.body {
-                    Body::Put(item, _) => item_bytes(item),
-                    Body::Delete => 0,
-                };
-                new + write.replaced.as_deref().map_or(0, item_bytes)
-            }
-            Action::CarryOut { .. } => 0,
-        };
-        let kib = images.div_ceil(1024).max(1).min(self.capacity);
+        let kib = job.bytes().div_ceil(1024).max(1).min(self.capacity);
         u32::try_from(kib).unwrap_or(u32::MAX)
     }
 }
 
-/// A rough size of an item, in bytes: what its texts and binaries hold.
-pub(crate) fn item_bytes(item: &Item) -> usize {
-    use aws_sdk_dynamodb::types::AttributeValue as Value;
-    fn value_bytes(value: &Value) -> usize {
-        match value {
-            Value::S(text) | Value::N(text) => text.len(),
-            Value::B(bytes) => bytes.as_ref().len(),
-            Value::Ss(set) | Value::Ns(set) => set.iter().map(String::len).sum(),
-            Value::Bs(set) => set.iter().map(|bytes| bytes.as_ref().len()).sum(),
-            Value::L(list) => list.iter().map(|value| 24 + value_bytes(value)).sum(),
-            Value::M(map) => item_bytes(map),
-            _ => 1,
-        }
-    }
-    item.iter().map(|(name, value)| 32 + name.len() + value_bytes(value)).sum()
+/// What is queued for one key. Its first job is under way, ready, or resting between two attempts.
+#[derive(Debug, Default)]
+struct Lane {
+    first: Option<Begun>,
+    rest: VecDeque<Queued>,
 }
 
-fn key_of(action: &Action) -> &Item {
-    match action {
-        Action::Push(write) | Action::Heal(write) | Action::Restamp(write, _) => &write.key,
-        Action::CarryOut { key, .. } => key,
-    }
+/// A job whose turn has come.
+#[derive(Debug)]
+struct Begun {
+    job: Job,
+    backoff: Backoff,
+    step: Option<Step>,
+    /// It has been throttled before: that tells of its key, and no more of the table.
+    was_throttled: bool,
+    _room: OwnedSemaphorePermit,
 }
 
-async fn run_lane(
+/// One attempt, over.
+struct Attempt {
+    key: KeyId,
+    begun: Begun,
+    since: Instant,
+    /// None where the lease has ended: whoever has it now does the job again.
+    outcome: Option<Result<Outcome, Fault>>,
+}
+
+/// Gives each key its turn.
+struct Dispatcher {
     destination: Arc<Destination>,
-    mut jobs: mpsc::UnboundedReceiver<(Job, OwnedSemaphorePermit)>,
-    gate: Arc<SetOnce<()>>,
-) {
-    gate.wait().await;
-    while let Some((job, _room)) = jobs.recv().await {
-        tokio::select! {
-            biased;
-            // What was begun stays in the ledger: whoever has the lease now does it again.
-            () = job.tenure.ended() => {}
-            () = destination.finish(&job) => job.ledger.finish(job.ordinal),
-        }
-    }
+    width: Width,
+    lanes: BTreeMap<KeyId, Lane>,
+    /// The keys whose turn it is.
+    ready: VecDeque<KeyId>,
+    /// The keys whose last attempt failed, by when they may try again: those that were throttled, which
+    /// tells of few keys, and those that failed otherwise, which tells of all.
+    throttled: BTreeSet<(Instant, KeyId)>,
+    failing: BTreeSet<(Instant, KeyId)>,
+    attempts: JoinSet<Attempt>,
 }
 
-impl Destination {
-    /// Works on a job until it is done, or can never be.
-    async fn finish(&self, job: &Job) {
-        let attempt = || async {
-            if self.region != self.origin {
-                self.pauses.over(&self.region).await;
+impl Dispatcher {
+    async fn run(mut self, mut jobs: mpsc::UnboundedReceiver<Queued>, gate: Arc<SetOnce<()>>) {
+        gate.wait().await;
+        let mut more = true;
+        while more || !self.lanes.is_empty() {
+            self.begin();
+            let next =
+                [&self.throttled, &self.failing].into_iter().filter_map(|keys| Some(keys.first()?.0)).min();
+            tokio::select! {
+                biased;
+                Some(attempt) = self.attempts.join_next() => match attempt {
+                    Ok(attempt) => self.judge(attempt),
+                    Err(error) => {
+                        if let Ok(panic) = error.try_into_panic() {
+                            std::panic::resume_unwind(panic);
+                        }
+                    }
+                },
+                queued = jobs.recv(), if more => match queued {
+                    Some(queued) => self.enqueue(queued),
+                    None => more = false,
+                },
+                () = tokio::time::sleep_until(next.unwrap_or_else(Instant::now)), if next.is_some() => self.wake(),
+                else => {}
             }
-            job.tenure.within(|| self.replica.attempt(&job.action)).await
-        };
-        let step = job.trace.as_ref().and_then(|trace| trace.apply(&self.region));
-        let outcome = persist(attempt, |fault| self.notice(job, fault)).await;
-        if let Some(step) = step {
-            step.end(outcome.as_ref());
-        }
-        match outcome {
-            Ok(outcome) => self.report(job, outcome),
-            Err(fault) => self.bury(job, &fault).await,
         }
     }
 
-    fn report(&self, job: &Job, outcome: Outcome) {
-        if let Action::Push(_) = job.action {
-            self.lag.note(&self.region, job.created_millis, job.seen.elapsed());
+    fn enqueue(&mut self, (mut job, mut room): Queued) {
+        let key = KeyId::of(job.action.key());
+        let lane = self.lanes.entry(key).or_insert_with(|| {
+            self.ready.push_back(key);
+            Lane::default()
+        });
+        // What has been begun may have been made, and stays as it is.
+        if let Some((before, mut its_room)) = lane.rest.pop_back() {
+            if let Some(before) = job.take_in(before) {
+                lane.rest.push_back((before, its_room));
+            } else if let Some(part) = its_room.split(job.taken_in.len()) {
+                // A record that waits takes room, without its images, too.
+                room.merge(part);
+            }
         }
-        let counter = match (&job.action, outcome) {
-            (Action::Push(_), Outcome::Applied) => &self.tally.replicated,
-            (Action::Push(_), Outcome::Outrun) => &self.tally.outrun,
-            (Action::Heal(_), Outcome::Applied) => &self.tally.heals,
-            (Action::Restamp(..), Outcome::Applied) => &self.tally.restamps,
-            (Action::CarryOut { .. }, Outcome::Applied) => &self.tally.deletes_carried_out,
-            (_, Outcome::Outrun) => {
-                debug!(
-                    region = %self.origin, table = self.table, key = %log_key(key_of(&job.action)),
-                    "a local write was no longer needed"
-                );
+        lane.rest.push_back((job, room));
+    }
+
+    /// Begins attempts, as many as may be under way. Where a destination fails, the keys that found out
+    /// go on trying, and no others; where it throttles, many may rest before the others wait for them.
+    fn begin(&mut self) {
+        while self.width.allows(self.attempts.len() + self.failing.len())
+            && self.throttled.len() < MOST_THROTTLED
+            && let Some(key) = self.ready.pop_front()
+        {
+            let Some(lane) = self.lanes.get_mut(&key) else { continue };
+            let destination = Arc::clone(&self.destination);
+            let first = lane.first.take();
+            let begun = first.or_else(|| Some(Begun::new(lane.rest.pop_front()?, &destination)));
+            let Some(begun) = begun else { continue };
+            self.attempts.spawn(async move {
+                let since = Instant::now();
+                let outcome = tokio::select! {
+                    biased;
+                    () = begun.job.tenure.ended() => None,
+                    outcome = destination.work_on(&begun.job) => Some(outcome),
+                };
+                Attempt { key, begun, since, outcome }
+            });
+        }
+    }
+
+    fn judge(&mut self, Attempt { key, mut begun, since, outcome }: Attempt) {
+        match outcome {
+            Some(Err(fault)) if fault.kind != FaultKind::Invalid => {
+                let is_throttled = fault.kind == FaultKind::Throttled;
+                if is_throttled && !begun.was_throttled {
+                    self.width.was_throttled(since);
+                    begun.was_throttled = true;
+                }
+                self.destination.notice(&begun.job, &fault);
+                let resting = if is_throttled { &mut self.throttled } else { &mut self.failing };
+                resting.insert((Instant::now() + begun.backoff.next(fault.kind), key));
+                if let Some(lane) = self.lanes.get_mut(&key) {
+                    lane.first = Some(begun);
+                }
                 return;
             }
-        };
-        counter.add();
-    }
-
-    /// The region written to, in a log line; an agent's own is no peer.
-    fn peer(&self) -> Option<DisplayValue<&Origin>> {
-        (self.region != self.origin).then(|| display(&self.region))
-    }
-
-    fn notice(&self, job: &Job, fault: &Fault) {
-        let Self { origin: region, table, .. } = self;
-        let (peer, key) = (self.peer(), log_key(key_of(&job.action)));
-        if fault.kind == FaultKind::Throttled {
-            self.tally.throttled.add();
-            debug!(%region, peer, table, %key, %fault, "throttled; trying again");
-            return;
-        }
-        self.tally.retries.add();
-        match fault.kind {
-            _ if !self.complaints.is_due() => {
-                debug!(%region, peer, table, %key, %fault, "a write failed; trying again");
+            Some(outcome) => {
+                self.width.went_well();
+                if let Some(step) = begun.step.take() {
+                    step.end(outcome.as_ref());
+                }
+                if let Ok(outcome) = outcome {
+                    self.destination.report(&begun.job, outcome);
+                }
+                begun.job.finish();
             }
-            FaultKind::Refused => error!(
-                %region, peer, table, %key, %fault,
-                "the region refuses the write; check the credentials and the permissions of this agent there"
-            ),
-            FaultKind::Missing => error!(
-                %region, peer, table, %key, %fault,
-                "the replica is missing; create it with `tradewind init --create-tables`"
-            ),
-            _ => warn!(%region, peer, table, %key, %fault, "a write failed; trying again"),
+            // It stays in the ledger: whoever has the lease now does it again.
+            None => {}
+        }
+        if self.lanes.get(&key).is_some_and(|lane| lane.rest.is_empty()) {
+            self.lanes.remove(&key);
+        } else {
+            self.ready.push_back(key);
         }
     }
 
-    /// Puts a write that can never be applied aside, with its reason, so that the stream goes on.
-    async fn bury(&self, job: &Job, fault: &Fault) {
-        let action = &job.action;
-        let trace = job.trace.as_ref().map(Trace::id);
-        let (peer, key) = (self.peer(), log_key(key_of(action)));
-        let Self { origin: region, table, .. } = self;
-        let (Action::Push(write) | Action::Heal(write) | Action::Restamp(write, _)) = action else {
-            error!(%region, table, %key, %fault, "a marked item can't be deleted");
-            return;
-        };
-        self.tally.dead_letters.add();
-        error!(
-            %region, peer, table, %key, %fault, trace,
-            "the replica can never take this write; it is in the dead letters of the origin's control table"
-        );
-        self.save_dead_letter(write, fault).await;
-    }
-
-    async fn save_dead_letter(&self, write: &Write, fault: &Fault) {
-        let Self { origin: region, table, .. } = self;
-        let (peer, key) = (self.peer(), log_key(&write.key));
-        let reason = fault.to_string();
-        let letter = DeadLetter { peer: &self.region, write, reason: &reason };
-        let save = || self.control.save_dead_letter(&self.table, &letter, self.dead_letter_days);
-        let saved = persist(save, |fault| {
-            error!(%region, peer, table, %key, %fault, "can't save a dead letter in the control table; trying again");
-        })
-        .await;
-        if let Err(fault) = saved {
-            error!(%region, peer, table, %key, %fault, "a dead letter can't be saved");
+    /// It is the turn of those that have rested for long enough.
+    fn wake(&mut self) {
+        let now = Instant::now();
+        for resting in [&mut self.throttled, &mut self.failing] {
+            while resting.first().is_some_and(|(at, _)| *at <= now)
+                && let Some((_, key)) = resting.pop_first()
+            {
+                self.ready.push_front(key);
+            }
         }
+    }
+}
+
+impl Begun {
+    fn new((job, room): Queued, destination: &Destination) -> Self {
+        let step = job.trace.as_ref().and_then(|trace| trace.apply(&destination.region));
+        Self { job, backoff: Backoff::default(), step, was_throttled: false, _room: room }
     }
 }

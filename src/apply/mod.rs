@@ -1,14 +1,19 @@
 //! Writes to a replica: the conditional writes themselves, and the lanes that make them in
 //! order within a key, in parallel across keys, until each has been answered.
 
+mod destination;
+mod job;
 mod lanes;
 mod ledger;
 mod pauses;
 mod replica;
 mod tenure;
+mod width;
 
-pub(crate) use lanes::item_bytes;
-pub use lanes::{Complaints, Destination, Job, Lanes};
+pub use destination::{Complaints, Destination};
+pub(crate) use job::item_bytes;
+pub use job::{Job, Source};
+pub use lanes::Lanes;
 pub use ledger::Ledger;
 pub use pauses::Pauses;
 pub use replica::{Outcome, Replica};

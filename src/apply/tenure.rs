@@ -4,42 +4,47 @@
 //! that was paused, or cut off, must not go on with what it had queued: by then another may have
 //! done all of it, the peers may have forgotten the keys, and an old write would come back.
 
-use tokio::sync::watch;
+use std::sync::{Mutex, PoisonError};
+
+use tokio::sync::Notify;
 use tokio::time::Instant;
 
-/// How long writes may be begun, by this machine's monotonic clock; `None` when it is over.
+/// How long writes may be begun, by this machine's monotonic clock; none when it is over.
 #[derive(Debug)]
-pub struct Tenure(watch::Sender<Option<Instant>>);
+pub struct Tenure {
+    until: Mutex<Option<Instant>>,
+    // Not a watch: that wakes those who wait in a random order.
+    changed: Notify,
+}
 
 impl Tenure {
     pub fn until(moment: Instant) -> Self {
-        Self(watch::Sender::new(Some(moment)))
+        Self { until: Mutex::new(Some(moment)), changed: Notify::new() }
     }
 
     /// The lease is known to be held still: writes may be begun for longer.
     pub fn extend(&self, moment: Instant) {
-        self.0.send_if_modified(|until| {
-            let longer = until.is_some_and(|until| until < moment);
-            if longer {
-                *until = Some(moment);
-            }
-            longer
-        });
+        let mut until = self.until.lock().unwrap_or_else(PoisonError::into_inner);
+        if until.is_some_and(|until| until < moment) {
+            *until = Some(moment);
+            drop(until);
+            self.changed.notify_waiters();
+        }
     }
 
     /// Another agent has the lease, or may take it now.
     pub fn end(&self) {
-        self.0.send_replace(None);
+        *self.until.lock().unwrap_or_else(PoisonError::into_inner) = None;
+        self.changed.notify_waiters();
     }
 
     pub fn has_ended(&self) -> bool {
-        self.0.borrow().is_none()
+        self.now().is_none()
     }
 
     /// Returns when it is over.
     pub async fn ended(&self) {
-        // This sender lives as long as its receiver.
-        let _ = self.0.subscribe().wait_for(Option::is_none).await;
+        self.becomes(Option::is_none).await;
     }
 
     /// Makes a write while it may be made: one that is still under way when the time is up is left,
@@ -59,22 +64,33 @@ impl Tenure {
 
     /// Returns when no write may be under way.
     async fn lapsed(&self) {
-        let mut until = self.0.subscribe();
-        loop {
-            let moment = *until.borrow_and_update();
-            let Some(moment) = moment.filter(|moment| Instant::now() < *moment) else { return };
+        while let Some(moment) = self.now().filter(|moment| Instant::now() < *moment) {
             tokio::select! {
                 biased;
                 () = tokio::time::sleep_until(moment) => {}
-                _ = until.changed() => {}
+                () = self.becomes(|until| *until != Some(moment)) => {}
             }
         }
     }
 
     async fn granted(&self) {
-        let mut until = self.0.subscribe();
-        let is_open = |until: &Option<Instant>| until.is_some_and(|until| Instant::now() < until);
-        let _ = until.wait_for(is_open).await;
+        self.becomes(|until| until.is_some_and(|until| Instant::now() < until)).await;
+    }
+
+    fn now(&self) -> Option<Instant> {
+        *self.until.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Returns when this holds; looks again at each change.
+    async fn becomes(&self, holds: impl Fn(&Option<Instant>) -> bool) {
+        while !holds(&self.now()) {
+            let mut changed = std::pin::pin!(self.changed.notified());
+            changed.as_mut().enable();
+            // It may have changed just before that.
+            if !holds(&self.now()) {
+                changed.await;
+            }
+        }
     }
 }
 

@@ -416,8 +416,8 @@ fn text(outcome: &Outcome) -> String {
     lines.extend([
         format!("  that changed something {}", agents.local_writes()),
         format!(
-            "replicated               {} (and {} outrun: the peer had something newer)",
-            agents.replicated, agents.outrun
+            "replicated               {} (and {} outrun: the peer had something newer; {} taken in by a later one)",
+            agents.replicated, agents.outrun, agents.taken_in
         ),
         format!("echoes suppressed        {}", agents.echoes),
         format!("conflicts                {} (last writer wins; counted, never silent)", agents.conflicts),

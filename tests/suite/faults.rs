@@ -1,12 +1,14 @@
 //! Services that throttle, refuse, fail, or lose an answer: writes arrive all the same, once.
 
+use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
+use std::sync::{Arc, Mutex};
 
 use tradewind::control::SK;
 
 use crate::items::{key, row};
 use crate::process::run_json;
-use crate::world::{PLAIN, World};
+use crate::world::{PLAIN, World, eventually};
 use tradewind_proxy::{Fate, Tamper};
 
 const DUBLIN: usize = 0;
@@ -174,4 +176,67 @@ async fn trimmed_records_are_told_and_the_rest_is_read() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_horizon_that_moves_before_the_first_read_is_no_gap() {
     assert_eq!(gaps(Trim::once(false)).await, 0);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_peer_that_fails_is_not_asked_for_every_key_that_waits() {
+    let mut world = World::prepared(2, PLAIN).await;
+    world.tuning.concurrency = 2;
+    let tried = Arc::new(Mutex::new(BTreeMap::<String, u32>::new()));
+    let fails = Arc::new(AtomicBool::new(true));
+    let tamper = {
+        let (tried, fails) = (Arc::clone(&tried), Arc::clone(&fails));
+        move |operation: &str, body: &str| {
+            if !writes(operation, body) {
+                return Fate::Pass;
+            }
+            let (_, name) = body.split_once("\"key ").expect("a key");
+            let name = name.chars().take_while(char::is_ascii_digit).collect();
+            *tried.lock().unwrap().entry(name).or_default() += 1;
+            if fails.load(Ordering::Relaxed) { Fate::Fail("InternalServerError") } else { Fate::Pass }
+        }
+    };
+    world.tamper(DUBLIN, TOKYO, tamper).await;
+    world.start_agents().await;
+    for i in 0..20 {
+        world.put(DUBLIN, row(&format!("key {i}"), "one")).await;
+    }
+    let most = || async { tried.lock().unwrap().values().max().copied() };
+    eventually("a fourth try", most, |most| *most >= Some(4)).await;
+    assert_eq!(tried.lock().unwrap().len(), 2, "{tried:?}");
+    fails.store(false, Ordering::Relaxed);
+    assert_eq!(world.converged().await.len(), 20);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_hot_key_that_is_throttled_stalls_no_other() {
+    let mut world = World::prepared(2, PLAIN).await;
+    // One write at a time: whoever waits with it keeps all others waiting.
+    world.tuning.concurrency = 1;
+    let is_hot = Arc::new(AtomicBool::new(true));
+    let tamper = {
+        let is_hot = Arc::clone(&is_hot);
+        move |operation: &str, body: &str| {
+            let throttled = writes(operation, body) && body.contains("\"hot\"");
+            if throttled && is_hot.load(Ordering::Relaxed) {
+                Fate::Fail("ProvisionedThroughputExceededException")
+            } else {
+                Fate::Pass
+            }
+        }
+    };
+    world.tamper(DUBLIN, TOKYO, tamper).await;
+    world.start_agents().await;
+    for i in 0..20 {
+        world.put(DUBLIN, row("hot", &format!("{i}"))).await;
+        world.put(DUBLIN, row(&format!("key {i}"), "one")).await;
+    }
+    for i in 0..20 {
+        world.await_item(TOKYO, &key(&format!("key {i}")), &row(&format!("key {i}"), "one")).await;
+    }
+    assert_eq!(world.get(TOKYO, &key("hot")).await, None);
+    assert!(world.tally(DUBLIN).throttled > 0);
+    is_hot.store(false, Ordering::Relaxed);
+    world.await_item(TOKYO, &key("hot"), &row("hot", "19")).await;
+    assert_eq!(world.converged().await.len(), 21);
 }

@@ -52,9 +52,16 @@ async fn nothing_is_sent_of_an_item_whose_key_keeps_it_away() {
     world.start_agents().await;
     for id in ["eu#1", "us#1"] {
         world.put(DUBLIN, customer(id, "x")).await;
+        let is_for_oregon = id.starts_with("us#");
         world.await_item(TOKYO, &key(id), &customer(id, "x")).await;
+        if is_for_oregon {
+            world.await_item(OREGON, &key(id), &customer(id, "x")).await;
+        }
         world.delete(TOKYO, key(id)).await;
         world.await_absent(DUBLIN, &key(id)).await;
+        if is_for_oregon {
+            world.await_absent(OREGON, &key(id)).await;
+        }
         world.put(TOKYO, customer(id, "y")).await;
     }
     world.await_item(OREGON, &key("us#1"), &customer("us#1", "y")).await;

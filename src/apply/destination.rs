@@ -1,0 +1,159 @@
+//! A destination: where jobs are written to, and what is told of each.
+
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use tokio::time::Instant;
+use tracing::field::{DisplayValue, display};
+use tracing::{debug, error, warn};
+
+use super::{Job, Outcome, Pauses, Replica};
+use crate::control::{ControlTable, DeadLetter};
+use crate::fault::{Fault, FaultKind, persist};
+use crate::lag::LagBook;
+use crate::log_key::log_key;
+use crate::protocol::{Action, Origin, Write};
+use crate::tally::Tally;
+use crate::telemetry::Trace;
+
+/// Where a destination's lanes write, and what they report to.
+#[derive(Debug)]
+pub struct Destination {
+    /// The region that is written to.
+    pub region: Origin,
+    /// The region whose agent writes.
+    pub origin: Origin,
+    /// The table's name in the configuration.
+    pub table: String,
+    pub replica: Replica,
+    /// Where dead letters go: the control table beside the agent's own replica.
+    pub control: ControlTable,
+    pub dead_letter_days: u32,
+    pub tally: Arc<Tally>,
+    pub lag: Arc<LagBook>,
+    pub complaints: Complaints,
+    pub pauses: Arc<Pauses>,
+}
+
+/// Lets one complaint through every few seconds: all lanes of a destination fail at once.
+#[derive(Debug, Default)]
+pub struct Complaints(Mutex<Option<Instant>>);
+
+impl Complaints {
+    const PAUSE: Duration = Duration::from_secs(5);
+
+    pub(crate) fn is_due(&self) -> bool {
+        let mut last = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let due = last.is_none_or(|last| last.elapsed() >= Self::PAUSE);
+        if due {
+            *last = Some(Instant::now());
+        }
+        due
+    }
+}
+
+impl Destination {
+    /// Makes one attempt at a job, as soon as its destination may be written to. A job that can never be
+    /// done is put aside.
+    pub(super) async fn work_on(&self, job: &Job) -> Result<Outcome, Fault> {
+        if self.region != self.origin {
+            self.pauses.over(&self.region).await;
+        }
+        let outcome = job.tenure.within(|| self.replica.attempt(&job.action)).await;
+        if let Err(fault) = &outcome
+            && fault.kind == FaultKind::Invalid
+        {
+            self.bury(job, fault).await;
+        }
+        outcome
+    }
+
+    /// Counts what became of a job.
+    pub(super) fn report(&self, job: &Job, outcome: Outcome) {
+        if let Action::Push(_) = job.action {
+            for record in job.taken_in.iter().chain([&job.record]) {
+                self.lag.note(&self.region, record.created_millis, record.seen.elapsed());
+            }
+            job.taken_in.iter().for_each(|_| self.tally.taken_in.add());
+        }
+        let counter = match (&job.action, outcome) {
+            (Action::Push(_), Outcome::Applied) => &self.tally.replicated,
+            (Action::Push(_), Outcome::Outrun) => &self.tally.outrun,
+            (Action::Heal(_), Outcome::Applied) => &self.tally.heals,
+            (Action::Restamp(..), Outcome::Applied) => &self.tally.restamps,
+            (Action::CarryOut { .. }, Outcome::Applied) => &self.tally.deletes_carried_out,
+            (_, Outcome::Outrun) => {
+                debug!(
+                    region = %self.origin, table = self.table, key = %log_key(job.action.key()),
+                    "a local write was no longer needed"
+                );
+                return;
+            }
+        };
+        counter.add();
+    }
+
+    /// The region written to, in a log line; an agent's own is no peer.
+    fn peer(&self) -> Option<DisplayValue<&Origin>> {
+        (self.region != self.origin).then(|| display(&self.region))
+    }
+
+    /// Tells of an attempt that failed and is made again.
+    pub(super) fn notice(&self, job: &Job, fault: &Fault) {
+        let Self { origin: region, table, .. } = self;
+        let (peer, key) = (self.peer(), log_key(job.action.key()));
+        if fault.kind == FaultKind::Throttled {
+            self.tally.throttled.add();
+            debug!(%region, peer, table, %key, %fault, "throttled; trying again");
+            return;
+        }
+        self.tally.retries.add();
+        match fault.kind {
+            _ if !self.complaints.is_due() => {
+                debug!(%region, peer, table, %key, %fault, "a write failed; trying again");
+            }
+            FaultKind::Refused => error!(
+                %region, peer, table, %key, %fault,
+                "the region refuses the write; check the credentials and the permissions of this agent there"
+            ),
+            FaultKind::Missing => error!(
+                %region, peer, table, %key, %fault,
+                "the replica is missing; create it with `tradewind init --create-tables`"
+            ),
+            _ => warn!(%region, peer, table, %key, %fault, "a write failed; trying again"),
+        }
+    }
+
+    /// Puts a write that can never be applied aside, with its reason, so that the stream goes on.
+    async fn bury(&self, job: &Job, fault: &Fault) {
+        let action = &job.action;
+        let trace = job.trace.as_ref().map(Trace::id);
+        let (peer, key) = (self.peer(), log_key(action.key()));
+        let Self { origin: region, table, .. } = self;
+        let (Action::Push(write) | Action::Heal(write) | Action::Restamp(write, _)) = action else {
+            error!(%region, table, %key, %fault, "a marked item can't be deleted");
+            return;
+        };
+        self.tally.dead_letters.add();
+        error!(
+            %region, peer, table, %key, %fault, trace,
+            "the replica can never take this write; it is in the dead letters of the origin's control table"
+        );
+        self.save_dead_letter(write, fault).await;
+    }
+
+    async fn save_dead_letter(&self, write: &Write, fault: &Fault) {
+        let Self { origin: region, table, .. } = self;
+        let (peer, key) = (self.peer(), log_key(&write.key));
+        let reason = fault.to_string();
+        let letter = DeadLetter { peer: &self.region, write, reason: &reason };
+        let save = || self.control.save_dead_letter(&self.table, &letter, self.dead_letter_days);
+        let saved = persist(save, |fault| {
+            error!(%region, peer, table, %key, %fault, "can't save a dead letter in the control table; trying again");
+        })
+        .await;
+        if let Err(fault) = saved {
+            error!(%region, peer, table, %key, %fault, "a dead letter can't be saved");
+        }
+    }
+}

@@ -1,0 +1,85 @@
+//! What is queued for a destination: an action, the records that it is for, and what it weighs.
+
+use std::sync::Arc;
+
+use tokio::time::Instant;
+
+use super::{Ledger, Tenure};
+use crate::protocol::{Action, Body, Item};
+use crate::telemetry::Trace;
+
+/// One action on its way to a destination.
+#[derive(Debug)]
+pub struct Job {
+    pub action: Action,
+    pub record: Source,
+    /// The right to write it.
+    pub tenure: Arc<Tenure>,
+    /// If the record is traced.
+    pub trace: Option<Trace>,
+    /// The records whose writes need not be made any more, since this one's does for them.
+    pub taken_in: Vec<Source>,
+}
+
+/// The record that asked for an action.
+#[derive(Debug)]
+pub struct Source {
+    pub ordinal: u64,
+    /// Where it is crossed out once its action has finished.
+    pub ledger: Arc<Ledger>,
+    pub created_millis: u64,
+    pub seen: Instant,
+}
+
+impl Job {
+    /// Does for the job of the same key that is queued before it, where the protocol allows it and both
+    /// stand under one lease; else gives that back.
+    pub(super) fn take_in(&mut self, before: Self) -> Option<Self> {
+        let may = Arc::ptr_eq(&self.tenure, &before.tenure) && self.action.take_in(&before.action);
+        if !may {
+            return Some(before);
+        }
+        self.trace = self.trace.take().or(before.trace);
+        self.taken_in.extend(before.taken_in);
+        self.taken_in.push(before.record);
+        None
+    }
+
+    /// Crosses out all that it was for.
+    pub(super) fn finish(&self) {
+        for record in self.taken_in.iter().chain([&self.record]) {
+            record.ledger.finish(record.ordinal);
+        }
+    }
+
+    /// A rough size of its images, in bytes.
+    pub(super) fn bytes(&self) -> usize {
+        match &self.action {
+            Action::Push(write) | Action::Heal(write) | Action::Restamp(write, _) => {
+                let new = match &write.body {
+                    Body::Put(item, _) => item_bytes(item),
+                    Body::Delete => 0,
+                };
+                new + write.replaced.as_deref().map_or(0, item_bytes)
+            }
+            Action::CarryOut { .. } => 0,
+        }
+    }
+}
+
+/// A rough size of an item, in bytes: what its texts and binaries hold.
+pub(crate) fn item_bytes(item: &Item) -> usize {
+    use aws_sdk_dynamodb::types::AttributeValue as Value;
+    fn value_bytes(value: &Value) -> usize {
+        match value {
+            Value::S(text) | Value::N(text) => text.len(),
+            Value::B(bytes) => bytes.as_ref().len(),
+            Value::Ss(set) | Value::Ns(set) => set.iter().map(String::len).sum(),
+            Value::Bs(set) => set.iter().map(|bytes| bytes.as_ref().len()).sum(),
+            Value::L(list) => list.iter().map(|value| 24 + value_bytes(value)).sum(),
+            Value::M(map) => item_bytes(map),
+            _ => 1,
+        }
+    }
+    item.iter().map(|(name, value)| 32 + name.len() + value_bytes(value)).sum()
+}

@@ -1,0 +1,71 @@
+//! How many writes to one destination are under way at once.
+
+use tokio::time::Instant;
+
+/// Rises by one for each round of writes that went well, and halves when the destination throttles, as
+/// TCP's windows do (additive increase, multiplicative decrease; Chiu and Jain, 1989).
+///
+/// It goes by throttling alone. DynamoDB sheds load by that, and not by slower answers; and where an
+/// endpoint does slow down, a write waits as long here as it would there.
+#[derive(Debug)]
+pub(super) struct Width {
+    now: usize,
+    most: usize,
+    /// Writes that went well since it last changed.
+    well: usize,
+    /// When it was last halved: what was under way then says nothing new.
+    halved: Option<Instant>,
+}
+
+impl Width {
+    /// Begins with the most: tables take bursts.
+    pub(super) fn new(most: usize) -> Self {
+        let most = most.max(1);
+        Self { now: most, most, well: 0, halved: None }
+    }
+
+    pub(super) fn allows(&self, under_way: usize) -> bool {
+        under_way < self.now
+    }
+
+    pub(super) fn went_well(&mut self) {
+        self.well += 1;
+        if self.well >= self.now {
+            self.now = self.most.min(self.now + 1);
+            self.well = 0;
+        }
+    }
+
+    /// A write that was begun at this moment was throttled.
+    pub(super) fn was_throttled(&mut self, begun: Instant) {
+        if self.halved.is_none_or(|halved| begun >= halved) {
+            self.now = (self.now / 2).max(1);
+            self.well = 0;
+            self.halved = Some(Instant::now());
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn it_halves_once_for_all_that_was_under_way_and_comes_back_one_by_one() {
+        let mut width = Width::new(16);
+        let begun = Instant::now();
+        tokio::time::advance(Duration::from_millis(1)).await;
+        (0..16).for_each(|_| width.was_throttled(begun));
+        assert!(width.allows(7) && !width.allows(8));
+        (0..8).for_each(|_| width.went_well());
+        assert!(width.allows(8) && !width.allows(9));
+        for _ in 0..9 {
+            width.was_throttled(Instant::now());
+        }
+        assert!(width.allows(0) && !width.allows(1), "it never ends");
+        (0..1000).for_each(|_| width.went_well());
+        assert!(width.allows(15) && !width.allows(16), "it never passes the most");
+    }
+}
