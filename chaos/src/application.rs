@@ -3,16 +3,17 @@
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use serde_json::{Map, Value, json};
+use aws_sdk_dynamodb::types::AttributeValue;
 use tokio::time::{Instant, MissedTickBehavior};
 
-use crate::faults::TABLE;
-use crate::history::{AppWrite, KEY, Operation, Outcome, Read, STAMP, WRITE};
-use crate::scenario::{PLACES, Workload};
+use crate::history::{AppWrite, Operation, Outcome, Read, STAMP, WRITE};
+use crate::scenario::Workload;
 use crate::wire::{Refusal, Wire};
 
 /// How often a reader looks.
 const LOOK: Duration = Duration::from_millis(50);
+/// Whose the keys are that all regions write.
+const SHARED: &str = "shared";
 /// How many stamps of copies are kept.
 const COPIES: usize = 16;
 
@@ -20,13 +21,16 @@ const COPIES: usize = 16;
 #[derive(Debug)]
 pub struct Application {
     pub region: usize,
-    pub regions: usize,
+    /// What all regions are called.
+    pub names: Arc<[String]>,
+    /// What its keys begin with.
+    pub prefix: Arc<str>,
     pub wire: Wire,
     pub workload: Workload,
     pub began: Instant,
     pub rng: fastrand::Rng,
     /// Stamps of items that any region has read: copies travel.
-    pub copies: Arc<Mutex<Vec<Value>>>,
+    pub copies: Arc<Mutex<Vec<AttributeValue>>>,
 }
 
 impl Application {
@@ -48,53 +52,56 @@ impl Application {
 
     fn key(&mut self, region: usize) -> String {
         let number = self.rng.u32(0..self.workload.keys);
-        if self.rng.u8(0..100) < self.workload.conflict_percent {
-            format!("shared-{number}")
-        } else {
-            format!("{}-{number}", PLACES[region].0)
-        }
+        let is_shared = self.rng.u8(0..100) < self.workload.conflict_percent;
+        let whose = if is_shared { SHARED } else { &self.names[region] };
+        format!("{}{whose}-{number}", self.prefix)
     }
 
     async fn one(&mut self, serial: usize) -> Option<AppWrite> {
         let key = self.key(self.region);
-        let id = format!("{} {serial}", PLACES[self.region].0);
+        let id = format!("{} {serial}", self.names[self.region]);
         let Workload { put, update, put_back, delete, size, .. } = self.workload;
         let deal = self.rng.u32(0..put + update + put_back + delete);
         let payload: String = std::iter::repeat_with(|| self.rng.alphanumeric()).take(size).collect();
-        let item = json!({ KEY: { "S": key }, WRITE: { "S": id }, "payload": { "S": payload } });
-        let (operation, call, body) = if deal < put {
-            (Operation::Put, "PutItem", json!({ "TableName": TABLE, "Item": item }))
+        let operation = if deal < put {
+            Operation::Put
         } else if deal < put + update {
-            let body = json!({
-                "TableName": TABLE, "Key": { KEY: { "S": key } },
-                "UpdateExpression": "SET #w = :w, payload = :p",
-                "ExpressionAttributeNames": { "#w": WRITE },
-                "ExpressionAttributeValues": { ":w": { "S": id }, ":p": { "S": payload } },
-            });
-            (Operation::Update, "UpdateItem", body)
+            Operation::Update
         } else if deal < put + update + put_back {
-            let mut item = item;
-            if let Some(stamp) = self.copy(&key).await {
-                item[STAMP] = stamp;
-            }
-            (Operation::PutBack, "PutItem", json!({ "TableName": TABLE, "Item": item }))
+            Operation::PutBack
         } else {
-            (Operation::Delete, "DeleteItem", json!({ "TableName": TABLE, "Key": { KEY: { "S": key } } }))
+            Operation::Delete
         };
+        let stamp = if operation == Operation::PutBack { self.copy(&key).await } else { None };
         let sent = self.now();
-        let outcome = match self.wire.call(call, &body).await {
-            Ok(_) if self.rng.u8(0..100) < self.workload.lost_answers_percent => Outcome::Maybe,
-            Ok(_) => Outcome::Acknowledged,
+        let made = match operation {
+            Operation::Put | Operation::PutBack => {
+                self.wire.put(&key, &id, payload, stamp.map(|stamp| (STAMP, stamp))).await
+            }
+            Operation::Update => self.wire.update(&key, &id, payload).await,
+            Operation::Delete => self.wire.delete(&key).await,
+        };
+        let outcome = match made {
+            Ok(()) if self.rng.u8(0..100) < self.workload.lost_answers_percent => Outcome::Maybe,
+            Ok(()) => Outcome::Acknowledged,
             // What was refused was not made.
-            Err(error) if error.is::<Refusal>() && !error.to_string().contains(": 5") => return None,
+            Err(error) if error.is::<Refusal>() => return None,
             Err(_) => Outcome::Maybe,
         };
         Some(AppWrite { id, region: self.region, key, operation, outcome, sent, done: self.now() })
     }
 
+    /// All keys that applications of these regions may write.
+    pub fn keys(names: &[String], prefix: &str, workload: &Workload) -> Vec<String> {
+        let whose = names.iter().map(String::as_str).chain([SHARED]);
+        whose
+            .flat_map(|whose| (0..workload.keys).map(move |number| format!("{prefix}{whose}-{number}")))
+            .collect()
+    }
+
     /// The stamp of an older copy of something.
-    async fn copy(&mut self, key: &str) -> Option<Value> {
-        let item: Option<Map<String, Value>> = self.wire.get(TABLE, key).await.ok()?;
+    async fn copy(&mut self, key: &str) -> Option<AttributeValue> {
+        let item = self.wire.get(key).await.ok()?;
         let mut copies = self.copies.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(stamp) = item.and_then(|mut item| item.remove(STAMP)) {
             if copies.len() >= COPIES {
@@ -111,10 +118,10 @@ impl Application {
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
             ticks.tick().await;
-            let region = self.rng.usize(0..self.regions);
+            let region = self.rng.usize(0..self.names.len());
             let (key, at) = (self.key(region), self.now());
-            if let Ok(item) = self.wire.get(TABLE, &key).await {
-                let write = item.and_then(|item| Some(item.get(WRITE)?["S"].as_str()?.to_owned()));
+            if let Ok(item) = self.wire.get(&key).await {
+                let write = item.and_then(|item| item.get(WRITE)?.as_s().ok().cloned());
                 let read = Read { region: self.region, key, at, write };
                 reads.lock().unwrap_or_else(PoisonError::into_inner).push(read);
             }

@@ -9,10 +9,12 @@ pub mod endpoints;
 pub mod faults;
 pub mod history;
 pub mod lag;
+pub mod play;
 pub mod random;
 pub mod report;
 pub mod run;
 pub mod scenario;
+pub mod staging;
 pub mod tail;
 pub mod wire;
 

@@ -1,6 +1,6 @@
 //! `tradewind-chaos`: runs scenarios, and says whether anything was lost.
 
-use std::io::Write as _;
+use std::io::{BufRead as _, IsTerminal as _, Write as _};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::Duration;
@@ -11,12 +11,14 @@ use tradewind_chaos::endpoints::{Engine, serve};
 use tradewind_chaos::report::{Report, html, json, junit};
 use tradewind_chaos::run::Plan;
 use tradewind_chaos::scenario::{SHIPPED, Scenario};
+use tradewind_chaos::staging::Staging;
 use tradewind_chaos::{Result, random};
 
 /// Break Tradewind on purpose, and see that nothing is lost.
 ///
 /// Real agents on real endpoints, on this machine: with faults between them, applications that write
-/// everywhere, and a checker that works out which write must survive.
+/// everywhere, and a checker that works out which write must survive. Or, with --regions, on tables of
+/// your own, whose agents run already.
 ///
 /// Exit codes: 0 where all promises were kept, 1 where one was broken, 64 where the command line or
 /// a scenario is wrong, 70 where a run could not be made.
@@ -70,7 +72,27 @@ struct Run {
     #[arg(long, value_enum, default_value_t = Engine::Embedded)]
     engine: Engine,
     #[command(flatten)]
+    own: Own,
+    #[command(flatten)]
     settings: Settings,
+}
+
+/// Tables of the user's own.
+#[derive(Debug, Args)]
+#[command(next_help_heading = "On your own staging tables")]
+struct Own {
+    /// The configuration of your agents, which must be running: writes to a table of theirs.
+    #[arg(long, value_name = "FILE", conflicts_with_all = ["random", "engine", "tradewind", "defect"])]
+    regions: Option<PathBuf>,
+    /// Which table; may be left out where there is one.
+    #[arg(long, value_name = "NAME", requires = "regions")]
+    table: Option<String>,
+    /// Agrees to writing to the table of this name, where nobody can be asked.
+    #[arg(long, value_name = "NAME", requires = "regions")]
+    yes_write_to: Option<String>,
+    /// How soon after the last fault every write must be everywhere, instead of what scenarios say.
+    #[arg(long, value_name = "TIME", requires = "regions", value_parser = humantime::parse_duration)]
+    recover_within: Option<Duration>,
 }
 
 #[derive(Debug, Args)]
@@ -101,14 +123,18 @@ async fn main() -> ExitCode {
             return if error.use_stderr() { ExitCode::from(64) } else { ExitCode::SUCCESS };
         }
     };
-    let (jobs, settings) = match cli.command {
+    let (jobs, staging, settings) = match cli.command {
         Command::Serve { port, data } => return ended(serve(port, &data).await.map(|()| true)),
         Command::List { json } => return ended(list(json).map(|()| true)),
-        Command::Run(run) => (run.jobs(), run.settings),
-        Command::Replay { report, settings } => (recorded(&report), settings),
+        Command::Run(run) => {
+            let jobs = run.jobs();
+            let staging = jobs.as_ref().map_or(Ok(None), |jobs| run.own.agreed(jobs));
+            (jobs, staging, run.settings)
+        }
+        Command::Replay { report, settings } => (recorded(&report), Ok(None), settings),
     };
-    match jobs {
-        Ok(jobs) => ended(run(jobs, settings).await),
+    match jobs.and_then(|jobs| Ok((jobs, staging?))) {
+        Ok((jobs, staging)) => ended(run(jobs, staging, settings).await),
         Err(error) => {
             let _ = writeln!(std::io::stderr(), "error: {error}");
             ExitCode::from(64)
@@ -156,6 +182,33 @@ impl Run {
     }
 }
 
+impl Own {
+    /// The user's tables, if they are meant, once a person has agreed.
+    fn agreed(&self, jobs: &[Job]) -> Result<Option<Staging>> {
+        let Some(file) = &self.regions else { return Ok(None) };
+        let staging = Staging::read(file, self.table.as_deref(), self.recover_within)?;
+        let scenarios = jobs.iter().map(|(text, ..)| Scenario::parse(text)).collect::<Result<Vec<_>>>()?;
+        scenarios.iter().try_for_each(|scenario| staging.check(scenario))?;
+        let name = staging.table();
+        let mut err = std::io::stderr();
+        writeln!(err, "{}", staging.warning(&scenarios))?;
+        let agreed = match &self.yes_write_to {
+            Some(agreed) => agreed.clone(),
+            None if std::io::stdin().is_terminal() => {
+                write!(err, "Type the table's name to go on: ")?;
+                let mut typed = String::new();
+                std::io::stdin().lock().read_line(&mut typed)?;
+                typed.trim().to_owned()
+            }
+            None => return Err(format!("nobody can be asked: agree with --yes-write-to {name}").into()),
+        };
+        if agreed != name {
+            return Err(format!("nothing was written: {agreed:?} is not {name:?}").into());
+        }
+        Ok(Some(staging))
+    }
+}
+
 /// A shipped scenario, or a file.
 fn find(name: &str) -> Result<String> {
     if let Some((_, text)) = SHIPPED.iter().find(|(shipped, _)| *shipped == name) {
@@ -172,6 +225,9 @@ fn recorded(path: &Path) -> Result<Vec<Job>> {
     let report: serde_json::Value = serde_json::from_str(&text)?;
     let runs = report["runs"].as_array().ok_or("the report has no runs")?;
     let job = |run: &serde_json::Value| {
+        if run["engine"] == "staging" {
+            return Err("runs on your own tables can't be replayed: make them anew with --regions".into());
+        }
         let text = run["replay"].as_str().ok_or("a run without a scenario")?.to_owned();
         let engine = clap::ValueEnum::from_str(run["engine"].as_str().unwrap_or_default(), true)?;
         Ok((text, engine, run["seed"].as_u64().ok_or("a run without a seed")?))
@@ -179,12 +235,12 @@ fn recorded(path: &Path) -> Result<Vec<Job>> {
     runs.iter().map(job).collect()
 }
 
-async fn run(jobs: Vec<Job>, settings: Settings) -> Result<bool> {
+async fn run(jobs: Vec<Job>, staging: Option<Staging>, settings: Settings) -> Result<bool> {
     let tradewind = match settings.tradewind {
         Some(binary) => binary,
         None => std::env::current_exe()?.with_file_name("tradewind"),
     };
-    if !tradewind.is_file() {
+    if staging.is_none() && !tradewind.is_file() {
         return Err(
             format!("{} is not there: build it, or name it with --tradewind", tradewind.display()).into()
         );
@@ -195,15 +251,14 @@ async fn run(jobs: Vec<Job>, settings: Settings) -> Result<bool> {
     for (i, (text, engine, seed)) in jobs.into_iter().enumerate() {
         let folder = tempfile::Builder::new().prefix("tradewind-chaos-").tempdir()?;
         let path = folder.path().to_path_buf();
-        let plan = Plan {
-            text,
-            engine,
-            seed,
-            tradewind: std::path::absolute(&tradewind)?,
-            folder: path.clone(),
-            defect: settings.defect,
+        let report = match &staging {
+            Some(staging) => staging.run(&text, seed).await,
+            None => {
+                let (tradewind, defect) = (std::path::absolute(&tradewind)?, settings.defect);
+                Plan { text, engine, seed, tradewind, folder: path, defect }.run().await
+            }
         };
-        let report = match plan.run().await {
+        let report = match report {
             Ok(report) => report,
             // The others may be made all the same.
             Err(error) => {
@@ -211,7 +266,7 @@ async fn run(jobs: Vec<Job>, settings: Settings) -> Result<bool> {
                 continue;
             }
         };
-        if !report.passed {
+        if !report.passed && staging.is_none() {
             let kept = folder.keep();
             writeln!(std::io::stderr(), "the agents' logs are in {}", kept.display())?;
         }

@@ -3,14 +3,13 @@
 use std::collections::HashMap;
 use std::fmt::Write as _;
 
-use clap::ValueEnum;
 use serde::Serialize;
 use serde_json::{Value, json};
 
 use crate::checker::{Judgement, Violation};
 use crate::history::{History, Millis, Operation, Outcome};
-use crate::lag::{Lag, STEP, Stale};
-use crate::run::Plan;
+use crate::lag::{Lag, STEP, Stale, lags, stale, ways};
+use crate::play::check_recovery;
 use crate::scenario::Scenario;
 
 const PAGE: &str = include_str!("report.html");
@@ -49,6 +48,17 @@ pub struct Report {
     pub replay: String,
 }
 
+/// How a run was made.
+#[derive(Clone, Debug)]
+pub struct Made<'a> {
+    /// What the regions are made of.
+    pub on: String,
+    pub seed: u64,
+    /// The scenario, as TOML.
+    pub text: &'a str,
+    pub end: Millis,
+}
+
 /// A fault, as it is drawn.
 #[derive(Clone, Debug, Serialize)]
 pub struct Band {
@@ -58,15 +68,11 @@ pub struct Band {
 }
 
 impl Report {
-    pub fn new(
-        plan: &Plan,
-        scenario: &Scenario,
-        history: &History,
-        judgement: Judgement,
-        lags: Vec<Lag>,
-        stale: Stale,
-        end: Millis,
-    ) -> Self {
+    pub fn new(run: Made<'_>, scenario: &Scenario, history: &History, mut judgement: Judgement) -> Self {
+        let Made { on, seed, text, end } = run;
+        let ways = ways(history, &judgement);
+        check_recovery(&mut judgement, scenario, history, &ways);
+        let (lags, stale) = (lags(&ways, end), stale(history, &judgement));
         let series = |times: &mut dyn Iterator<Item = Millis>| {
             let mut points = vec![0; usize::try_from(end / STEP).unwrap_or_default() + 1];
             for time in times {
@@ -103,12 +109,8 @@ impl Report {
         Self {
             scenario: scenario.name.clone(),
             about: scenario.about.clone(),
-            engine: plan
-                .engine
-                .to_possible_value()
-                .map(|value| value.get_name().to_owned())
-                .unwrap_or_default(),
-            seed: plan.seed,
+            engine: on,
+            seed,
             passed: judgement.violation_count == 0,
             regions: history.regions.clone(),
             #[expect(clippy::cast_precision_loss, reason = "runs are short")]
@@ -129,7 +131,7 @@ impl Report {
             heal_series: series(&mut judgement.heals.iter().copied()),
             conflict_series: series(&mut judgement.conflicts.iter().copied()),
             violations: judgement.violations,
-            replay: plan.text.clone(),
+            replay: text.to_owned(),
         }
     }
 

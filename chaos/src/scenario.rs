@@ -46,6 +46,9 @@ shipped!(
     "long-outage",
 );
 
+/// How long before its table is deleted a region's application stops.
+const LAST_WRITE: Duration = Duration::from_secs(2);
+
 /// A scenario.
 #[derive(Clone, Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -226,6 +229,15 @@ impl Scenario {
     /// A region's number.
     pub fn region(&self, name: &str) -> Option<usize> {
         PLACES.iter().take(self.regions).position(|(place, _)| *place == name)
+    }
+
+    /// When a region's application must stop, since its table will be deleted: what nobody has read by then
+    /// is lost with the stream.
+    pub fn deletion(&self, region: usize) -> Option<Duration> {
+        let mut faults = self.faults.iter().filter(|fault| fault.kind == Kind::DeleteTable);
+        let fault =
+            faults.find(|fault| fault.region.as_deref() == PLACES.get(region).map(|(name, _)| *name))?;
+        Some(fault.at.saturating_sub(LAST_WRITE))
     }
 
     /// When the last fault is over.

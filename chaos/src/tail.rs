@@ -1,23 +1,23 @@
-//! Reads a region's stream, past all faults, from its beginning to its end.
+//! Reads a region's stream, past all faults, to its end: parents before their children.
 
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use serde_json::{Value, json};
 use tokio::time::{Instant, sleep};
+use tradewind::stream::{Lineage, ShardId};
 
 use crate::Result;
-use crate::faults::TABLE;
-use crate::history::{Image, KEY, Seen};
-use crate::wire::Wire;
+use crate::history::Seen;
+use crate::wire::{From, Wire};
 
-const POLL: Duration = Duration::from_millis(60);
 /// How many reads in a row find nothing at the end.
 const EMPTY_READS: u32 = 3;
 /// How long a stream may stay unreadable, or go on, at the end.
 const PATIENCE: Duration = Duration::from_secs(20);
+/// How often new shards are looked for.
+const LIST: Duration = Duration::from_secs(5);
 
 /// One region's reader.
 #[derive(Debug)]
@@ -26,20 +26,65 @@ pub struct Tail {
     pub wire: Wire,
     pub skew_seconds: u32,
     pub began: Instant,
+    /// How often each shard is read.
+    pub poll: Duration,
     pub seen: Arc<Mutex<Vec<Seen>>>,
     /// No more is being written: the end is the end.
     pub over: Arc<AtomicBool>,
 }
 
+/// Where a stream is being read.
+#[derive(Debug)]
+pub struct Place {
+    stream: String,
+    lineage: Lineage,
+    shards: BTreeMap<ShardId, Cursor>,
+    listed: Instant,
+}
+
+/// Where a shard was read to, and how it goes on.
+#[derive(Debug)]
+struct Cursor {
+    from: From,
+    iterator: Option<String>,
+    has_ended: bool,
+}
+
+impl Place {
+    /// At the beginning, or at the tip: from there on everything is seen.
+    pub async fn stand(wire: &Wire, at_tip: bool) -> Result<Self> {
+        let stream = wire.stream().await?;
+        let lineage = wire.shards(&stream).await?;
+        let mut shards = BTreeMap::new();
+        for shard in lineage.shards() {
+            let from = if at_tip { From::Now } else { From::Beginning };
+            let iterator = wire.iterator(&stream, &shard.0, &from).await?;
+            shards.insert(shard.clone(), Cursor { from, iterator, has_ended: false });
+        }
+        Ok(Self { stream, lineage, shards, listed: Instant::now() })
+    }
+
+    async fn list(&mut self, wire: &Wire) -> Result<()> {
+        self.lineage = wire.shards(&self.stream).await?;
+        for shard in self.lineage.shards() {
+            let new = || Cursor { from: From::Beginning, iterator: None, has_ended: false };
+            self.shards.entry(shard.clone()).or_insert_with(new);
+        }
+        self.listed = Instant::now();
+        Ok(())
+    }
+
+    /// Whether a shard's turn has come: all of its parent has been read.
+    fn is_due(&self, shard: &ShardId) -> bool {
+        let parent = self.lineage.parent(shard).and_then(|parent| self.shards.get(parent));
+        !self.shards[shard].has_ended && parent.is_none_or(|parent| parent.has_ended)
+    }
+}
+
 impl Tail {
     /// Reads until it is over and nothing more comes: true, or false where it goes on and on. Says why
     /// where the stream can't be read.
-    pub async fn run(self) -> Result<bool> {
-        let body = json!({ "TableName": TABLE });
-        let table = self.wire.call("DescribeTable", &body).await?;
-        let stream = table["Table"]["LatestStreamArn"].clone();
-        // Where each shard was read to, and how it goes on.
-        let mut shards: BTreeMap<String, (Option<String>, Option<Value>)> = BTreeMap::new();
+    pub async fn run(self, mut place: Place) -> Result<bool> {
         let (mut empty, mut bad_since, mut over_since) = (0, None, None);
         while !self.over.load(Ordering::Relaxed) || empty < EMPTY_READS {
             if self.over.load(Ordering::Relaxed)
@@ -48,16 +93,18 @@ impl Tail {
             {
                 return Ok(false);
             }
-            match self.round(&stream, &mut shards).await {
+            match self.round(&mut place).await {
                 Ok(found) => {
                     bad_since = None;
                     empty = if found { 0 } else { empty + 1 };
                 }
                 Err(error) => {
                     empty = 0;
-                    // Iterators end with the server that gave them.
-                    for (_, iterator) in shards.values_mut() {
-                        *iterator = None;
+                    // Iterators end with the server that gave them. One at the tip is all that says where
+                    // that was.
+                    for cursor in place.shards.values_mut().filter(|cursor| !matches!(cursor.from, From::Now))
+                    {
+                        cursor.iterator = None;
                     }
                     let since: Instant = *bad_since.get_or_insert_with(Instant::now);
                     if self.over.load(Ordering::Relaxed) && since.elapsed() > PATIENCE {
@@ -65,61 +112,42 @@ impl Tail {
                     }
                 }
             }
-            sleep(POLL).await;
+            sleep(self.poll).await;
         }
         Ok(true)
     }
 
-    async fn round(
-        &self,
-        stream: &Value,
-        shards: &mut BTreeMap<String, (Option<String>, Option<Value>)>,
-    ) -> Result<bool> {
-        if shards.is_empty() {
-            let answer = self.wire.streams("DescribeStream", &json!({ "StreamArn": stream })).await?;
-            for shard in answer["StreamDescription"]["Shards"].as_array().into_iter().flatten() {
-                shards.insert(shard["ShardId"].as_str().unwrap_or_default().to_owned(), (None, None));
-            }
+    async fn round(&self, place: &mut Place) -> Result<bool> {
+        if place.listed.elapsed() > LIST {
+            place.list(&self.wire).await?;
         }
         let mut found = false;
-        for (shard, (position, iterator)) in shards {
-            if iterator.is_none() {
-                let mut body =
-                    json!({ "StreamArn": stream, "ShardId": shard, "ShardIteratorType": "TRIM_HORIZON" });
-                if let Some(position) = position {
-                    body["ShardIteratorType"] = "AFTER_SEQUENCE_NUMBER".into();
-                    body["SequenceNumber"] = position.as_str().into();
-                }
-                *iterator = Some(self.wire.streams("GetShardIterator", &body).await?["ShardIterator"].take());
+        let due: Vec<ShardId> = place.shards.keys().filter(|shard| place.is_due(shard)).cloned().collect();
+        for shard in due {
+            let Some(cursor) = place.shards.get_mut(&shard) else { continue };
+            if cursor.iterator.is_none() {
+                cursor.iterator = self.wire.iterator(&place.stream, &shard.0, &cursor.from).await?;
             }
-            let mut page = self.wire.streams("GetRecords", &json!({ "ShardIterator": iterator })).await?;
-            let records = page["Records"].take();
+            let Some(iterator) = &cursor.iterator else { continue };
+            let (changes, next) = self.wire.changes(iterator).await?;
             let at = u64::try_from(self.began.elapsed().as_millis()).unwrap_or(u64::MAX);
-            for record in records.as_array().into_iter().flatten().map(|record| &record["dynamodb"]) {
+            for change in changes {
+                cursor.from = From::After(change.sequence);
+                let Some(key) = change.key else { continue };
                 found = true;
-                *position = record["SequenceNumber"].as_str().map(str::to_owned);
-                let image = |name: &str| record[name].as_object().map(Image::of);
                 let seen = Seen {
                     region: self.region,
-                    key: record["Keys"][KEY]["S"].as_str().unwrap_or_default().to_owned(),
+                    key,
                     at,
-                    created: millis(&record["ApproximateCreationDateTime"])
-                        + u64::from(self.skew_seconds) * 1000,
-                    old: image("OldImage"),
-                    new: image("NewImage"),
+                    created: change.created_millis + u64::from(self.skew_seconds) * 1000,
+                    old: change.old,
+                    new: change.new,
                 };
                 self.seen.lock().unwrap_or_else(PoisonError::into_inner).push(seen);
             }
-            *iterator = Some(page["NextShardIterator"].take()).filter(|next| !next.is_null());
+            cursor.has_ended = next.is_none();
+            cursor.iterator = next;
         }
         Ok(found)
     }
-}
-
-/// Seconds since 1970, as a number in JSON, in milliseconds.
-#[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "times are far below 2^53")]
-fn millis(seconds: &Value) -> u64 {
-    seconds
-        .as_u64()
-        .map_or_else(|| (seconds.as_f64().unwrap_or_default() * 1000.0).round() as u64, |s| s * 1000)
 }

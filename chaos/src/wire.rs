@@ -1,29 +1,43 @@
-//! Requests to an endpoint, as JSON, without the SDK: nothing is retried, and nothing translated.
+//! Requests to a region's table and its stream, past all faults: nothing is tried again.
 
+use std::collections::{BTreeMap, HashMap};
 use std::time::Duration;
 
-use axum::body::{Body, to_bytes};
-use axum::http::Request;
-use hyper_util::client::legacy::Client;
-use hyper_util::client::legacy::connect::HttpConnector;
-use hyper_util::rt::TokioExecutor;
+use aws_sdk_dynamodb::error::{DisplayErrorContext, SdkError};
+use aws_sdk_dynamodb::types::{
+    AttributeDefinition, AttributeValue, BillingMode, KeySchemaElement, KeyType, ScalarAttributeType,
+    StreamSpecification, StreamViewType,
+};
+use aws_sdk_dynamodbstreams::types::{AttributeValue as StreamValue, ShardIteratorType};
 use serde_json::{Map, Value, json};
+use tradewind::region::Region;
+use tradewind::stream::{Lineage, list_once};
 use url::Url;
 
 use crate::Result;
-use crate::history::{Image, KEY};
+use crate::history::{Image, KEY, WRITE};
 
 /// The credentials of everyone. No engine here checks a signature.
 pub const ACCESS_KEY: &str = "tradewind";
 /// How long an answer may take.
 const PATIENCE: Duration = Duration::from_secs(20);
 
-/// One region, past all faults.
+pub type Item = HashMap<String, AttributeValue>;
+
+/// One region's table.
 #[derive(Clone, Debug)]
 pub struct Wire {
-    endpoint: String,
-    authorization: String,
-    client: Client<HttpConnector, Body>,
+    tables: aws_sdk_dynamodb::Client,
+    streams: aws_sdk_dynamodbstreams::Client,
+    pub table: String,
+    key: KeyShape,
+}
+
+/// What the items' keys are like: a text, and perhaps a second attribute that is always the same.
+#[derive(Clone, Debug)]
+pub struct KeyShape {
+    pub partition: String,
+    pub sort: Option<(String, AttributeValue)>,
 }
 
 /// What the service would not do, in its own words.
@@ -38,87 +52,236 @@ impl std::fmt::Display for Refusal {
 
 impl std::error::Error for Refusal {}
 
+/// Where to read a shard from.
+#[derive(Clone, Debug)]
+pub enum From {
+    Beginning,
+    Now,
+    After(String),
+}
+
+/// A change, as the stream tells it.
+#[derive(Debug)]
+pub struct Change {
+    pub sequence: String,
+    /// None where it is of no key of ours.
+    pub key: Option<String>,
+    pub created_millis: u64,
+    pub old: Option<Image>,
+    pub new: Option<Image>,
+}
+
 impl Wire {
-    pub fn to(endpoint: &Url, aws_region: &str) -> Self {
+    /// An endpoint of our own.
+    pub fn to(endpoint: &Url, aws_region: &str, table: &str) -> Self {
+        use aws_sdk_dynamodb::config::retry::RetryConfig;
+        use aws_sdk_dynamodb::config::timeout::TimeoutConfig;
+        use aws_sdk_dynamodb::config::{BehaviorVersion, Credentials, Region as AwsRegion};
+        let credentials = Credentials::new(ACCESS_KEY, ACCESS_KEY, None, None, "chaos");
+        let timeouts = TimeoutConfig::builder().operation_timeout(PATIENCE).build();
+        let region = AwsRegion::new(aws_region.to_owned());
+        let tables = aws_sdk_dynamodb::Config::builder()
+            .behavior_version(BehaviorVersion::latest())
+            .region(region.clone())
+            .credentials_provider(credentials.clone())
+            .retry_config(RetryConfig::disabled())
+            .timeout_config(timeouts.clone())
+            .endpoint_url(endpoint.as_str())
+            .build();
+        let streams = aws_sdk_dynamodbstreams::Config::builder()
+            .behavior_version(BehaviorVersion::latest())
+            .region(region)
+            .credentials_provider(credentials)
+            .retry_config(RetryConfig::disabled())
+            .timeout_config(timeouts)
+            .endpoint_url(endpoint.as_str())
+            .build();
         Self {
-            endpoint: endpoint.to_string(),
-            authorization: format!(
-                "AWS4-HMAC-SHA256 Credential={ACCESS_KEY}/20260101/{aws_region}/dynamodb/aws4_request, SignedHeaders=host, Signature=0"
-            ),
-            client: Client::builder(TokioExecutor::new()).build_http(),
+            tables: aws_sdk_dynamodb::Client::from_conf(tables),
+            streams: aws_sdk_dynamodbstreams::Client::from_conf(streams),
+            table: table.to_owned(),
+            key: KeyShape { partition: KEY.to_owned(), sort: None },
         }
     }
 
-    /// Calls an operation of DynamoDB.
-    pub async fn call(&self, operation: &str, body: &Value) -> Result<Value> {
-        self.send(&format!("DynamoDB_20120810.{operation}"), body).await
+    /// A region of the user's own.
+    pub fn of(region: &Region, table: String, key: KeyShape) -> Self {
+        Self { tables: region.writes.clone(), streams: region.streams.clone(), table, key }
     }
 
-    /// Calls an operation of its streams.
-    pub async fn streams(&self, operation: &str, body: &Value) -> Result<Value> {
-        self.send(&format!("DynamoDBStreams_20120810.{operation}"), body).await
+    fn key(&self, key: &str) -> Item {
+        let mut item = Item::from([(self.key.partition.clone(), AttributeValue::S(key.to_owned()))]);
+        item.extend(self.key.sort.clone());
+        item
     }
 
-    async fn send(&self, target: &str, body: &Value) -> Result<Value> {
-        let request = Request::post(&self.endpoint)
-            .header("content-type", "application/x-amz-json-1.0")
-            .header("x-amz-target", target)
-            .header("x-amz-date", "20260101T000000Z")
-            .header("authorization", &self.authorization)
-            .body(Body::from(body.to_string()))?;
-        let exchange = async {
-            let answer = self.client.request(request).await?;
-            let status = answer.status();
-            let body = to_bytes(Body::new(answer.into_body()), usize::MAX).await?;
-            Ok::<_, Box<dyn std::error::Error + Send + Sync>>((status, body))
-        };
-        let (status, body) = tokio::time::timeout(PATIENCE, exchange)
+    /// Makes the table, with the stream that replication needs.
+    pub async fn make_table(&self) -> Result<()> {
+        let key = KeySchemaElement::builder().attribute_name(KEY).key_type(KeyType::Hash).build()?;
+        let attribute = AttributeDefinition::builder()
+            .attribute_name(KEY)
+            .attribute_type(ScalarAttributeType::S)
+            .build()?;
+        let stream = StreamSpecification::builder()
+            .stream_enabled(true)
+            .stream_view_type(StreamViewType::NewAndOldImages)
+            .build()?;
+        let call =
+            self.tables.create_table().table_name(&self.table).billing_mode(BillingMode::PayPerRequest);
+        let call = call.attribute_definitions(attribute).key_schema(key).stream_specification(stream);
+        call.send().await.map(drop).map_err(failed)
+    }
+
+    pub async fn delete_table(&self) -> Result<()> {
+        self.tables.delete_table().table_name(&self.table).send().await.map(drop).map_err(failed)
+    }
+
+    /// Puts an item, with a stamp or without.
+    pub async fn put(
+        &self,
+        key: &str,
+        write: &str,
+        payload: String,
+        stamp: Option<(&str, AttributeValue)>,
+    ) -> Result<()> {
+        let mut item = self.key(key);
+        item.insert(WRITE.to_owned(), AttributeValue::S(write.to_owned()));
+        item.insert("payload".to_owned(), AttributeValue::S(payload));
+        item.extend(stamp.map(|(name, stamp)| (name.to_owned(), stamp)));
+        self.tables
+            .put_item()
+            .table_name(&self.table)
+            .set_item(Some(item))
+            .send()
             .await
-            .map_err(|_| format!("{target}: {} did not answer within {PATIENCE:?}", self.endpoint))??;
-        let value: Value = serde_json::from_slice(&body).unwrap_or_default();
-        if status.is_success() {
-            return Ok(value);
-        }
-        let kind = value["__type"].as_str().and_then(|kind| kind.rsplit('#').next()).unwrap_or("?");
-        let message = value["message"].as_str().or(value["Message"].as_str()).unwrap_or_default();
-        Err(Refusal(format!("{target}: {status} {kind} {message}")).into())
+            .map(drop)
+            .map_err(failed)
     }
 
-    /// Makes a table with the stream that replication needs.
-    pub async fn make_table(&self, table: &str) -> Result<()> {
-        let body = json!({
-            "TableName": table,
-            "BillingMode": "PAY_PER_REQUEST",
-            "AttributeDefinitions": [{ "AttributeName": KEY, "AttributeType": "S" }],
-            "KeySchema": [{ "AttributeName": KEY, "KeyType": "HASH" }],
-            "StreamSpecification": { "StreamEnabled": true, "StreamViewType": "NEW_AND_OLD_IMAGES" },
+    /// Updates an item, which keeps whatever else it has.
+    pub async fn update(&self, key: &str, write: &str, payload: String) -> Result<()> {
+        let call = self.tables.update_item().table_name(&self.table).set_key(Some(self.key(key)));
+        let call = call
+            .update_expression("SET #w = :w, payload = :p")
+            .expression_attribute_names("#w", WRITE)
+            .expression_attribute_values(":w", AttributeValue::S(write.to_owned()))
+            .expression_attribute_values(":p", AttributeValue::S(payload));
+        call.send().await.map(drop).map_err(failed)
+    }
+
+    pub async fn delete(&self, key: &str) -> Result<()> {
+        let call = self.tables.delete_item().table_name(&self.table).set_key(Some(self.key(key)));
+        call.send().await.map(drop).map_err(failed)
+    }
+
+    pub async fn get(&self, key: &str) -> Result<Option<Item>> {
+        let call = self.tables.get_item().table_name(&self.table).set_key(Some(self.key(key)));
+        Ok(call.consistent_read(true).send().await.map_err(failed)?.item)
+    }
+
+    /// What the table holds of these keys; of all, without any.
+    pub async fn items(&self, keys: Option<&[String]>) -> Result<BTreeMap<String, Image>> {
+        let mut items = BTreeMap::new();
+        if let Some(keys) = keys {
+            for key in keys {
+                items.extend(self.get(key).await?.map(|item| (key.clone(), Image::of(&values(&item)))));
+            }
+            return Ok(items);
+        }
+        let scan = self.tables.scan().table_name(&self.table).consistent_read(true);
+        let mut pages = scan.into_paginator().send();
+        while let Some(page) = pages.next().await {
+            for item in page.map_err(failed)?.items.unwrap_or_default() {
+                let key = item.get(&self.key.partition).and_then(|key| key.as_s().ok()).cloned();
+                items.insert(key.unwrap_or_default(), Image::of(&values(&item)));
+            }
+        }
+        Ok(items)
+    }
+
+    /// The name of the table's stream.
+    pub async fn stream(&self) -> Result<String> {
+        let answer = self.tables.describe_table().table_name(&self.table).send().await.map_err(failed)?;
+        let arn = answer.table.and_then(|table| table.latest_stream_arn);
+        arn.ok_or_else(|| format!("table {} has no stream", self.table).into())
+    }
+
+    /// The stream's shards.
+    pub async fn shards(&self, stream: &str) -> Result<Lineage> {
+        Ok(list_once(&self.streams, stream).await?)
+    }
+
+    pub async fn iterator(&self, stream: &str, shard: &str, from: &From) -> Result<Option<String>> {
+        let call = self.streams.get_shard_iterator().stream_arn(stream).shard_id(shard);
+        let call = match from {
+            From::Beginning => call.shard_iterator_type(ShardIteratorType::TrimHorizon),
+            From::Now => call.shard_iterator_type(ShardIteratorType::Latest),
+            From::After(sequence) => {
+                call.shard_iterator_type(ShardIteratorType::AfterSequenceNumber).sequence_number(sequence)
+            }
+        };
+        Ok(call.send().await.map_err(failed)?.shard_iterator)
+    }
+
+    /// A page of changes, and the iterator for the next.
+    pub async fn changes(&self, iterator: &str) -> Result<(Vec<Change>, Option<String>)> {
+        let page = self.streams.get_records().shard_iterator(iterator).send().await.map_err(failed)?;
+        let changes = page.records.unwrap_or_default().into_iter().filter_map(|record| {
+            let record = record.dynamodb?;
+            let keys = record.keys.unwrap_or_default();
+            let is_ours = |(name, value): &(String, AttributeValue)| {
+                keys.get(name).map(stream_value) == Some(plain_value(value))
+            };
+            let key = keys.get(&self.key.partition).and_then(|key| key.as_s().ok()).cloned();
+            let image = |image: Option<HashMap<String, StreamValue>>| {
+                let image = image?.iter().map(|(name, value)| (name.clone(), stream_value(value))).collect();
+                Some(Image::of(&image))
+            };
+            let created = record.approximate_creation_date_time?.to_millis().ok()?;
+            Some(Change {
+                sequence: record.sequence_number?,
+                key: key.filter(|_| self.key.sort.as_ref().is_none_or(is_ours)),
+                created_millis: u64::try_from(created).unwrap_or_default(),
+                old: image(record.old_image),
+                new: image(record.new_image),
+            })
         });
-        self.call("CreateTable", &body).await.map(|_| ())
+        Ok((changes.collect(), page.next_shard_iterator))
     }
+}
 
-    pub async fn get(&self, table: &str, key: &str) -> Result<Option<Map<String, Value>>> {
-        let body = json!({ "TableName": table, "Key": { KEY: { "S": key } }, "ConsistentRead": true });
-        let mut answer = self.call("GetItem", &body).await?;
-        Ok(match answer["Item"].take() {
-            Value::Object(item) => Some(item),
-            _ => None,
-        })
-    }
+/// An item's attributes as DynamoDB writes them in JSON. Those that are not ours are told apart, no more.
+fn values(item: &Item) -> Map<String, Value> {
+    item.iter().map(|(name, value)| (name.clone(), plain_value(value))).collect()
+}
 
-    /// All that a table holds.
-    pub async fn scan(&self, table: &str) -> Result<std::collections::BTreeMap<String, Image>> {
-        let mut items = std::collections::BTreeMap::new();
-        let mut body = json!({ "TableName": table, "ConsistentRead": true });
-        loop {
-            let answer = self.call("Scan", &body).await?;
-            for item in answer["Items"].as_array().into_iter().flatten().filter_map(Value::as_object) {
-                let key = item.get(KEY).and_then(|key| key["S"].as_str()).unwrap_or_default();
-                items.insert(key.to_owned(), Image::of(item));
-            }
-            match &answer["LastEvaluatedKey"] {
-                Value::Null => return Ok(items),
-                last => body["ExclusiveStartKey"] = last.clone(),
-            }
-        }
+fn plain_value(value: &AttributeValue) -> Value {
+    match value {
+        AttributeValue::S(text) => json!({ "S": text }),
+        AttributeValue::N(number) => json!({ "N": number }),
+        other => json!(format!("{other:?}")),
     }
+}
+
+fn stream_value(value: &StreamValue) -> Value {
+    match value {
+        StreamValue::S(text) => json!({ "S": text }),
+        StreamValue::N(number) => json!({ "N": number }),
+        other => json!(format!("{other:?}")),
+    }
+}
+
+/// An error in words. What the service refused, it did not do; of its own faults (5xx) and of lost answers
+/// nobody knows.
+fn failed<E>(error: SdkError<E>) -> Box<dyn std::error::Error + Send + Sync>
+where
+    E: std::error::Error + Send + Sync + 'static,
+{
+    let is_refused = match &error {
+        SdkError::ServiceError(told) => told.raw().status().as_u16() < 500,
+        SdkError::ConstructionFailure(_) => true,
+        _ => false,
+    };
+    let text = DisplayErrorContext(&error).to_string();
+    if is_refused { Refusal(text).into() } else { text.into() }
 }
