@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use tokio::task::JoinSet;
+use tokio::task::{AbortHandle, JoinSet};
 use tokio::time::{Instant, sleep};
 
 use crate::Result;
@@ -47,6 +47,8 @@ pub struct Play {
     /// By region: its table was deleted on purpose.
     pub is_deleted: Vec<bool>,
     tails: JoinSet<(usize, Result<bool>)>,
+    /// By region: ends its tail.
+    ends: Vec<AbortHandle>,
     writers: JoinSet<Vec<AppWrite>>,
     readers: JoinSet<()>,
     records: Arc<Mutex<Vec<Seen>>>,
@@ -62,7 +64,8 @@ impl Play {
         }
         let began = Instant::now();
         let (records, reads, over, copies) = Default::default();
-        let (mut tails, mut writers, mut readers) = (JoinSet::new(), JoinSet::new(), JoinSet::new());
+        let (mut tails, mut ends) = (JoinSet::new(), Vec::new());
+        let (mut writers, mut readers) = (JoinSet::new(), JoinSet::new());
         let mut rng = fastrand::Rng::with_seed(seed);
         for ((region, wire), place) in regions.wires.iter().enumerate().zip(places) {
             let tail = Tail {
@@ -74,7 +77,7 @@ impl Play {
                 seen: Arc::clone(&records),
                 over: Arc::clone(&over),
             };
-            tails.spawn(async move { (region, tail.run(place).await) });
+            ends.push(tails.spawn(async move { (region, tail.run(place).await) }));
             let deletion = scenario.deletion(region);
             let mut application = || {
                 let mut workload = scenario.workload.clone();
@@ -94,7 +97,7 @@ impl Play {
             readers.spawn(application().read(Arc::clone(&reads)));
         }
         let is_deleted = vec![false; regions.wires.len()];
-        Ok(Self { regions, scenario, began, is_deleted, tails, writers, readers, records, reads, over })
+        Ok(Self { regions, scenario, began, is_deleted, tails, ends, writers, readers, records, reads, over })
     }
 
     pub fn now(&self) -> Millis {
@@ -104,6 +107,14 @@ impl Play {
     /// Whether applications still write, or faults are still to come.
     pub fn goes_on(&self) -> bool {
         self.began.elapsed() < self.scenario.workload.lasts.max(self.scenario.calm())
+    }
+
+    /// Deletes a region's table, and with it its stream.
+    pub async fn delete_table(&mut self, region: usize) -> Result<()> {
+        self.regions.wires[region].delete_table().await?;
+        self.is_deleted[region] = true;
+        self.ends[region].abort();
+        Ok(())
     }
 
     /// Lets the regions come to rest: what was seen, what is wrong, and when it ended. `is_excused` names
@@ -119,11 +130,11 @@ impl Play {
         self.over.store(true, Ordering::Relaxed);
         let mut wrong: Vec<Wrong> = Vec::new();
         while let Some(read) = self.tails.join_next().await {
-            let (region, read) = read?;
+            let (region, read) = match read {
+                Err(error) if error.is_cancelled() => continue,
+                read => read?,
+            };
             let name = &self.regions.names[region];
-            if self.is_deleted[region] {
-                continue;
-            }
             if !read.map_err(|error| format!("{name}'s stream can't be read: {error}"))? {
                 wrong.push(("never at rest", format!("agents write on and on in {name}")));
             }

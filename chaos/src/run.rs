@@ -176,11 +176,11 @@ impl World {
             }
             self.is_down[region] = is_down;
             let due = |kind| self.play.scenario.faults.iter().any(|fault| fault.at <= now && is(fault, kind));
-            if due(Kind::DeleteTable) && !self.play.is_deleted[region] {
-                self.play.regions.wires[region].delete_table().await?;
-                self.play.is_deleted[region] = true;
+            let (is_deletion_due, is_poison_due) = (due(Kind::DeleteTable), due(Kind::Poison));
+            if is_deletion_due && !self.play.is_deleted[region] {
+                self.play.delete_table(region).await?;
             }
-            if due(Kind::Poison) && !self.is_poisoned {
+            if is_poison_due && !self.is_poisoned {
                 let (write, payload) = (format!("{name} poison"), "x".repeat(POISON_BYTES));
                 self.play.regions.wires[region].put(POISON, &write, payload, None).await?;
                 self.is_poisoned = true;

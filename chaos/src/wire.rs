@@ -208,7 +208,9 @@ impl Wire {
 
     /// The stream's shards.
     pub async fn shards(&self, stream: &str) -> Result<Lineage> {
-        Ok(list_once(&self.streams, stream).await?)
+        // It tries again by itself, for as long as it takes.
+        let listed = tokio::time::timeout(PATIENCE, list_once(&self.streams, stream)).await;
+        Ok(listed.map_err(|_| format!("{stream}: its shards can't be listed within {PATIENCE:?}"))??)
     }
 
     pub async fn iterator(&self, stream: &str, shard: &str, from: &From) -> Result<Option<String>> {
