@@ -173,7 +173,8 @@ pub struct Tuning {
     /// How often progress is made durable; what a crash repeats is at most this much.
     #[serde(deserialize_with = "duration")]
     pub checkpoint_interval: Duration,
-    /// How many keys are written at once at each peer, at most; fewer while it throttles.
+    /// How many keys are written at once at each peer, at most; fewer while it throttles, and where fewer at once
+    /// make as many a second.
     pub concurrency: usize,
     /// How much may wait for one peer, in MiB, before the peer gets a cursor of its own.
     pub queue_mib: usize,

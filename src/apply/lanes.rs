@@ -178,7 +178,7 @@ impl Dispatcher {
     /// Begins attempts, as many as may be under way. Where a destination fails, the keys that found out
     /// go on trying, and no others; where it throttles, many may rest before the others wait for them.
     fn begin(&mut self) {
-        while self.width.allows(self.attempts.len() + self.failing.len())
+        while self.width.allows(self.under_way())
             && self.throttled.len() < MOST_THROTTLED
             && let Some(key) = self.ready.pop_front()
         {
@@ -199,11 +199,18 @@ impl Dispatcher {
         }
     }
 
+    /// A key that fails keeps its place.
+    fn under_way(&self) -> usize {
+        self.attempts.len() + self.failing.len()
+    }
+
     fn judge(&mut self, Attempt { key, mut begun, since, outcome }: Attempt) {
         match outcome {
             Some(Err(fault)) if fault.kind != FaultKind::Invalid => {
                 let is_throttled = fault.kind == FaultKind::Throttled;
-                if is_throttled && !begun.was_throttled {
+                if !is_throttled {
+                    self.width.failed();
+                } else if !begun.was_throttled {
                     self.width.was_throttled(since);
                     begun.was_throttled = true;
                 }
@@ -216,7 +223,7 @@ impl Dispatcher {
                 return;
             }
             Some(outcome) => {
-                self.width.went_well();
+                self.width.went_well(self.under_way() + 1, !self.ready.is_empty());
                 if let Some(step) = begun.step.take() {
                     step.end(outcome.as_ref());
                 }

@@ -3,6 +3,7 @@
 
 mod destination;
 mod job;
+mod knee;
 mod lanes;
 mod ledger;
 mod pauses;

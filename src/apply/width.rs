@@ -2,13 +2,16 @@
 
 use tokio::time::Instant;
 
-/// Rises by one for each round of writes that went well, and halves when the destination throttles, as
-/// TCP's windows do (additive increase, multiplicative decrease; Chiu and Jain, 1989).
+use super::knee::Knee;
+
+/// As many as make the most writes a second, and fewer while the destination throttles.
 ///
-/// It goes by throttling alone. DynamoDB sheds load by that, and not by slower answers; and where an
-/// endpoint does slow down, a write waits as long here as it would there.
+/// By throttling, it rises by one for each round of writes that went well, and halves when one is throttled,
+/// as TCP's windows do (additive increase, multiplicative decrease; Chiu and Jain, 1989).
 #[derive(Debug)]
 pub(super) struct Width {
+    knee: Knee,
+    /// By throttling.
     now: usize,
     most: usize,
     /// Writes that went well since it last changed.
@@ -21,14 +24,20 @@ impl Width {
     /// Begins with the most: tables take bursts.
     pub(super) fn new(most: usize) -> Self {
         let most = most.max(1);
-        Self { now: most, most, well: 0, halved: None }
+        Self { knee: Knee::new(most), now: most, most, well: 0, halved: None }
     }
 
     pub(super) fn allows(&self, under_way: usize) -> bool {
-        under_way < self.now
+        under_way < self.now.min(self.knee.now())
     }
 
-    pub(super) fn went_well(&mut self) {
+    /// A write was made; with it so many were under way, and others may have been waiting for their turn.
+    pub(super) fn went_well(&mut self, under_way: usize, others_wait: bool) {
+        if others_wait && under_way >= self.knee.now() {
+            self.knee.answered(Instant::now());
+        } else {
+            self.knee.disturbed();
+        }
         self.well += 1;
         if self.well >= self.now {
             self.now = self.most.min(self.now + 1);
@@ -38,11 +47,17 @@ impl Width {
 
     /// A write that was begun at this moment was throttled.
     pub(super) fn was_throttled(&mut self, begun: Instant) {
+        self.knee.disturbed();
         if self.halved.is_none_or(|halved| begun >= halved) {
             self.now = (self.now / 2).max(1);
             self.well = 0;
             self.halved = Some(Instant::now());
         }
+    }
+
+    /// A write failed, otherwise than by throttling.
+    pub(super) fn failed(&mut self) {
+        self.knee.disturbed();
     }
 }
 
@@ -59,13 +74,13 @@ mod tests {
         tokio::time::advance(Duration::from_millis(1)).await;
         (0..16).for_each(|_| width.was_throttled(begun));
         assert!(width.allows(7) && !width.allows(8));
-        (0..8).for_each(|_| width.went_well());
+        (0..8).for_each(|_| width.went_well(1, false));
         assert!(width.allows(8) && !width.allows(9));
         for _ in 0..9 {
             width.was_throttled(Instant::now());
         }
         assert!(width.allows(0) && !width.allows(1), "it never ends");
-        (0..1000).for_each(|_| width.went_well());
+        (0..1000).for_each(|_| width.went_well(1, false));
         assert!(width.allows(15) && !width.allows(16), "it never passes the most");
     }
 }
