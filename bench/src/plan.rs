@@ -31,7 +31,7 @@ impl Plan {
     /// longer, the more records the stream holds.
     pub fn full() -> Self {
         Self {
-            concurrencies: vec![8, 16, 32, 64, 128],
+            concurrencies: vec![4, 8, 16, 32, 64, 128],
             probe_writes: 1_000,
             records: 3_000,
             steady: Duration::from_secs(20),

@@ -1,5 +1,7 @@
 //! Where more writes at once no longer make more writes a second.
 
+use std::time::Duration;
+
 use tokio::time::Instant;
 
 /// Looks for the knee of a destination's throughput, which is where queues begin (Jain and Ramakrishnan,
@@ -8,7 +10,7 @@ use tokio::time::Instant;
 ///
 /// Half as many are kept where they make no fewer: the others only waited elsewhere. Where answers take as
 /// long however many are asked for, as DynamoDB's and those across an ocean do, half as many make half, and
-/// it stays wide.
+/// it stays wide. What it found holds while it finds it again.
 #[derive(Debug)]
 pub(super) struct Knee {
     now: usize,
@@ -20,6 +22,8 @@ pub(super) struct Knee {
     /// Rounds between trials: twice as many after each that failed.
     patience: u32,
     rest: u32,
+    /// When a count was last completed.
+    found: Option<Instant>,
 }
 
 /// Answers that are counted.
@@ -46,6 +50,8 @@ impl Knee {
     const GAIN: f64 = 1.05;
     const FEWEST_ANSWERS: usize = 64;
     const MOST_PATIENCE: u32 = 64;
+    /// For so long a width holds that is not found again: bursts too short to learn from get the most.
+    const MEMORY: Duration = Duration::from_secs(5);
 
     /// Begins with the most: tables take bursts.
     pub(super) fn new(most: usize) -> Self {
@@ -58,6 +64,7 @@ impl Knee {
             wider_next: false,
             patience: 1,
             rest: 1,
+            found: None,
         }
     }
 
@@ -81,6 +88,7 @@ impl Knee {
             let rate = f64::from(round.answers) / at.saturating_duration_since(round.since).as_secs_f64();
             let was = self.now;
             self.judge(rate);
+            self.found = Some(at);
             let settling = if self.now == was { 0 } else { was.max(self.now) };
             self.round = Some(Round { settling, since: at, answers: 0 });
         }
@@ -109,18 +117,20 @@ impl Knee {
 
     /// What was counted says nothing of the width: no write waited, or the destination failed. So nothing
     /// speaks for a narrower trial, and a wider one was wide enough.
-    pub(super) fn disturbed(&mut self) {
+    pub(super) fn disturbed(&mut self, at: Instant) {
         self.round = None;
         if let Some(Trial { from, .. }) = self.trial.take() {
             self.now = self.now.max(from);
+        }
+        if self.found.is_some_and(|found| at.saturating_duration_since(found) > Self::MEMORY) {
+            self.found = None;
+            self.now = self.most;
         }
     }
 }
 
 #[cfg(test)]
 mod tests {
-    use std::time::Duration;
-
     use super::*;
 
     /// A destination: the writes it makes a second, by how many are under way; give or take a fifth each.
@@ -191,15 +201,23 @@ mod tests {
     }
 
     #[test]
-    fn nothing_is_learnt_while_no_write_waits() {
+    fn a_trial_ends_when_no_write_waits() {
         let (mut peer, mut knee) = (Peer::new(1), Knee::new(64));
         peer.take(&mut knee, 200, contended);
         assert_eq!(knee.now(), 32, "a trial is under way");
-        knee.disturbed();
+        knee.disturbed(peer.at);
         assert_eq!(knee.now(), 64);
-        for _ in 0..1000 {
-            peer.take(&mut knee, 100, contended);
-            knee.disturbed();
+    }
+
+    #[test]
+    fn bursts_too_short_to_learn_from_get_the_most() {
+        let (mut peer, mut knee) = (Peer::new(1), Knee::new(64));
+        peer.take(&mut knee, 20_000, contended);
+        assert!(knee.now() < 20);
+        for _ in 0..100 {
+            peer.at += Duration::from_millis(200);
+            peer.take(&mut knee, 30, contended);
+            knee.disturbed(peer.at);
         }
         assert_eq!(knee.now(), 64);
     }

@@ -33,10 +33,11 @@ impl Width {
 
     /// A write was made; with it so many were under way, and others may have been waiting for their turn.
     pub(super) fn went_well(&mut self, under_way: usize, others_wait: bool) {
+        let now = Instant::now();
         if others_wait && under_way >= self.knee.now() {
-            self.knee.answered(Instant::now());
+            self.knee.answered(now);
         } else {
-            self.knee.disturbed();
+            self.knee.disturbed(now);
         }
         self.well += 1;
         if self.well >= self.now {
@@ -47,7 +48,7 @@ impl Width {
 
     /// A write that was begun at this moment was throttled.
     pub(super) fn was_throttled(&mut self, begun: Instant) {
-        self.knee.disturbed();
+        self.knee.disturbed(Instant::now());
         if self.halved.is_none_or(|halved| begun >= halved) {
             self.now = (self.now / 2).max(1);
             self.well = 0;
@@ -57,7 +58,7 @@ impl Width {
 
     /// A write failed, otherwise than by throttling.
     pub(super) fn failed(&mut self) {
-        self.knee.disturbed();
+        self.knee.disturbed(Instant::now());
     }
 }
 
