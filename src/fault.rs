@@ -6,6 +6,8 @@ use std::time::Duration;
 
 use aws_credential_types::provider::error::CredentialsError;
 use aws_sdk_dynamodb::error::{BuildError, ProvideErrorMetadata, SdkError};
+use aws_sdk_dynamodb::types::ThrottlingReason;
+use aws_sdk_dynamodb::types::error::{ProvisionedThroughputExceededException, ThrottlingException};
 use backon::{BackoffBuilder, ExponentialBackoff, ExponentialBuilder, Retryable};
 
 /// What is to be done about a failed call.
@@ -13,6 +15,9 @@ use backon::{BackoffBuilder, ExponentialBackoff, ExponentialBuilder, Retryable};
 pub enum FaultKind {
     /// The service asks for fewer calls: wait, and try again.
     Throttled,
+    /// The service asks for fewer calls to some keys, and the table has room for others: wait, and try
+    /// again.
+    HotPartition,
     /// No answer, or a passing fault of the service: try again.
     Unreachable,
     /// Credentials or permissions: a person has to act; try again now and then.
@@ -65,7 +70,7 @@ impl FaultKind {
             Self::Unreachable => {
                 "Check the endpoint in regions.toml, the network, and that the service is up."
             }
-            Self::Throttled => {
+            Self::Throttled | Self::HotPartition => {
                 "The service asks for fewer calls: try again later, or raise the table's capacity."
             }
             Self::Invalid => "The service will not take this call: check the names in regions.toml.",
@@ -75,7 +80,7 @@ impl FaultKind {
     /// How long to wait before trying again, at least and at most.
     fn delays(self) -> (Duration, Duration) {
         let (least, most) = match self {
-            Self::Throttled => (50, 5_000),
+            Self::Throttled | Self::HotPartition => (50, 5_000),
             Self::Unreachable => (100, 5_000),
             Self::Refused | Self::Missing => (1_000, 15_000),
             Self::Invalid => (0, 0),
@@ -123,7 +128,10 @@ where
             message = chain(&error);
         }
         let kind = match &error {
-            SdkError::ServiceError(_) => FaultKind::of_code(&code),
+            SdkError::ServiceError(_) => match FaultKind::of_code(&code) {
+                FaultKind::Throttled if is_of_few_keys(&error) => FaultKind::HotPartition,
+                kind => kind,
+            },
             _ if lacks_credentials(&error) => FaultKind::Refused,
             SdkError::ConstructionFailure(_) => FaultKind::Invalid,
             _ => FaultKind::Unreachable,
@@ -138,6 +146,29 @@ fn lacks_credentials(error: &(dyn Error + 'static)) -> bool {
     while let Some(error) = cause {
         if error.is::<CredentialsError>() {
             return true;
+        }
+        cause = error.source();
+    }
+    false
+}
+
+/// Whether all that a call was throttled for is the throughput of a key range, and not the table's or the
+/// account's ([`ThrottlingReason`]; other stores may give none).
+fn is_of_few_keys(error: &(dyn Error + 'static)) -> bool {
+    let mut cause = Some(error);
+    while let Some(error) = cause {
+        let reasons = if let Some(error) = error.downcast_ref::<ProvisionedThroughputExceededException>() {
+            error.throttling_reasons()
+        } else if let Some(error) = error.downcast_ref::<ThrottlingException>() {
+            error.throttling_reasons()
+        } else {
+            &[]
+        };
+        let is_range = |reason: &ThrottlingReason| {
+            reason.reason().is_some_and(|reason| reason.ends_with("KeyRangeThroughputExceeded"))
+        };
+        if !reasons.is_empty() {
+            return reasons.iter().all(is_range);
         }
         cause = error.source();
     }
@@ -203,4 +234,33 @@ where
         })
         .notify(|fault, _| notify(fault))
         .await
+}
+
+#[cfg(test)]
+mod tests {
+    use aws_sdk_dynamodb::error::ErrorMetadata;
+    use aws_sdk_dynamodb::operation::put_item::PutItemError;
+
+    use super::*;
+
+    #[test]
+    fn a_hot_partition_is_told_from_a_table_that_has_no_room() {
+        let throttled = |reasons: &[&str]| {
+            let code = "ProvisionedThroughputExceededException";
+            let mut error = ProvisionedThroughputExceededException::builder()
+                .meta(ErrorMetadata::builder().code(code).build());
+            for reason in reasons {
+                error = error.throttling_reasons(ThrottlingReason::builder().reason(*reason).build());
+            }
+            let error = PutItemError::ProvisionedThroughputExceededException(error.build());
+            Fault::from(SdkError::service_error(error, ())).kind
+        };
+        assert_eq!(throttled(&["TableWriteKeyRangeThroughputExceeded"]), FaultKind::HotPartition);
+        let index = ["IndexWriteKeyRangeThroughputExceeded", "TableWriteKeyRangeThroughputExceeded"];
+        assert_eq!(throttled(&index), FaultKind::HotPartition);
+        let both = ["TableWriteKeyRangeThroughputExceeded", "TableWriteProvisionedThroughputExceeded"];
+        assert_eq!(throttled(&both), FaultKind::Throttled);
+        assert_eq!(throttled(&["TableWriteAccountLimitExceeded"]), FaultKind::Throttled);
+        assert_eq!(throttled(&[]), FaultKind::Throttled);
+    }
 }

@@ -165,7 +165,8 @@ impl Site {
                 Ok(answer) => return Ok(answer),
                 Err(fault) => fault,
             };
-            let passing = matches!(fault.kind, FaultKind::Unreachable | FaultKind::Throttled);
+            let passing =
+                matches!(fault.kind, FaultKind::Unreachable | FaultKind::Throttled | FaultKind::HotPartition);
             if !passing || Instant::now() >= deadline {
                 return Err(self.fault(table, fault));
             }

@@ -101,7 +101,6 @@ struct Begun {
     job: Job,
     backoff: Backoff,
     step: Option<Step>,
-    /// It has been throttled before: that tells of its key, and no more of the table.
     was_throttled: bool,
     _room: OwnedSemaphorePermit,
 }
@@ -207,15 +206,16 @@ impl Dispatcher {
     fn judge(&mut self, Attempt { key, mut begun, since, outcome }: Attempt) {
         match outcome {
             Some(Err(fault)) if fault.kind != FaultKind::Invalid => {
-                let is_throttled = fault.kind == FaultKind::Throttled;
-                if !is_throttled {
-                    self.width.failed();
-                } else if !begun.was_throttled {
-                    self.width.was_throttled(since);
-                    begun.was_throttled = true;
+                // Once throttled, it tells of its key, and no more of the table.
+                if fault.kind != FaultKind::Throttled || !begun.was_throttled {
+                    self.width.failed(fault.kind, since);
                 }
+                begun.was_throttled |= fault.kind == FaultKind::Throttled;
                 self.destination.notice(&begun.job, &fault);
-                let resting = if is_throttled { &mut self.throttled } else { &mut self.failing };
+                let resting = match fault.kind {
+                    FaultKind::Throttled | FaultKind::HotPartition => &mut self.throttled,
+                    _ => &mut self.failing,
+                };
                 resting.insert((Instant::now() + begun.backoff.next(fault.kind), key));
                 if let Some(lane) = self.lanes.get_mut(&key) {
                     lane.first = Some(begun);

@@ -3,6 +3,7 @@
 use tokio::time::Instant;
 
 use super::knee::Knee;
+use crate::fault::FaultKind;
 
 /// As many as make the most writes a second, and fewer while the destination throttles.
 ///
@@ -46,19 +47,17 @@ impl Width {
         }
     }
 
-    /// A write that was begun at this moment was throttled.
-    pub(super) fn was_throttled(&mut self, begun: Instant) {
+    /// A write that was begun at this moment failed. Of a hot partition nothing follows for other keys.
+    pub(super) fn failed(&mut self, kind: FaultKind, begun: Instant) {
+        if kind == FaultKind::HotPartition {
+            return;
+        }
         self.knee.disturbed(Instant::now());
-        if self.halved.is_none_or(|halved| begun >= halved) {
+        if kind == FaultKind::Throttled && self.halved.is_none_or(|halved| begun >= halved) {
             self.now = (self.now / 2).max(1);
             self.well = 0;
             self.halved = Some(Instant::now());
         }
-    }
-
-    /// A write failed, otherwise than by throttling.
-    pub(super) fn failed(&mut self) {
-        self.knee.disturbed(Instant::now());
     }
 }
 
@@ -73,15 +72,25 @@ mod tests {
         let mut width = Width::new(16);
         let begun = Instant::now();
         tokio::time::advance(Duration::from_millis(1)).await;
-        (0..16).for_each(|_| width.was_throttled(begun));
+        (0..16).for_each(|_| width.failed(FaultKind::Throttled, begun));
         assert!(width.allows(7) && !width.allows(8));
         (0..8).for_each(|_| width.went_well(1, false));
         assert!(width.allows(8) && !width.allows(9));
         for _ in 0..9 {
-            width.was_throttled(Instant::now());
+            width.failed(FaultKind::Throttled, Instant::now());
         }
         assert!(width.allows(0) && !width.allows(1), "it never ends");
         (0..1000).for_each(|_| width.went_well(1, false));
         assert!(width.allows(15) && !width.allows(16), "it never passes the most");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_hot_partition_leaves_other_keys_their_width() {
+        let mut width = Width::new(16);
+        for _ in 0..100 {
+            width.failed(FaultKind::HotPartition, Instant::now());
+            width.went_well(1, false);
+        }
+        assert!(width.allows(15));
     }
 }

@@ -50,9 +50,11 @@ impl From<FaultKind> for Exit {
     fn from(kind: FaultKind) -> Self {
         match kind {
             FaultKind::Refused => Self::Refused,
-            FaultKind::Throttled | FaultKind::Unreachable | FaultKind::Missing | FaultKind::Invalid => {
-                Self::Unavailable
-            }
+            FaultKind::Throttled
+            | FaultKind::HotPartition
+            | FaultKind::Unreachable
+            | FaultKind::Missing
+            | FaultKind::Invalid => Self::Unavailable,
         }
     }
 }

@@ -56,7 +56,9 @@ impl Finding {
             FaultKind::Refused if fault.code.contains("AccessDenied") => "permission",
             FaultKind::Refused => "credentials",
             FaultKind::Missing => "missing",
-            FaultKind::Unreachable | FaultKind::Throttled | FaultKind::Invalid => "unreachable",
+            FaultKind::Unreachable | FaultKind::Throttled | FaultKind::HotPartition | FaultKind::Invalid => {
+                "unreachable"
+            }
         };
         let mend = match name {
             "permission" => {
