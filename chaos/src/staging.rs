@@ -9,6 +9,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use aws_sdk_dynamodb::types::{AttributeValue, KeyType, ScalarAttributeType};
 use tokio::time::{Instant, sleep};
 use tradewind::config::{Config, TableConfig};
+use tradewind::control::ControlTable;
 use tradewind::operate::pause;
 use tradewind::protocol::Origin;
 use tradewind::region::Region;
@@ -142,6 +143,7 @@ impl Staging {
         for name in self.names.iter() {
             let origin: Origin = name.parse()?;
             let region = connected.get(&origin).ok_or_else(|| format!("no region {name}"))?;
+            self.leave_pauses(region).await?;
             wires.push(self.wire(region).await?);
         }
         let run = fastrand::Rng::new().u32(..);
@@ -210,6 +212,26 @@ impl Staging {
         Ok(Wire::of(region, physical, KeyShape { partition, sort }))
     }
 
+    /// Refuses to run where somebody has paused a flow: a pause of ours would replace theirs, and writes that
+    /// are not to arrive look lost.
+    async fn leave_pauses(&self, region: &Region) -> Result<()> {
+        let crew =
+            ControlTable::of(region).crew().await.map_err(|fault| format!("{}: {fault}", region.name))?;
+        let now = wall_millis();
+        let theirs = crew
+            .pauses
+            .iter()
+            .find(|(peer, until)| **until > now && self.names.iter().any(|name| *name == peer.as_str()));
+        match theirs {
+            Some((peer, _)) => Err(format!(
+                "{} → {peer} is paused: `tradewind resume` it first, or wait until it goes on. Nothing was written",
+                region.name
+            )
+            .into()),
+            None => Ok(()),
+        }
+    }
+
     /// The flows that are cut at this time of a run.
     fn cut(&self, scenario: &Scenario, now: Duration) -> Result<Flows> {
         let is_active = |fault: &&Fault| fault.at <= now && now < fault.at + fault.lasts;
@@ -250,16 +272,7 @@ impl Staging {
         if !new.is_empty() {
             // Whatever becomes of this process, it ends by itself.
             let until = wall_millis() + u64::try_from(lasts(&wanted).as_millis())?;
-            let flows = pause(&self.config, regions, &new, Some(until)).await?;
-            let theirs =
-                flows.iter().find(|flow| flow.was_paused_until.is_some_and(|was| was > wall_millis()));
-            if let Some(flow) = theirs {
-                let (origin, peer) = (&flow.origin, &flow.peer);
-                return Err(format!(
-                    "{origin} → {peer} was paused by somebody else: `tradewind resume` it first"
-                )
-                .into());
-            }
+            pause(&self.config, regions, &new, Some(until)).await?;
         }
         *paused = wanted;
         Ok(())

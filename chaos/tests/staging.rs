@@ -75,6 +75,14 @@ impl Own {
         (output, report)
     }
 
+    async fn tradewind(&self, arguments: &[&str]) -> Value {
+        let mut command = tradewind(&binary(), arguments);
+        let output = command.arg("--config").arg(&self.config).arg("--json").output().await;
+        let output = output.expect("a process");
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+        serde_json::from_slice(&output.stdout).expect("JSON")
+    }
+
     async fn end(self) {
         for agent in self.agents {
             agent.wish(Wish::Stop);
@@ -152,4 +160,20 @@ async fn nothing_is_written_before_someone_has_agreed_or_where_it_cannot_be_righ
     for (wire, expected) in own.wires.iter().zip([1, 0]) {
         assert_eq!(wire.items(None).await.expect("a scan").len(), expected);
     }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_pause_of_somebody_elses_is_left_alone() {
+    let own = Own::start(0).await;
+    let paused = own.tradewind(&["pause", "--from", "dublin", "--for", "1h"]).await;
+    assert_eq!(paused["flows"][0]["was_paused_until"], Value::Null, "{paused:#}");
+    let (output, _) = own.run(CUT, &AGREED).await;
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert_eq!(output.status.code(), Some(70), "{said}");
+    assert!(said.contains("is paused") && said.contains("tradewind resume"), "{said}");
+    for (wire, expected) in own.wires.iter().zip([1, 0]) {
+        assert_eq!(wire.items(None).await.expect("a scan").len(), expected);
+    }
+    let resumed = own.tradewind(&["resume", "--from", "dublin"]).await;
+    assert_eq!(resumed["flows"][0]["was_paused_until"], paused["flows"][0]["paused_until"], "{resumed:#}");
 }

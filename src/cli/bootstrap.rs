@@ -5,7 +5,6 @@ use clap::Args;
 use super::seeding::{SeedArgs, bootstrapped, is_done, text};
 use super::{Exit, Failure, report};
 use crate::operate::SeedOptions;
-use crate::region::Region;
 
 /// Bring existing items into replicas that lack them, while agents and applications go on.
 ///
@@ -29,7 +28,7 @@ impl Bootstrap {
     pub(super) async fn run(self, json: bool) -> Result<Exit, Failure> {
         let config = self.seed.config.load()?;
         let options = SeedOptions { restart: self.restart, ..self.seed.options(&config)? };
-        let regions = Region::connect_all(&config).await;
+        let regions = self.seed.connect(&config).await?;
         let results = bootstrapped(&config, &regions, &options, json).await?;
         report(json, &results, |results| text(results))?;
         Ok(if is_done(&results) { Exit::Done } else { Exit::Differs })

@@ -41,10 +41,7 @@ impl Chosen {
         let chosen = self.region.iter().map(|name| known(&config, name)).collect::<Result<Vec<_>, _>>()?;
         let regions = Region::connect_all(&config).await;
         let mut tables = tables(&config, &regions).await?;
-        if let Some(missing) = self.table.iter().find(|name| !tables.iter().any(|table| table.name == **name))
-        {
-            return Err(Failure::new(Exit::Usage, format!("no table is called {missing:?}")));
-        }
+        are_known(&self.table, &tables)?;
         tables.retain(|table| self.table.is_empty() || self.table.contains(&table.name));
         Ok(Reached { config, tables, regions, chosen })
     }
@@ -55,6 +52,15 @@ impl Reached {
     pub(super) fn has(&self, region: &Origin) -> bool {
         self.chosen.is_empty() || self.chosen.contains(region)
     }
+}
+
+/// Whether there are tables of these names.
+pub(super) fn are_known(names: &[String], tables: &[TableConfig]) -> Result<(), Failure> {
+    let Some(missing) = names.iter().find(|name| !tables.iter().any(|table| table.name == **name)) else {
+        return Ok(());
+    };
+    let known: Vec<&str> = tables.iter().map(|table| table.name.as_str()).collect();
+    Err(Failure::new(Exit::Usage, format!("no table is called {missing:?}; there is {}", known.join(", "))))
 }
 
 /// A region among those that were connected to.

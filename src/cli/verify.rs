@@ -5,9 +5,12 @@ use std::time::Duration;
 use clap::Args;
 use serde_json::json;
 
+use super::chosen::are_known;
 use super::progress::{Progress, left};
 use super::{ConfigFile, Exit, Failure, print, report};
-use crate::operate::{Audience, Difference, Options, Scanned, Stage, TableVerdict, Verification, verify};
+use crate::operate::{
+    Audience, Difference, Options, Scanned, Stage, TableVerdict, Verification, tables, verify,
+};
 use crate::region::Region;
 
 /// Compare the replicas item by item, and print the keys that differ and why.
@@ -22,6 +25,9 @@ use crate::region::Region;
 pub(super) struct Verify {
     #[command(flatten)]
     config: ConfigFile,
+    /// Only this table; may be given again. All, if none is given.
+    #[arg(long, value_name = "TABLE")]
+    table: Vec<String>,
     /// Scans at once, a replica.
     #[arg(long, default_value_t = 4, value_parser = clap::value_parser!(u16).range(1..=1000))]
     segments: u16,
@@ -46,8 +52,14 @@ pub(super) struct Verify {
 
 impl Verify {
     pub(super) async fn run(self, json: bool) -> Result<Exit, Failure> {
-        let config = self.config.load()?;
+        let mut config = self.config.load()?;
         let regions = Region::connect_all(&config).await;
+        if !self.table.is_empty() {
+            let known = tables(&config, &regions).await?;
+            are_known(&self.table, &known)?;
+            config.tables = known.into_iter().filter(|table| self.table.contains(&table.name)).collect();
+            config.patterns.clear();
+        }
         let mebibytes = usize::try_from(self.memory_mib).unwrap_or(usize::MAX);
         let options = Options {
             segments: self.segments,

@@ -128,6 +128,20 @@ fn a_missing_configuration_is_told_with_what_to_do() {
 }
 
 #[test]
+fn a_table_that_does_not_exist_is_told_beside_those_that_do() {
+    for command in
+        [&["verify"][..], &["bootstrap"], &["repair"], &["conflicts", "list"], &["dead-letters", "list"]]
+    {
+        let run = tradewind(&[command, &["--table", "ordres"]].concat())
+            .env("TRADEWIND_CONFIG_TEXT", format!("{REGIONS}{TABLE}"))
+            .assert()
+            .code(64);
+        let message = String::from_utf8(run.get_output().stderr.clone()).unwrap();
+        assert!(message.contains("\"ordres\"") && message.contains("orders"), "{command:?}: {message}");
+    }
+}
+
+#[test]
 fn the_environment_may_hold_the_configuration_itself() {
     let say = |arguments: &[&str], text: &str| {
         let run = tradewind(arguments).env("TRADEWIND_CONFIG_TEXT", text).assert().code(64);

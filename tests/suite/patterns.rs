@@ -182,6 +182,17 @@ async fn init_verify_and_doctor_know_the_tables_of_all_regions() {
     assert_eq!(code, 1, "{result:#}");
     assert_eq!([differing(0), differing(1)], [(&json!(one), &json!(0)), (&json!(two), &json!(1))]);
 
+    for (table, expected) in [(&one, 0), (&two, 1)] {
+        let only = [&verify[..], &["--table", table]].concat();
+        let (code, result) = run_json(world.tradewind(DUBLIN, &only)).await;
+        let compared = result["tables"].as_array().map(Vec::len);
+        assert_eq!(
+            (code, compared, &result["tables"][0]["table"]),
+            (expected, Some(1), &json!(table)),
+            "{result:#}"
+        );
+    }
+
     let drain = ["run", "--region", "dublin", "--once"];
     let (code, report) = run_json(world.tradewind(DUBLIN, &drain)).await;
     assert_eq!((code, &report[1]["replicated"]), (0, &json!(1)), "{report:#}");
