@@ -58,6 +58,11 @@ impl FaultKind {
         }
     }
 
+    /// Whether the service asks for fewer calls, to the table or to some of its keys.
+    pub fn is_throttling(self) -> bool {
+        matches!(self, Self::Throttled | Self::HotPartition)
+    }
+
     /// What a person can do about it.
     pub fn advice(self) -> &'static str {
         match self {
@@ -140,51 +145,37 @@ where
     }
 }
 
+/// An error, and what caused it.
+fn causes<'a>(error: &'a (dyn Error + 'static)) -> impl Iterator<Item = &'a (dyn Error + 'static)> {
+    std::iter::successors(Some(error), |&error| error.source())
+}
+
 /// Whether no credentials could be had to sign the request with.
 fn lacks_credentials(error: &(dyn Error + 'static)) -> bool {
-    let mut cause = Some(error);
-    while let Some(error) = cause {
-        if error.is::<CredentialsError>() {
-            return true;
-        }
-        cause = error.source();
-    }
-    false
+    causes(error).any(<dyn Error>::is::<CredentialsError>)
 }
 
 /// Whether all that a call was throttled for is the throughput of a key range, and not the table's or the
 /// account's ([`ThrottlingReason`]; other stores may give none).
 fn is_of_few_keys(error: &(dyn Error + 'static)) -> bool {
-    let mut cause = Some(error);
-    while let Some(error) = cause {
-        let reasons = if let Some(error) = error.downcast_ref::<ProvisionedThroughputExceededException>() {
-            error.throttling_reasons()
-        } else if let Some(error) = error.downcast_ref::<ThrottlingException>() {
-            error.throttling_reasons()
-        } else {
-            &[]
-        };
-        let is_range = |reason: &ThrottlingReason| {
-            reason.reason().is_some_and(|reason| reason.ends_with("KeyRangeThroughputExceeded"))
-        };
-        if !reasons.is_empty() {
-            return reasons.iter().all(is_range);
-        }
-        cause = error.source();
-    }
-    false
+    let reasons = causes(error).find_map(|error| {
+        let exceeded = error.downcast_ref().map(ProvisionedThroughputExceededException::throttling_reasons);
+        exceeded.or_else(|| error.downcast_ref().map(ThrottlingException::throttling_reasons))
+    });
+    let is_range = |reason: &ThrottlingReason| {
+        reason.reason().is_some_and(|reason| reason.ends_with("KeyRangeThroughputExceeded"))
+    };
+    reasons.is_some_and(|reasons| !reasons.is_empty() && reasons.iter().all(is_range))
 }
 
 /// An error with its causes, in one line; a cause that repeats the one before is left out.
-fn chain(error: &dyn Error) -> String {
+fn chain(error: &(dyn Error + 'static)) -> String {
     let mut text = error.to_string();
-    let mut source = error.source();
-    while let Some(cause) = source {
+    for cause in causes(error).skip(1) {
         let cause_text = cause.to_string();
         if !text.ends_with(&cause_text) {
             text = format!("{text}: {cause_text}");
         }
-        source = cause.source();
     }
     text
 }

@@ -272,7 +272,16 @@ impl Staging {
         if !new.is_empty() {
             // Whatever becomes of this process, it ends by itself.
             let until = wall_millis() + u64::try_from(lasts(&wanted).as_millis())?;
-            pause(&self.config, regions, &new, Some(until)).await?;
+            let flows = pause(&self.config, regions, &new, Some(until)).await?;
+            let theirs =
+                flows.iter().find(|flow| flow.was_paused_until.is_some_and(|was| was > wall_millis()));
+            if let Some(flow) = theirs {
+                let (origin, peer) = (&flow.origin, &flow.peer);
+                return Err(format!(
+                    "{origin} → {peer} was paused by somebody else: `tradewind resume` it first"
+                )
+                .into());
+            }
         }
         *paused = wanted;
         Ok(())

@@ -165,8 +165,7 @@ impl Site {
                 Ok(answer) => return Ok(answer),
                 Err(fault) => fault,
             };
-            let passing =
-                matches!(fault.kind, FaultKind::Unreachable | FaultKind::Throttled | FaultKind::HotPartition);
+            let passing = fault.kind == FaultKind::Unreachable || fault.kind.is_throttling();
             if !passing || Instant::now() >= deadline {
                 return Err(self.fault(table, fault));
             }

@@ -102,7 +102,7 @@ impl Destination {
     pub(super) fn notice(&self, job: &Job, fault: &Fault) {
         let Self { origin: region, table, .. } = self;
         let (peer, key) = (self.peer(), log_key(job.action.key()));
-        if let FaultKind::Throttled | FaultKind::HotPartition = fault.kind {
+        if fault.kind.is_throttling() {
             self.tally.throttled.add();
             debug!(%region, peer, table, %key, %fault, "throttled; trying again");
             return;

@@ -212,10 +212,8 @@ impl Dispatcher {
                 }
                 begun.was_throttled |= fault.kind == FaultKind::Throttled;
                 self.destination.notice(&begun.job, &fault);
-                let resting = match fault.kind {
-                    FaultKind::Throttled | FaultKind::HotPartition => &mut self.throttled,
-                    _ => &mut self.failing,
-                };
+                let resting =
+                    if fault.kind.is_throttling() { &mut self.throttled } else { &mut self.failing };
                 resting.insert((Instant::now() + begun.backoff.next(fault.kind), key));
                 if let Some(lane) = self.lanes.get_mut(&key) {
                     lane.first = Some(begun);

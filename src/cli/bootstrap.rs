@@ -5,6 +5,7 @@ use clap::Args;
 use super::seeding::{SeedArgs, bootstrapped, is_done, text};
 use super::{Exit, Failure, report};
 use crate::operate::SeedOptions;
+use crate::region::Region;
 
 /// Bring existing items into replicas that lack them, while agents and applications go on.
 ///
@@ -28,7 +29,7 @@ impl Bootstrap {
     pub(super) async fn run(self, json: bool) -> Result<Exit, Failure> {
         let config = self.seed.config.load()?;
         let options = SeedOptions { restart: self.restart, ..self.seed.options(&config)? };
-        let regions = self.seed.connect(&config).await?;
+        let regions = Region::connect_all(&config).await;
         let results = bootstrapped(&config, &regions, &options, json).await?;
         report(json, &results, |results| text(results))?;
         Ok(if is_done(&results) { Exit::Done } else { Exit::Differs })

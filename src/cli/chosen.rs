@@ -6,7 +6,7 @@ use clap::Args;
 
 use super::{ConfigFile, Exit, Failure};
 use crate::config::{Config, TableConfig};
-use crate::operate::tables;
+use crate::operate::named_tables;
 use crate::protocol::Origin;
 use crate::region::Region;
 
@@ -40,9 +40,7 @@ impl Chosen {
         let config = self.config.load()?;
         let chosen = self.region.iter().map(|name| known(&config, name)).collect::<Result<Vec<_>, _>>()?;
         let regions = Region::connect_all(&config).await;
-        let mut tables = tables(&config, &regions).await?;
-        are_known(&self.table, &tables)?;
-        tables.retain(|table| self.table.is_empty() || self.table.contains(&table.name));
+        let tables = named_tables(&config, &regions, &self.table).await?;
         Ok(Reached { config, tables, regions, chosen })
     }
 }
@@ -52,15 +50,6 @@ impl Reached {
     pub(super) fn has(&self, region: &Origin) -> bool {
         self.chosen.is_empty() || self.chosen.contains(region)
     }
-}
-
-/// Whether there are tables of these names.
-pub(super) fn are_known(names: &[String], tables: &[TableConfig]) -> Result<(), Failure> {
-    let Some(missing) = names.iter().find(|name| !tables.iter().any(|table| table.name == **name)) else {
-        return Ok(());
-    };
-    let known: Vec<&str> = tables.iter().map(|table| table.name.as_str()).collect();
-    Err(Failure::new(Exit::Usage, format!("no table is called {missing:?}; there is {}", known.join(", "))))
 }
 
 /// A region among those that were connected to.

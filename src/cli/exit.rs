@@ -6,7 +6,7 @@ use std::process::ExitCode;
 use crate::agent::StartError;
 use crate::config::ConfigError;
 use crate::fault::FaultKind;
-use crate::operate::{OperateError, PauseError, SeedError, VerifyError};
+use crate::operate::{NamedError, OperateError, PauseError, SeedError, VerifyError};
 
 /// How a command ends. The numbers are those of `sysexits.h` where it has one.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -105,6 +105,15 @@ impl From<OperateError> for Failure {
     }
 }
 
+impl From<NamedError> for Failure {
+    fn from(error: NamedError) -> Self {
+        match error {
+            NamedError::Operate(error) => error.into(),
+            NamedError::Unknown { .. } => Self::new(Exit::Usage, error),
+        }
+    }
+}
+
 impl From<PauseError> for Failure {
     fn from(error: PauseError) -> Self {
         match error {
@@ -127,6 +136,7 @@ impl From<SeedError> for Failure {
     fn from(error: SeedError) -> Self {
         match error {
             SeedError::Operate(error) => error.into(),
+            SeedError::Named(error) => error.into(),
             SeedError::Verify(error) => error.into(),
             SeedError::NotServed { .. }
             | SeedError::NotPassed { .. }

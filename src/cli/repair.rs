@@ -6,6 +6,7 @@ use super::progress::Progress;
 use super::seeding::{SeedArgs, show, text};
 use super::{Exit, Failure, report};
 use crate::operate::{SeedChange, SeedOptions, repair};
+use crate::region::Region;
 
 /// Settle what replicas disagree on, while agents and applications go on.
 ///
@@ -44,7 +45,7 @@ impl Repair {
             memory: mebibytes.saturating_mul(1024 * 1024),
             ..self.seed.options(&config)?
         };
-        let regions = self.seed.connect(&config).await?;
+        let regions = Region::connect_all(&config).await;
         let mut progress = Progress::new("repairing", None, json);
         let results = repair(&config, &regions, &options, &mut |now| show(&mut progress, &now)).await;
         progress.finish();

@@ -6,11 +6,11 @@ use std::time::Duration;
 use clap::Args;
 use tokio::sync::watch;
 
-use super::chosen::{are_known, known};
+use super::chosen::known;
 use super::progress::{Progress, left};
 use super::{ConfigFile, Exit, Failure};
 use crate::config::Config;
-use crate::operate::{SeedChange, SeedOptions, SeedPhase, SeedProgress, Seeded, Settled, bootstrap, tables};
+use crate::operate::{SeedChange, SeedOptions, SeedPhase, SeedProgress, Seeded, Settled, bootstrap};
 use crate::protocol::Origin;
 use crate::region::Region;
 
@@ -56,15 +56,6 @@ pub(super) struct Pace {
 }
 
 impl SeedArgs {
-    /// The regions; the tables that were named must be among theirs.
-    pub(super) async fn connect(&self, config: &Config) -> Result<BTreeMap<Origin, Region>, Failure> {
-        let regions = Region::connect_all(config).await;
-        if !self.table.is_empty() {
-            are_known(&self.table, &tables(config, &regions).await?)?;
-        }
-        Ok(regions)
-    }
-
     pub(super) fn options(&self, config: &Config) -> Result<SeedOptions, Failure> {
         let regions =
             |names: &[String]| names.iter().map(|name| known(config, name)).collect::<Result<Vec<_>, _>>();

@@ -5,11 +5,10 @@ use std::time::Duration;
 use clap::Args;
 use serde_json::json;
 
-use super::chosen::are_known;
 use super::progress::{Progress, left};
 use super::{ConfigFile, Exit, Failure, print, report};
 use crate::operate::{
-    Audience, Difference, Options, Scanned, Stage, TableVerdict, Verification, tables, verify,
+    Audience, Difference, Options, Scanned, Stage, TableVerdict, Verification, named_tables, verify,
 };
 use crate::region::Region;
 
@@ -54,12 +53,9 @@ impl Verify {
     pub(super) async fn run(self, json: bool) -> Result<Exit, Failure> {
         let mut config = self.config.load()?;
         let regions = Region::connect_all(&config).await;
-        if !self.table.is_empty() {
-            let known = tables(&config, &regions).await?;
-            are_known(&self.table, &known)?;
-            config.tables = known.into_iter().filter(|table| self.table.contains(&table.name)).collect();
-            config.patterns.clear();
-        }
+        // Nothing else, and no pattern that finds more.
+        config.tables = named_tables(&config, &regions, &self.table).await?;
+        config.patterns.clear();
         let mebibytes = usize::try_from(self.memory_mib).unwrap_or(usize::MAX);
         let options = Options {
             segments: self.segments,

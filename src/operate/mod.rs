@@ -80,3 +80,27 @@ pub async fn tables(
     }
     Ok(config.tables.iter().cloned().chain(found.into_values()).collect())
 }
+
+/// Why tables that were asked for by name can't be had.
+#[derive(Debug, thiserror::Error)]
+pub enum NamedError {
+    #[error(transparent)]
+    Operate(#[from] OperateError),
+    #[error("no table is called {name:?}; there is {}", known.join(", "))]
+    Unknown { name: String, known: Vec<String> },
+}
+
+/// Of all [`tables`] those that have one of these names; all, if no name is given.
+pub async fn named_tables(
+    config: &Config,
+    regions: &BTreeMap<Origin, Region>,
+    names: &[String],
+) -> Result<Vec<TableConfig>, NamedError> {
+    let mut tables = tables(config, regions).await?;
+    if let Some(name) = names.iter().find(|name| !tables.iter().any(|table| table.name == **name)) {
+        let known = tables.into_iter().map(|table| table.name).collect();
+        return Err(NamedError::Unknown { name: name.clone(), known });
+    }
+    tables.retain(|table| names.is_empty() || names.contains(&table.name));
+    Ok(tables)
+}

@@ -14,8 +14,8 @@ use super::{HOLD_FOR, SeedError, SeedOptions, SeedProgress, Seeded};
 use crate::config::Config;
 use crate::control::{ControlTable, SeededSegment, SegmentPosition};
 use crate::lag::wall_millis;
-use crate::operate::OperateError;
 use crate::operate::scanned::ScannedReplica;
+use crate::operate::{OperateError, named_tables};
 use crate::protocol::{Item, Origin, Stamp};
 use crate::region::Region;
 
@@ -34,7 +34,7 @@ pub async fn bootstrap(
     audience: &mut (impl FnMut(SeedProgress) + Send),
 ) -> Result<Vec<Seeded>, SeedError> {
     let mut results = Vec::new();
-    for table in &super::tables(config, regions, options).await? {
+    for table in &named_tables(config, regions, &options.tables).await? {
         if *stop.borrow() {
             break;
         }

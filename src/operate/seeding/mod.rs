@@ -35,7 +35,7 @@ use serde_json::Value;
 use tokio::time::{Instant, MissedTickBehavior};
 
 use super::scanned::ScannedReplica;
-use super::{OperateError, VerifyError, verify};
+use super::{NamedError, OperateError, VerifyError, verify};
 use crate::capacity::Budget;
 use crate::config::{Config, TableConfig};
 use crate::protocol::{Origin, Over, Seed};
@@ -171,6 +171,8 @@ pub enum SeedError {
     #[error(transparent)]
     Operate(#[from] OperateError),
     #[error(transparent)]
+    Named(#[from] NamedError),
+    #[error(transparent)]
     Verify(#[from] VerifyError),
     #[error(
         "region {region}: no agent is running, and only agents can say that what was written there is \
@@ -192,17 +194,6 @@ pub enum SeedError {
          bootstrap or repair has begun.\nRun the command again: a bootstrap goes on where it was."
     )]
     Lost { table: String },
-}
-
-/// The tables that are to be seeded.
-async fn tables(
-    config: &Config,
-    regions: &BTreeMap<Origin, Region>,
-    options: &SeedOptions,
-) -> Result<Vec<TableConfig>, OperateError> {
-    let mut tables = super::tables(config, regions).await?;
-    tables.retain(|table| options.tables.is_empty() || options.tables.contains(&table.name));
-    Ok(tables)
 }
 
 /// The replicas of a table, those first whose items are to win; their regions' agents are alive.

@@ -9,8 +9,8 @@ use tokio::time::Instant;
 use super::seeder::Seeder;
 use super::{HOLD_FOR, SeedError, SeedOptions, SeedPhase, SeedProgress, Seeded};
 use crate::config::Config;
-use crate::operate::VerifyError;
 use crate::operate::verify::suspects;
+use crate::operate::{VerifyError, named_tables};
 use crate::protocol::{Item, Origin};
 use crate::region::Region;
 
@@ -25,7 +25,7 @@ pub async fn repair(
     audience: &mut (impl FnMut(SeedProgress) + Send),
 ) -> Result<Vec<Seeded>, SeedError> {
     let mut results = Vec::new();
-    for table in &super::tables(config, regions, options).await? {
+    for table in &named_tables(config, regions, &options.tables).await? {
         let replicas = super::replicas(config, table, regions, options).await?;
         let seeder = Arc::new(Seeder::new(table, replicas, &config.tuning, options));
         super::told(repair_table(regions, &seeder), &seeder, audience).await?;
