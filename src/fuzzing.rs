@@ -18,8 +18,8 @@ use aws_sdk_dynamodbstreams::types::{
 use crate::config::{Config, ConfigError};
 use crate::control;
 use crate::protocol::{
-    Action, Fingerprint, Floors, Hlc, Item, KeyMemory, Nonce, Origin, Record, STAMP, STAMP_MAGIC, Verdict,
-    Version, Write,
+    Action, Fingerprint, Floors, Guard, Hlc, Item, KeyMemory, Nonce, Origin, Record, STAMP, STAMP_MAGIC,
+    Verdict, Version, Write,
 };
 use crate::stream;
 
@@ -198,8 +198,9 @@ impl Feed<'_> {
             _ => crate::protocol::Body::Put(Item::new().into(), print),
         };
         let base = (self.byte() > 128).then(|| self.version());
-        let write = Write { key: Item::new(), version: self.version(), base, body, replaced: None };
-        let stamp = write.stamp(Nonce(self.byte().into())).to_string();
+        let write =
+            Write { key: Item::new(), version: self.version(), base, body, replaced: None, home: None };
+        let stamp = write.stamp(Nonce(self.byte().into()), &Guard::Exactly(&item)).to_string();
         let stamp =
             if form == 7 { stamp[..stamp.len() - usize::from(self.byte() % 60)].to_owned() } else { stamp };
         item.insert(STAMP.to_owned(), AttributeValue::S(stamp));

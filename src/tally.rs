@@ -56,6 +56,10 @@ tally! {
     outrun,
     /// Writes that were not made at a peer, since a later one of the same key did for them.
     taken_in,
+    /// Writes that met one at a peer which that region's agent had not told of yet.
+    contended,
+    /// Writes that took effect on a condition which did not name all that they replaced.
+    unguarded,
     /// Newer local versions put back over older replicated ones.
     heals,
     /// Delete marks carried out.

@@ -17,7 +17,7 @@ use super::crew::Crew;
 use super::recorder::Recorder;
 use super::retention::Retention;
 use super::track::Shared;
-use crate::apply::{Complaints, Destination, Lanes, Pauses, Replica};
+use crate::apply::{AttributeNames, Complaints, Destination, Lanes, Pauses, Replica};
 use crate::config::{Conflicts, TableConfig, Tuning};
 use crate::control::{AgentId, ConflictTable, ControlTable, lease_space};
 use crate::fault::{FaultKind, persist};
@@ -103,6 +103,12 @@ impl TablePlan {
         let mut lanes = BTreeMap::new();
         let mut promises = BTreeMap::new();
         let (_, mut own_watermark) = watch::channel(Hlc::ZERO);
+        let names = Arc::new(AttributeNames::default());
+        let replica = |region: &Region| {
+            let physical = self.table.name_in(&region.name).unwrap_or(&name).to_owned();
+            Arc::new(Replica::new(region, physical, Arc::clone(&names), fastrand::Rng::new().u64(..)))
+        };
+        let home = replica(&self.local);
         for region in self.peers.iter().chain([&self.local]) {
             let is_local = region.name == self.local.name;
             // Not a watch: that wakes the lanes in a random order.
@@ -112,9 +118,11 @@ impl TablePlan {
                 region: region.name.clone(),
                 origin: self.local.name.clone(),
                 table: name.clone(),
-                replica: Replica::new(region.writes.clone(), physical.clone(), fastrand::Rng::new().u64(..)),
+                replica: if is_local { Arc::clone(&home) } else { replica(region) },
+                home: Arc::clone(&home),
                 control: control.clone(),
                 dead_letter_days: self.tuning.dead_letter_days,
+                poll_interval: self.tuning.poll_interval.max(self.tuning.idle_poll_interval),
                 tally: Arc::clone(&self.tally),
                 lag: Arc::clone(&self.lag),
                 complaints: Complaints::default(),
@@ -160,6 +168,7 @@ impl TablePlan {
             tally: Arc::clone(&self.tally),
             conflicts,
             recorder,
+            names,
             lanes,
             watermarks,
             own_watermark,

@@ -20,12 +20,12 @@ use super::holding::{From, Holding};
 use super::progress::{Needs, PageEnd, Progress};
 use super::recorder::Recorder;
 use super::remembered::Remembered;
-use crate::apply::{Job, Lanes, Ledger, Pauses, Source};
+use crate::apply::{AttributeNames, Job, Lanes, Ledger, Pauses, Source};
 use crate::config::{Conflicts, Tuning};
 use crate::control::{Checkpoint, ControlTable, Gap, Held};
 use crate::lag::wall_millis;
 use crate::log_key::log_key;
-use crate::protocol::{Action, Conflict, Floors, Hlc, KeyMemory, Origin, Selections};
+use crate::protocol::{Action, Conflict, Floors, Hlc, KeyId, KeyMemory, Origin, Selections, Version};
 use crate::stream::{Page, Position, ShardId, Stream, StreamEvent};
 use crate::tally::Tally;
 use crate::telemetry::Trace;
@@ -60,6 +60,8 @@ pub(super) struct Shared {
     pub(super) conflicts: Conflicts,
     /// Where conflicts are recorded, if they are to be.
     pub(super) recorder: Option<Recorder>,
+    /// The attributes that the table's items have.
+    pub(super) names: Arc<AttributeNames>,
     /// The lanes to every region, the local one included.
     pub(super) lanes: BTreeMap<Origin, Arc<Lanes>>,
     /// What the peers say has arrived here.
@@ -383,6 +385,8 @@ impl Track {
                 page.shard == self.holding.lease.shard && created_millis >= self.holding.lease.since_millis;
             let Shared { origin, table, .. } = &*self.shared;
             let trace = if acts { Trace::begin(origin, table, &record.key, page.asked, seen) } else { None };
+            record.old.iter().chain(&record.new).for_each(|image| self.shared.names.note(image));
+            let key = KeyId::of(&record.key);
             let judging = Instant::now();
             let judgement = self.memory.judge(ordinal, record, &self.floors, stamp_in_place);
             if let Some(trace) = &trace {
@@ -402,6 +406,9 @@ impl Track {
             }
             let targets: Vec<Origin> =
                 self.feeds.iter().filter(|(_, feed)| is_new(feed)).map(|(name, _)| name.clone()).collect();
+            if let Some(version) = judgement.arrived {
+                self.arrived(key, &version);
+            }
             for action in judgement.actions {
                 for target in &targets {
                     let Some(action) = self.shared.view(&action, target) else { continue };
@@ -417,6 +424,14 @@ impl Track {
         self.note_idle(&end);
         let now = end.served_millis.unwrap_or_else(wall_millis);
         self.note_backlogs(self.progress.behind(&end, now), now);
+    }
+
+    /// Tells the lanes of the peer that a write of its own has come from, where one of the key may be under way.
+    fn arrived(&self, key: KeyId, version: &Version) {
+        let feed = self.feeds.get(&version.origin).filter(|feed| !feed.ledger.is_empty());
+        if let (Some(_), Some(lanes)) = (feed, self.shared.lanes.get(&version.origin)) {
+            lanes.arrived(key, version.clone());
+        }
     }
 
     fn report(&self, conflict: &Conflict) {

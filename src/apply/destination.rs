@@ -7,7 +7,7 @@ use tokio::time::Instant;
 use tracing::field::{DisplayValue, display};
 use tracing::{debug, error, warn};
 
-use super::{Job, Outcome, Pauses, Replica};
+use super::{Insistence, Job, Outcome, Pauses, Replica};
 use crate::control::{ControlTable, DeadLetter};
 use crate::fault::{Fault, FaultKind, persist};
 use crate::lag::LagBook;
@@ -25,10 +25,14 @@ pub struct Destination {
     pub origin: Origin,
     /// The table's name in the configuration.
     pub table: String,
-    pub replica: Replica,
+    pub replica: Arc<Replica>,
+    /// The agent's own replica.
+    pub home: Arc<Replica>,
     /// Where dead letters go: the control table beside the agent's own replica.
     pub control: ControlTable,
     pub dead_letter_days: u32,
+    /// The longest time between two looks at a stream.
+    pub poll_interval: Duration,
     pub tally: Arc<Tally>,
     pub lag: Arc<LagBook>,
     pub complaints: Complaints,
@@ -54,12 +58,17 @@ impl Complaints {
 
 impl Destination {
     /// Makes one attempt at a job, as soon as its destination may be written to. A job that can never be
-    /// done is put aside.
-    pub(super) async fn work_on(&self, job: &Job) -> Result<Outcome, Fault> {
+    /// done is put aside. `newest` is the newest write of its key that is queued, if that is another one.
+    pub(super) async fn work_on(
+        &self,
+        job: &Job,
+        insistence: &Insistence,
+        newest: Option<Write>,
+    ) -> Result<Outcome, Fault> {
         if self.region != self.origin {
             self.pauses.over(&self.region).await;
         }
-        let outcome = job.tenure.within(|| self.replica.attempt(&job.action)).await;
+        let outcome = job.tenure.within(|| self.attempt(&job.action, insistence, newest.as_ref())).await;
         if let Err(fault) = &outcome
             && fault.kind == FaultKind::Invalid
         {
@@ -68,21 +77,42 @@ impl Destination {
         outcome
     }
 
+    /// Where a push has lost, or may lose, its stamp is set beside what stands in the own replica, or that of a
+    /// newer one that is queued: what it lost to comes here, and must be able to see the version.
+    async fn attempt(
+        &self,
+        action: &Action,
+        insistence: &Insistence,
+        newest: Option<&Write>,
+    ) -> Result<Outcome, Fault> {
+        let outcome = self.replica.attempt(action, insistence).await?;
+        if let (Outcome::Contended(_) | Outcome::Superseded, Action::Push(write)) = (&outcome, action) {
+            let stamp = Action::Restamp(newest.unwrap_or(write).clone());
+            self.home.attempt(&stamp, &Insistence::None).await?;
+        }
+        Ok(outcome)
+    }
+
     /// Counts what became of a job.
-    pub(super) fn report(&self, job: &Job, outcome: Outcome) {
+    pub(super) fn report(&self, job: &Job, outcome: &Outcome) {
         if let Action::Push(_) = job.action {
             for record in job.taken_in.iter().chain([&job.record]) {
                 self.lag.note(&self.region, record.created_millis, record.seen.elapsed());
             }
             job.taken_in.iter().for_each(|_| self.tally.taken_in.add());
         }
+        if *outcome == (Outcome::Applied { guarded: false }) {
+            self.tally.unguarded.add();
+        }
         let counter = match (&job.action, outcome) {
-            (Action::Push(_), Outcome::Applied) => &self.tally.replicated,
-            (Action::Push(_), Outcome::Outrun) => &self.tally.outrun,
-            (Action::Heal(_), Outcome::Applied) => &self.tally.heals,
-            (Action::Restamp(..), Outcome::Applied) => &self.tally.restamps,
-            (Action::CarryOut { .. }, Outcome::Applied) => &self.tally.deletes_carried_out,
-            (_, Outcome::Outrun) => {
+            (Action::Push(_), Outcome::Applied { .. }) => &self.tally.replicated,
+            (Action::Push(_), Outcome::Done | Outcome::Superseded | Outcome::Contended(_)) => {
+                &self.tally.outrun
+            }
+            (Action::Heal(_), Outcome::Applied { .. }) => &self.tally.heals,
+            (Action::Restamp(_), Outcome::Applied { .. }) => &self.tally.restamps,
+            (Action::CarryOut { .. }, Outcome::Applied { .. }) => &self.tally.deletes_carried_out,
+            (_, Outcome::Done | Outcome::Superseded | Outcome::Contended(_)) => {
                 debug!(
                     region = %self.origin, table = self.table, key = %log_key(job.action.key()),
                     "a local write was no longer needed"
@@ -130,7 +160,7 @@ impl Destination {
         let trace = job.trace.as_ref().map(Trace::id);
         let (peer, key) = (self.peer(), log_key(action.key()));
         let Self { origin: region, table, .. } = self;
-        let (Action::Push(write) | Action::Heal(write) | Action::Restamp(write, _)) = action else {
+        let (Action::Push(write) | Action::Heal(write) | Action::Restamp(write)) = action else {
             error!(%region, table, %key, %fault, "a marked item can't be deleted");
             return;
         };

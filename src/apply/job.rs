@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use aws_sdk_dynamodb::types::AttributeValue;
 use tokio::time::Instant;
 
 use super::{Ledger, Tenure};
@@ -55,31 +56,32 @@ impl Job {
     /// A rough size of its images, in bytes.
     pub(super) fn bytes(&self) -> usize {
         match &self.action {
-            Action::Push(write) | Action::Heal(write) | Action::Restamp(write, _) => {
+            Action::Push(write) | Action::Heal(write) | Action::Restamp(write) => {
                 let new = match &write.body {
                     Body::Put(item, _) => item_bytes(item),
                     Body::Delete => 0,
                 };
                 new + write.replaced.as_deref().map_or(0, item_bytes)
             }
-            Action::CarryOut { .. } => 0,
+            Action::CarryOut { marked, .. } => item_bytes(marked),
         }
     }
 }
 
 /// A rough size of an item, in bytes: what its texts and binaries hold.
 pub(crate) fn item_bytes(item: &Item) -> usize {
-    use aws_sdk_dynamodb::types::AttributeValue as Value;
-    fn value_bytes(value: &Value) -> usize {
-        match value {
-            Value::S(text) | Value::N(text) => text.len(),
-            Value::B(bytes) => bytes.as_ref().len(),
-            Value::Ss(set) | Value::Ns(set) => set.iter().map(String::len).sum(),
-            Value::Bs(set) => set.iter().map(|bytes| bytes.as_ref().len()).sum(),
-            Value::L(list) => list.iter().map(|value| 24 + value_bytes(value)).sum(),
-            Value::M(map) => item_bytes(map),
-            _ => 1,
-        }
-    }
     item.iter().map(|(name, value)| 32 + name.len() + value_bytes(value)).sum()
+}
+
+pub(super) fn value_bytes(value: &AttributeValue) -> usize {
+    use AttributeValue as Value;
+    match value {
+        Value::S(text) | Value::N(text) => text.len(),
+        Value::B(bytes) => bytes.as_ref().len(),
+        Value::Ss(set) | Value::Ns(set) => set.iter().map(String::len).sum(),
+        Value::Bs(set) => set.iter().map(|bytes| bytes.as_ref().len()).sum(),
+        Value::L(list) => list.iter().map(|value| 24 + value_bytes(value)).sum(),
+        Value::M(map) => item_bytes(map),
+        _ => 1,
+    }
 }

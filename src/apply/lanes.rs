@@ -8,10 +8,11 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore, SetOnce, mpsc};
 use tokio::task::JoinSet;
 use tokio::time::Instant;
 
+use super::contention::Contention;
 use super::width::Width;
-use super::{Destination, Job, Outcome};
+use super::{Destination, Insistence, Job, Outcome};
 use crate::fault::{Backoff, Fault, FaultKind};
-use crate::protocol::KeyId;
+use crate::protocol::{Action, KeyId, Version, Write};
 use crate::telemetry::Step;
 
 /// So many keys may rest because they were throttled, and the others go on: more than one hot partition has
@@ -21,7 +22,7 @@ const MOST_THROTTLED: usize = 1024;
 /// The lanes of one destination.
 #[derive(Debug)]
 pub struct Lanes {
-    sender: mpsc::UnboundedSender<Queued>,
+    sender: mpsc::UnboundedSender<Message>,
     /// What may still be queued, in KiB.
     room: Arc<Semaphore>,
     capacity: usize,
@@ -29,6 +30,14 @@ pub struct Lanes {
 
 /// A job, and the room that it takes.
 type Queued = (Job, OwnedSemaphorePermit);
+
+/// What a destination's dispatcher is told.
+#[derive(Debug)]
+enum Message {
+    Queue(Queued),
+    /// A write of this destination's, of a key, has come to the agent's own replica.
+    Arrived(KeyId, Version),
+}
 
 impl Lanes {
     /// Starts the lanes among `tasks`, with which they end. They write nothing until the gate is open, and
@@ -41,7 +50,7 @@ impl Lanes {
         tasks: &mut JoinSet<()>,
     ) -> Self {
         let capacity = (queue_mib * 1024).min(Semaphore::MAX_PERMITS);
-        let (sender, jobs) = mpsc::unbounded_channel();
+        let (sender, messages) = mpsc::unbounded_channel();
         let dispatcher = Dispatcher {
             destination,
             width: Width::new(concurrency),
@@ -49,9 +58,10 @@ impl Lanes {
             ready: VecDeque::new(),
             throttled: BTreeSet::new(),
             failing: BTreeSet::new(),
+            contended: BTreeSet::new(),
             attempts: JoinSet::new(),
         };
-        tasks.spawn(dispatcher.run(jobs, Arc::clone(gate)));
+        tasks.spawn(dispatcher.run(messages, Arc::clone(gate)));
         Self { sender, room: Arc::new(Semaphore::new(capacity)), capacity }
     }
 
@@ -75,11 +85,17 @@ impl Lanes {
         }
     }
 
+    /// A write of this destination's has come to the agent's own replica: what is queued of the key, and older,
+    /// need not be made where it meets what can't be compared.
+    pub fn arrived(&self, key: KeyId, version: Version) {
+        let _ = self.sender.send(Message::Arrived(key, version));
+    }
+
     fn queue(&self, job: Job, permit: OwnedSemaphorePermit) {
         job.record.ledger.begin(job.record.ordinal, job.record.created_millis);
         // Where nobody listens, the agent is stopping: the job stays in the ledger, and so before the
         // checkpoint.
-        let _ = self.sender.send((job, permit));
+        let _ = self.sender.send(Message::Queue((job, permit)));
     }
 
     fn cost(&self, job: &Job) -> u32 {
@@ -93,6 +109,18 @@ impl Lanes {
 struct Lane {
     first: Option<Begun>,
     rest: VecDeque<Queued>,
+    /// The destination's highest version that has come to the agent's own replica meanwhile.
+    arrived: Option<Version>,
+}
+
+impl Lane {
+    /// The newest write that is queued.
+    fn newest(&self) -> Option<Write> {
+        match &self.rest.back()?.0.action {
+            Action::Push(write) => Some(write.clone()),
+            _ => None,
+        }
+    }
 }
 
 /// A job whose turn has come.
@@ -102,6 +130,7 @@ struct Begun {
     backoff: Backoff,
     step: Option<Step>,
     was_throttled: bool,
+    contention: Option<Contention>,
     _room: OwnedSemaphorePermit,
 }
 
@@ -125,17 +154,19 @@ struct Dispatcher {
     /// tells of few keys, and those that failed otherwise, which tells of all.
     throttled: BTreeSet<(Instant, KeyId)>,
     failing: BTreeSet<(Instant, KeyId)>,
+    /// The keys whose push has met a write that the peer's agent has not told of, by when they look again.
+    contended: BTreeSet<(Instant, KeyId)>,
     attempts: JoinSet<Attempt>,
 }
 
 impl Dispatcher {
-    async fn run(mut self, mut jobs: mpsc::UnboundedReceiver<Queued>, gate: Arc<SetOnce<()>>) {
+    async fn run(mut self, mut messages: mpsc::UnboundedReceiver<Message>, gate: Arc<SetOnce<()>>) {
         gate.wait().await;
         let mut more = true;
         while more || !self.lanes.is_empty() {
             self.begin();
-            let next =
-                [&self.throttled, &self.failing].into_iter().filter_map(|keys| Some(keys.first()?.0)).min();
+            let resting = [&self.throttled, &self.failing, &self.contended];
+            let next = resting.into_iter().filter_map(|keys| Some(keys.first()?.0)).min();
             tokio::select! {
                 biased;
                 Some(attempt) = self.attempts.join_next() => match attempt {
@@ -146,8 +177,9 @@ impl Dispatcher {
                         }
                     }
                 },
-                queued = jobs.recv(), if more => match queued {
-                    Some(queued) => self.enqueue(queued),
+                message = messages.recv(), if more => match message {
+                    Some(Message::Queue(queued)) => self.enqueue(queued),
+                    Some(Message::Arrived(key, version)) => self.arrived(key, version),
                     None => more = false,
                 },
                 () = tokio::time::sleep_until(next.unwrap_or_else(Instant::now)), if next.is_some() => self.wake(),
@@ -174,6 +206,12 @@ impl Dispatcher {
         lane.rest.push_back((job, room));
     }
 
+    fn arrived(&mut self, key: KeyId, version: Version) {
+        if let Some(lane) = self.lanes.get_mut(&key) {
+            lane.arrived = lane.arrived.take().max(Some(version));
+        }
+    }
+
     /// Begins attempts, as many as may be under way. Where a destination fails, the keys that found out
     /// go on trying, and no others; where it throttles, many may rest before the others wait for them.
     fn begin(&mut self) {
@@ -186,12 +224,14 @@ impl Dispatcher {
             let first = lane.first.take();
             let begun = first.or_else(|| Some(Begun::new(lane.rest.pop_front()?, &destination)));
             let Some(begun) = begun else { continue };
+            let newest = begun.contention.is_some().then(|| lane.newest()).flatten();
             self.attempts.spawn(async move {
                 let since = Instant::now();
+                let insistence = begun.insistence();
                 let outcome = tokio::select! {
                     biased;
                     () = begun.job.tenure.ended() => None,
-                    outcome = destination.work_on(&begun.job) => Some(outcome),
+                    outcome = destination.work_on(&begun.job, &insistence, newest) => Some(outcome),
                 };
                 Attempt { key, begun, since, outcome }
             });
@@ -220,13 +260,24 @@ impl Dispatcher {
                 }
                 return;
             }
+            Some(Ok(Outcome::Contended(found))) if !self.is_superseded(key, &begun.job) => {
+                let contention = begun.contention.get_or_insert_with(|| {
+                    self.destination.tally.contended.add();
+                    Contention::begin(self.destination.poll_interval)
+                });
+                self.contended.insert((contention.next(found), key));
+                if let Some(lane) = self.lanes.get_mut(&key) {
+                    lane.first = Some(begun);
+                }
+                return;
+            }
             Some(outcome) => {
                 self.width.went_well(self.under_way() + 1, !self.ready.is_empty());
                 if let Some(step) = begun.step.take() {
                     step.end(outcome.as_ref());
                 }
                 if let Ok(outcome) = outcome {
-                    self.destination.report(&begun.job, outcome);
+                    self.destination.report(&begun.job, &outcome);
                 }
                 begun.job.finish();
             }
@@ -240,10 +291,16 @@ impl Dispatcher {
         }
     }
 
+    /// Whether something newer than a push has come from where it goes.
+    fn is_superseded(&self, key: KeyId, job: &Job) -> bool {
+        let arrived = self.lanes.get(&key).and_then(|lane| lane.arrived.as_ref());
+        matches!(&job.action, Action::Push(write) if arrived.is_some_and(|arrived| *arrived > write.version))
+    }
+
     /// It is the turn of those that have rested for long enough.
     fn wake(&mut self) {
         let now = Instant::now();
-        for resting in [&mut self.throttled, &mut self.failing] {
+        for resting in [&mut self.throttled, &mut self.failing, &mut self.contended] {
             while resting.first().is_some_and(|(at, _)| *at <= now)
                 && let Some((_, key)) = resting.pop_first()
             {
@@ -256,6 +313,11 @@ impl Dispatcher {
 impl Begun {
     fn new((job, room): Queued, destination: &Destination) -> Self {
         let step = job.trace.as_ref().and_then(|trace| trace.apply(&destination.region));
-        Self { job, backoff: Backoff::default(), step, was_throttled: false, _room: room }
+        let backoff = Backoff::default();
+        Self { job, backoff, step, was_throttled: false, contention: None, _room: room }
+    }
+
+    fn insistence(&self) -> Insistence {
+        self.contention.as_ref().map_or(Insistence::None, Contention::insistence)
     }
 }

@@ -1,6 +1,9 @@
 //! Writes to a replica: the conditional writes themselves, and the lanes that make them in
 //! order within a key, in parallel across keys, until each has been answered.
 
+mod attribute_names;
+mod condition;
+mod contention;
 mod destination;
 mod job;
 mod knee;
@@ -11,6 +14,8 @@ mod replica;
 mod tenure;
 mod width;
 
+pub use attribute_names::AttributeNames;
+pub use contention::Insistence;
 pub use destination::{Complaints, Destination};
 pub(crate) use job::item_bytes;
 pub use job::{Job, Source};

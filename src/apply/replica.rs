@@ -1,255 +1,262 @@
 //! The conditional writes that an agent makes to one replica.
 
 use std::collections::HashMap;
-use std::fmt::Write as _;
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
 
 use aws_sdk_dynamodb::Client;
 use aws_sdk_dynamodb::error::{ProvideErrorMetadata, SdkError};
+use aws_sdk_dynamodb::operation::delete_item::DeleteItemError;
 use aws_sdk_dynamodb::operation::put_item::PutItemError;
 use aws_sdk_dynamodb::operation::update_item::UpdateItemError;
 use aws_sdk_dynamodb::types::{AttributeValue, ReturnValuesOnConditionCheckFailure};
 
+use super::AttributeNames;
+use super::condition::Condition;
+use super::contention::Insistence;
 use crate::fault::Fault;
 use crate::protocol::{
-    Action, Body, Item, Nonce, Over, STAMP, STAMP_END, STAMP_MAGIC, Seed, Stamp, Version, Write,
+    Action, Body, Guard, Item, Next, Nonce, Origin, STAMP, STAMP_MAGIC, Seed, Stamp, Write,
 };
+use crate::region::Region;
 
 /// Begins the stamp attribute of an item that is to be replicated anew. It sorts below every stamp,
 /// so that it is in no push's way.
 const TOUCHED: &str = "tw- ";
 
 /// What became of a conditional write.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq)]
 pub enum Outcome {
-    Applied,
-    /// The condition did not hold: the replica has something newer, or has this already.
-    Outrun,
+    /// Whether the condition named all that the write replaced.
+    Applied { guarded: bool },
+    /// It is there already, or is not needed any more.
+    Done,
+    /// Something newer stands.
+    Superseded,
+    /// The replica has this, a write that its own agent has not told of yet; or no item, where one was expected.
+    Contended(Option<Item>),
 }
 
 /// One physical table, to be written to.
 #[derive(Debug)]
 pub struct Replica {
+    region: Origin,
     client: Client,
     table: String,
+    names: Arc<AttributeNames>,
     nonces: Mutex<fastrand::Rng>,
 }
 
-/// What must stand in an item's stamp attribute for a write to take effect.
-#[derive(Clone, Copy)]
-enum Condition<'a> {
-    /// No stamp of this version or a higher one: the item is absent, or unstamped, or has a lower
-    /// stamp. A range says so, since a value of another type lies in none.
-    NoneOrLower,
-    /// A lower stamp; an item that an application has written meanwhile has none.
-    Lower,
-    /// A lower stamp, or no item.
-    AbsentOrLower,
-    /// Nothing.
-    None,
-    /// Nothing, but an item.
-    Unstamped,
-    /// Exactly this.
-    Exactly(&'a AttributeValue),
-    /// What can't be.
-    Never,
-}
-
-impl Condition<'_> {
-    /// Whether the expression speaks of the key.
-    fn has_key(self) -> bool {
-        matches!(self, Self::AbsentOrLower | Self::Unstamped)
-    }
-
-    fn expression(self) -> &'static str {
-        match self {
-            Self::NoneOrLower => "NOT #tw BETWEEN :bound AND :end",
-            Self::Lower => "#tw BETWEEN :magic AND :bound",
-            Self::AbsentOrLower => "attribute_not_exists(#key) OR #tw BETWEEN :magic AND :bound",
-            Self::None => "attribute_not_exists(#tw)",
-            Self::Unstamped => "attribute_exists(#key) AND attribute_not_exists(#tw)",
-            Self::Exactly(_) => "#tw = :expected",
-            Self::Never => "attribute_exists(#tw) AND attribute_not_exists(#tw)",
-        }
-    }
-
-    /// The values in the expression; DynamoDB allows no others.
-    fn values(self, version: &Version) -> HashMap<String, AttributeValue> {
-        let text = |text: &str| AttributeValue::S(text.to_owned());
-        let bound = || (":bound".to_owned(), text(&Stamp::bound(version)));
-        match self {
-            Self::NoneOrLower => HashMap::from([bound(), (":end".to_owned(), text(STAMP_END))]),
-            Self::Lower | Self::AbsentOrLower => {
-                HashMap::from([bound(), (":magic".to_owned(), text(STAMP_MAGIC))])
-            }
-            Self::None | Self::Unstamped | Self::Never => HashMap::new(),
-            Self::Exactly(value) => HashMap::from([(":expected".to_owned(), value.clone())]),
-        }
-    }
+/// What came of one attempt.
+enum Attempt {
+    Applied {
+        guarded: bool,
+    },
+    /// Something else was found, or nothing.
+    Failed(Option<Item>),
 }
 
 impl Replica {
-    /// `client` must not retry by itself: each physical attempt needs a nonce of its own.
-    pub fn new(client: Client, table: String, seed: u64) -> Self {
-        Self { client, table, nonces: Mutex::new(fastrand::Rng::with_seed(seed)) }
+    pub fn new(region: &Region, table: String, names: Arc<AttributeNames>, seed: u64) -> Self {
+        let (region, client) = (region.name.clone(), region.writes.clone());
+        Self { region, client, table, names, nonces: Mutex::new(fastrand::Rng::with_seed(seed)) }
     }
 
-    /// Makes one attempt at a write.
-    pub async fn attempt(&self, action: &Action) -> Result<Outcome, Fault> {
-        match action {
-            Action::Push(write) => self.push(write).await,
-            Action::Heal(write) => self.write(write, Condition::Lower).await.map(Answer::outcome),
-            Action::Restamp(write, stamp) => {
-                let condition = stamp.as_ref().map_or(Condition::None, Condition::Exactly);
-                self.write(write, condition).await.map(Answer::outcome)
+    /// Makes an action, as far as what is found allows.
+    pub async fn attempt(&self, action: &Action, insistence: &Insistence) -> Result<Outcome, Fault> {
+        let mut attempt = self.once(action, action.guard(&self.region)).await?;
+        loop {
+            let found = match attempt {
+                Attempt::Applied { guarded } => return Ok(Outcome::Applied { guarded }),
+                Attempt::Failed(found) => found,
+            };
+            let guard = match (action.next(&self.region, found.as_ref()), action) {
+                (Next::Superseded, Action::Push(write)) => {
+                    let stands = found.as_ref().and_then(Stamp::read);
+                    let is_newer = stands.is_some_and(|stands| stands.version > write.version);
+                    return Ok(if is_newer { Outcome::Superseded } else { Outcome::Done });
+                }
+                (Next::Superseded, _) => return Ok(Outcome::Done),
+                (Next::Again, Action::Restamp(_)) => {
+                    Guard::Stamp(found.as_ref().and_then(|found| found.get(STAMP)))
+                }
+                (Next::Again, _) => Guard::exactly(found.as_ref()),
+                (Next::Contended, _) => return self.insist(action, found, insistence).await,
+            };
+            attempt = self.once(action, guard).await?;
+        }
+    }
+
+    /// What is done about a contended push that has waited for long.
+    async fn insist(
+        &self,
+        action: &Action,
+        found: Option<Item>,
+        insistence: &Insistence,
+    ) -> Result<Outcome, Fault> {
+        let guard = match (insistence, action) {
+            // What no agent wrote may sort above every stamp, and stand in the way for ever.
+            (Insistence::OnAnything, Action::Push(write))
+                if found.as_ref().is_none_or(|found| !found.contains_key(STAMP)) =>
+            {
+                Guard::Below(&write.version)
             }
-            Action::CarryOut { key, mark } => self.delete(key, Some(mark)).await,
+            (Insistence::OnAnything, _) => Guard::exactly(found.as_ref()),
+            (Insistence::On(standing), _) if *standing == found => Guard::exactly(found.as_ref()),
+            (Insistence::None | Insistence::On(_), _) => return Ok(Outcome::Contended(found)),
+        };
+        Ok(match self.once(action, guard).await? {
+            Attempt::Applied { .. } => Outcome::Applied { guarded: *insistence != Insistence::OnAnything },
+            Attempt::Failed(found) => Outcome::Contended(found),
+        })
+    }
+
+    async fn once(&self, action: &Action, guard: Guard<'_>) -> Result<Attempt, Fault> {
+        let condition = Condition::of(&guard, action.key(), &self.names);
+        match action {
+            Action::Push(write) | Action::Heal(write) => match &write.body {
+                Body::Put(item, _) => self.put(write, item, &guard, condition).await,
+                Body::Delete => {
+                    let mark = write.stamp(self.nonce(), &guard).to_string();
+                    self.set_stamp(&write.key, mark, condition).await
+                }
+            },
+            Action::Restamp(write) => {
+                let stamp = write.stamp_at_home(self.nonce()).to_string();
+                self.set_stamp(&write.key, stamp, condition).await
+            }
+            Action::CarryOut { key, .. } => self.delete(key, condition).await,
         }
     }
 
     /// Makes one attempt at a seed.
     pub async fn seed(&self, seed: &Seed) -> Result<Outcome, Fault> {
-        let condition = match &seed.over {
-            Over::Older => Condition::AbsentOrLower,
-            Over::Exactly(None) => Condition::Unstamped,
-            Over::Exactly(Some(stamp)) => Condition::Exactly(stamp),
-        };
-        let answer = self.write(&seed.write, condition).await?;
+        let Body::Put(item, _) = &seed.write.body else { return Ok(Outcome::Done) };
+        let guard = Guard::exactly(seed.write.replaced.as_deref());
+        let condition = Condition::of(&guard, &seed.write.key, &self.names);
         // A call that was made again may find what it wrote at first.
         let stands = |stored: &Item| Stamp::read(stored).is_some_and(|at| at.version == seed.write.version);
-        Ok(match answer {
-            Answer::Outrun(Some(stored)) if stands(&stored) => Outcome::Applied,
-            answer => answer.outcome(),
+        Ok(match self.put(&seed.write, item, &guard, condition).await? {
+            Attempt::Applied { guarded } => Outcome::Applied { guarded },
+            Attempt::Failed(Some(stored)) if stands(&stored) => Outcome::Applied { guarded: true },
+            Attempt::Failed(_) => Outcome::Superseded,
         })
     }
 
     /// Whether the replica would take a put. Nothing is written: a service checks a write before it
     /// looks at its condition.
     pub async fn probe(&self, write: &Write) -> Result<(), Fault> {
-        self.write(write, Condition::Never).await.map(|_| ())
+        let Body::Put(item, _) = &write.body else { return Ok(()) };
+        self.put(write, item, &Guard::Absent, Condition::never()).await.map(|_| ())
     }
 
-    /// Has the item that stands here replicated anew, whatever it is by then, where exactly this
-    /// stamp attribute (or none) stands.
+    /// Has an item replicated anew, if exactly this stands.
     ///
     /// The stamp becomes one that no agent writes, and so the agent takes the change for an
     /// application's. It is as long as the write's, and so refused where that would be.
-    pub async fn touch(&self, write: &Write, expected: Option<&AttributeValue>) -> Result<Outcome, Fault> {
-        let nonce = Nonce(self.nonces.lock().unwrap_or_else(PoisonError::into_inner).u64(..));
-        let touched = write.stamp(nonce).to_string().replacen(STAMP_MAGIC, TOUCHED, 1);
-        let condition = expected.map_or(Condition::None, Condition::Exactly);
-        let mut values = condition.values(&write.version);
-        values.insert(":touched".to_owned(), AttributeValue::S(touched));
-        let mut call = self.client.update_item().table_name(&self.table).set_key(Some(write.key.clone()));
-        let mut here = condition.expression().to_owned();
-        for (i, name) in write.key.keys().enumerate() {
-            call = call.expression_attribute_names(format!("#key{i}"), name);
-            // A text takes whatever is written to it.
-            let _ = write!(here, " AND attribute_exists(#key{i})");
-        }
-        let call = call
-            .update_expression("SET #tw = :touched")
-            .condition_expression(here)
-            .expression_attribute_names("#tw", STAMP)
-            .set_expression_attribute_values(Some(values));
-        answer(call.send().await, |_| None).map(Answer::outcome)
+    pub async fn touch(&self, write: &Write, expected: &Item) -> Result<bool, Fault> {
+        let guard = Guard::Exactly(expected);
+        let touched = write.stamp(self.nonce(), &guard).to_string().replacen(STAMP_MAGIC, TOUCHED, 1);
+        let condition = Condition::of(&guard, &write.key, &self.names);
+        self.set_stamp(&write.key, touched, condition).await.map(Attempt::is_applied)
     }
 
-    /// Deletes an item as an application would, where exactly this stamp attribute (or none) stands.
-    pub async fn delete(&self, key: &Item, expected: Option<&AttributeValue>) -> Result<Outcome, Fault> {
-        let condition = expected.map_or(Condition::None, Condition::Exactly);
-        let values = expected.map(|expected| HashMap::from([(":expected".to_owned(), expected.clone())]));
+    /// Deletes an item as an application would, if exactly this stands.
+    pub async fn delete_exactly(&self, key: &Item, expected: &Item) -> Result<bool, Fault> {
+        let condition = Condition::of(&Guard::Exactly(expected), key, &self.names);
+        self.delete(key, condition).await.map(Attempt::is_applied)
+    }
+
+    fn nonce(&self) -> Nonce {
+        Nonce(self.nonces.lock().unwrap_or_else(PoisonError::into_inner).u64(..))
+    }
+
+    async fn put(
+        &self,
+        write: &Write,
+        item: &Item,
+        guard: &Guard<'_>,
+        condition: Condition,
+    ) -> Result<Attempt, Fault> {
+        let mut item = Item::clone(item);
+        item.insert(STAMP.to_owned(), AttributeValue::S(write.stamp(self.nonce(), guard).to_string()));
+        let call = self
+            .client
+            .put_item()
+            .table_name(&self.table)
+            .set_item(Some(item))
+            .condition_expression(condition.expression)
+            .set_expression_attribute_names(some(condition.names))
+            .set_expression_attribute_values(some(condition.values))
+            .return_values_on_condition_check_failure(ReturnValuesOnConditionCheckFailure::AllOld);
+        attempt(call.send().await, condition.is_whole, |error| match error {
+            PutItemError::ConditionalCheckFailedException(failed) => failed.item,
+            _ => None,
+        })
+    }
+
+    /// Sets a stamp beside what stands: a mark, or a stamp in place.
+    async fn set_stamp(&self, key: &Item, stamp: String, condition: Condition) -> Result<Attempt, Fault> {
+        let Condition { expression, mut names, mut values, is_whole } = condition;
+        names.insert("#tw".to_owned(), STAMP.to_owned());
+        values.insert(":stamp".to_owned(), AttributeValue::S(stamp));
+        let call = self
+            .client
+            .update_item()
+            .table_name(&self.table)
+            .set_key(Some(key.clone()))
+            .update_expression("SET #tw = :stamp")
+            .condition_expression(expression)
+            .set_expression_attribute_names(Some(names))
+            .set_expression_attribute_values(Some(values))
+            .return_values_on_condition_check_failure(ReturnValuesOnConditionCheckFailure::AllOld);
+        attempt(call.send().await, is_whole, |error| match error {
+            UpdateItemError::ConditionalCheckFailedException(failed) => failed.item,
+            _ => None,
+        })
+    }
+
+    async fn delete(&self, key: &Item, condition: Condition) -> Result<Attempt, Fault> {
         let call = self
             .client
             .delete_item()
             .table_name(&self.table)
             .set_key(Some(key.clone()))
-            .condition_expression(condition.expression())
-            .expression_attribute_names("#tw", STAMP)
-            .set_expression_attribute_values(values);
-        answer(call.send().await, |_| None).map(Answer::outcome)
-    }
-
-    async fn push(&self, write: &Write) -> Result<Outcome, Fault> {
-        let answer = self.write(write, Condition::NoneOrLower).await?;
-        // What looks like a stamp at first sight but is none may sort above every version.
-        if let Answer::Outrun(Some(stored)) = &answer
-            && let Some(garbage) = Stamp::garbage(stored)
-        {
-            return self.write(write, Condition::Exactly(garbage)).await.map(Answer::outcome);
-        }
-        Ok(answer.outcome())
-    }
-
-    async fn write(&self, write: &Write, condition: Condition<'_>) -> Result<Answer, Fault> {
-        let nonce = Nonce(self.nonces.lock().unwrap_or_else(PoisonError::into_inner).u64(..));
-        let stamp = AttributeValue::S(write.stamp(nonce).to_string());
-        let mut values = condition.values(&write.version);
-        match &write.body {
-            Body::Put(item, _) => {
-                let mut item = Item::clone(item);
-                item.insert(STAMP.to_owned(), stamp);
-                let mut call = self.client.put_item().table_name(&self.table);
-                if let Some(key) = write.key.keys().next().filter(|_| condition.has_key()) {
-                    call = call.expression_attribute_names("#key", key);
-                }
-                let call = call
-                    .set_item(Some(item))
-                    .condition_expression(condition.expression())
-                    .expression_attribute_names("#tw", STAMP)
-                    .set_expression_attribute_values((!values.is_empty()).then_some(values))
-                    .return_values_on_condition_check_failure(ReturnValuesOnConditionCheckFailure::AllOld);
-                answer(call.send().await, |error| match error {
-                    PutItemError::ConditionalCheckFailedException(failed) => failed.item,
-                    _ => None,
-                })
-            }
-            Body::Delete => {
-                values.insert(":stamp".to_owned(), stamp);
-                let call = self
-                    .client
-                    .update_item()
-                    .table_name(&self.table)
-                    .set_key(Some(write.key.clone()))
-                    .update_expression("SET #tw = :stamp")
-                    .condition_expression(condition.expression())
-                    .expression_attribute_names("#tw", STAMP)
-                    .set_expression_attribute_values(Some(values))
-                    .return_values_on_condition_check_failure(ReturnValuesOnConditionCheckFailure::AllOld);
-                answer(call.send().await, |error| match error {
-                    UpdateItemError::ConditionalCheckFailedException(failed) => failed.item,
-                    _ => None,
-                })
-            }
-        }
+            .condition_expression(condition.expression)
+            .set_expression_attribute_names(some(condition.names))
+            .set_expression_attribute_values(some(condition.values))
+            .return_values_on_condition_check_failure(ReturnValuesOnConditionCheckFailure::AllOld);
+        attempt(call.send().await, condition.is_whole, |error| match error {
+            DeleteItemError::ConditionalCheckFailedException(failed) => failed.item,
+            _ => None,
+        })
     }
 }
 
-/// An outcome, with the stored item where the service told it.
-enum Answer {
-    Applied,
-    Outrun(Option<Item>),
-}
-
-impl Answer {
-    fn outcome(self) -> Outcome {
-        match self {
-            Self::Applied => Outcome::Applied,
-            Self::Outrun(_) => Outcome::Outrun,
-        }
+impl Attempt {
+    fn is_applied(self) -> bool {
+        matches!(self, Self::Applied { .. })
     }
 }
 
-fn answer<T, E>(result: Result<T, SdkError<E>>, stored: fn(E) -> Option<Item>) -> Result<Answer, Fault>
+/// DynamoDB takes no empty map.
+fn some<T>(map: HashMap<String, T>) -> Option<HashMap<String, T>> {
+    (!map.is_empty()).then_some(map)
+}
+
+fn attempt<T, E>(
+    result: Result<T, SdkError<E>>,
+    guarded: bool,
+    found: fn(E) -> Option<Item>,
+) -> Result<Attempt, Fault>
 where
     E: ProvideErrorMetadata + std::error::Error + Send + Sync + 'static,
 {
     match result {
-        Ok(_) => Ok(Answer::Applied),
+        Ok(_) => Ok(Attempt::Applied { guarded }),
         Err(SdkError::ServiceError(error))
             if error.err().code() == Some("ConditionalCheckFailedException") =>
         {
-            Ok(Answer::Outrun(stored(error.into_err())))
+            Ok(Attempt::Failed(found(error.into_err())))
         }
         Err(error) => Err(error.into()),
     }

@@ -13,6 +13,7 @@
 //! as with any other update at the origin, and it is told as a conflict.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 use std::time::Duration;
 
 use serde::Serialize;
@@ -21,7 +22,7 @@ use tokio::task::JoinSet;
 use tokio::time::Instant;
 
 use super::{Arrival, OperateError, wait};
-use crate::apply::{Outcome, Replica};
+use crate::apply::Replica;
 use crate::config::TableConfig;
 use crate::control::{ControlTable, RowId, SavedLetter};
 use crate::fault::FaultKind;
@@ -314,7 +315,7 @@ fn open<'a>(
     name: &Origin,
 ) -> Option<(&'a Region, &'a str, Replica)> {
     let (region, physical) = (regions.get(name)?, table.name_in(name)?);
-    let replica = Replica::new(region.writes.clone(), physical.to_owned(), fastrand::Rng::new().u64(..));
+    let replica = Replica::new(region, physical.to_owned(), Arc::default(), fastrand::Rng::new().u64(..));
     Some((region, physical, replica))
 }
 
@@ -370,12 +371,12 @@ impl Letter {
         else {
             return Ok((Fate::Undecided, format!("the table has no replica in {origin} or {peer} any more")));
         };
-        let stamp = |region: &Origin| held.get(region).and_then(Option::as_ref)?.get(STAMP);
-        let outcome = match decision {
+        let stands = |region: &Origin| held.get(region).cloned().flatten().unwrap_or_default();
+        let is_done = match decision {
             Decision::Not(fate, why) => return Ok((fate, why)),
             Decision::DeleteAtPeer => {
                 let (region, physical, replica) = &at_peer;
-                let deleted = replica.delete(key, stamp(peer)).await;
+                let deleted = replica.delete_exactly(key, &stands(peer)).await;
                 deleted.map_err(|fault| OperateError::at(region, physical, fault))?
             }
             Decision::TouchOrigin => {
@@ -392,8 +393,8 @@ impl Letter {
                     return Ok((Fate::Replayed, format!("replicated anew from {origin}")));
                 }
                 let (region, physical, replica) = &at_origin;
-                match replica.touch(&write, stamp(origin)).await {
-                    Ok(outcome) => outcome,
+                match replica.touch(&write, &stands(origin)).await {
+                    Ok(is_done) => is_done,
                     Err(fault) if fault.kind == FaultKind::Invalid => {
                         return Ok((Fate::Refused, fault.to_string()));
                     }
@@ -401,12 +402,12 @@ impl Letter {
                 }
             }
         };
-        Ok(match (outcome, is_delete) {
-            (Outcome::Outrun, _) => {
+        Ok(match (is_done, is_delete) {
+            (false, _) => {
                 (Fate::Undecided, "the item was written at this very moment: replay it again".to_owned())
             }
-            (Outcome::Applied, true) => (Fate::Replayed, format!("deleted in {peer}")),
-            (Outcome::Applied, false) => {
+            (true, true) => (Fate::Replayed, format!("deleted in {peer}")),
+            (true, false) => {
                 touched.insert(id);
                 (Fate::Replayed, format!("replicated anew from {origin}"))
             }
@@ -421,7 +422,7 @@ impl Letter {
         let body = Body::Put(item.into(), fingerprint);
         // What it was based on is not kept; its version is as long.
         let base = Some(version.clone());
-        Write { key: key.clone(), version: version.clone(), base, body, replaced: None }
+        Write { key: key.clone(), version: version.clone(), base, body, replaced: None, home: None }
     }
 
     async fn save_reason(
@@ -440,7 +441,7 @@ mod tests {
     use aws_sdk_dynamodb::types::AttributeValue;
 
     use super::*;
-    use crate::protocol::{Hlc, Nonce};
+    use crate::protocol::{Guard, Hlc, Nonce};
 
     fn origin(name: &str) -> Origin {
         name.parse().expect("a legal name")
@@ -466,8 +467,8 @@ mod tests {
 
     fn stamp(mut item: Item, body: Body, millis: u64, region: &str) -> Item {
         let version = version(millis, region);
-        let write = Write { key: Item::new(), version, base: None, body, replaced: None };
-        item.insert(STAMP.to_owned(), AttributeValue::S(write.stamp(Nonce(7)).to_string()));
+        let write = Write { key: Item::new(), version, base: None, body, replaced: None, home: None };
+        item.insert(STAMP.to_owned(), AttributeValue::S(write.stamp(Nonce(7), &Guard::Absent).to_string()));
         item
     }
 

@@ -1,7 +1,5 @@
 //! Whose write a stream record shows: an application's, or an agent's.
 
-use aws_sdk_dynamodb::types::AttributeValue;
-
 use super::memory::{Floors, KeyState, Tip};
 use super::record::{Record, same_data};
 use super::stamp::{STAMP, Stamp, Stamped};
@@ -10,7 +8,8 @@ use super::{Item, Origin};
 /// What a record is.
 #[derive(Debug, PartialEq)]
 pub(super) enum Kind {
-    /// Nothing changed. DynamoDB writes no such record; the embedded engine does.
+    /// No data changed: an agent set a stamp beside what an application had written since. Or nothing did;
+    /// DynamoDB writes no such record, the embedded engine does.
     Unchanged,
     /// An agent put the new image here.
     ReplicatedPut(Stamp),
@@ -18,10 +17,10 @@ pub(super) enum Kind {
     ReplicatedMark(Stamp),
     /// This replica's agent carried out a mark.
     ReplicatedDelete,
-    /// An application's put or update. `stray` is a stamp attribute that came along and must not
-    /// stay: a mark, what no agent wrote, or the stamp of an old copy that was put back as it was,
-    /// which would pass for the agent's own later.
-    LocalPut { stray: Option<AttributeValue> },
+    /// An application's put or update. A stray stamp attribute came along and must not stay: a mark,
+    /// what no agent wrote, or the stamp of an old copy that was put back as it was, which would
+    /// pass for the agent's own later.
+    LocalPut { is_stray: bool },
     /// An application's delete, or a TTL expiry.
     LocalDelete,
 }
@@ -39,10 +38,8 @@ pub(super) fn classify(record: &Record, known: Option<&KeyState>, own: &Origin, 
         return Kind::Unchanged;
     }
     let new_stamp = match Stamped::read(new) {
-        Stamped::No => return Kind::LocalPut { stray: None },
-        Stamped::Malformed => {
-            return Kind::LocalPut { stray: new.get(STAMP).cloned() };
-        }
+        Stamped::No => return Kind::LocalPut { is_stray: false },
+        Stamped::Malformed => return Kind::LocalPut { is_stray: true },
         Stamped::Yes(stamp) => stamp,
     };
     let old_stamp = record.old.as_ref().map_or(Stamped::No, Stamped::read);
@@ -50,7 +47,6 @@ pub(super) fn classify(record: &Record, known: Option<&KeyState>, own: &Origin, 
     let rises = old_stamp.stamp().is_none_or(|old| old.version < new_stamp.version);
     let agent_could = rises && !is_copy(record, new, &new_stamp, &old_stamp, known, own, floors);
 
-    let stray = || new.get(STAMP).cloned();
     if new_stamp.is_mark() {
         let data_kept = match &record.old {
             Some(old) => same_data(old, new),
@@ -59,14 +55,18 @@ pub(super) fn classify(record: &Record, known: Option<&KeyState>, own: &Origin, 
         if agent_could && data_kept {
             Kind::ReplicatedMark(new_stamp)
         } else {
-            Kind::LocalPut { stray: stray() }
+            Kind::LocalPut { is_stray: true }
         }
     } else if !new_stamp.matches(new) {
-        Kind::LocalPut { stray: None }
+        let is_beside = new_stamp.version.origin == *own
+            && rises
+            && known.is_none_or(|state| new_stamp.version <= state.latest)
+            && record.old.as_ref().is_some_and(|old| same_data(old, new));
+        if is_beside { Kind::Unchanged } else { Kind::LocalPut { is_stray: false } }
     } else if agent_could {
         Kind::ReplicatedPut(new_stamp)
     } else {
-        Kind::LocalPut { stray: stray() }
+        Kind::LocalPut { is_stray: true }
     }
 }
 
@@ -90,17 +90,21 @@ fn is_copy(
     floors: &Floors,
 ) -> bool {
     match known {
-        Some(state) => state.has_seen(stamp.nonce),
+        Some(state) if state.has_seen(stamp.nonce) => true,
         // A seed comes late, and may have the version of a write of this region's own.
-        None if stamp.hold().is_some() => stamp.hold().is_some_and(|hold| floors.is_over(hold)),
-        // A heal or a stamp in place; the memory that asked for it may have been left behind by a
-        // rebuild that begins between the two.
-        None if stamp.version.origin == *own => {
+        _ if stamp.hold().is_some() => {
+            known.is_none() && stamp.hold().is_some_and(|hold| floors.is_over(hold))
+        }
+        // An own version is that of a heal, which replaces what another agent wrote, or of a stamp in place.
+        // The memory that asked for it may have been left behind by a rebuild that begins between the two.
+        _ if stamp.version.origin == *own => {
             let Some(old) = &record.old else { return true };
-            let heals = old_stamp.stamp().is_some_and(|below| below.is_mark() || below.matches(old));
+            let is_newest = known.is_none_or(|state| state.latest == stamp.version);
+            let heals = is_newest && old_stamp.stamp().is_some_and(|below| below.fits(old, &record.key));
             let stamps_in_place = !stamp.is_mark() && same_data(old, new);
             !heals && !stamps_in_place
         }
+        Some(_) => false,
         None => floors.passed(&stamp.version),
     }
 }

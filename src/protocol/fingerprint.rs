@@ -21,6 +21,9 @@ use super::{Item, STAMP};
 pub struct Fingerprint([u8; 12]);
 
 impl Fingerprint {
+    /// Stands where no data is known: the odds that an item has it are those of any other.
+    pub const UNKNOWN: Self = Self([0; 12]);
+
     /// The fingerprint of an item; a stamp in it is left out.
     pub fn of(item: &Item) -> Self {
         Self(digest(item))

@@ -13,12 +13,14 @@
 //! | `classify` | whose write a record shows |
 //! | `memory` | what is remembered of a key, and when it may be forgotten |
 //! | `resolve` | which writes a record asks for |
+//! | `guard` | what such a write expects to find, and what follows where it finds something else |
 //! | `seed` | which copies bring regions to the same item |
 //! | `selection` | what of the items goes to which region |
 //! | `tests` | `classify`, `memory` and `resolve` as tables: record in, verdict and writes out |
 
 mod classify;
 mod fingerprint;
+mod guard;
 mod memory;
 mod record;
 mod resolve;
@@ -30,10 +32,11 @@ mod tests;
 mod version;
 
 pub use fingerprint::{Fingerprint, KeyId};
+pub use guard::{Guard, Next, StampGuard};
 pub use memory::{Floors, KeyMemory, SLACK_MILLIS};
 pub use record::{Item, Record};
-pub use resolve::{Action, Body, Conflict, Judgement, Verdict, Write};
-pub use seed::{Over, Seed, Seeding, seed};
+pub use resolve::{Action, Body, Conflict, Home, Judgement, Verdict, Write};
+pub use seed::{Seed, Seeding, seed};
 pub use selection::{Selection, Selections, Shown, Test};
-pub use stamp::{Nonce, STAMP, STAMP_END, STAMP_MAGIC, Stamp};
+pub use stamp::{Nonce, STAMP, STAMP_MAGIC, Stamp};
 pub use version::{Hlc, Origin, Version};

@@ -8,7 +8,7 @@ use super::classify::Kind;
 use super::memory::{KeyState, Tip};
 use super::record::Record;
 use super::stamp::{STAMP, Stamp, StampKind, Stamped};
-use super::{Fingerprint, Hlc, Item, Nonce, Origin, Version};
+use super::{Fingerprint, Guard, Hlc, Item, Nonce, Origin, Version};
 
 /// What a write puts in place.
 #[derive(Clone, Debug, PartialEq)]
@@ -25,43 +25,61 @@ pub struct Write {
     pub version: Version,
     pub base: Option<Version>,
     pub body: Body,
-    /// The image that the write replaced at its origin.
+    /// The image that the write replaced at its origin; of a heal, the image that it replaces.
     pub replaced: Option<Arc<Item>>,
+    /// What stands where it was written, if it is an item.
+    pub home: Option<Home>,
+}
+
+/// What the origin's stream showed of a write: whatever its peers get of it, that stands at home.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Home {
+    pub fingerprint: Fingerprint,
+    /// The stamp attribute beside it.
+    pub beside: Option<AttributeValue>,
 }
 
 impl Write {
-    /// The stamp of one physical attempt to make this write.
-    pub fn stamp(&self, nonce: Nonce) -> Stamp {
-        Stamp {
-            version: self.version.clone(),
-            base: self.base.clone(),
-            kind: match self.body {
-                Body::Put(_, fingerprint) => StampKind::Put(fingerprint),
-                Body::Delete => StampKind::Mark,
-            },
+    /// The stamp of one physical attempt to make this write, which expects this.
+    pub fn stamp(&self, nonce: Nonce, guard: &Guard<'_>) -> Stamp {
+        self.stamp_of(
             nonce,
-        }
+            match self.body {
+                Body::Put(_, fingerprint) => StampKind::Put(fingerprint),
+                Body::Delete => StampKind::Mark(self.marked(guard)),
+            },
+        )
+    }
+
+    /// The stamp of one physical attempt to set it beside what stands at home.
+    pub fn stamp_at_home(&self, nonce: Nonce) -> Stamp {
+        let fingerprint = self.home.as_ref().map_or(Fingerprint::UNKNOWN, |home| home.fingerprint);
+        self.stamp_of(nonce, StampKind::Put(fingerprint))
+    }
+
+    fn stamp_of(&self, nonce: Nonce, kind: StampKind) -> Stamp {
+        Stamp { version: self.version.clone(), base: self.base.clone(), kind, nonce }
     }
 }
 
 /// A write that a record asks for.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Action {
-    /// At every peer: put, or set the mark, where the stored stamp is missing or lower.
+    /// At every peer: put, or set the mark.
     Push(Write),
-    /// Here: put a newer version back over an older replicated one, where a lower stamp stands.
+    /// Here: put a newer version back over an older replicated one.
     Heal(Write),
-    /// Here: put the record's own data with its version, where exactly this stamp attribute (or
-    /// none) stands.
-    Restamp(Write, Option<AttributeValue>),
-    /// Here: delete the marked item, where exactly this stamp stands.
-    CarryOut { key: Item, mark: AttributeValue },
+    /// Here: set the write's stamp beside what stands. An application may have written again since; then the
+    /// stamp says that what stands is newer than the write.
+    Restamp(Write),
+    /// Here: delete the marked item.
+    CarryOut { key: Item, marked: Arc<Item> },
 }
 
 impl Action {
     pub fn key(&self) -> &Item {
         match self {
-            Self::Push(write) | Self::Heal(write) | Self::Restamp(write, _) => &write.key,
+            Self::Push(write) | Self::Heal(write) | Self::Restamp(write) => &write.key,
             Self::CarryOut { key, .. } => key,
         }
     }
@@ -70,14 +88,15 @@ impl Action {
     /// and this was written on top of exactly that; says whether it does. The one before need not be
     /// made then.
     ///
-    /// Together they are one write on top of what the first was written on: a peer whose own write that
-    /// was must find it as the base, or it takes a succession for a conflict. Where something came
-    /// between the two, the peer may have to tell of a conflict with the first.
+    /// Together they are one write on top of what the first was written on: that is what it replaces at the
+    /// peer, and a peer whose own write that was must find it as the base, or it takes a succession for a
+    /// conflict. Where something came between the two, the peer may have to tell of a conflict with the first.
     pub fn take_in(&mut self, before: &Self) -> bool {
         let (Self::Push(write), Self::Push(before)) = (self, before) else { return false };
         let succeeds = write.base.as_ref() == Some(&before.version);
         if succeeds {
             write.base.clone_from(&before.base);
+            write.replaced.clone_from(&before.replaced);
         }
         succeeds
     }
@@ -127,11 +146,18 @@ pub struct Judgement {
     pub verdict: Verdict,
     pub actions: Vec<Action>,
     pub conflict: Option<Conflict>,
+    /// A replicated write of this version has come. What was written here before, below it, need not be pushed
+    /// to where it was made any more.
+    pub arrived: Option<Version>,
 }
 
 impl Judgement {
+    fn new(verdict: Verdict, actions: Vec<Action>) -> Self {
+        Self { verdict, actions, conflict: None, arrived: None }
+    }
+
     fn nothing(verdict: Verdict) -> Self {
-        Self { verdict, actions: Vec::new(), conflict: None }
+        Self::new(verdict, Vec::new())
     }
 }
 
@@ -166,7 +192,7 @@ pub(super) fn resolve(
 ) -> (Judgement, Option<KeyState>) {
     match kind {
         Kind::Unchanged => (Judgement::nothing(Verdict::Unchanged), known.cloned()),
-        Kind::LocalPut { stray } => local_put(reader, record, stray, known),
+        Kind::LocalPut { is_stray } => local_put(reader, record, is_stray, known),
         Kind::LocalDelete => local_delete(reader, record, known),
         Kind::ReplicatedPut(stamp) => replicated_put(reader, record, &stamp, known),
         Kind::ReplicatedMark(stamp) => replicated_mark(reader, record, &stamp, known),
@@ -178,12 +204,12 @@ pub(super) fn resolve(
 fn local_put(
     reader: &Reader<'_>,
     record: Record,
-    stray: Option<AttributeValue>,
+    is_stray: bool,
     known: Option<&KeyState>,
 ) -> (Judgement, Option<KeyState>) {
     let (version, base, state) = next_local(reader, &record, known, Tip::Bare);
     let mut item = record.new.unwrap_or_default();
-    let stored = item.remove(STAMP);
+    let beside = item.remove(STAMP);
     let fingerprint = Fingerprint::of(&item);
     let write = Write {
         key: record.key,
@@ -191,13 +217,14 @@ fn local_put(
         base,
         body: Body::Put(Arc::new(item), fingerprint),
         replaced: record.old.map(Arc::new),
+        home: Some(Home { fingerprint, beside }),
     };
     let mut actions = Vec::with_capacity(2);
-    if stray.is_some() || reader.stamp_in_place {
-        actions.push(Action::Restamp(write.clone(), stored));
+    if is_stray || reader.stamp_in_place {
+        actions.push(Action::Restamp(write.clone()));
     }
     actions.push(Action::Push(write));
-    (Judgement { verdict: Verdict::LocalPut, actions, conflict: None }, Some(state))
+    (Judgement::new(Verdict::LocalPut, actions), Some(state))
 }
 
 fn local_delete(
@@ -212,9 +239,9 @@ fn local_delete(
         base,
         body: Body::Delete,
         replaced: record.old.map(Arc::new),
+        home: None,
     });
-    let judgement = Judgement { verdict: Verdict::LocalDelete, actions: vec![push], conflict: None };
-    (judgement, Some(state))
+    (Judgement::new(Verdict::LocalDelete, vec![push]), Some(state))
 }
 
 /// The version of a local write, the version it was based on, and the key's state after it.
@@ -261,7 +288,8 @@ fn replicated_put(
         // From now on the image says by itself what its version is.
         None => {
             let conflict = conflict(reader.own, record, stamp, known);
-            (Judgement { verdict: Verdict::EchoPut, actions: Vec::new(), conflict }, None)
+            let arrived = Some(stamp.version.clone());
+            (Judgement { conflict, arrived, ..Judgement::nothing(Verdict::EchoPut) }, None)
         }
         Some(state) => heal(reader, Verdict::EchoPut, record, stamp, state),
     }
@@ -273,21 +301,26 @@ fn replicated_mark(
     mark: &Stamp,
     known: Option<&KeyState>,
 ) -> (Judgement, Option<KeyState>) {
-    let carry_out = Action::CarryOut { key: record.key.clone(), mark: AttributeValue::S(mark.to_string()) };
+    let carry_out = |record: &Record| {
+        let marked = record.new.clone().unwrap_or_default();
+        vec![Action::CarryOut { key: record.key.clone(), marked: Arc::new(marked) }]
+    };
     match known.filter(|state| mark.version < state.latest) {
         None => {
+            let actions = carry_out(&record);
             let mut state = reader.state(mark.version.clone(), Tip::Absent, known, reader.is_plain);
             state.remember(mark, reader.record_millis, reader.ordinal);
             let conflict = conflict(reader.own, record, mark, known);
-            (Judgement { verdict: Verdict::EchoMark, actions: vec![carry_out], conflict }, Some(state))
+            let arrived = Some(mark.version.clone());
+            (Judgement { conflict, arrived, ..Judgement::new(Verdict::EchoMark, actions) }, Some(state))
         }
         // A mark where a newer delete already left nothing: only the mark itself is in the way.
         Some(state) if state.tip == Tip::Absent => {
             let mut state = state.clone();
             state.remember(mark, reader.record_millis, reader.ordinal);
-            let judgement =
-                Judgement { verdict: Verdict::EchoMark, actions: vec![carry_out], conflict: None };
-            (judgement, Some(state))
+            let actions = carry_out(&record);
+            let arrived = Some(mark.version.clone());
+            (Judgement { arrived, ..Judgement::new(Verdict::EchoMark, actions) }, Some(state))
         }
         Some(state) => heal(reader, Verdict::EchoMark, record, mark, state),
     }
@@ -321,9 +354,11 @@ fn heal(
             base: None,
             body,
             replaced: record.new.map(Arc::new),
+            home: None,
         })
     });
-    (Judgement { verdict, actions: actions.into_iter().collect(), conflict: None }, Some(next))
+    let arrived = Some(stamp.version.clone());
+    (Judgement { arrived, ..Judgement::new(verdict, actions.into_iter().collect()) }, Some(next))
 }
 
 /// A conflict, where the winner that a record shows was not made on top of the local write that

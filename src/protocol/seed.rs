@@ -14,28 +14,15 @@
 
 use std::sync::Arc;
 
-use aws_sdk_dynamodb::types::AttributeValue;
-
 use super::{Body, Fingerprint, Hlc, Item, Origin, STAMP, Selections, Stamp, Version, Write};
 
-/// One copy, on its way to a region.
+/// One copy, on its way to a region. It replaces exactly what the region showed, and nothing else.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Seed {
     pub region: Origin,
     pub write: Write,
-    pub over: Over,
-    /// What the region held.
-    pub loser: Option<Item>,
-}
-
-/// What a seed may replace.
-#[derive(Clone, Debug, PartialEq)]
-pub enum Over {
-    /// Nothing, or an item with a lower stamp. Never an item without a stamp, which can be a write
-    /// that is on its way elsewhere.
-    Older,
-    /// An item that has exactly this stamp attribute, or none.
-    Exactly(Option<AttributeValue>),
+    /// What it replaces has no version of its own: no version says that it was older.
+    pub is_clash: bool,
 }
 
 /// What is to be done about a key.
@@ -110,6 +97,7 @@ pub fn seed(
         base: Some(Version { hlc: Hlc::from(hold), origin: Origin::seeding() }),
         body: Body::Put(Arc::new(data), fingerprint),
         replaced: None,
+        home: None,
     };
     let mut is_clash = false;
     let mut seeds = Vec::new();
@@ -121,15 +109,15 @@ pub fn seed(
         if holding.fingerprint == Some(*shown) {
             continue;
         }
-        let over = match holding.item {
-            Some(_) if !holding.is_exact && selections.keeps(region) => continue,
-            Some(item) if !holding.is_exact => Over::Exactly(item.get(STAMP).cloned()),
-            _ => Over::Older,
-        };
+        let is_unversioned = holding.item.is_some() && !holding.is_exact;
+        if is_unversioned && selections.keeps(region) {
+            continue;
+        }
         is_clash |= holding.item.is_some() && !(holding.is_exact && winner.is_exact);
         if to.contains(region) {
-            let (region, write, loser) = (region.clone(), view.into_owned(), holding.item.cloned());
-            seeds.push(Seed { region, write, over, loser });
+            let replaced = holding.item.cloned().map(Arc::new);
+            let write = Write { replaced, ..view.into_owned() };
+            seeds.push(Seed { region: region.clone(), write, is_clash: is_unversioned });
         }
     }
     if is_clash {
@@ -146,8 +134,10 @@ pub fn seed(
 mod tests {
     use std::collections::BTreeSet;
 
+    use aws_sdk_dynamodb::types::AttributeValue;
+
     use super::*;
-    use crate::protocol::{Nonce, Selection, Test};
+    use crate::protocol::{Guard, Nonce, Selection, Test};
 
     const HOLD: u64 = 7;
 
@@ -172,8 +162,8 @@ mod tests {
     fn stamped(data: &str, version: Version) -> Item {
         let item = bare(data);
         let body = Body::Put(Arc::new(item.clone()), Fingerprint::of(&item));
-        let write = Write { key: key(), version, base: None, body, replaced: None };
-        with(item, &write.stamp(Nonce(1)))
+        let write = Write { key: key(), version, base: None, body, replaced: None, home: None };
+        with(item, &write.stamp(Nonce(1), &Guard::Absent))
     }
 
     fn with(mut item: Item, stamp: &Stamp) -> Item {
@@ -193,10 +183,12 @@ mod tests {
         seed(&key(), &held(items), &Selections::default(), &all(), HOLD)
     }
 
-    fn told(seeds: &[Seed]) -> Vec<(&str, Version, Over)> {
+    fn told(seeds: &[Seed]) -> Vec<(&str, Version, Option<&Item>, bool)> {
         seeds
             .iter()
-            .map(|seed| (seed.region.as_str(), seed.write.version.clone(), seed.over.clone()))
+            .map(|Seed { region, write, is_clash }| {
+                (region.as_str(), write.version.clone(), write.replaced.as_deref(), *is_clash)
+            })
             .collect()
     }
 
@@ -204,22 +196,19 @@ mod tests {
     fn what_is_in_one_region_only_is_copied_below_all_versions() {
         let Seeding::Copy(seeds) = decide([None, Some(bare("one")), Some(bare("one"))]) else { panic!() };
         let lowest = Version { hlc: Hlc::from(HOLD), origin: name("b") };
-        assert_eq!(told(&seeds), [("a", lowest.clone(), Over::Older)]);
+        assert_eq!(told(&seeds), [("a", lowest.clone(), None, false)]);
         assert!(lowest < at(1, "a"));
-        let stamp = seeds[0].write.stamp(Nonce(3));
+        let stamp = seeds[0].write.stamp(Nonce(3), &Guard::Absent);
         assert_eq!(stamp.hold(), Some(HOLD));
         assert_eq!(Stamp::read(&with(bare("one"), &stamp)), Some(stamp), "it is a stamp like any other");
     }
 
     #[test]
     fn a_copy_has_the_version_of_what_it_copies() {
-        let newer = stamped("two", at(5, "c"));
-        let Seeding::Copy(seeds) = decide([Some(stamped("one", at(4, "a"))), Some(newer.clone()), None])
-        else {
-            panic!()
-        };
+        let (older, newer) = (stamped("one", at(4, "a")), stamped("two", at(5, "c")));
+        let Seeding::Copy(seeds) = decide([Some(older.clone()), Some(newer.clone()), None]) else { panic!() };
         let version = at(5, "c");
-        assert_eq!(told(&seeds), [("a", version.clone(), Over::Older), ("c", version, Over::Older)]);
+        assert_eq!(told(&seeds), [("a", version.clone(), Some(&older), false), ("c", version, None, false)]);
         let Body::Put(item, fingerprint) = &seeds[1].write.body else { panic!() };
         assert_eq!((item.as_ref(), *fingerprint), (&bare("two"), Fingerprint::of(&newer)));
         // The same data without a stamp, where the write was made, is the same.
@@ -232,21 +221,22 @@ mod tests {
         let kept = with(bare("two"), &Stamp::read(&stamped("one", at(3, "a"))).expect("a stamp"));
         let Seeding::Clash(seeds) = decide([Some(bare("one")), Some(bare("two")), None]) else { panic!() };
         let lowest = Version { hlc: Hlc::from(HOLD), origin: name("a") };
-        assert_eq!(told(&seeds), [("b", lowest.clone(), Over::Exactly(None)), ("c", lowest, Over::Older)]);
+        let two = bare("two");
+        assert_eq!(told(&seeds), [("b", lowest.clone(), Some(&two), true), ("c", lowest, None, false)]);
         let newer = stamped("one", at(4, "c"));
         let Seeding::Clash(seeds) = decide([Some(newer), Some(kept.clone()), None]) else { panic!() };
-        assert_eq!(seeds[0].over, Over::Exactly(kept.get(STAMP).cloned()));
+        assert_eq!((seeds[0].write.replaced.as_deref(), seeds[0].is_clash), (Some(&kept), true));
         // What was written on top of a version is above it.
-        let Seeding::Clash(seeds) = decide([Some(stamped("one", at(3, "a"))), Some(kept), None]) else {
-            panic!()
-        };
+        let older = stamped("one", at(3, "a"));
+        let Seeding::Clash(seeds) = decide([Some(older.clone()), Some(kept), None]) else { panic!() };
         let version = Version { hlc: at(3, "b").hlc.next(), origin: name("b") };
-        assert_eq!(told(&seeds), [("a", version.clone(), Over::Older), ("c", version, Over::Older)]);
+        assert_eq!(told(&seeds), [("a", version.clone(), Some(&older), false), ("c", version, None, false)]);
         // One with a version wins.
         let newer = stamped("two", at(5, "c"));
         let Seeding::Clash(seeds) = decide([Some(bare("one")), None, Some(newer)]) else { panic!() };
         let version = at(5, "c");
-        assert_eq!(told(&seeds), [("a", version.clone(), Over::Exactly(None)), ("b", version, Over::Older)]);
+        let one = bare("one");
+        assert_eq!(told(&seeds), [("a", version.clone(), Some(&one), true), ("b", version, None, false)]);
     }
 
     #[test]
@@ -255,14 +245,15 @@ mod tests {
         let Seeding::Clash(seeds) = decide([Some(bare("two")), Some(earlier.clone()), None]) else {
             panic!()
         };
-        assert_eq!(seeds[0].over, Over::Exactly(earlier.get(STAMP).cloned()));
+        assert_eq!((seeds[0].write.replaced.as_deref(), seeds[0].is_clash), (Some(&earlier), true));
         assert!(seeds[0].write.version > Stamp::read(&earlier).expect("a stamp").version);
     }
 
     #[test]
     fn a_mark_is_left_to_its_agent_and_other_regions_are_not_written() {
-        let mark = Write { key: key(), version: at(9, "c"), base: None, body: Body::Delete, replaced: None };
-        let marked = with(bare("one"), &mark.stamp(Nonce(2)));
+        let (version, body) = (at(9, "c"), Body::Delete);
+        let mark = Write { key: key(), version, base: None, body, replaced: None, home: None };
+        let marked = with(bare("one"), &mark.stamp(Nonce(2), &Guard::Exactly(&bare("one"))));
         assert_eq!(decide([Some(marked), None, Some(bare("one"))]), Seeding::Marked);
         assert_eq!(decide([None, None, None]), Seeding::Same);
         let items = held([Some(bare("one")), None, None]);

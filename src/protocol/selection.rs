@@ -109,22 +109,33 @@ impl Selection {
         })
     }
 
-    /// What of a write, wherever it was made, is to be done in the region, if anything.
+    /// What of a write, wherever it was made, is to be done in the region, if anything; and what the region
+    /// holds of the image that it replaced.
     pub fn view<'a>(&self, write: &'a Write) -> Option<Cow<'a, Write>> {
         let body = match &write.body {
             Body::Delete if self.is_never(&write.key) => return None,
-            Body::Delete => return Some(Cow::Borrowed(write)),
+            Body::Delete => None,
             Body::Put(item, _) => match self.shows(&write.key, item) {
                 Shown::Never => return None,
-                Shown::Nothing => Body::Delete,
-                Shown::Item(Cow::Borrowed(_)) => return Some(Cow::Borrowed(write)),
+                Shown::Nothing => Some(Body::Delete),
+                Shown::Item(Cow::Borrowed(_)) => None,
                 Shown::Item(Cow::Owned(part)) => {
                     let fingerprint = Fingerprint::of(&part);
-                    Body::Put(Arc::new(part), fingerprint)
+                    Some(Body::Put(Arc::new(part), fingerprint))
                 }
             },
         };
-        Some(Cow::Owned(Write { body, ..write.clone() }))
+        let replaced = write.replaced.as_deref().map(|image| self.shows(&write.key, image));
+        let replaced = match replaced {
+            None | Some(Shown::Item(Cow::Borrowed(_))) if body.is_none() => {
+                return Some(Cow::Borrowed(write));
+            }
+            None | Some(Shown::Item(Cow::Borrowed(_))) => write.replaced.clone(),
+            Some(Shown::Item(Cow::Owned(part))) => Some(Arc::new(part)),
+            Some(Shown::Nothing | Shown::Never) => None,
+        };
+        let body = body.unwrap_or_else(|| write.body.clone());
+        Some(Cow::Owned(Write { body, replaced, ..write.clone() }))
     }
 }
 
@@ -198,6 +209,7 @@ mod tests {
             base: None,
             body: Body::Put(Arc::new(item.clone()), Fingerprint::of(item)),
             replaced: None,
+            home: None,
         }
     }
 

@@ -1,6 +1,7 @@
 //! The stamp: the one attribute that an agent puts into an item it writes.
 
 use std::fmt;
+use std::ops::RangeInclusive;
 
 use aws_sdk_dynamodb::types::AttributeValue;
 
@@ -11,11 +12,14 @@ pub const STAMP: &str = "_tw";
 
 /// What every well-formed stamp begins with: the format's name and its version.
 ///
-/// Conditions test it and [`STAMP_END`], so that an attribute of this name which no agent wrote counts as no stamp.
+/// Conditions test it, so that an attribute of this name which no agent wrote counts as no stamp.
 pub const STAMP_MAGIC: &str = "tw1 ";
 
 /// Sorts after every stamp, since the digits of a clock end with `f`.
-pub const STAMP_END: &str = "tw1 g";
+const STAMP_END: &str = "tw1 g";
+
+/// Precedes the fingerprint of a mark; no fingerprint has its second character.
+const MARK: &str = "x-";
 
 /// Tells one physical write attempt from another with the same version.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -26,7 +30,7 @@ pub struct Nonce(pub u64);
 /// It is kept as one string, so that DynamoDB's own `<` compares versions and a person can read
 /// it in a console: `tw1 <hlc> <origin> <base hlc> <base origin> <fingerprint> <nonce>`. A write
 /// based on nothing has `- -` for its base, a seed has the number of its hold and `-`, and a delete
-/// mark has `x` for its fingerprint.
+/// mark has `x-` before its fingerprint.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Stamp {
     pub version: Version,
@@ -40,8 +44,9 @@ pub struct Stamp {
 pub enum StampKind {
     /// A put; the fingerprint is of the rest of the item.
     Put(Fingerprint),
-    /// A delete mark: the replica's own agent is to delete the item.
-    Mark,
+    /// A delete mark: the replica's own agent is to delete the item. The fingerprint is of the data that the
+    /// mark was set on, if that was known.
+    Mark(Fingerprint),
 }
 
 impl Stamp {
@@ -51,7 +56,7 @@ impl Stamp {
     }
 
     pub fn is_mark(&self) -> bool {
-        self.kind == StampKind::Mark
+        matches!(self.kind, StampKind::Mark(_))
     }
 
     /// The number of the hold under which a seeder wrote this, if one did.
@@ -64,19 +69,40 @@ impl Stamp {
     pub fn matches(&self, item: &Item) -> bool {
         match self.kind {
             StampKind::Put(fingerprint) => fingerprint == Fingerprint::of(item),
-            StampKind::Mark => false,
+            StampKind::Mark(_) => false,
         }
     }
 
-    /// The bound that `stamp < :bound` compares with: every stamp of a lower version is below it,
-    /// and every stamp of this version or a higher one is above it.
+    /// Whether the rest of `item` is what this stamp was set on: no application has written it since.
+    pub fn fits(&self, item: &Item, key: &Item) -> bool {
+        match self.kind {
+            StampKind::Put(fingerprint) => fingerprint == Fingerprint::of(item),
+            // A mark that was to find an item, or none, may have found none.
+            StampKind::Mark(fingerprint) => self.is_bare(item, key) || fingerprint == Fingerprint::of(item),
+        }
+    }
+
+    /// Whether this is a mark, and there is nothing beside it.
+    pub(super) fn is_bare(&self, item: &Item, key: &Item) -> bool {
+        self.is_mark() && item.len() == key.len() + 1
+    }
+
+    /// Every stamp of a lower version is below this text, and every one of this version or a higher one above it.
     pub fn bound(version: &Version) -> String {
         format!("{STAMP_MAGIC}{version}")
     }
 
-    /// What stands in an item's stamp attribute, if no agent wrote it.
-    pub fn garbage(item: &Item) -> Option<&AttributeValue> {
-        item.get(STAMP).filter(|_| Stamped::read(item) == Stamped::Malformed)
+    /// The stamps of a version.
+    pub fn range(version: &Version) -> RangeInclusive<String> {
+        let bound = Self::bound(version);
+        // What follows in a stamp is below that.
+        let end = format!("{bound}~");
+        bound..=end
+    }
+
+    /// The stamps of a version and of all that are higher.
+    pub fn range_from(version: &Version) -> RangeInclusive<String> {
+        Self::bound(version)..=STAMP_END.to_owned()
     }
 
     fn parse(text: &str) -> Option<Self> {
@@ -87,8 +113,10 @@ impl Stamp {
             (hlc, origin) => Some(Version::from_words(hlc, origin)?),
         };
         let kind = match words.next()? {
-            "x" => StampKind::Mark,
-            fingerprint => StampKind::Put(fingerprint.parse().ok()?),
+            word => match word.strip_prefix(MARK) {
+                Some(fingerprint) => StampKind::Mark(fingerprint.parse().ok()?),
+                None => StampKind::Put(word.parse().ok()?),
+            },
         };
         let nonce = words.next().filter(|word| word.len() == 16)?;
         let stamp = Self { version, base, kind, nonce: Nonce(u64::from_str_radix(nonce, 16).ok()?) };
@@ -106,7 +134,7 @@ impl fmt::Display for Stamp {
         }
         match self.kind {
             StampKind::Put(fingerprint) => write!(f, "{fingerprint}")?,
-            StampKind::Mark => f.write_str("x")?,
+            StampKind::Mark(fingerprint) => write!(f, "{MARK}{fingerprint}")?,
         }
         write!(f, " {:016x}", self.nonce.0)
     }
@@ -163,7 +191,8 @@ mod tests {
         fn a_stamp_is_read_back_and_sorts_about_its_bound(
             at in 0..1_u64 << 44, other in 0..1_u64 << 44, origin in "[a-z0-9_-]{1,32}", mark: bool, nonce: u64
         ) {
-            let kind = if mark { StampKind::Mark } else { StampKind::Put(Fingerprint::of(&Item::new())) };
+            let fingerprint = Fingerprint::of(&Item::new());
+            let kind = if mark { StampKind::Mark(fingerprint) } else { StampKind::Put(fingerprint) };
             let written = stamp(at, &origin, kind, nonce);
             prop_assert_eq!(Stamp::parse(&written.to_string()), Some(written.clone()));
             prop_assert_eq!(
@@ -181,14 +210,15 @@ mod tests {
 
     #[test]
     fn only_the_canonical_spelling_is_a_stamp() {
-        let good = stamp(5, "tokyo", StampKind::Mark, 1).to_string();
+        let good = stamp(5, "tokyo", StampKind::Mark(Fingerprint::UNKNOWN), 1).to_string();
         assert!(Stamp::parse(&good).is_some());
         for bad in [
             good.to_uppercase(),
             format!("{good} "),
             format!(" {good}"),
             good.replace("tokyo", "tok yo"),
-            good.replace(" x ", " y "),
+            good.replace(" x-", " y-"),
+            good.replace(" x-", " x"),
             good.replacen("00", "+0", 1),
         ] {
             assert_eq!(Stamp::parse(&bad), None, "{bad}");

@@ -60,8 +60,14 @@ fn image(text: &str) -> Option<Item> {
         return Some(item);
     }
     let version = version(stamp);
-    let write =
-        |base, body| super::Write { key: key(), version: version.clone(), base, body, replaced: None };
+    let write = |base, body| super::Write {
+        key: key(),
+        version: version.clone(),
+        base,
+        body,
+        replaced: None,
+        home: None,
+    };
     let (mut nonce, mut base) = (Nonce(u64::from(version.hlc)), None);
     let mut body = Body::Put(Item::new().into(), Fingerprint::of(&item));
     for word in words {
@@ -73,7 +79,8 @@ fn image(text: &str) -> Option<Item> {
             _ => unreachable!("{word}?"),
         }
     }
-    item.insert(STAMP.to_owned(), AttributeValue::S(write(base, body).stamp(nonce).to_string()));
+    let stamp = write(base, body).stamp(nonce, &Guard::Exactly(&item));
+    item.insert(STAMP.to_owned(), AttributeValue::S(stamp.to_string()));
     Some(item)
 }
 
@@ -118,16 +125,14 @@ fn show_judgement(judgement: &Judgement) -> String {
         let _ = match action {
             Action::Push(write) => write!(text, "; push {}", show_write(write)),
             Action::Heal(write) => write!(text, "; heal {}", show_write(write)),
-            Action::Restamp(write, over) => {
-                write!(text, "; stamp {} over {}", show_write(write), stamp_text(over.as_ref()))
+            Action::Restamp(write) => {
+                let beside = write.home.as_ref().expect("an item stands at home").beside.as_ref();
+                write!(text, "; stamp {} over {}", show_write(write), stamp_text(beside))
             }
-            Action::CarryOut { key: carried, mark } => {
+            Action::CarryOut { key: carried, marked } => {
                 assert_eq!(*carried, key());
-                write!(
-                    text,
-                    "; carry out {}",
-                    mark.as_s().expect("a stamp").split(' ').nth(2).expect("an origin")
-                )
+                let mark = marked[STAMP].as_s().expect("a stamp");
+                write!(text, "; carry out {}", mark.split(' ').nth(2).expect("an origin"))
             }
         };
     }
@@ -185,6 +190,10 @@ impl Table {
             }
             _ => {}
         }
+        show_judgement(&self.judge(step))
+    }
+
+    fn judge(&mut self, step: &str) -> Judgement {
         let (seconds, change) = step.split_once(": ").expect("seconds: old -> new");
         let (old, new) = change.split_once(" -> ").expect("old -> new");
         let record = Record {
@@ -195,7 +204,7 @@ impl Table {
         };
         let judgement = self.memory.judge(self.ordinal, record, &self.floors, self.stamp_in_place);
         self.ordinal += 1;
-        show_judgement(&judgement)
+        judgement
     }
 }
 
@@ -375,7 +384,11 @@ fn an_older_replicated_write_is_healed_once() {
             ("9: - -> x", "local put; push x as 9a"),
             ("9: x -> y 5b", "echo put; heal x as 9a"),
             ("9: y 5b -> z 5b kept", "local put; push z as 9.1a on 5b"),
-            ("9: z 5b kept -> x 9a", "echo put; heal z as 9.1a"),
+            // No heal of an agent's replaces that.
+            (
+                "9: z 5b kept -> x 9a",
+                "local put; stamp x as 9.2a on 9.1a over its stamp; push x as 9.2a on 9.1a",
+            ),
         ],
     );
     check(
@@ -671,28 +684,21 @@ fn a_rebuild_starts_where_an_empty_memory_judges_the_same() {
             ("oldest", "1"),
         ],
     );
-    check(
-        "a mark of our own that only memory knows",
-        &[
-            ("9: y -> x", "local put; push x as 9a"),
-            ("9: x -> x 9a mark #5", "echo mark; carry out a"),
-            ("oldest", "0"),
-        ],
-    );
 }
 
 #[test]
 fn a_queued_write_does_for_the_one_that_it_was_made_on_top_of() {
     let push = |version_of: &str, base: Option<&str>, body: Body| {
         let (key, base) = (key(), base.map(version));
-        Action::Push(super::Write { key, version: version(version_of), base, body, replaced: None })
+        let replaced = base.as_ref().map(|version| Arc::new(item(version.origin.as_str())));
+        Action::Push(super::Write { key, version: version(version_of), base, body, replaced, home: None })
     };
     let put = || Body::Put(Arc::new(item("x")), Fingerprint::of(&item("x")));
     for (older, newer) in [(put(), put()), (put(), Body::Delete), (Body::Delete, put())] {
         let before = push("7a", Some("5b"), older);
         let mut action = push("9a", Some("7a"), newer.clone());
         assert!(action.take_in(&before));
-        assert_eq!(action, push("9a", Some("5b"), newer.clone()), "it has the other's base");
+        assert_eq!(action, push("9a", Some("5b"), newer.clone()), "it replaces what the other replaced");
         // Something came between the two.
         for base in [None, Some("8b"), Some("5b")] {
             let mut action = push("9a", base, newer.clone());
@@ -700,11 +706,250 @@ fn a_queued_write_does_for_the_one_that_it_was_made_on_top_of() {
             assert_eq!(action, push("9a", base, newer.clone()), "it is as it was");
         }
     }
-    let write = super::Write { key: key(), version: version("7a"), base: None, body: put(), replaced: None };
+    let write = super::Write {
+        key: key(),
+        version: version("7a"),
+        base: None,
+        body: put(),
+        replaced: None,
+        home: None,
+    };
     let mut action = push("9a", Some("7a"), put());
     assert!(
-        !action.take_in(&Action::Heal(write.clone()))
-            && !action.take_in(&Action::Restamp(write.clone(), None))
+        !action.take_in(&Action::Heal(write.clone())) && !action.take_in(&Action::Restamp(write.clone()))
     );
     assert!(!Action::Heal(write.clone()).take_in(&Action::Push(write)), "what is done here is all done");
+}
+
+/// The action of this kind that a record asks for.
+fn action(record: &str, kind: &str) -> Action {
+    let mut table = Table::new();
+    // What heals needs something to heal.
+    for step in record.split("; ") {
+        if let Some(action) = table.judge(step).actions.into_iter().find(|action| match action {
+            Action::Push(_) => kind == "push",
+            Action::Heal(_) => kind == "heal",
+            Action::Restamp(_) => kind == "stamp",
+            Action::CarryOut { .. } => kind == "carry out",
+        }) {
+            return action;
+        }
+    }
+    unreachable!("{record} asks for no {kind}")
+}
+
+/// What comes of an action in a region where this stands.
+fn meets(action: &Action, to: &str, stored: &str) -> &'static str {
+    let stored = image(stored);
+    let to = to.parse().expect("a region");
+    if action.guard(&to).holds(stored.as_ref()) {
+        return "made";
+    }
+    match action.next(&to, stored.as_ref()) {
+        Next::Superseded => "superseded",
+        Next::Again => "made at the second try",
+        Next::Contended => "contended",
+    }
+}
+
+#[test]
+fn a_write_replaces_nothing_that_its_maker_has_not_seen() {
+    for (record, kind, to, cases) in [
+        (
+            "9: x 5b -> y",
+            "push",
+            "c",
+            &[
+                // What it replaced at its origin, with the version that this has.
+                ("x 5b", "made"),
+                ("x 5b #7 <3a", "made"),
+                ("x", "contended"),
+                ("x 5c kept", "contended"),
+                ("x junk", "contended"),
+                // This write, or a newer one, and whatever an application made of it.
+                ("y 9a", "superseded"),
+                ("z 9b", "superseded"),
+                ("z 9a kept", "superseded"),
+                ("z 12c mark", "superseded"),
+                // An older replicated write, or a mark on data that is known.
+                ("w 8c", "made at the second try"),
+                ("w 8c mark", "made at the second try"),
+                // A write that its region's agent has not told of.
+                ("w", "contended"),
+                ("y", "contended"),
+                ("w 5b kept", "contended"),
+                ("w junk", "contended"),
+                // What is gone, with or without a mark, may be a newer delete.
+                ("-", "contended"),
+                (". 8c mark", "contended"),
+            ][..],
+        ),
+        (
+            // Where that was made, it may stand without a stamp of its own.
+            "9: x 5b -> y",
+            "push",
+            "b",
+            &[
+                ("x", "made"),
+                ("x 5b", "made"),
+                ("x 4c kept", "made"),
+                ("x 8c mark", "made"),
+                ("x junk", "made"),
+                ("x 9a", "superseded"),
+                ("w", "contended"),
+            ],
+        ),
+        // Nobody knows its version.
+        (
+            "9: x -> y",
+            "push",
+            "c",
+            &[("x", "made"), ("x 5b", "made"), ("x 9a", "superseded"), ("w", "contended")],
+        ),
+        (
+            "9: - -> y",
+            "push",
+            "c",
+            &[
+                ("-", "made"),
+                ("y", "contended"),
+                ("w 8c", "made at the second try"),
+                (". 8c mark", "made at the second try"),
+            ],
+        ),
+        // On top of a mark, the item may be gone there, or not yet.
+        (
+            "9: x 5b mark -> y",
+            "push",
+            "c",
+            &[
+                ("-", "made"),
+                ("x 5b mark", "made"),
+                ("x", "made"),
+                ("w", "contended"),
+                (". 6c mark", "made at the second try"),
+            ],
+        ),
+        (
+            "9: x 5b -> -",
+            "push",
+            "c",
+            &[
+                ("x 5b", "made"),
+                ("-", "made at the second try"),
+                (". 6c mark", "made at the second try"),
+                ("w", "contended"),
+                ("w 9b", "superseded"),
+            ],
+        ),
+        (
+            "9: - -> x; 9: x -> y 5b",
+            "heal",
+            "a",
+            &[
+                ("y 5b", "made"),
+                ("z 6c", "made at the second try"),
+                ("y 6c mark", "made at the second try"),
+                ("y", "superseded"),
+                ("y 5b kept", "superseded"),
+                ("x 9a", "superseded"),
+                ("-", "superseded"),
+            ],
+        ),
+        (
+            "9: x -> x 5b mark",
+            "carry out",
+            "a",
+            &[
+                ("x 5b mark", "made"),
+                ("x 5b mark #1", "superseded"),
+                ("y 5b mark", "superseded"),
+                ("x", "superseded"),
+                ("-", "superseded"),
+            ],
+        ),
+        (
+            "9: x 6b -> y 5b",
+            "stamp",
+            "a",
+            &[
+                // Beside whatever data an application has put there since.
+                ("y 5b", "made"),
+                ("z", "made at the second try"),
+                ("z 6b kept", "made at the second try"),
+                ("z junk", "made at the second try"),
+                ("z 8c", "superseded"),
+                ("z 9a", "superseded"),
+                ("z 10c kept", "superseded"),
+                ("-", "superseded"),
+            ],
+        ),
+    ] {
+        let action = action(record, kind);
+        for (stored, expected) in cases {
+            let met = meets(&action, to, stored);
+            assert_eq!(met, *expected, "{kind} of {record:?} in {to} over {stored:?}");
+        }
+    }
+}
+
+#[test]
+fn a_second_try_expects_exactly_what_was_found() {
+    let found = image("w 8c").expect("an item");
+    let guard = Guard::exactly(Some(&found));
+    for (stored, holds) in
+        [("w 8c", true), ("w 8c #1", false), ("v 8c #8388608000", false), ("w", false), ("-", false)]
+    {
+        assert_eq!(guard.holds(image(stored).as_ref()), holds, "{stored}");
+    }
+    let nothing = Guard::exactly(None);
+    assert!(nothing.holds(None) && !nothing.holds(Some(&found)));
+}
+
+#[test]
+fn whatever_stands_is_replaced_but_what_is_not_below() {
+    let version = version("9a");
+    for (stored, holds) in [("-", true), ("w", true), ("w 8c kept", true), ("w junk", true), ("w 9a", false)]
+    {
+        assert_eq!(Guard::Below(&version).holds(image(stored).as_ref()), holds, "{stored}");
+    }
+}
+
+#[test]
+fn a_stamp_beside_newer_data_changes_nothing() {
+    check(
+        "an application wrote once more before the stamp was set",
+        &[
+            ("9: - -> x", "local put; push x as 9a"),
+            ("9: x -> y", "local put; push y as 9.1a on 9a"),
+            ("9: y -> y 9a kept", "unchanged"),
+            ("9: y 9a kept -> z 9a kept", "local put; push z as 9.2a on 9.1a"),
+            ("9: z 9a kept -> z 9.1a kept", "unchanged"),
+            ("9: z 9.1a kept -> z 9.2a", "echo put"),
+        ],
+    );
+    check(
+        "but an application's own stamp does",
+        &[
+            ("9: - -> x", "local put; push x as 9a"),
+            // Above all that the stream has shown.
+            ("9: x -> x 10a kept", "local put; push x as 10.1a on 9a"),
+            ("10: x 10a kept -> x 9b kept", "local put; push x as 10.2a on 10.1a"),
+            ("10: x 9b kept -> x 9.1b kept", "local put; push x as 10.3a on 10.2a"),
+        ],
+    );
+}
+
+#[test]
+fn what_came_from_elsewhere_is_told() {
+    let mut table = Table::new();
+    for (step, arrived) in [
+        ("9: - -> x", None),
+        ("9: x -> y 5b", Some("5b")),
+        ("9: y 5b -> y 10b", Some("10b")),
+        ("9: y 10b -> y 11b mark", Some("11b")),
+        ("9: y 11b mark -> -", None),
+    ] {
+        assert_eq!(table.judge(step).arrived, arrived.map(version), "{step}");
+    }
 }

@@ -6,11 +6,12 @@ use std::rc::Rc;
 use aws_sdk_dynamodb::types::AttributeValue;
 use tradewind::protocol::{Action, Floors, Hlc, Item, KeyMemory, Origin, Record, STAMP, Verdict, Write};
 
-use super::catalogue::{ABSENT, FLOORS, Judged, MAX, item_of, v_of};
+use super::catalogue::{FLOORS, Judged, MAX, item_of, v_of};
 use super::seeder::HOLD;
 use super::settings::Defect;
 use super::steps::{Model, small};
-use super::world::{Agent, Durable, Pending, Rec, Region, State, Truth, UNIT_MILLIS};
+use super::table::Met;
+use super::world::{Agent, Contention, Durable, Pending, Rec, Region, State, Truth, UNIT_MILLIS};
 
 /// What a judgement depends on.
 type Question = (u8, u32, u8, u8, u16, u16, [u8; FLOORS], bool, Option<Truth>, bool);
@@ -20,6 +21,8 @@ type Question = (u8, u32, u8, u8, u16, u16, [u8; FLOORS], bool, Option<Truth>, b
 pub(crate) struct Answers {
     judged: HashMap<Question, (u32, u32)>,
     forgotten: HashMap<(u8, u32, [u8; FLOORS], bool), u32>,
+    /// Of an action in a region: what is found, and whether it is made whatever stands.
+    pub(super) met: HashMap<(usize, u16, u16, bool), Met>,
 }
 
 impl Model {
@@ -36,10 +39,24 @@ impl Model {
         agent.log.push((agent.floors, oldest));
         agent.memory = memory;
         agent.read += 1;
+        if let Some(arrived) = judged.arrived {
+            for pending in agent.queue.iter_mut().filter(|p| (p.dest, p.key) == (arrived.1, rec.key)) {
+                let write = self.cat.get_act(pending.act).write().map(|write| v_of(&write.version));
+                pending.superseded |= write.is_some_and(|version| version < arrived);
+            }
+        }
         for dest in 0..self.set.regions {
             let acts = if dest == r { &judged.for_here } else { &judged.for_peers[dest] };
             if ordinal >= agent.act_from[dest] {
-                let pending = |act: &u16| Pending { ordinal, dest: small(dest), key: rec.key, act: *act };
+                let (dest, key) = (small(dest), rec.key);
+                let pending = |act: &u16| Pending {
+                    ordinal,
+                    dest,
+                    key,
+                    act: *act,
+                    contention: Contention::No,
+                    superseded: false,
+                };
                 agent.queue.extend(acts.iter().map(pending));
             }
         }
@@ -64,7 +81,7 @@ impl Model {
             return *known;
         }
         let (mut old, new) = self.shown(rec, 0xdead_0000 + u64::from(ordinal));
-        let heals = rec.truth == Truth::AgentPut && self.cat.get(rec.old).stamp.is_some();
+        let heals = rec.truth == Truth::AgentHeal && self.cat.get(rec.old).stamp.is_some();
         if crashed && rec.truth == Truth::AgentDelete {
             old = old.map(|item| item.into_iter().filter(|(name, _)| name != STAMP).collect());
         } else if self.set.defect == Defect::StrangeHeal && heals && self.cat.get_memory(*memory).is_empty() {
@@ -84,6 +101,7 @@ impl Model {
             base: None,
             for_peers: Default::default(),
             for_here: vec![],
+            arrived: judgement.arrived.as_ref().map(v_of),
             conflict: judgement.conflict.map(|c| (v_of(&c.lost), v_of(&c.won))),
         };
         for action in judgement.actions {
@@ -114,7 +132,7 @@ impl Model {
 
     /// The images that the protocol is shown; some defects bend them.
     fn shown(&self, rec: &Rec, nonce: u64) -> (Option<Item>, Option<Item>) {
-        let image = |id: u16| (id != ABSENT).then(|| self.cat.get(id).item.clone());
+        let image = |id: u16| self.cat.item(id).cloned();
         let (mut old, mut new) = (image(rec.old), image(rec.new));
         let (was, is) = (self.cat.get(rec.old), self.cat.get(rec.new));
         let (put_back, truth_is_agent) = (rec.truth == Truth::PutBack, rec.truth.is_agent());
@@ -136,6 +154,9 @@ impl Model {
                 restamp(&mut new, words.join(" "));
             }
             Defect::StampNotAbove if is.matches && was.version >= is.version => unstamp(&mut old),
+            Defect::StampIsWrite if rec.truth == Truth::AgentStamp && !is.matches => {
+                old = Some(item_of(&self.cat.keys[usize::from(rec.key)], 0, was.stamp.as_deref()));
+            }
             Defect::NoBump if is.stamp.is_none() => unstamp(&mut old),
             Defect::NoNewStampFloor if !truth_is_agent && !is.mark && is.data != was.data => {
                 unstamp(&mut new);
@@ -156,22 +177,27 @@ impl Model {
         let ((first, _), (second, _)) = (its.next()?, its.next()?);
         let before = self.cat.get_act(queue[first].act).action.clone();
         let mut action = self.cat.get_act(queue[second].act).action.clone();
-        let bases = match (&action, &before) {
-            (Action::Push(write), Action::Push(before)) => (write.base.clone(), before.base.clone()),
+        let (own_base, oldest) = match (&action, &before) {
+            (Action::Push(write), Action::Push(before)) => (write.base.clone(), before.clone()),
             _ => return None,
         };
         let takes = action.take_in(&before) || self.set.defect == Defect::PastConflict;
         if let Action::Push(write) = &mut action {
             match self.set.defect {
-                Defect::OwnBase => write.base = bases.0,
-                Defect::PastConflict => write.base = bases.1,
+                Defect::OwnBase => write.base = own_base,
+                Defect::PastConflict => (write.base, write.replaced) = (oldest.base, oldest.replaced),
                 _ => {}
             }
         }
         if !takes {
             return None;
         }
+        // What has met something may have been made; what is made must be what it was when it was begun.
+        if queue[first].contention != Contention::No {
+            return None;
+        }
         queue[first].act = self.cat.act(lane.1, action);
+        queue[first].superseded = queue[second].superseded;
         queue.remove(second);
         Some(())
     }

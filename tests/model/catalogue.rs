@@ -8,8 +8,8 @@ use std::rc::Rc;
 
 use aws_sdk_dynamodb::types::AttributeValue;
 use tradewind::protocol::{
-    Action, Body, Fingerprint, Item, KeyMemory, Nonce, Origin, STAMP, STAMP_MAGIC, Seed, Selection, Stamp,
-    Test, Verdict, Version, Write,
+    Action, Body, Fingerprint, Item, KeyMemory, Nonce, Origin, STAMP, STAMP_MAGIC, Seed, Selection, Test,
+    Verdict, Version, Write,
 };
 
 /// The most regions.
@@ -40,19 +40,10 @@ pub(crate) struct Image {
     pub(crate) item: Item,
 }
 
-impl Image {
-    /// Whether an agent's stamp stands here.
-    pub(crate) fn is_stamped(&self) -> bool {
-        self.stamp.as_ref().is_some_and(|text| text.starts_with(STAMP_MAGIC))
-    }
-}
-
 /// An action, with what the model's table needs of it.
 pub(crate) struct Act {
     pub(crate) action: Action,
     pub(crate) key: u8,
-    /// `stamp < bound` is the condition of a push or a heal.
-    pub(crate) bound: String,
     /// What a put writes.
     pub(crate) data: Option<u8>,
     pub(crate) text: String,
@@ -61,7 +52,7 @@ pub(crate) struct Act {
 impl Act {
     pub(crate) fn write(&self) -> Option<&Write> {
         match &self.action {
-            Action::Push(write) | Action::Heal(write) | Action::Restamp(write, _) => Some(write),
+            Action::Push(write) | Action::Heal(write) | Action::Restamp(write) => Some(write),
             Action::CarryOut { .. } => None,
         }
     }
@@ -78,6 +69,8 @@ pub(crate) struct Judged {
     pub(crate) for_peers: [Vec<u16>; MAX],
     pub(crate) for_here: Vec<u16>,
     pub(crate) conflict: Option<(V, V)>,
+    /// The replicated version that has come.
+    pub(crate) arrived: Option<V>,
 }
 
 /// Things of one kind, each kept once.
@@ -124,6 +117,7 @@ impl Catalogue {
             for_peers: Default::default(),
             for_here: vec![],
             conflict: None,
+            arrived: None,
         };
         let key = |name: &&str| Item::from([("pk".to_owned(), AttributeValue::S((*name).to_owned()))]);
         let even = (0..BARE).step_by(2).map(|data| AttributeValue::N(data.to_string())).collect();
@@ -155,7 +149,7 @@ impl Catalogue {
                 stamp: stamp.clone(),
                 version: version(1),
                 base: version(3),
-                mark: words.get(5) == Some(&"x"),
+                mark: words.get(5).is_some_and(|word| word.starts_with("x-")),
                 matches: words.get(5).is_some_and(|word| *word == Fingerprint::of(&item).to_string()),
                 item,
             }
@@ -175,6 +169,11 @@ impl Catalogue {
         &self.images.all[usize::from(image)]
     }
 
+    /// The item of an image, if it is one.
+    pub(crate) fn item(&self, image: u16) -> Option<&Item> {
+        (image != ABSENT).then(|| &self.get(image).item)
+    }
+
     pub(crate) fn memory(&mut self, memory: KeyMemory) -> u32 {
         u32::try_from(self.memories.id(format!("{memory:?}"), |_| memory)).unwrap()
     }
@@ -190,15 +189,14 @@ impl Catalogue {
     pub(crate) fn act(&mut self, key: u8, action: Action) -> u16 {
         let make = |text: &String| {
             let write = match &action {
-                Action::Push(write) | Action::Heal(write) | Action::Restamp(write, _) => Some(write),
+                Action::Push(write) | Action::Heal(write) | Action::Restamp(write) => Some(write),
                 Action::CarryOut { .. } => None,
             };
             let data = write.and_then(|write| match &write.body {
                 Body::Put(item, _) => Some(data_of(item)),
                 Body::Delete => None,
             });
-            let bound = write.map(|write| Stamp::bound(&write.version)).unwrap_or_default();
-            Rc::new(Act { key, bound, data, text: text.clone(), action: action.clone() })
+            Rc::new(Act { key, data, text: text.clone(), action: action.clone() })
         };
         u16::try_from(self.acts.id(format!("{} {}", KEY_NAMES[usize::from(key)], text_of(&action)), make))
             .unwrap()
@@ -257,21 +255,29 @@ pub(crate) fn v_of(version: &Version) -> V {
 
 /// All that tells one action from another.
 fn text_of(action: &Action) -> String {
+    let image = |item: Option<&Item>| {
+        let Some(item) = item else { return "nothing".to_owned() };
+        let stamp = item.get(STAMP).map(|stamp| format!(" {}", stamp.as_s().map_or("?", String::as_str)));
+        format!("{}{}", data_of(item), stamp.unwrap_or_default())
+    };
     let write = |write: &Write| {
         let body = match &write.body {
             Body::Put(item, _) => format!("put {}", data_of(item)),
             Body::Delete => "delete".to_owned(),
         };
         let base = write.base.as_ref().map_or_else(|| "nothing".to_owned(), short);
-        format!("{body} as {} on {base}", short(&write.version))
+        let over = image(write.replaced.as_deref());
+        let home = write.home.as_ref().map(|home| {
+            let beside = home.beside.as_ref().map(|stamp| stamp.as_s().map_or("?", String::as_str));
+            format!(", at home {} {}", home.fingerprint, beside.unwrap_or_default())
+        });
+        format!("{body} as {} on {base} over {over}{}", short(&write.version), home.unwrap_or_default())
     };
     match action {
         Action::Push(w) => format!("push {}", write(w)),
         Action::Heal(w) => format!("heal {}", write(w)),
-        Action::Restamp(w, None) => format!("stamp {}", write(w)),
-        Action::Restamp(w, Some(AttributeValue::S(stamp))) => format!("stamp {} over {stamp:?}", write(w)),
-        Action::Restamp(w, Some(other)) => format!("stamp {} over {other:?}", write(w)),
-        Action::CarryOut { mark, .. } => format!("carry out {:?}", mark.as_s().map_or("?", String::as_str)),
+        Action::Restamp(w) => format!("stamp {}", write(w)),
+        Action::CarryOut { marked, .. } => format!("carry out {}", image(Some(marked))),
     }
 }
 

@@ -20,7 +20,7 @@ impl Found {
             (None, false) => "holds as far as it went, CUT SHORT at",
         };
         format!(
-            "{}: {verdict} {} states, {} steps, {} at rest, in {:.1?}; {} heals; agents' writes by applications' \
+            "{}: {verdict} {} states, {} steps, {} at rest, in {:.1?}; {} heals, {} insisted on; agents' writes by applications' \
              {:?}; limits met {:?}; {}",
             set.name,
             self.states,
@@ -28,6 +28,7 @@ impl Found {
             tally.quiet,
             self.took,
             tally.heals,
+            tally.insisted,
             tally.agent_writes,
             tally.limits,
             self.model.cat.sizes(),
@@ -98,6 +99,12 @@ impl Model {
             Step::Do { region, dest, key } => {
                 format!("{} at {}: {}", name(region), name(dest), pending(region, dest, key))
             }
+            Step::StampAtHome { region, dest, key } => {
+                format!("{} stamps at home: {}", name(region), pending(region, dest, key))
+            }
+            Step::Insist { region, dest, key } => {
+                format!("{} at {}, whatever stands: {}", name(region), name(dest), pending(region, dest, key))
+            }
             Step::TakeIn { region, dest, key: k, .. } => {
                 format!("of {} queued in {} for {}, one does for another", key(k), name(region), name(dest))
             }
@@ -159,7 +166,7 @@ impl Model {
         };
         format!(
             "the seeder {how} {} with {data} as {:?}, over {:?}",
-            seed.region, seed.write.version, seed.over
+            seed.region, seed.write.version, seed.write.replaced
         )
     }
 
@@ -167,7 +174,11 @@ impl Model {
         let judged = &self.cat.judgements[rec.judged as usize];
         let who = match rec.truth {
             Truth::Put | Truth::Update | Truth::PutBack | Truth::Delete => "application",
-            Truth::AgentPut | Truth::AgentMark | Truth::AgentDelete => "agent",
+            Truth::AgentPut
+            | Truth::AgentHeal
+            | Truth::AgentStamp
+            | Truth::AgentMark
+            | Truth::AgentDelete => "agent",
         };
         let peers: BTreeSet<&u16> = judged.for_peers.iter().flatten().collect();
         let acts = judged.for_here.iter().chain(peers);

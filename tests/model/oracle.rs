@@ -3,7 +3,7 @@
 
 use std::collections::BTreeMap;
 
-use super::catalogue::{ABSENT, Judged, NAMES, V, show_version};
+use super::catalogue::{ABSENT, BARE, Judged, NAMES, V, show_version};
 use super::steps::Model;
 use super::world::{Rec, State, Truth, UNIT_MILLIS};
 
@@ -13,6 +13,8 @@ pub(crate) struct Tally {
     /// States in which nothing is left to do.
     pub(crate) quiet: usize,
     pub(crate) heals: usize,
+    /// Contended pushes that were made whatever stood.
+    pub(crate) insisted: usize,
     /// The most writes of agents, by the number of application writes and of faults.
     pub(crate) agent_writes: BTreeMap<(u8, u8), usize>,
     pub(crate) limits: BTreeMap<&'static str, usize>,
@@ -45,9 +47,12 @@ impl Model {
     /// Judges what the protocol said of a record that it was shown for the first time.
     pub(crate) fn judge(&mut self, s: &mut State, r: usize, ordinal: u8, rec: &Rec, judged: &Judged) {
         let (is_local, is_echo) = (judged.verdict.is_local(), judged.verdict.is_echo());
+        self.judge_what_is_seen(s, r, ordinal, rec);
         match (is_local, is_echo) {
             (true, _) => self.judge_local(s, r, ordinal, rec, judged),
             (_, true) => self.judge_echo(s, r, rec, judged),
+            // A stamp beside what an application has written since.
+            _ if rec.truth == Truth::AgentStamp && !self.cat.get(rec.new).matches => {}
             _ => self.fail("a change was taken for none".to_owned()),
         }
         if let Some((lost, _)) = judged.conflict {
@@ -61,13 +66,58 @@ impl Model {
         }
     }
 
+    /// What the region's applications see: no agent replaces what they wrote by something older.
+    fn judge_what_is_seen(&mut self, s: &mut State, r: usize, ordinal: u8, rec: &Rec) {
+        let key = usize::from(rec.key);
+        let before = s.regions[r].stream[..usize::from(ordinal)].iter().rev().find(|b| b.key == rec.key);
+        let before = before.map(|before| before.truth);
+        let (old, new) = (self.cat.get(rec.old), self.cat.get(rec.new));
+        let region = &mut s.regions[r];
+        let highest = region.highest[key];
+        match rec.truth {
+            Truth::AgentPut | Truth::AgentHeal | Truth::AgentStamp if new.version >= Some(highest) => {
+                region.stale[key] = false
+            }
+            Truth::AgentPut | Truth::AgentHeal if old.data != new.data || rec.old == ABSENT => {
+                let was_stale = std::mem::replace(&mut region.stale[key], true);
+                if was_stale {
+                    return;
+                }
+                let version = new.version.map_or_else(|| "?".to_owned(), show_version);
+                if self.set.hasty && rec.truth == Truth::AgentPut {
+                    self.tally.limit("rolled back in haste");
+                } else if rec.old == ABSENT || old.data == BARE {
+                    self.tally.limit("older puts over newer deletes");
+                } else if before == Some(Truth::PutBack) {
+                    self.tally.limit("older puts over the same data put back");
+                } else {
+                    self.fail(format!(
+                        "{} saw its write {} rolled back by {version}",
+                        NAMES[r],
+                        show_version(highest)
+                    ));
+                }
+            }
+            Truth::AgentDelete if before == Some(Truth::PutBack) => {
+                self.tally.limit("deletes of a marked copy that was put back");
+            }
+            Truth::AgentDelete if before.is_some_and(|before| !before.is_agent()) => {
+                self.fail(format!("an agent deleted an update in {} that it had not seen", NAMES[r]));
+            }
+            Truth::AgentPut
+            | Truth::AgentHeal
+            | Truth::AgentStamp
+            | Truth::AgentMark
+            | Truth::AgentDelete => {}
+            Truth::Put | Truth::Update | Truth::PutBack | Truth::Delete => region.stale[key] = false,
+        }
+    }
+
     fn judge_local(&mut self, s: &mut State, r: usize, ordinal: u8, rec: &Rec, judged: &Judged) {
         let before = s.regions[r].stream[..usize::from(ordinal)].iter().rev().find(|b| b.key == rec.key);
-        let updated = before.is_some_and(|before| !before.truth.is_agent());
-        if rec.truth == Truth::AgentDelete && updated {
-            // An update that came between mark and delete: the agent's delete becomes a delete of
-            // that region's own.
-            self.tally.limit("updates between mark and delete");
+        let put_back = before.is_some_and(|before| before.truth == Truth::PutBack);
+        if rec.truth == Truth::AgentDelete && put_back {
+            // It becomes a delete of that region's own.
         } else if rec.truth.is_agent() {
             return self.fail(format!("an agent's write in {} was taken for an application's", NAMES[r]));
         }

@@ -1,7 +1,7 @@
 //! The seeder: what `operate::seeding` does for one key. Which copies it makes, the shipped protocol
 //! says.
 
-use tradewind::protocol::{Body, Hlc, Nonce, Over, Seeding, Selections, Version, seed};
+use tradewind::protocol::{Body, Guard, Hlc, Nonce, Seeding, Selections, Version, seed};
 
 use super::catalogue::{ABSENT, MAX, data_of};
 use super::settings::Defect;
@@ -177,22 +177,14 @@ impl Model {
         let r = self.cat.origins.iter().position(|origin| *origin == seed.region).unwrap();
         let region = &s.regions[r];
         let item = region.items[usize::from(KEY)];
-        let stored = self.cat.get(item);
-        let bound = tradewind::protocol::Stamp::bound(&seed.write.version);
-        let holds = match &seed.over {
-            Over::Older if item == ABSENT => true,
-            Over::Older => stored.is_stamped() && stored.stamp.as_deref() < Some(&*bound),
-            Over::Exactly(expected) => {
-                let expected = expected.as_ref().and_then(|value| value.as_s().ok()).map(String::as_str);
-                item != ABSENT && stored.stamp.as_deref() == expected
-            }
-        };
+        let guard = Guard::exactly(seed.write.replaced.as_deref());
+        let holds = guard.holds(self.cat.item(item));
         let Body::Put(data, _) = &seed.write.body else { return };
         if !holds {
             return;
         }
         let nonce = Nonce((r as u64) << 32 | (region.stream.len() as u64 + 1));
-        let stamp = seed.write.stamp(nonce).to_string();
+        let stamp = seed.write.stamp(nonce, &guard).to_string();
         let new = self.cat.image(KEY, data_of(data), Some(stamp.into()));
         self.write(s, r, KEY, new, Truth::AgentPut);
     }

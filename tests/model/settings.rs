@@ -96,10 +96,28 @@ pub(crate) enum Defect {
     OwnBase,
     /// A write does for the one before it, whatever came between the two.
     PastConflict,
+    /// A push names the stamp that it expects, and not the data.
+    NoGuard,
+    /// It names the data, and not the version of what it replaces.
+    NoBase,
+    /// Nor does a heal.
+    BlindHeal,
+    /// Nor does the delete of a marked item.
+    BlindDelete,
+    /// What an application wrote on top of a lower stamp passes for the write of that stamp.
+    AgainOnTop,
+    /// A stamp is set in place by putting the record's data back.
+    StampByPut,
+    /// A contended push is waited for, and nothing more.
+    NoStamp,
+    /// A contended push is made though something newer has come to the own replica.
+    NotDropped,
+    /// A stamp beside newer data is taken for an application's write.
+    StampIsWrite,
 }
 
 impl Defect {
-    const ALL: [Self; 33] = [
+    const ALL: [Self; 42] = [
         Self::None,
         Self::NoFingerprint,
         Self::StampNotAbove,
@@ -133,6 +151,15 @@ impl Defect {
         Self::SeedIsNoSeed,
         Self::OwnBase,
         Self::PastConflict,
+        Self::NoGuard,
+        Self::NoBase,
+        Self::BlindHeal,
+        Self::BlindDelete,
+        Self::AgainOnTop,
+        Self::StampByPut,
+        Self::NoStamp,
+        Self::NotDropped,
+        Self::StampIsWrite,
     ];
 
     fn named(name: &str) -> Self {
@@ -178,6 +205,10 @@ pub(crate) struct Setting {
     pub(crate) stamp_in_place: bool,
     /// A queued write may do for the one before it.
     pub(crate) takes_in: bool,
+    /// The first write of each region has the same data, and so the second.
+    pub(crate) alike: bool,
+    /// Agents lose their patience with a contended write at any time: the other one may be down.
+    pub(crate) hasty: bool,
     pub(crate) defect: Defect,
     pub(crate) max_states: usize,
 }
@@ -204,6 +235,8 @@ impl Setting {
             seeds: false,
             stamp_in_place: false,
             takes_in: false,
+            alike: false,
+            hasty: false,
             defect: Defect::None,
             max_states: 20_000_000,
         }
@@ -243,6 +276,8 @@ impl Setting {
             seeds: number("SEEDS", 0) == 1,
             stamp_in_place: number("INPLACE", 0) == 1,
             takes_in: number("TAKEIN", 0) == 1,
+            alike: number("ALIKE", 0) == 1,
+            hasty: number("HASTY", 0) == 1,
             defect: var("DEFECT").map_or(Defect::None, |name| Defect::named(&name)),
             max_states: var("MAXSTATES")
                 .map_or(20_000_000, |text| text.parse().expect("MAXSTATES: a number")),
@@ -256,10 +291,10 @@ impl Setting {
     /// (crashes, lost answers, late requests).
     ///
     /// Each push costs at most three: itself, and where it lost or deletes, a mark and the delete,
-    /// or a heal. One more stamps the write in place. A fault repeats that at most once.
+    /// or a heal. One more stamps the write in place: where it is contended, where a copy is put back, or
+    /// where memory would not do. A fault repeats that at most once.
     pub(crate) fn most_agent_writes(&self, by_apps: u8, faults: u8) -> usize {
-        let stamps = self.stamp_in_place || self.put_backs != PutBacks::None;
-        let each = 3 * (self.regions - 1) + usize::from(stamps);
+        let each = 3 * (self.regions - 1) + 1;
         // A seed costs as much as a push, for each region and write that it meets.
         let seeds = usize::from(self.seeds) * 3 * self.regions * usize::from(1 + by_apps);
         (each * usize::from(by_apps) + seeds) * usize::from(1 + faults)

@@ -10,7 +10,8 @@ use super::catalogue::{ABSENT, Catalogue, FLOORS, KEYS, MAX, V};
 use super::oracle::Tally;
 use super::seeder::Seeder;
 use super::settings::{Defect, Init, Setting};
-use super::world::{Agent, Durable, Left, Region, State, Step, TICK, Truth};
+use super::table::Met;
+use super::world::{Agent, Contention, Durable, Left, Region, State, Step, TICK, Truth};
 
 pub(crate) struct Model {
     pub(crate) set: Setting,
@@ -99,7 +100,17 @@ impl Model {
         // Back steps must not end before the clock's zero.
         let clock = 2;
         let seen = items.iter().copied().filter(|item| *item != ABSENT).collect();
-        Region { clock, items, stream: vec![], agent, seen, puts: 0, highest: [(0, 0); KEYS], lost: vec![] }
+        Region {
+            clock,
+            items,
+            stream: vec![],
+            agent,
+            seen,
+            puts: 0,
+            highest: [(0, 0); KEYS],
+            stale: [false; KEYS],
+            lost: vec![],
+        }
     }
 
     /// All that can happen next.
@@ -113,12 +124,28 @@ impl Model {
         }
         steps.extend(state.zombies.iter().map(|(dest, act)| Step::Land { dest: *dest, act: *act }));
         self.seeder_steps(state, &mut steps);
+        let from = out.len();
         for step in steps {
-            let next = self.step(state, step);
-            let failure = self.failure.take();
-            if let (Some(next), false) = (next, std::mem::take(&mut self.is_beyond)) {
-                out.push((step, next, failure));
+            self.take(state, step, out);
+        }
+        // An agent is patient for longer than what the others do takes, while they are up.
+        if self.set.hasty || !out[from..].iter().any(|(step, ..)| step.is_work()) {
+            for (r, region) in state.regions.iter().enumerate() {
+                for pending in
+                    region.agent.queue.iter().filter(|pending| pending.contention == Contention::Stamped)
+                {
+                    let (dest, key) = (pending.dest, pending.key);
+                    self.take(state, Step::Insist { region: small(r), dest, key }, out);
+                }
             }
+        }
+    }
+
+    fn take(&mut self, state: &State, step: Step, out: &mut Vec<Next>) {
+        let next = self.step(state, step);
+        let failure = self.failure.take();
+        if let (Some(next), false) = (next, std::mem::take(&mut self.is_beyond)) {
+            out.push((step, next, failure));
         }
     }
 
@@ -154,7 +181,13 @@ impl Model {
         for dest in 0..small(self.set.regions) {
             for key in 0..self.set.keys {
                 let Some(front) = agent.front(dest, key) else { continue };
-                steps.push(Step::Do { region: r, dest, key });
+                let contention = agent.queue[front].contention;
+                if contention != Contention::Met {
+                    steps.push(Step::Do { region: r, dest, key });
+                }
+                if contention != Contention::No {
+                    steps.push(Step::StampAtHome { region: r, dest, key });
+                }
                 if state.left.dups > 0 {
                     steps.push(Step::Duplicate { region: r, dest, key });
                 }
@@ -230,20 +263,49 @@ impl Model {
             }
             Step::Read { region } => self.read(&mut s, region.into()),
             Step::Do { region, dest, key } => {
+                let agent = &s.regions[usize::from(region)].agent;
+                let front = agent.front(dest, key)?;
+                let done = agent.queue[front];
+                let met = self.attempt(&mut s, dest.into(), done.act, false);
+                if met == Met::Superseded && dest != region && done.contention == Contention::No {
+                    self.stamp_at_home(&mut s, region.into(), (dest, key));
+                }
                 let queue = &mut s.regions[usize::from(region)].agent.queue;
-                let front = queue.iter().position(|p| p.dest == dest && p.key == key)?;
-                let done = queue.remove(front);
-                self.attempt(&mut s, dest.into(), done.act);
+                if met == Met::Contended && !(done.superseded && self.set.defect != Defect::NotDropped) {
+                    if done.contention != Contention::No {
+                        return None;
+                    }
+                    queue[front].contention = Contention::Met;
+                } else {
+                    queue.remove(front);
+                }
                 if self.set.defect == Defect::FarDelete {
                     self.delete_from_afar(&mut s, region, done);
                 }
+            }
+            Step::StampAtHome { region, dest, key } => {
+                let stamped = self.stamp_at_home(&mut s, region.into(), (dest, key));
+                let agent = &mut s.regions[usize::from(region)].agent;
+                let front = agent.front(dest, key)?;
+                let before = std::mem::replace(&mut agent.queue[front].contention, Contention::Stamped);
+                if stamped.is_none() && before == Contention::Stamped {
+                    return None;
+                }
+            }
+            Step::Insist { region, dest, key } => {
+                let agent = &s.regions[usize::from(region)].agent;
+                let front = agent.front(dest, key)?;
+                let pending = agent.queue[front];
+                self.attempt(&mut s, dest.into(), pending.act, true);
+                s.regions[usize::from(region)].agent.queue.remove(front);
+                self.tally.insisted += 1;
             }
             Step::TakeIn { region, dest, key, skip } => self.take_in(&mut s, region, (dest, key), skip)?,
             Step::Duplicate { region, dest, key } => {
                 let agent = &s.regions[usize::from(region)].agent;
                 let act = agent.queue[agent.front(dest, key)?].act;
                 let before = s.regions[usize::from(dest)].stream.len();
-                self.attempt(&mut s, dest.into(), act);
+                self.attempt(&mut s, dest.into(), act, false);
                 if s.regions[usize::from(dest)].stream.len() == before {
                     return None;
                 }
@@ -256,7 +318,7 @@ impl Model {
             }
             Step::Land { dest, act } => {
                 s.zombies.remove(&(dest, act));
-                self.attempt(&mut s, dest.into(), act);
+                self.attempt(&mut s, dest.into(), act, false);
             }
             Step::Checkpoint { region, rewind, pin_done } => {
                 let region = &mut s.regions[usize::from(region)];
@@ -300,7 +362,7 @@ impl Model {
     fn app_put(&mut self, s: &mut State, r: u8, key: u8, stamp: Option<Rc<str>>, truth: Truth) {
         let region = &mut s.regions[usize::from(r)];
         region.puts += 1;
-        let data = 10 * (r + 1) + region.puts;
+        let data = if self.set.alike { 10 } else { 10 * (r + 1) } + region.puts;
         s.left.ops -= 1;
         let image = self.cat.image(key, data, stamp);
         self.write(s, r.into(), key, image, truth);

@@ -3,12 +3,23 @@
 use std::rc::Rc;
 
 use aws_sdk_dynamodb::types::AttributeValue;
-use tradewind::protocol::{Action, Body, Nonce};
+use tradewind::protocol::{Action, Body, Guard, Item, Next, Nonce, Origin, STAMP, StampGuard};
 
-use super::catalogue::{ABSENT, BARE};
+use super::catalogue::{ABSENT, BARE, v_of};
 use super::settings::{Defect, PutBacks};
 use super::steps::Model;
 use super::world::{Pending, Rec, State, Truth};
+
+/// What a write of an agent met.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Met {
+    /// What it expected.
+    Holds,
+    /// Something that it may replace by a second request.
+    Again,
+    Superseded,
+    Contended,
+}
 
 impl Model {
     /// A write takes effect in a table. One that changes nothing makes no record.
@@ -32,60 +43,132 @@ impl Model {
         }
     }
 
-    /// One physical write of an agent: what `apply::Replica` asks of DynamoDB.
-    pub(crate) fn attempt(&mut self, s: &mut State, dest: usize, act: u16) {
-        let act = Rc::clone(self.cat.get_act(act));
-        let region = &s.regions[dest];
-        let item = region.items[usize::from(act.key)];
-        let stored = self.cat.get(item);
-        let stamp = stored.stamp.as_deref();
-        let (agents, stored_data, present) = (stored.is_stamped(), stored.data, item != ABSENT);
-        let nonce = Nonce((dest as u64) << 32 | (region.stream.len() as u64 + 1));
-        let defect = self.set.defect;
-        let holds = match &act.action {
-            Action::Push(write) => {
-                let marks = write.body == Body::Delete;
-                if marks && defect == Defect::NoMark && present {
-                    let holds = !agents || stamp < Some(&act.bound);
-                    if holds {
-                        self.write(s, dest, act.key, ABSENT, Truth::AgentDelete);
-                    }
-                    return;
-                }
-                let blocked = marks && defect == Defect::PlainMark && !present;
-                !blocked && (!agents || stamp < Some(&act.bound))
-            }
-            Action::Heal(_) => defect != Defect::NoHeal && agents && stamp < Some(&act.bound),
-            Action::Restamp(write, expected) => {
-                if defect == Defect::InPlaceBlind && present {
-                    let stamp = write.stamp(nonce).to_string();
-                    let new = self.cat.image(act.key, stored_data, Some(stamp.into()));
-                    return self.write(s, dest, act.key, new, Truth::AgentPut);
-                }
-                stamp == expected.as_ref().and_then(|value| value.as_s().ok()).map(String::as_str)
-            }
-            Action::CarryOut { mark, .. } => {
-                let mark = mark.as_s().expect("a stamp is a string");
-                let same = |text: &str| match defect {
-                    Defect::NoNonce => {
-                        text.rsplit_once(' ').map(|t| t.0) == mark.rsplit_once(' ').map(|t| t.0)
-                    }
-                    _ => text == mark,
-                };
-                if stamp.is_some_and(same) {
-                    self.write(s, dest, act.key, ABSENT, Truth::AgentDelete);
-                }
-                return;
+    /// What an agent's write finds, and what follows: as the shipped guard says, by the rules of the service.
+    fn meets(&mut self, dest: usize, act: u16, stored: u16, insists: bool) -> Met {
+        let question = (dest, act, stored, insists);
+        if let Some(met) = self.answers.met.get(&question) {
+            return *met;
+        }
+        let act = self.cat.get_act(act);
+        let found = self.cat.item(stored);
+        let to = &self.cat.origins[dest];
+        let guard = self.bend_guard(to, &act.action, stored, insists);
+        let met = if guard.holds(found) || self.is_of_same_version(&act.action, stored) {
+            Met::Holds
+        } else {
+            match act.action.next(to, found) {
+                Next::Superseded => Met::Superseded,
+                Next::Again => Met::Again,
+                Next::Contended if self.is_blind(&act.action, stored) => Met::Again,
+                Next::Contended => Met::Contended,
             }
         };
-        let Some(write) = act.write().filter(|_| holds) else { return };
-        let (data, truth) = match act.data {
-            Some(data) => (data, Truth::AgentPut),
-            None => (if present { stored_data } else { BARE }, Truth::AgentMark),
+        self.answers.met.insert(question, met);
+        met
+    }
+
+    /// What an action expects at first; some defects bend it.
+    fn bend_guard<'a>(&'a self, to: &Origin, action: &'a Action, stored: u16, insists: bool) -> Guard<'a> {
+        match (action, self.set.defect) {
+            (Action::Push(write), Defect::NoGuard) => Guard::Below(&write.version),
+            (Action::Push(write), _) if insists => Guard::Below(&write.version),
+            (Action::Heal(write), Defect::BlindHeal) if self.cat.get(stored).version.is_some() => {
+                Guard::Below(&write.version)
+            }
+            (Action::CarryOut { marked, .. }, Defect::BlindDelete | Defect::FarDelete) => {
+                Guard::Stamp(marked.get(STAMP))
+            }
+            (Action::Push(write), Defect::NoBase) => match action.guard(to) {
+                Guard::Data { image, .. } => Guard::Data { image, stamp: StampGuard::Below(&write.version) },
+                guard => guard,
+            },
+            _ => action.guard(to),
+        }
+    }
+
+    /// Whether a defect takes a mark of the same version, of another attempt, for the one that was read.
+    fn is_of_same_version(&self, action: &Action, stored: u16) -> bool {
+        let Action::CarryOut { marked, .. } = action else { return false };
+        let text = |item: Option<&Item>| Some(item?.get(STAMP)?.as_s().ok()?.rsplit_once(' ')?.0.to_owned());
+        let read = text(Some(marked));
+        self.set.defect == Defect::NoNonce && read.is_some() && read == text(self.cat.item(stored))
+    }
+
+    /// Whether a defect takes what an application wrote on top of a lower stamp for a replicated write.
+    fn is_blind(&self, action: &Action, stored: u16) -> bool {
+        let Action::Push(write) = action else { return false };
+        let below = self.cat.get(stored).version.is_some_and(|version| version < v_of(&write.version));
+        self.set.defect == Defect::AgainOnTop && below
+    }
+
+    /// One write of an agent: what `apply::Replica` asks of DynamoDB, until it is clear what comes of it.
+    ///
+    /// That takes several requests where something else is found. What happens between them is left out: a
+    /// request that expects exactly what the one before it found comes to the same as both at once.
+    pub(crate) fn attempt(&mut self, s: &mut State, dest: usize, act: u16, insists: bool) -> Met {
+        let item = s.regions[dest].items[usize::from(self.cat.get_act(act).key)];
+        let met = self.meets(dest, act, item, insists);
+        let act = Rc::clone(self.cat.get_act(act));
+        let present = item != ABSENT;
+        let nonce = Nonce((dest as u64) << 32 | (s.regions[dest].stream.len() as u64 + 1));
+        let defect = self.set.defect;
+        if !matches!(met, Met::Holds | Met::Again) {
+            let blind = defect == Defect::InPlaceBlind && matches!(act.action, Action::Restamp(_)) && present;
+            if !blind {
+                return met;
+            }
+        }
+        let stored_data = self.cat.get(item).data;
+        let Some(write) = act.write() else {
+            self.write(s, dest, act.key, ABSENT, Truth::AgentDelete);
+            return met;
+        };
+        let marks = write.body == Body::Delete;
+        if defect == Defect::NoHeal && matches!(act.action, Action::Heal(_)) {
+            return met;
+        }
+        if marks && defect == Defect::NoMark && present && matches!(act.action, Action::Push(_)) {
+            self.write(s, dest, act.key, ABSENT, Truth::AgentDelete);
+            return met;
+        }
+        if marks && defect == Defect::PlainMark && !present {
+            return met;
+        }
+        let guard = if met == Met::Holds {
+            self.bend_guard(&self.cat.origins[dest], &act.action, item, insists)
+        } else {
+            Guard::exactly(self.cat.item(item))
+        };
+        let stamp = match &act.action {
+            Action::Restamp(_) => write.stamp_at_home(nonce),
+            _ => write.stamp(nonce, &guard),
+        };
+        let stamp = stamp.to_string();
+        let (data, truth) = match (&act.action, act.data) {
+            (Action::Restamp(_), _) if defect != Defect::StampByPut => (stored_data, Truth::AgentStamp),
+            (Action::Heal(_), Some(data)) => (data, Truth::AgentHeal),
+            (_, Some(data)) => (data, Truth::AgentPut),
+            (_, None) => (if present { stored_data } else { BARE }, Truth::AgentMark),
         };
         self.tally.heals += usize::from(matches!(act.action, Action::Heal(_)));
-        let new = self.cat.image(act.key, data, Some(write.stamp(nonce).to_string().into()));
+        let new = self.cat.image(act.key, data, Some(stamp.into()));
         self.write(s, dest, act.key, new, truth);
+        met
+    }
+
+    /// What an agent does at home while a push of its is contended: it sets the stamp of the newest write that
+    /// is queued beside what stands, so that the other side can see the version.
+    pub(crate) fn stamp_at_home(&mut self, s: &mut State, r: usize, lane: (u8, u8)) -> Option<()> {
+        let newest = s.regions[r].agent.queue.iter().rfind(|pending| (pending.dest, pending.key) == lane)?;
+        let act = Rc::clone(self.cat.get_act(newest.act));
+        let Action::Push(write) = &act.action else { return None };
+        if self.set.defect == Defect::NoStamp {
+            return None;
+        }
+        let before = s.regions[r].stream.len();
+        let restamp = self.cat.act(act.key, Action::Restamp(write.clone()));
+        self.attempt(s, r, restamp, false);
+        (s.regions[r].stream.len() > before).then_some(())
     }
 
     /// The second step of a delete that no replica's own agent makes.
@@ -94,9 +177,10 @@ impl Model {
         let (key, deletes) = (act.key, act.data.is_none() && act.write().is_some());
         let image = self.cat.get(s.regions[usize::from(done.dest)].items[usize::from(key)]);
         if let (true, Some(mark)) = (deletes && image.mark, &image.stamp) {
-            let mark = AttributeValue::S(mark.to_string());
+            let mut marked = image.item.clone();
+            marked.insert(STAMP.to_owned(), AttributeValue::S(mark.to_string()));
             let item = self.cat.keys[usize::from(key)].clone();
-            let act = self.cat.act(key, Action::CarryOut { key: item, mark });
+            let act = self.cat.act(key, Action::CarryOut { key: item, marked: marked.into() });
             s.regions[usize::from(r)].agent.queue.insert(0, Pending { act, ..done });
         }
     }

@@ -23,13 +23,20 @@ pub(crate) enum Truth {
     /// identity, which the protocol does not read.
     Delete,
     AgentPut,
+    /// A put of the region's own agent.
+    AgentHeal,
+    /// A stamp beside what stands.
+    AgentStamp,
     AgentMark,
     AgentDelete,
 }
 
 impl Truth {
     pub(crate) fn is_agent(self) -> bool {
-        matches!(self, Self::AgentPut | Self::AgentMark | Self::AgentDelete)
+        matches!(
+            self,
+            Self::AgentPut | Self::AgentHeal | Self::AgentStamp | Self::AgentMark | Self::AgentDelete
+        )
     }
 }
 
@@ -55,6 +62,16 @@ pub(crate) struct Durable {
     pub(crate) watermark: [u8; MAX],
 }
 
+/// What a push has met.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub(crate) enum Contention {
+    No,
+    /// A write that its region's agent has not told of; the own stamp is to be set at home.
+    Met,
+    /// That has been done since.
+    Stamped,
+}
+
 /// What an agent was about to do: the record's ordinal, the destination, the action.
 #[derive(Clone, Copy, PartialEq, Eq, Hash)]
 pub(crate) struct Pending {
@@ -62,6 +79,10 @@ pub(crate) struct Pending {
     pub(crate) dest: u8,
     pub(crate) key: u8,
     pub(crate) act: u16,
+    /// Whether it has met a write that its region's agent has not told of.
+    pub(crate) contention: Contention,
+    /// Something newer has come from where it goes meanwhile.
+    pub(crate) superseded: bool,
 }
 
 #[derive(Clone, Hash)]
@@ -91,6 +112,8 @@ pub(crate) struct Region {
     pub(crate) puts: u8,
     /// The oracle's: the highest version that the stream has shown, by key.
     pub(crate) highest: [V; KEYS],
+    /// The oracle's: whether the stream has shown an older write in the place of that.
+    pub(crate) stale: [bool; KEYS],
     /// The oracle's: the conflicts that were told.
     pub(crate) lost: Vec<(u8, V)>,
 }
@@ -166,6 +189,18 @@ pub(crate) enum Step {
         dest: u8,
         key: u8,
     },
+    /// While a request is contended, its agent sets the stamp beside what stands in its own replica.
+    StampAtHome {
+        region: u8,
+        dest: u8,
+        key: u8,
+    },
+    /// A request that has been contended for long is made whatever stands.
+    Insist {
+        region: u8,
+        dest: u8,
+        key: u8,
+    },
     /// Of two queued writes of a key, the newer one does for the other: the first two, or the ones after.
     TakeIn {
         region: u8,
@@ -236,6 +271,40 @@ pub(crate) enum Step {
     },
 }
 
+impl Step {
+    /// Whether agents, or what is under way, get on by it.
+    pub(crate) fn is_work(self) -> bool {
+        match self {
+            Self::Read { .. }
+            | Self::Do { .. }
+            | Self::StampAtHome { .. }
+            | Self::Land { .. }
+            | Self::SeedHold { .. }
+            | Self::SeedLook { .. }
+            | Self::SeedDo { .. }
+            | Self::SeedLand { .. }
+            | Self::SeedRelease { .. } => true,
+            Self::Put { .. }
+            | Self::Update { .. }
+            | Self::Edit { .. }
+            | Self::PutBack { .. }
+            | Self::Delete { .. }
+            | Self::Tick { .. }
+            | Self::Back { .. }
+            | Self::Insist { .. }
+            | Self::TakeIn { .. }
+            | Self::Duplicate { .. }
+            | Self::Delay { .. }
+            | Self::Checkpoint { .. }
+            | Self::Crash { .. }
+            | Self::Settle { .. }
+            | Self::InPlace { .. }
+            | Self::SeedDuplicate { .. }
+            | Self::SeedDelay { .. } => false,
+        }
+    }
+}
+
 impl Region {
     /// The creation time of the record at a position, or of the next one to come.
     pub(crate) fn time_at(&self, position: u8) -> u8 {
@@ -295,7 +364,8 @@ impl State {
         }
         for region in &self.regions {
             let agent = &region.agent;
-            (region.clock, region.items, region.stream.len(), region.highest, &region.lost).hash(&mut h);
+            (region.clock, region.items, region.stream.len(), region.highest, region.stale, &region.lost)
+                .hash(&mut h);
             (agent.memory, agent.floors, agent.read, &agent.queue, agent.in_place).hash(&mut h);
             agent.act_from.map(|from| from.max(agent.read)).hash(&mut h);
             if ops > 0 {

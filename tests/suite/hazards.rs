@@ -4,7 +4,7 @@
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use aws_sdk_dynamodb::types::AttributeValue;
-use tradewind::protocol::{Body, Fingerprint, Hlc, Item, Nonce, STAMP, Stamp, Version, Write};
+use tradewind::protocol::{Body, Fingerprint, Guard, Hlc, Item, Nonce, STAMP, Stamp, Version, Write};
 
 use crate::items::{exact, item, key, n, row, s, stamp_of};
 use crate::world::{World, eventually};
@@ -40,10 +40,11 @@ async fn from_the_future() -> World {
         base: None,
         body: Body::Put(std::sync::Arc::new(data.clone()), Fingerprint::of(&data)),
         replaced: None,
+        home: None,
     };
     // To its agent this is an old copy put back: a new write, with a version above that stamp.
     let mut copy = data;
-    copy.insert(STAMP.to_owned(), AttributeValue::S(write.stamp(Nonce(1)).to_string()));
+    copy.insert(STAMP.to_owned(), AttributeValue::S(write.stamp(Nonce(1), &Guard::Absent).to_string()));
     world.put(TOKYO, copy).await;
     expect_everywhere(&world, "future").await;
     for region in [DUBLIN, OREGON] {

@@ -88,6 +88,17 @@ impl<'a> Expression<'a> {
                 *at += 1;
                 !self.one(at, item)
             }
+            ["(", ..] => {
+                *at += 1;
+                let holds = self.any(at, item);
+                assert!(self.words.get(*at) == Some(&")"), "not closed: {:?}", self.words);
+                *at += 1;
+                holds
+            }
+            ["attribute_exists", "(", name, ")", ..] => {
+                *at += 4;
+                self.stored(name, item).is_some()
+            }
             ["attribute_not_exists", "(", name, ")", ..] => {
                 *at += 4;
                 self.stored(name, item).is_none()
@@ -174,15 +185,19 @@ mod tests {
         let request = json!({
             "ExpressionAttributeNames": { "#tw": "_tw" },
             "ExpressionAttributeValues": {
-                ":magic": { "S": "tw1 " }, ":bound": { "S": "tw1 5" }, ":end": { "S": "tw1 g" },
+                ":tw": { "S": "tw1 4" }, ":bound": { "S": "tw1 5" }, ":end": { "S": "tw1 g" },
             },
         });
         let item = |stamp: Option<&str>| {
             stamp.map_or_else(Item::new, |stamp| Item::from([("_tw".to_owned(), text(stamp))]))
         };
         let push = Expression::new("NOT #tw BETWEEN :bound AND :end", &request);
-        let heal = Expression::new("#tw BETWEEN :magic AND :bound", &request);
+        let heal = Expression::new("#tw = :tw AND attribute_exists(#tw)", &request);
         let none = Expression::new("attribute_not_exists(#tw)", &request);
+        let either = Expression::new(
+            "attribute_not_exists(#tw) OR (NOT #tw BETWEEN :bound AND :end AND #tw = :tw)",
+            &request,
+        );
         for (stamp, pushes, heals, is_bare) in [
             (Some(None), true, false, true),
             (None, true, false, true),
@@ -194,6 +209,7 @@ mod tests {
             assert_eq!(push.holds(stored.as_ref()), pushes, "{stamp:?}");
             assert_eq!(heal.holds(stored.as_ref()), heals, "{stamp:?}");
             assert_eq!(none.holds(stored.as_ref()), is_bare, "{stamp:?}");
+            assert_eq!(either.holds(stored.as_ref()), is_bare || heals, "{stamp:?}");
         }
     }
 }

@@ -34,11 +34,13 @@ pub struct Refusal {
     pub status: u16,
     pub code: &'static str,
     pub message: String,
+    /// The item that a condition found, where the call asks for it.
+    pub item: Option<Value>,
 }
 
 impl Refusal {
     fn new(code: &'static str, message: &str) -> Self {
-        Self { status: 400, code, message: message.to_owned() }
+        Self { status: 400, code, message: message.to_owned(), item: None }
     }
 
     fn invalid(message: &str) -> Self {
@@ -67,11 +69,24 @@ impl Refusal {
     }
 
     pub fn internal() -> Self {
-        Self { status: 500, code: "InternalServerError", message: "Internal server error".to_owned() }
+        let (code, message) = ("InternalServerError", "Internal server error".to_owned());
+        Self { status: 500, code, message, item: None }
+    }
+
+    /// A condition did not hold for what is stored.
+    fn condition(request: &Value, stored: Option<&Item>) -> Self {
+        let shows = request["ReturnValuesOnConditionCheckFailure"] == "ALL_OLD";
+        let item = stored.filter(|_| shows).map(value_of);
+        Self { item, ..Self::new("ConditionalCheckFailedException", "The conditional request failed") }
     }
 
     pub fn body(&self) -> Value {
-        json!({ "__type": format!("com.amazonaws.dynamodb.v20120810#{}", self.code), "message": self.message })
+        let kind = format!("com.amazonaws.dynamodb.v20120810#{}", self.code);
+        let mut body = json!({ "__type": kind, "message": self.message });
+        if let Some(item) = &self.item {
+            body["Item"] = item.clone();
+        }
+        body
     }
 }
 
@@ -83,6 +98,8 @@ pub struct Change {
     pub new: Option<Arc<Item>>,
     /// The creation time in its stream record.
     pub created: u64,
+    /// An application put a copy back.
+    pub is_copy: bool,
 }
 
 /// What a call came to.
@@ -170,7 +187,7 @@ impl Service {
         let keys = Arc::new(Item::from([(KEY.to_owned(), json!({ "S": key }))]));
         let created = self.clock.creation(now);
         self.stream.append(StreamRecord::new(keys, old.clone(), new.clone(), created, now, now + lag));
-        Some(Change { key: key.to_owned(), old, new, created })
+        Some(Change { key: key.to_owned(), old, new, created, is_copy: false })
     }
 
     /// Answers one call. `lag` is how long its record takes to show, `page` what a page may hold.
@@ -213,8 +230,7 @@ impl Service {
         if let Some(condition) = request["ConditionExpression"].as_str()
             && !Expression::new(condition, request).holds(stored.map(AsRef::as_ref))
         {
-            let refusal = Refusal::new("ConditionalCheckFailedException", "The conditional request failed");
-            return Outcome::answer(Err(refusal));
+            return Outcome::answer(Err(Refusal::condition(request, stored.map(AsRef::as_ref))));
         }
         let new = match (operation, request["UpdateExpression"].as_str()) {
             ("PutItem", _) => Some(named),
@@ -243,8 +259,7 @@ impl Service {
         if let Some(condition) = request["ConditionExpression"].as_str()
             && !Expression::new(condition, request).holds(stored.map(AsRef::as_ref))
         {
-            let refusal = Refusal::new("ConditionalCheckFailedException", "The conditional request failed");
-            return Outcome::answer(Err(refusal));
+            return Outcome::answer(Err(Refusal::condition(request, stored.map(AsRef::as_ref))));
         }
         let row = match (operation, request["UpdateExpression"].as_str()) {
             ("PutItem", _) => row,

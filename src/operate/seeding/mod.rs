@@ -38,7 +38,7 @@ use super::scanned::ScannedReplica;
 use super::{NamedError, OperateError, VerifyError, verify};
 use crate::capacity::Budget;
 use crate::config::{Config, TableConfig};
-use crate::protocol::{Origin, Over, Seed};
+use crate::protocol::{Origin, Seed};
 use crate::region::Region;
 
 pub use bootstrap::bootstrap;
@@ -134,10 +134,10 @@ pub enum SeedChange {
 
 impl SeedChange {
     fn of(seed: &Seed) -> Self {
-        match (&seed.loser, &seed.over) {
-            (None, _) => Self::Added,
-            (Some(_), Over::Older) => Self::Updated,
-            (Some(_), Over::Exactly(_)) => Self::Clash,
+        match seed.write.replaced {
+            None => Self::Added,
+            Some(_) if seed.is_clash => Self::Clash,
+            Some(_) => Self::Updated,
         }
     }
 }

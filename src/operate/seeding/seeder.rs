@@ -12,7 +12,7 @@ use tracing::{debug, warn};
 
 use super::hold::{Hold, pass};
 use super::{SeedChange, SeedError, SeedOptions, SeedPhase, SeedProgress, Seeded, Settled};
-use crate::apply::{Outcome, Replica};
+use crate::apply::{AttributeNames, Outcome, Replica};
 use crate::capacity::{Budget, write_units};
 use crate::config::{Conflicts, TableConfig, Tuning};
 use crate::control::ConflictTable;
@@ -22,7 +22,7 @@ use crate::lag::wall_millis;
 use crate::log_key::log_key;
 use crate::operate::scanned::ScannedReplica;
 use crate::protocol::{
-    Body, Conflict, Fingerprint, Hlc, Item, Origin, Over, STAMP, Seed, Seeding, Stamp, Version, seed,
+    Body, Conflict, Fingerprint, Hlc, Item, Origin, STAMP, Seed, Seeding, Stamp, Version, seed,
 };
 use crate::region::Region;
 
@@ -47,6 +47,7 @@ pub(super) struct Seeder {
     pub(super) tuning: Tuning,
     to: Vec<Origin>,
     writers: BTreeMap<Origin, Writer>,
+    names: Arc<AttributeNames>,
     writes: Semaphore,
     began: Instant,
     state: Mutex<State>,
@@ -82,9 +83,10 @@ impl Seeder {
         options: &SeedOptions,
     ) -> Self {
         let mut writers = BTreeMap::new();
+        let names = Arc::new(AttributeNames::default());
         for replica in &*replicas {
             let (region, seed) = (replica.region.clone(), fastrand::Rng::new().u64(..));
-            let target = Replica::new(region.writes.clone(), replica.table.clone(), seed);
+            let target = Replica::new(&region, replica.table.clone(), Arc::clone(&names), seed);
             let budget = Budget::new(options.write_units);
             writers.insert(region.name.clone(), Writer { region, replica: target, budget });
         }
@@ -93,6 +95,7 @@ impl Seeder {
         Self {
             to: to.cloned().collect(),
             writers,
+            names,
             replicas,
             table: table.clone(),
             tuning: tuning.clone(),
@@ -261,6 +264,7 @@ impl Seeder {
             let (i, items) = read.unwrap_or_else(|error| std::panic::resume_unwind(error.into_panic()));
             columns[i] = items?;
         }
+        columns.iter().flatten().flatten().for_each(|item| self.names.note(item));
         let mut columns: Vec<_> = columns.into_iter().map(Vec::into_iter).collect();
         let row = |key: &Item| {
             let held = self.replicas.iter().zip(&mut columns);
@@ -313,11 +317,13 @@ impl Seeder {
         };
         writer.budget.settle(units, units);
         match outcome {
-            Ok(Outcome::Applied) => {
+            Ok(Outcome::Applied { .. }) => {
                 self.note(seed, None);
                 self.record(writer, seed).await;
             }
-            Ok(Outcome::Outrun) => self.state().result.moving += 1,
+            Ok(Outcome::Done | Outcome::Superseded | Outcome::Contended(_)) => {
+                self.state().result.moving += 1
+            }
             Err(fault) => self.note(seed, Some(fault)),
         }
         Ok(())
@@ -347,7 +353,7 @@ impl Seeder {
 
     /// Records what a clash replaced, where the table's conflicts are recorded.
     async fn record(&self, writer: &Writer, seed: &Seed) {
-        let (Over::Exactly(_), Some(loser)) = (&seed.over, &seed.loser) else { return };
+        let Some(loser) = seed.write.replaced.as_deref().filter(|_| seed.is_clash) else { return };
         let lost = Stamp::read(loser).map(|stamp| stamp.version);
         let unknown = || Version { hlc: Hlc::ZERO, origin: seed.region.clone() };
         let winner = match &seed.write.body {

@@ -1,0 +1,57 @@
+//! The names of the attributes that a table's items have.
+//!
+//! A condition can say that an attribute is there, or is not, but only of one that it names. So what an
+//! application adds to an item is seen by a guard if the agent has ever met an attribute of that name in the
+//! table, in any item.
+
+use std::collections::HashSet;
+use std::sync::{PoisonError, RwLock};
+
+use crate::protocol::{Item, STAMP};
+
+/// So many are kept, in the order in which they were met; more fit no condition.
+const MOST: usize = 128;
+
+/// The names that were met so far.
+#[derive(Debug, Default)]
+pub struct AttributeNames(RwLock<Names>);
+
+#[derive(Debug, Default)]
+struct Names {
+    all: HashSet<Box<str>>,
+    in_order: Vec<Box<str>>,
+    /// There are more.
+    is_full: bool,
+}
+
+impl AttributeNames {
+    /// Takes in the names of an item's attributes.
+    pub fn note(&self, item: &Item) {
+        let is_new = |names: &Names, name: &str| name != STAMP && !names.all.contains(name);
+        {
+            let names = self.0.read().unwrap_or_else(PoisonError::into_inner);
+            if names.is_full || !item.keys().any(|name| is_new(&names, name)) {
+                return;
+            }
+        }
+        let mut names = self.0.write().unwrap_or_else(PoisonError::into_inner);
+        let names = &mut *names;
+        for name in item.keys() {
+            if !is_new(names, name) {
+                continue;
+            }
+            if names.in_order.len() == MOST {
+                names.is_full = true;
+                return;
+            }
+            names.all.insert(name.as_str().into());
+            names.in_order.push(name.as_str().into());
+        }
+    }
+
+    /// Shows each name until one is refused; whether all there are have been shown, and taken.
+    pub(super) fn for_each(&self, mut take: impl FnMut(&str) -> bool) -> bool {
+        let names = self.0.read().unwrap_or_else(PoisonError::into_inner);
+        names.in_order.iter().all(|name| take(name)) && !names.is_full
+    }
+}

@@ -1,0 +1,125 @@
+//! A push that meets a write which its region's agent has not told of: how long it waits for that agent.
+
+use std::time::Duration;
+
+use backon::{BackoffBuilder, ExponentialBackoff, ExponentialBuilder};
+use tokio::time::Instant;
+
+use crate::protocol::Item;
+
+/// How long the peer's agent is waited for, at least: it sets its version beside what stands once it has read
+/// it, and its own push has met the pusher's write.
+const PATIENCE: Duration = Duration::from_secs(3);
+/// So many times it may find that there is nothing to read, meanwhile.
+const POLLS: u32 = 6;
+/// An item that is written all the time, while its agent is down, is waited for so many times as long.
+const LAST: u32 = 10;
+/// How soon it looks again, at first and at last.
+const FIRST_DELAY: Duration = Duration::from_millis(50);
+const LAST_DELAY: Duration = Duration::from_millis(500);
+
+/// What is done about what stands, if its agent has not told of it.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Insistence {
+    /// Nothing.
+    None,
+    /// Exactly this item, or none, is replaced: it has stood for long, and that agent may be down.
+    On(Option<Item>),
+    /// Whatever stands by then is replaced.
+    OnAnything,
+}
+
+/// A push that has been contended for some time.
+#[derive(Debug)]
+pub(super) struct Contention {
+    since: Instant,
+    /// What it has found, and since when.
+    found: Option<Item>,
+    found_since: Instant,
+    patience: Duration,
+    delays: ExponentialBackoff,
+}
+
+impl Contention {
+    /// Begins now, where streams are asked for records as seldom as this.
+    pub(super) fn begin(poll_interval: Duration) -> Self {
+        let delays = ExponentialBuilder::default().with_min_delay(FIRST_DELAY).with_max_delay(LAST_DELAY);
+        let now = Instant::now();
+        Self {
+            since: now,
+            found: None,
+            found_since: now,
+            patience: PATIENCE.max(poll_interval * POLLS),
+            delays: delays.without_max_times().with_jitter().build(),
+        }
+    }
+
+    /// Takes in what was found just now, and says when to look again.
+    pub(super) fn next(&mut self, found: Option<Item>) -> Instant {
+        let now = Instant::now();
+        if self.found != found {
+            (self.found, self.found_since) = (found, now);
+        }
+        now + self.delays.next().unwrap_or(LAST_DELAY)
+    }
+
+    pub(super) fn insistence(&self) -> Insistence {
+        if self.since.elapsed() >= self.patience * LAST {
+            Insistence::OnAnything
+        } else if self.found_since.elapsed() >= self.patience {
+            Insistence::On(self.found.clone())
+        } else {
+            Insistence::None
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use aws_sdk_dynamodb::types::AttributeValue;
+
+    use super::*;
+
+    const SECOND: Duration = Duration::from_secs(1);
+
+    fn item(data: &str) -> Option<Item> {
+        Some(Item::from([("d".to_owned(), AttributeValue::S(data.to_owned()))]))
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_stands_for_long_is_insisted_on_and_what_changes_is_waited_for() {
+        let mut contention = Contention::begin(SECOND / 2);
+        contention.next(item("a"));
+        tokio::time::advance(PATIENCE - SECOND).await;
+        assert_eq!(contention.insistence(), Insistence::None);
+        contention.next(item("a"));
+        tokio::time::advance(SECOND).await;
+        assert_eq!(contention.insistence(), Insistence::On(item("a")));
+        for data in 0..9 {
+            contention.next(item(&data.to_string()));
+            assert_eq!(contention.insistence(), Insistence::None, "it has changed");
+            tokio::time::advance(PATIENCE).await;
+        }
+        contention.next(None);
+        assert_eq!(contention.insistence(), Insistence::OnAnything, "it has waited for long enough");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn streams_that_are_seldom_read_are_waited_for_longer() {
+        let mut contention = Contention::begin(10 * SECOND);
+        contention.next(None);
+        tokio::time::advance(59 * SECOND).await;
+        assert_eq!(contention.insistence(), Insistence::None);
+        tokio::time::advance(SECOND).await;
+        assert_eq!(contention.insistence(), Insistence::On(None));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn it_looks_again_soon_and_then_less_often() {
+        let mut contention = Contention::begin(SECOND);
+        let mut delay = || contention.next(None) - Instant::now();
+        assert!(delay() < SECOND / 5);
+        let later: Vec<Duration> = (0..20).map(|_| delay()).collect();
+        assert!(later[10..].iter().all(|delay| (LAST_DELAY..=2 * LAST_DELAY).contains(delay)), "{later:?}");
+    }
+}

@@ -1,0 +1,170 @@
+//! The guard: what a conditional write expects to find, so that it replaces nothing that its maker has not
+//! seen.
+//!
+//! Until an agent has read an application's write, no condition on a stamp keeps another agent's write from
+//! landing on top of it. A condition on the data does: each write names the data that it replaces. Where
+//! something else stands, the answer of the service shows it, and [`Action::next`] says what follows.
+
+use aws_sdk_dynamodb::types::AttributeValue;
+
+use super::record::same_data;
+use super::stamp::{STAMP, Stamp, Stamped};
+use super::{Action, Body, Fingerprint, Item, Origin, Version, Write};
+
+/// What must stand for a write to take effect.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub enum Guard<'a> {
+    /// No item.
+    Absent,
+    /// An item with the data of `image`.
+    Data { image: &'a Item, stamp: StampGuard<'a> },
+    /// The same, or no item.
+    DataOrAbsent { image: &'a Item, below: &'a Version },
+    /// Exactly this item, stamp and all.
+    Exactly(&'a Item),
+    /// An item with exactly this stamp attribute, or without one, whatever its data.
+    Stamp(Option<&'a AttributeValue>),
+    /// Anything, or nothing, without a stamp of this version or above.
+    Below(&'a Version),
+}
+
+/// What must stand in the stamp attribute beside the data.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub enum StampGuard<'a> {
+    /// A stamp of exactly this version.
+    Of(&'a Version),
+    /// None of this version or above.
+    Below(&'a Version),
+}
+
+/// What follows where something else stands than a write expected.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Next {
+    /// Something newer stands, or what a later record of the own stream tells of.
+    Superseded,
+    /// An older replicated write stands: expect exactly what was found.
+    Again,
+    /// A write stands that its region's agent has not told of yet; or, where an item was expected, none.
+    Contended,
+}
+
+impl<'a> Guard<'a> {
+    /// Expects exactly what was found.
+    pub fn exactly(found: Option<&'a Item>) -> Self {
+        found.map_or(Self::Absent, Self::Exactly)
+    }
+
+    /// Whether it holds for what stands. The service decides this; here stands what it is asked for.
+    pub fn holds(&self, stored: Option<&Item>) -> bool {
+        match (*self, stored) {
+            (Self::Absent | Self::DataOrAbsent { .. } | Self::Below(_), None) => true,
+            (_, None) | (Self::Absent, Some(_)) => false,
+            (Self::Data { image, stamp }, Some(stored)) => stamp.holds(stored) && same_data(image, stored),
+            (Self::DataOrAbsent { image, below }, Some(stored)) => {
+                StampGuard::Below(below).holds(stored) && same_data(image, stored)
+            }
+            (Self::Exactly(image), Some(stored)) => {
+                image.get(STAMP) == stored.get(STAMP) && same_data(image, stored)
+            }
+            (Self::Stamp(stamp), Some(stored)) => stamp == stored.get(STAMP),
+            (Self::Below(version), Some(stored)) => StampGuard::Below(version).holds(stored),
+        }
+    }
+
+    /// The data that is known to stand below the write, if it takes effect.
+    fn data(&self) -> Option<&'a Item> {
+        match self {
+            Self::Data { image, .. } | Self::DataOrAbsent { image, .. } | Self::Exactly(image) => Some(image),
+            Self::Absent | Self::Stamp(_) | Self::Below(_) => None,
+        }
+    }
+}
+
+impl StampGuard<'_> {
+    fn holds(self, stored: &Item) -> bool {
+        match (self, stored.get(STAMP)) {
+            (Self::Of(version), Some(AttributeValue::S(text))) => Stamp::range(version).contains(text),
+            (Self::Of(_), _) => false,
+            (Self::Below(version), Some(AttributeValue::S(text))) => {
+                !Stamp::range_from(version).contains(text)
+            }
+            (Self::Below(_), _) => true,
+        }
+    }
+}
+
+impl Write {
+    /// What a mark with this guard says of the data below it.
+    pub(super) fn marked(&self, guard: &Guard<'_>) -> Fingerprint {
+        match guard {
+            Guard::Absent => Fingerprint::of(&self.key),
+            _ => guard.data().map_or(Fingerprint::UNKNOWN, Fingerprint::of),
+        }
+    }
+}
+
+impl Action {
+    /// What the first attempt in a region expects: a push, what the write replaced at its origin, which is what
+    /// stands at a peer that agreed; everything else, what the record showed that asked for it.
+    ///
+    /// Two regions may have written the same data. But what the write replaced has its version everywhere, and
+    /// says so where it was not made.
+    pub fn guard(&self, to: &Origin) -> Guard<'_> {
+        match self {
+            Self::Push(write) => match (write.replaced.as_deref(), &write.base) {
+                (None, _) => Guard::Absent,
+                // A marked item is about to go, here and there.
+                (Some(image), _) if Stamped::read(image).stamp().is_some_and(Stamp::is_mark) => {
+                    Guard::DataOrAbsent { image, below: &write.version }
+                }
+                (Some(image), Some(base)) if base.origin != *to => {
+                    Guard::Data { image, stamp: StampGuard::Of(base) }
+                }
+                (Some(image), _) => Guard::Data { image, stamp: StampGuard::Below(&write.version) },
+            },
+            Self::Heal(write) => Guard::exactly(write.replaced.as_deref()),
+            Self::Restamp(write) => Guard::Stamp(write.home.as_ref().and_then(|home| home.beside.as_ref())),
+            Self::CarryOut { marked, .. } => Guard::Exactly(marked),
+        }
+    }
+
+    /// What follows where this was found in place of what was expected.
+    pub fn next(&self, to: &Origin, found: Option<&Item>) -> Next {
+        let stamp = found.map_or(Stamped::No, Stamped::read);
+        match self {
+            Self::Push(write) => match (found, stamp.stamp()) {
+                (_, Some(stamp)) if stamp.version >= write.version => Next::Superseded,
+                (None, _) if write.body == Body::Delete => Next::Again,
+                // A mark where there was no item: so there is none, as above.
+                (Some(found), Some(stamp)) if stamp.is_bare(found, &write.key) => {
+                    let may_be_absent = write.body == Body::Delete || self.guard(to).holds(None);
+                    if may_be_absent { Next::Again } else { Next::Contended }
+                }
+                (Some(found), Some(stamp)) if stamp.fits(found, &write.key) => Next::Again,
+                _ => Next::Contended,
+            },
+            Self::Heal(write) => match (found, stamp.stamp()) {
+                (Some(found), Some(stamp))
+                    if stamp.version < write.version && stamp.fits(found, &write.key) =>
+                {
+                    Next::Again
+                }
+                _ => Next::Superseded,
+            },
+            // What an application wrote here after the record is newer than the write, whether its agent has
+            // read it or not; and so the stamp says, beside data that it does not fit. After a delete, that is
+            // whatever an application wrote.
+            Self::Restamp(write) => match (found, stamp.stamp()) {
+                (None, _) => Next::Superseded,
+                (Some(_), None) => Next::Again,
+                (Some(found), Some(stamp))
+                    if stamp.version < write.version && !stamp.fits(found, &write.key) =>
+                {
+                    Next::Again
+                }
+                _ => Next::Superseded,
+            },
+            Self::CarryOut { .. } => Next::Superseded,
+        }
+    }
+}
