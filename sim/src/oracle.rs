@@ -10,7 +10,7 @@ use std::collections::{BTreeMap, HashMap};
 
 use crate::item::{Item, STAMP, as_text, data_digest};
 use crate::service::Change;
-use crate::settings::NAMES;
+use crate::settings::{NAMES, Settings};
 
 /// Clock and region. Regions are numbered in the order of their names.
 pub type Version = (u64, usize);
@@ -31,8 +31,9 @@ pub struct Counts {
     pub put_backs: u64,
     /// Deletes that merged into a mark.
     pub merged: u64,
-    /// Updates between a mark and its delete, which lost to it.
-    pub between: u64,
+    /// Older writes of agents in the place of newer ones of applications, as docs/correctness.md allows it: over
+    /// a newer delete, over the same data put back, or while something is wrong.
+    pub rolled_back: u64,
     pub watermarks: u64,
     pub checkpoints: u64,
     pub most_worlds: usize,
@@ -44,15 +45,21 @@ pub struct Oracle {
     regions: usize,
     /// Records may be lost: then versions can't be told.
     is_lenient: bool,
+    /// Nothing newer may be replaced by something older, however slow the agents are.
+    is_strict: bool,
     /// How far clocks may go back, and watermarks be too high for it, in clock units.
     slack: u64,
     keys: BTreeMap<String, Vec<World>>,
     /// The data that each stamp was written with.
     stamped: HashMap<String, u64>,
+    /// When an application wrote a key in a region last.
+    written_at: HashMap<(usize, String), u64>,
     /// The highest watermark of each origin, at any peer.
     watermarks: Vec<u64>,
     pub counts: Counts,
     pub failures: Vec<String>,
+    /// Something is wrong, or was until a moment ago: an agent may have lost its patience.
+    pub is_disturbed: bool,
 }
 
 /// One history of a key.
@@ -64,8 +71,12 @@ struct World {
     is_stale: Vec<bool>,
     /// The data of every application's write; none is a delete.
     issued: BTreeMap<Version, Option<u64>>,
+    /// The last write in the region was a copy that an application put back.
+    is_copy: Vec<bool>,
 }
 
+/// How long an agent waits, at least, for the one of a region whose write it can't compare, in milliseconds.
+const PATIENCE: u64 = 3_000;
 /// Histories of a key beyond which it is no longer judged, but for convergence.
 const MOST_WORLDS: usize = 256;
 
@@ -85,22 +96,26 @@ impl Stamp {
         let origin = NAMES.iter().position(|name| name == origin)?;
         let hlc = u64::from_str_radix(hlc, 16).ok()?;
         let well_formed = *magic == "tw1" && nonce.len() == 16;
-        let is_mark = *fingerprint == "x";
+        let is_mark = fingerprint.starts_with("x-");
         well_formed.then(|| Self { version: (hlc, origin), is_mark, text: text.to_owned() })
     }
 }
 
 impl Oracle {
-    pub fn new(regions: usize, is_lenient: bool, slack_millis: u64) -> Self {
+    pub fn new(settings: &Settings) -> Self {
+        let regions = settings.regions;
         Self {
             regions,
-            is_lenient,
-            slack: slack_millis << 20,
+            is_lenient: !settings.converges,
+            is_strict: settings.strict,
+            slack: settings.clock_slack << 20,
             keys: BTreeMap::new(),
             stamped: HashMap::new(),
+            written_at: HashMap::new(),
             watermarks: vec![0; regions],
             counts: Counts::default(),
             failures: Vec::new(),
+            is_disturbed: false,
         }
     }
 
@@ -108,15 +123,20 @@ impl Oracle {
         self.failures.push(why);
     }
 
-    /// Takes in a change of an item, in the order of the region's stream.
-    pub fn observe(&mut self, region: usize, change: &Change, writer: Writer) {
+    /// Takes in a change of an item that was made now, in the order of the region's stream.
+    pub fn observe(&mut self, region: usize, change: &Change, writer: Writer, now: u64) {
         let old = Stamp::of(change.old.as_deref());
         let new = Stamp::of(change.new.as_deref());
         let worlds = self.keys.remove(&change.key).unwrap_or_else(|| vec![World::new(self.regions)]);
         if let (Writer::Agent(_), Some(stamp), Some(item)) = (writer, &new, &change.new) {
             self.stamped.insert(stamp.text.clone(), data_digest(item));
         }
-        let seen = Seen { region, change, old, new };
+        let written_at = (region, change.key.clone());
+        let age = now.saturating_sub(self.written_at.get(&written_at).copied().unwrap_or_default());
+        if writer == Writer::App {
+            self.written_at.insert(written_at, now);
+        }
+        let seen = Seen { region, change, old, new, age };
         let worlds = match writer {
             Writer::App => self.by_app(worlds, &seen),
             Writer::Agent(agent) => self.by_agent(worlds, &seen, agent),
@@ -135,7 +155,7 @@ impl Oracle {
             let mut outcomes = Vec::new();
             if let Some(stamp) = could_be_copy {
                 let mut copied = world.clone();
-                copied.replicated(seen.region, stamp);
+                copied.replicated(seen, stamp);
                 outcomes.push(copied);
                 self.counts.put_backs += 1;
             }
@@ -185,7 +205,11 @@ impl Oracle {
             self.fail(format!("{whose}: it wrote an item without a stamp"));
             return worlds;
         };
-        let written = if stamp.is_mark { None } else { Some(data_digest(item)) };
+        let data = data_digest(item);
+        if !stamp.is_mark && seen.change.old.as_ref().is_some_and(|old| data_digest(old) == data) {
+            return self.stamped_in_place(worlds, seen, stamp, data, &whose);
+        }
+        let written = (!stamp.is_mark).then_some(data);
         let before = worlds.len();
         let versions = |worlds: &[World]| worlds.first().map(|w| w.issued.get(&stamp.version).copied());
         let found = versions(&worlds);
@@ -196,8 +220,47 @@ impl Oracle {
                 stamp.version
             ));
         }
+        let mut rolled_back = 0;
         for world in &mut worlds {
-            world.replicated(seen.region, stamp);
+            rolled_back += usize::from(world.replicated(seen, stamp) == Effect::RolledBack);
+        }
+        if rolled_back > 0 {
+            self.counts.rolled_back += 1;
+            // The agent there may have been too slow to tell of it; it has been waited for.
+            let is_late = self.is_disturbed || !self.is_strict && seen.age >= PATIENCE;
+            let is_allowed = is_late || self.is_lenient || rolled_back < worlds.len();
+            if !is_allowed {
+                self.fail(format!("{whose}: it put {:?} in the place of a newer write", stamp.version));
+            }
+        }
+        worlds
+    }
+
+    /// A stamp beside what stood: of this data, or of an older write of the region's own.
+    fn stamped_in_place(
+        &mut self,
+        mut worlds: Vec<World>,
+        seen: &Seen,
+        stamp: &Stamp,
+        data: u64,
+        whose: &str,
+    ) -> Vec<World> {
+        let before = worlds.len();
+        let (region, version) = (seen.region, stamp.version);
+        worlds.retain(|world| match world.issued.get(&version) {
+            Some(issued) if *issued == Some(data) => true,
+            Some(_) => version.1 == region && version < world.highest[region],
+            None => false,
+        });
+        if worlds.is_empty() && before > 0 && !self.is_lenient {
+            self.fail(format!(
+                "{whose}: it set a stamp of {version:?} beside what is older, or not that write"
+            ));
+        }
+        for world in &mut worlds {
+            if world.issued.get(&version) == Some(&Some(data)) {
+                world.replicated(seen, stamp);
+            }
         }
         worlds
     }
@@ -212,9 +275,10 @@ impl Oracle {
         for world in worlds {
             if world.merges(seen.region, mark.version) {
                 next.push(world);
-            } else {
-                self.counts.between += 1;
+            } else if world.is_copy[seen.region] {
                 next.extend(world.local(seen, watermark));
+            } else if !self.is_lenient {
+                self.fail(format!("{whose}: it deleted an update that was made since the mark"));
             }
         }
         next
@@ -281,20 +345,50 @@ struct Seen<'a> {
     change: &'a Change,
     old: Option<Stamp>,
     new: Option<Stamp>,
+    /// How long ago an application wrote the item there.
+    age: u64,
+}
+
+/// What a replicated write does to what a region's applications see.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Effect {
+    /// It is the newest, or changes no data.
+    None,
+    /// It takes the place of a newer delete, or of a copy that was put back.
+    Allowed,
+    /// It takes the place of a newer write.
+    RolledBack,
 }
 
 impl World {
     fn new(regions: usize) -> Self {
-        Self { highest: vec![(0, 0); regions], is_stale: vec![false; regions], issued: BTreeMap::new() }
+        Self {
+            highest: vec![(0, 0); regions],
+            is_stale: vec![false; regions],
+            issued: BTreeMap::new(),
+            is_copy: vec![false; regions],
+        }
     }
 
     /// Takes in a replicated write.
-    fn replicated(&mut self, region: usize, stamp: &Stamp) {
+    fn replicated(&mut self, seen: &Seen, stamp: &Stamp) -> Effect {
+        let region = seen.region;
         if stamp.version >= self.highest[region] {
             self.highest[region] = stamp.version;
             self.is_stale[region] = false;
-        } else if !(stamp.is_mark && self.is_absent(region)) {
-            self.is_stale[region] = true;
+            return Effect::None;
+        }
+        if stamp.is_mark && self.is_absent(region) {
+            return Effect::None;
+        }
+        let was_absent = self.is_absent(region);
+        let was_stale = std::mem::replace(&mut self.is_stale[region], true);
+        if was_stale || stamp.is_mark {
+            Effect::None
+        } else if was_absent || self.is_copy[region] {
+            Effect::Allowed
+        } else {
+            Effect::RolledBack
         }
     }
 
@@ -310,7 +404,7 @@ impl World {
 
     /// A write that counts as one of this region's own, with its version by the design's rule.
     fn local(mut self, seen: &Seen, watermark: u64) -> Result<Self, String> {
-        let Seen { region, change, old, new } = seen;
+        let Seen { region, change, old, new, .. } = seen;
         let highest = self.highest[*region];
         let stamps = [old, new].into_iter().flatten().map(|stamp| stamp.version.0 + 1);
         let floor = if highest == (0, 0) { 0 } else { highest.0 + 1 };
@@ -328,6 +422,7 @@ impl World {
         }
         self.highest[*region] = version;
         self.is_stale[*region] = false;
+        self.is_copy[*region] = change.is_copy;
         Ok(self)
     }
 }

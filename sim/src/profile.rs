@@ -9,6 +9,9 @@ use crate::settings::{AppWrite, Fault, FaultKind, Scenario, Settings, WriteKind}
 pub enum Profile {
     /// Nothing goes wrong; two regions write to the same keys all the same.
     Calm,
+    /// Nothing goes wrong, and agents keep up: counters, locks and hot items, which no application may see go
+    /// back.
+    Counters,
     /// Links are cut, slow and lossy; services answer with errors and throttle; agents crash.
     Faulty,
     /// Agents are killed and stopped again and again.
@@ -32,8 +35,9 @@ pub enum Profile {
 const MINUTE: u64 = 60_000;
 
 impl Profile {
-    pub const ALL: [Self; 10] = [
+    pub const ALL: [Self; 11] = [
         Self::Calm,
+        Self::Counters,
         Self::Faulty,
         Self::Crashes,
         Self::Shards,
@@ -48,6 +52,7 @@ impl Profile {
     pub fn name(self) -> &'static str {
         match self {
             Self::Calm => "calm",
+            Self::Counters => "counters",
             Self::Faulty => "faulty",
             Self::Crashes => "crashes",
             Self::Shards => "shards",
@@ -75,6 +80,8 @@ impl Profile {
         let spread = if is_skewed { 5 * 60_000 } else { 1_500 };
         let offsets = (0..regions).map(|_| rng.i64(-spread..=spread)).collect();
         let settle = 1_000 * rng.u64(30..=60);
+        // As agents are set by default, on streams that are read to their end each time.
+        let counts = self == Self::Counters;
         Settings {
             regions,
             agents: match self {
@@ -89,15 +96,21 @@ impl Profile {
                 Self::Away => 4,
                 _ => 1,
             },
-            keys: if self == Self::Scale { 2_000 } else { rng.usize(3..=40) },
+            keys: match self {
+                Self::Scale => 2_000,
+                Self::Counters => rng.usize(4..=8),
+                _ => rng.usize(3..=40),
+            },
+            sole_keys: if counts { 3 } else { 2 },
+            strict: counts,
             safety,
             granularity: if is_skewed && rng.bool() { MINUTE } else { 1_000 },
             offsets,
             retention: if self == Self::Trimmed { 3 * MINUTE } else { 24 * 60 * MINUTE },
             listing_delay: if matches!(self, Self::Shards | Self::Crowd) { rng.u64(..8_000) } else { 0 },
             shards_a_page: if self == Self::Shards { rng.usize(1..=5) } else { 100 },
-            page: if rng.u8(..4) == 0 { 1_000 } else { rng.usize(2..=30) },
-            stream_lag: rng.u64(50..=800),
+            page: if counts || rng.u8(..4) == 0 { 1_000 } else { rng.usize(2..=30) },
+            stream_lag: rng.u64(50..=if counts { 150 } else { 800 }),
             near: 8,
             far: rng.u64(60..=250),
             late: settle * 2 / 3,
@@ -109,11 +122,12 @@ impl Profile {
             poll_interval: match self {
                 Self::LongOutage => 2_000,
                 Self::Scale | Self::Away => 5_000,
+                Self::Counters => 250,
                 _ => 250 * rng.u64(1..=6),
             },
             checkpoint_interval: 1_000 * rng.u64(1..=5),
             settle,
-            concurrency: rng.usize(1..=8),
+            concurrency: if counts { 64 } else { rng.usize(1..=8) },
             memory_keys: if rng.u8(..4) == 0 { rng.usize(1..=10) } else { 1_000_000 },
             clock_slack: if matches!(self, Self::Faulty | Self::Skew) { MINUTE } else { 0 },
             converges: self != Self::Trimmed,
@@ -127,7 +141,7 @@ impl Profile {
         let mut faults = Vec::new();
         // How many of each kind in ten minutes.
         let (links, services, crashes, rolls, steps) = match self {
-            Self::Calm => (0, 0, 0, 0, 0),
+            Self::Calm | Self::Counters => (0, 0, 0, 0, 0),
             Self::Faulty => (30, 16, 8, 4, 2),
             Self::Crashes => (6, 4, 30, 2, 0),
             Self::Shards => (6, 4, 10, 30, 0),
@@ -198,6 +212,9 @@ impl Profile {
         // Some scenarios are busy, others have long pauses.
         let pause: u64 = if self == Self::Away {
             120_000
+        } else if self == Self::Counters {
+            // 2, 10 and 50 writes a second.
+            [500, 100, 20][rng.usize(..3)]
         } else if is_long {
             8_000
         } else {
@@ -214,16 +231,22 @@ impl Profile {
                     _ if rng.bool() => rng.usize(..hot),
                     _ => rng.usize(..settings.keys),
                 };
-                let kind = write_kind(is_long, settings, rng);
+                let kind = match rng.u8(..10) {
+                    _ if key == 0 && settings.sole_keys > 0 => WriteKind::Lock,
+                    0..6 if key < settings.sole_keys || self == Self::Counters => WriteKind::Add,
+                    _ => write_kind(is_long, settings, rng),
+                };
                 let number = writes.len() as u64 + 1;
-                writes.push(AppWrite { number, at, region: rng.usize(..settings.regions), key, kind });
+                let anywhere = rng.usize(..settings.regions);
+                let region = if key < settings.sole_keys { key % settings.regions } else { anywhere };
+                writes.push(AppWrite { number, at, region, key, kind });
                 at += if rng.bool() { 0 } else { rng.u64(..120) };
             }
             at += rng.u64(..2 * pause);
         }
         // Deletes that meet in several regions, as TTL expiry does.
         for _ in 0..rng.u64(0..=2) {
-            let (at, key) = (rng.u64(..settings.safety), rng.usize(..settings.keys));
+            let (at, key) = (rng.u64(..settings.safety), rng.usize(settings.sole_keys..settings.keys));
             for region in 0..settings.regions {
                 let number = writes.len() as u64 + 1;
                 let at = at + rng.u64(..1_000);

@@ -53,6 +53,12 @@ pub struct Settings {
     #[serde(default = "one")]
     pub shards: usize,
     pub keys: usize,
+    /// Of the first ones, each is written in one region only: its applications see nothing but what they wrote.
+    #[serde(default)]
+    pub sole_keys: usize,
+    /// Agents are set, and keys written, so that no older write may ever be seen in the place of a newer one.
+    #[serde(default)]
+    pub strict: bool,
     /// How long the phase with writes and faults lasts.
     pub safety: u64,
     /// What creation times are multiples of.
@@ -197,6 +203,10 @@ pub enum WriteKind {
     Put { padding: u32 },
     /// A change of one attribute: all others stay, the stamp as well.
     Update,
+    /// Counts one up in the item.
+    Add,
+    /// Takes the item's lock, or gives it back, if this application has it.
+    Lock,
     /// A copy that this region, or another, has held is put back as it was.
     PutBack { pick: u32, from: usize },
     /// The same, but the application drops the stamp.

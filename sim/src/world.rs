@@ -6,7 +6,7 @@ use serde_json::Value;
 
 use crate::checkpoints::Checkpoints;
 use crate::clock::{RegionClock, SimClock};
-use crate::item::{Item, KEY_HISTORY, as_number, as_text, digest, number, text};
+use crate::item::{Item, KEY_HISTORY, as_number, as_text, data_digest, digest, number, text};
 use crate::oracle::{Oracle, Writer};
 use crate::service::{CONTROL, Change, KEY, Outcome, Refusal, Service, TABLE};
 use crate::settings::{AppWrite, Defect, FaultKind, NAMES, Settings, WriteKind};
@@ -15,6 +15,8 @@ use crate::trace::Trace;
 /// Calls for records that DynamoDB allows a second and shard, and listings a second.
 const RECORDS_A_SECOND: usize = 5;
 const LISTINGS_A_SECOND: usize = 10;
+/// How long after a fault an agent may still lose its patience with a contended write, in milliseconds.
+const RECOVERY: u64 = 60_000;
 
 /// Everything that requests meet.
 #[derive(Debug)]
@@ -27,9 +29,15 @@ pub struct World {
     pub trace: Trace,
     /// The faults that are in force, each with its number.
     faults: Vec<(usize, FaultKind)>,
+    /// When something was wrong last.
+    disturbed: Option<u64>,
     rng: fastrand::Rng,
     /// When each agent last made a call that has a quota.
     calls: BTreeMap<(usize, String), VecDeque<u64>>,
+    /// What the only region that writes a key has written last: the hash of its data, if it is an item.
+    sole: BTreeMap<usize, Option<u64>>,
+    /// Who holds the lock of a key.
+    locks: BTreeMap<usize, u64>,
     /// Images that keys have had, by region.
     copies: BTreeMap<(usize, String), Vec<Item>>,
     /// Agents' writes to replicas that are under way.
@@ -90,12 +98,15 @@ impl World {
             clock,
             settings: settings.clone(),
             services,
-            oracle: Oracle::new(settings.regions, !settings.converges, settings.clock_slack),
+            oracle: Oracle::new(settings),
             checkpoints: Checkpoints::default(),
             trace: Trace::new(keeps_text),
             faults: Vec::new(),
+            disturbed: None,
             rng: fastrand::Rng::with_seed(seed ^ 0x77_6f72_6c64),
             calls: BTreeMap::new(),
+            sole: BTreeMap::new(),
+            locks: BTreeMap::new(),
             copies: BTreeMap::new(),
             in_flight: 0,
             requests: 0,
@@ -105,6 +116,7 @@ impl World {
     pub fn begin(&mut self, number: usize, fault: &FaultKind) {
         let now = self.clock.now();
         self.trace.note(format_args!("{now} fault {fault:?}"));
+        self.disturbed = Some(now);
         match fault {
             FaultKind::Roll { region } => self.services[*region].roll(false, now),
             FaultKind::Split { region } => self.services[*region].roll(true, now),
@@ -114,6 +126,7 @@ impl World {
     }
 
     pub fn end(&mut self, number: usize) {
+        self.disturbed = Some(self.clock.now());
         self.faults.retain(|(fault, _)| *fault != number);
     }
 
@@ -302,7 +315,10 @@ impl World {
             self.clock.now(),
             NAMES[region],
         ));
-        self.oracle.observe(region, change, writer);
+        let since = self.disturbed.map(|at| self.clock.now().saturating_sub(at));
+        let is_recent = since.is_some_and(|since| since < RECOVERY);
+        self.oracle.is_disturbed = is_recent || !self.faults.is_empty();
+        self.oracle.observe(region, change, writer, self.clock.now());
         if let Some(new) = &change.new {
             let copies = self.copies.entry((region, change.key.clone())).or_default();
             copies.push(Item::clone(new));
@@ -331,6 +347,7 @@ impl World {
         let now = self.clock.now();
         let key = format!("key-{:03}", write.key);
         let stored = self.services[write.region].item(&key).map(|item| Item::clone(item));
+        self.check_sole(write, stored.as_ref());
         let fresh = || Item::from([(KEY.to_owned(), text(&key)), ("n".to_owned(), number(write.number))]);
         let copy = |pick: u32, from: usize| {
             let copies = self.copies.get(&(from, key.clone()))?;
@@ -348,6 +365,32 @@ impl World {
             WriteKind::Update => {
                 let mut item = stored.unwrap_or_else(fresh);
                 item.insert("n".to_owned(), number(write.number));
+                Some(item)
+            }
+            WriteKind::Add => {
+                let mut item = stored.unwrap_or_else(fresh);
+                let count = item.get("count").and_then(as_number).unwrap_or_default();
+                item.insert("count".to_owned(), number(count + 1));
+                Some(item)
+            }
+            WriteKind::Lock => {
+                let mut item = stored.unwrap_or_else(fresh);
+                let holder = item.get("holder").and_then(as_number);
+                match self.locks.remove(&write.key) {
+                    // Whoever holds it gives it back, if it is still theirs.
+                    Some(mine) if holder == Some(mine) => _ = item.remove("holder"),
+                    Some(mine) => {
+                        let why = format!(
+                            "{}: the lock of {key} that {mine} holds is {holder:?}'s",
+                            NAMES[write.region]
+                        );
+                        self.oracle.fail(why);
+                    }
+                    None => {
+                        item.insert("holder".to_owned(), number(write.number));
+                        self.locks.insert(write.key, write.number);
+                    }
+                }
                 Some(item)
             }
             WriteKind::PutBack { pick, from } => match copy(pick, from) {
@@ -368,11 +411,30 @@ impl World {
                 Some(item)
             }
         };
+        if write.key < self.settings.sole_keys {
+            self.sole.insert(write.key, new.as_ref().map(data_digest));
+        }
         let lag = self.stream_lag(write.region);
         let shown = new.as_ref().map_or(0, |item| digest(&crate::item::value_of(item)));
         self.trace.note(format_args!("{now} app {} {key} {shown:016x}", NAMES[write.region]));
-        if let Some(change) = self.services[write.region].write(&key, new, now, lag) {
+        if let Some(mut change) = self.services[write.region].write(&key, new, now, lag) {
+            change.is_copy = matches!(write.kind, WriteKind::PutBack { .. } | WriteKind::PutBackBare { .. });
             self.note_change(write.region, &change, Writer::App);
+        }
+    }
+
+    /// Where one region alone writes a key, its applications find it as they left it.
+    fn check_sole(&mut self, write: &AppWrite, stored: Option<&Item>) {
+        let Some(left) = self.sole.get(&write.key) else { return };
+        let found = stored.map(data_digest);
+        if found != *left {
+            let why = format!(
+                "{}: nobody else writes key-{:03}, which is not as it was left: {}",
+                NAMES[write.region],
+                write.key,
+                show(stored)
+            );
+            self.oracle.fail(why);
         }
     }
 

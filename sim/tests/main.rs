@@ -33,6 +33,11 @@ fn calm_seeds_pass() {
 }
 
 #[test]
+fn counters_and_locks_never_go_back() {
+    all_pass(Profile::Counters, 1, seeds(20));
+}
+
+#[test]
 fn faulty_seeds_pass() {
     all_pass(Profile::Faulty, 1, seeds(60));
 }
