@@ -346,7 +346,7 @@ async fn what_control_tables_hold_is_looked_at() {
         .await
         .expect("a watermark");
     let version = Version { hlc: Hlc::at_millis(now_millis()), origin: "dublin".parse().unwrap() };
-    let write = Write { key: key("a"), version, base: None, body: Body::Delete, replaced: None };
+    let write = Write { key: key("a"), version, base: None, body: Body::Delete, replaced: None, home: None };
     let letter = DeadLetter { peer: &"tokyo".parse().unwrap(), write: &write, reason: "refused" };
     dublin.save_dead_letter(&world.table, &letter, 30).await.expect("a letter");
     assert_eq!(found_but(&world, &[]).await, ["divergence dead_letters dublin T"]);
