@@ -82,20 +82,32 @@ fn judge(memory: &mut KeyMemory, ordinal: u64, record: Record, floors: &Floors, 
     match judgement.verdict {
         Verdict::EchoPut => {
             let new = record.new.as_ref().expect("a put has a new image");
-            assert!(is_stamped(new, &Fingerprint::of(new).to_string()), "an echo without its stamp");
+            assert!(
+                is_stamped(new, |kind| kind == Fingerprint::of(new).to_string()),
+                "an echo without its stamp"
+            );
         }
-        Verdict::EchoMark => assert!(is_stamped(record.new.as_ref().expect("a mark is an image"), "x")),
-        Verdict::EchoDelete => assert!(is_stamped(record.old.as_ref().expect("a delete of something"), "x")),
+        Verdict::EchoMark => assert!(is_marked(record.new.as_ref().expect("a mark is an image"))),
+        Verdict::EchoDelete => assert!(is_marked(record.old.as_ref().expect("a delete of something"))),
         Verdict::LocalPut | Verdict::LocalDelete => {
             let pushes = judgement.actions.iter().filter(|action| matches!(action, Action::Push(_)));
             assert_eq!(pushes.count(), 1, "a local write goes to the peers once");
         }
-        Verdict::Unchanged => assert_eq!(record.old, record.new),
+        Verdict::Unchanged => assert_eq!(record.old.map(unstamped), record.new.map(unstamped)),
     }
 }
 
-/// Whether the stamp has the form that an agent writes, with this for its fingerprint.
-fn is_stamped(item: &Item, kind: &str) -> bool {
+fn unstamped(mut item: Item) -> Item {
+    item.remove(STAMP);
+    item
+}
+
+fn is_marked(item: &Item) -> bool {
+    is_stamped(item, |kind| kind.starts_with("x-"))
+}
+
+/// Whether the stamp has the form that an agent writes, with such a fingerprint.
+fn is_stamped(item: &Item, is_kind: impl Fn(&str) -> bool) -> bool {
     let Some(AttributeValue::S(text)) = item.get(STAMP) else { return false };
     let Some(words) = text.strip_prefix(STAMP_MAGIC) else { return false };
     let hex = |word: &str| word.len() == 16 && word.bytes().all(|c| matches!(c, b'0'..=b'9' | b'a'..=b'f'));
@@ -103,7 +115,7 @@ fn is_stamped(item: &Item, kind: &str) -> bool {
     match *words.split(' ').collect::<Vec<_>>() {
         [hlc, origin, base_hlc, base_origin, found, nonce] => {
             let base = (base_hlc, base_origin) == ("-", "-") || version(base_hlc, base_origin);
-            version(hlc, origin) && base && found == kind && hex(nonce)
+            version(hlc, origin) && base && is_kind(found) && hex(nonce)
         }
         _ => false,
     }
@@ -200,7 +212,8 @@ impl Feed<'_> {
         let base = (self.byte() > 128).then(|| self.version());
         let write =
             Write { key: Item::new(), version: self.version(), base, body, replaced: None, home: None };
-        let stamp = write.stamp(Nonce(self.byte().into()), &Guard::Exactly(&item)).to_string();
+        let stamp =
+            write.stamp(Nonce::new(&self.origin(), self.byte().into()), &Guard::Exactly(&item)).to_string();
         let stamp =
             if form == 7 { stamp[..stamp.len() - usize::from(self.byte() % 60)].to_owned() } else { stamp };
         item.insert(STAMP.to_owned(), AttributeValue::S(stamp));

@@ -82,21 +82,21 @@ mod tests {
 
     const SECOND: Duration = Duration::from_secs(1);
 
-    fn item(data: &str) -> Option<Item> {
-        Some(Item::from([("d".to_owned(), AttributeValue::S(data.to_owned()))]))
+    fn item(data: &str) -> Item {
+        Item::from([("d".to_owned(), AttributeValue::S(data.to_owned()))])
     }
 
     #[tokio::test(start_paused = true)]
     async fn what_stands_for_long_is_insisted_on_and_what_changes_is_waited_for() {
         let mut contention = Contention::begin(SECOND / 2);
-        contention.next(item("a"));
-        tokio::time::advance(PATIENCE - SECOND).await;
+        contention.next(Some(item("a")));
+        tokio::time::advance(PATIENCE.saturating_sub(SECOND)).await;
         assert_eq!(contention.insistence(), Insistence::None);
-        contention.next(item("a"));
+        contention.next(Some(item("a")));
         tokio::time::advance(SECOND).await;
-        assert_eq!(contention.insistence(), Insistence::On(item("a")));
+        assert_eq!(contention.insistence(), Insistence::On(Some(item("a"))));
         for data in 0..9 {
-            contention.next(item(&data.to_string()));
+            contention.next(Some(item(&data.to_string())));
             assert_eq!(contention.insistence(), Insistence::None, "it has changed");
             tokio::time::advance(PATIENCE).await;
         }

@@ -33,6 +33,7 @@ type Queued = (Job, OwnedSemaphorePermit);
 
 /// What a destination's dispatcher is told.
 #[derive(Debug)]
+#[expect(clippy::large_enum_variant, reason = "nearly every message is the large one")]
 enum Message {
     Queue(Queued),
     /// A write of this destination's, of a key, has come to the agent's own replica.

@@ -157,17 +157,18 @@ impl Replica {
         let guard = Guard::Exactly(expected);
         let touched = write.stamp(self.nonce(), &guard).to_string().replacen(STAMP_MAGIC, TOUCHED, 1);
         let condition = Condition::of(&guard, &write.key, &self.names);
-        self.set_stamp(&write.key, touched, condition).await.map(Attempt::is_applied)
+        self.set_stamp(&write.key, touched, condition).await.map(|attempt| attempt.is_applied())
     }
 
     /// Deletes an item as an application would, if exactly this stands.
     pub async fn delete_exactly(&self, key: &Item, expected: &Item) -> Result<bool, Fault> {
         let condition = Condition::of(&Guard::Exactly(expected), key, &self.names);
-        self.delete(key, condition).await.map(Attempt::is_applied)
+        self.delete(key, condition).await.map(|attempt| attempt.is_applied())
     }
 
     fn nonce(&self) -> Nonce {
-        Nonce(self.nonces.lock().unwrap_or_else(PoisonError::into_inner).u64(..))
+        let random = self.nonces.lock().unwrap_or_else(PoisonError::into_inner).u64(..);
+        Nonce::new(&self.region, random)
     }
 
     async fn put(
@@ -233,7 +234,7 @@ impl Replica {
 }
 
 impl Attempt {
-    fn is_applied(self) -> bool {
+    fn is_applied(&self) -> bool {
         matches!(self, Self::Applied { .. })
     }
 }

@@ -467,8 +467,16 @@ mod tests {
 
     fn stamp(mut item: Item, body: Body, millis: u64, region: &str) -> Item {
         let version = version(millis, region);
-        let write = Write { key: Item::new(), version, base: None, body, replaced: None, home: None };
-        item.insert(STAMP.to_owned(), AttributeValue::S(write.stamp(Nonce(7), &Guard::Absent).to_string()));
+        let write = Write {
+            key: Item::new(),
+            version: version.clone(),
+            base: None,
+            body,
+            replaced: None,
+            home: None,
+        };
+        let nonce = Nonce::new(&version.origin, 7);
+        item.insert(STAMP.to_owned(), AttributeValue::S(write.stamp(nonce, &Guard::Absent).to_string()));
         item
     }
 

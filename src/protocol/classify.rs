@@ -78,8 +78,8 @@ fn classify_remove(old: &Item, known: Option<&KeyState>) -> Kind {
     if carries_out { Kind::ReplicatedDelete } else { Kind::LocalDelete }
 }
 
-/// Whether a stamp was in this table before, so that only an application's put-back can show it
-/// again: its nonce is remembered, or its version is one that can no longer arrive.
+/// Whether a stamp was set elsewhere, or was in this table before, so that only an application's put-back can
+/// show it: its nonce is another region's, or is remembered, or its version is one that can no longer arrive.
 fn is_copy(
     record: &Record,
     new: &Item,
@@ -90,6 +90,7 @@ fn is_copy(
     floors: &Floors,
 ) -> bool {
     match known {
+        _ if !stamp.nonce.is_of(own) => true,
         Some(state) if state.has_seen(stamp.nonce) => true,
         // A seed comes late, and may have the version of a write of this region's own.
         _ if stamp.hold().is_some() => {
@@ -99,8 +100,7 @@ fn is_copy(
         // The memory that asked for it may have been left behind by a rebuild that begins between the two.
         _ if stamp.version.origin == *own => {
             let Some(old) = &record.old else { return true };
-            let is_newest = known.is_none_or(|state| state.latest == stamp.version);
-            let heals = is_newest && old_stamp.stamp().is_some_and(|below| below.fits(old, &record.key));
+            let heals = old_stamp.stamp().is_some_and(|below| below.fits(old, &record.key));
             let stamps_in_place = !stamp.is_mark() && same_data(old, new);
             !heals && !stamps_in_place
         }

@@ -155,7 +155,6 @@ impl Action {
             // read it or not; and so the stamp says, beside data that it does not fit. After a delete, that is
             // whatever an application wrote.
             Self::Restamp(write) => match (found, stamp.stamp()) {
-                (None, _) => Next::Superseded,
                 (Some(_), None) => Next::Again,
                 (Some(found), Some(stamp))
                     if stamp.version < write.version && !stamp.fits(found, &write.key) =>

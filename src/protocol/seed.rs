@@ -145,6 +145,10 @@ mod tests {
         name.parse().expect("a name")
     }
 
+    fn nonce(random: u64) -> Nonce {
+        Nonce::new(&name("a"), random)
+    }
+
     fn key() -> Item {
         Item::from([("pk".to_owned(), AttributeValue::S("k".to_owned()))])
     }
@@ -163,7 +167,7 @@ mod tests {
         let item = bare(data);
         let body = Body::Put(Arc::new(item.clone()), Fingerprint::of(&item));
         let write = Write { key: key(), version, base: None, body, replaced: None, home: None };
-        with(item, &write.stamp(Nonce(1), &Guard::Absent))
+        with(item, &write.stamp(nonce(1), &Guard::Absent))
     }
 
     fn with(mut item: Item, stamp: &Stamp) -> Item {
@@ -198,7 +202,7 @@ mod tests {
         let lowest = Version { hlc: Hlc::from(HOLD), origin: name("b") };
         assert_eq!(told(&seeds), [("a", lowest.clone(), None, false)]);
         assert!(lowest < at(1, "a"));
-        let stamp = seeds[0].write.stamp(Nonce(3), &Guard::Absent);
+        let stamp = seeds[0].write.stamp(nonce(3), &Guard::Absent);
         assert_eq!(stamp.hold(), Some(HOLD));
         assert_eq!(Stamp::read(&with(bare("one"), &stamp)), Some(stamp), "it is a stamp like any other");
     }
@@ -253,7 +257,7 @@ mod tests {
     fn a_mark_is_left_to_its_agent_and_other_regions_are_not_written() {
         let (version, body) = (at(9, "c"), Body::Delete);
         let mark = Write { key: key(), version, base: None, body, replaced: None, home: None };
-        let marked = with(bare("one"), &mark.stamp(Nonce(2), &Guard::Exactly(&bare("one"))));
+        let marked = with(bare("one"), &mark.stamp(nonce(2), &Guard::Exactly(&bare("one"))));
         assert_eq!(decide([Some(marked), None, Some(bare("one"))]), Seeding::Marked);
         assert_eq!(decide([None, None, None]), Seeding::Same);
         let items = held([Some(bare("one")), None, None]);

@@ -4,6 +4,7 @@ use std::fmt;
 use std::ops::RangeInclusive;
 
 use aws_sdk_dynamodb::types::AttributeValue;
+use sha2::{Digest, Sha256};
 
 use super::{Fingerprint, Item, Origin, Version};
 
@@ -22,8 +23,41 @@ const STAMP_END: &str = "tw1 g";
 const MARK: &str = "x-";
 
 /// Tells one physical write attempt from another with the same version.
+///
+/// It also tells which region the attempt was made in: a stamp that turns up anywhere else is a copy, which an
+/// application has put there.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub struct Nonce(pub u64);
+pub struct Nonce(u64);
+
+impl Nonce {
+    /// How many of its bits are random; the others are a hash of the region's name.
+    const RANDOM: u32 = 48;
+
+    /// The nonce of an attempt in a region, from a random number.
+    pub fn new(region: &Origin, random: u64) -> Self {
+        Self(
+            u64::from(Self::tag(region)) << Self::RANDOM
+                | random << (64 - Self::RANDOM) >> (64 - Self::RANDOM),
+        )
+    }
+
+    /// Whether the attempt may have been made in this region: of the attempts elsewhere, one region's in 65,536
+    /// look as if they had.
+    pub(super) fn is_of(self, region: &Origin) -> bool {
+        self.0 >> Self::RANDOM == u64::from(Self::tag(region))
+    }
+
+    fn tag(region: &Origin) -> u16 {
+        let digest = Sha256::digest(region.as_str());
+        u16::from_be_bytes([digest[0], digest[1]])
+    }
+}
+
+impl fmt::Display for Nonce {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{:016x}", self.0)
+    }
+}
 
 /// What an agent says of an item that it writes.
 ///
@@ -112,11 +146,10 @@ impl Stamp {
             ("-", "-") => None,
             (hlc, origin) => Some(Version::from_words(hlc, origin)?),
         };
-        let kind = match words.next()? {
-            word => match word.strip_prefix(MARK) {
-                Some(fingerprint) => StampKind::Mark(fingerprint.parse().ok()?),
-                None => StampKind::Put(word.parse().ok()?),
-            },
+        let word = words.next()?;
+        let kind = match word.strip_prefix(MARK) {
+            Some(fingerprint) => StampKind::Mark(fingerprint.parse().ok()?),
+            None => StampKind::Put(word.parse().ok()?),
         };
         let nonce = words.next().filter(|word| word.len() == 16)?;
         let stamp = Self { version, base, kind, nonce: Nonce(u64::from_str_radix(nonce, 16).ok()?) };
@@ -136,7 +169,7 @@ impl fmt::Display for Stamp {
             StampKind::Put(fingerprint) => write!(f, "{fingerprint}")?,
             StampKind::Mark(fingerprint) => write!(f, "{MARK}{fingerprint}")?,
         }
-        write!(f, " {:016x}", self.nonce.0)
+        write!(f, " {}", self.nonce)
     }
 }
 

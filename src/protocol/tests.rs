@@ -3,7 +3,7 @@
 //! The agent is that of region `a`. Times are seconds. An image is written `-` (absent), `x` (an
 //! item with this data), `x 5b` (with a stamp of that version), `x 5b kept` (a stamp of other
 //! data), `x 5b mark`, `. 5b mark` (a bare mark) or `x junk` (no agent's stamp); `#7` gives the
-//! stamp a nonce, `<3c` a base. `5.1b` is one above `5b`.
+//! stamp a nonce, `@c` has it set in region `c`, `<3c` is its base. `5.1b` is one above `5b`.
 
 use std::fmt::Write as _;
 use std::sync::Arc;
@@ -68,17 +68,19 @@ fn image(text: &str) -> Option<Item> {
         replaced: None,
         home: None,
     };
-    let (mut nonce, mut base) = (Nonce(u64::from(version.hlc)), None);
+    let (mut region, mut number, mut base) = ("a", u64::from(version.hlc), None);
     let mut body = Body::Put(Item::new().into(), Fingerprint::of(&item));
     for word in words {
         match (word, word.split_at(1)) {
             ("kept", _) => body = Body::Put(Item::new().into(), Fingerprint::of(&Item::new())),
             ("mark", _) => body = Body::Delete,
-            (_, ("#", number)) => nonce = Nonce(number.parse().expect("a nonce")),
+            (_, ("#", digits)) => number = digits.parse().expect("a number"),
+            (_, ("@", name)) => region = name,
             (_, ("<", below)) => base = Some(super::tests::version(below)),
             _ => unreachable!("{word}?"),
         }
     }
+    let nonce = Nonce::new(&region.parse().expect("a region"), number);
     let stamp = write(base, body).stamp(nonce, &Guard::Exactly(&item));
     item.insert(STAMP.to_owned(), AttributeValue::S(stamp.to_string()));
     Some(item)
@@ -752,9 +754,22 @@ fn meets(action: &Action, to: &str, stored: &str) -> &'static str {
     }
 }
 
+/// A record, what it asks for, the region where that is done, and what comes of it over what stands there.
+type Meetings = (&'static str, &'static str, &'static str, &'static [(&'static str, &'static str)]);
+
+fn assert_meetings(meetings: &[Meetings]) {
+    for (record, kind, to, cases) in meetings {
+        let action = action(record, kind);
+        for (stored, expected) in *cases {
+            let met = meets(&action, to, stored);
+            assert_eq!(met, *expected, "{kind} of {record:?} in {to} over {stored:?}");
+        }
+    }
+}
+
 #[test]
-fn a_write_replaces_nothing_that_its_maker_has_not_seen() {
-    for (record, kind, to, cases) in [
+fn a_push_replaces_nothing_that_its_maker_has_not_seen() {
+    assert_meetings(&[
         (
             "9: x 5b -> y",
             "push",
@@ -782,7 +797,7 @@ fn a_write_replaces_nothing_that_its_maker_has_not_seen() {
                 // What is gone, with or without a mark, may be a newer delete.
                 ("-", "contended"),
                 (". 8c mark", "contended"),
-            ][..],
+            ],
         ),
         (
             // Where that was made, it may stand without a stamp of its own.
@@ -842,6 +857,12 @@ fn a_write_replaces_nothing_that_its_maker_has_not_seen() {
                 ("w 9b", "superseded"),
             ],
         ),
+    ]);
+}
+
+#[test]
+fn what_is_done_at_home_replaces_nothing_that_its_maker_has_not_seen() {
+    assert_meetings(&[
         (
             "9: - -> x; 9: x -> y 5b",
             "heal",
@@ -884,13 +905,30 @@ fn a_write_replaces_nothing_that_its_maker_has_not_seen() {
                 ("-", "superseded"),
             ],
         ),
-    ] {
-        let action = action(record, kind);
-        for (stored, expected) in cases {
-            let met = meets(&action, to, stored);
-            assert_eq!(met, *expected, "{kind} of {record:?} in {to} over {stored:?}");
-        }
-    }
+    ]);
+}
+
+#[test]
+fn a_copy_from_another_region_is_an_applications_write() {
+    check(
+        "its own version, over an older replicated one, looks like a heal",
+        &[
+            ("9: - -> x", "local put; push x as 9a"),
+            ("9: x -> y 5b", "echo put; heal x as 9a"),
+            ("9: y 5b -> x 9a @b", "local put; stamp x as 9.1a on 5b over its stamp; push x as 9.1a on 5b"),
+        ],
+    );
+    check(
+        "that region's own version",
+        &[("9: - -> x 20b @b", "local put; stamp x as 20.1a over its stamp; push x as 20.1a")],
+    );
+    check(
+        "a mark of that region's",
+        &[(
+            "9: x 4b -> x 20b mark @b",
+            "local put; stamp x as 20.1a on 4b over its stamp; push x as 20.1a on 4b",
+        )],
+    );
 }
 
 #[test]

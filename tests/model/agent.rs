@@ -4,7 +4,9 @@ use std::collections::HashMap;
 use std::rc::Rc;
 
 use aws_sdk_dynamodb::types::AttributeValue;
-use tradewind::protocol::{Action, Floors, Hlc, Item, KeyMemory, Origin, Record, STAMP, Verdict, Write};
+use tradewind::protocol::{
+    Action, Floors, Hlc, Item, KeyMemory, Nonce, Origin, Record, STAMP, Verdict, Write,
+};
 
 use super::catalogue::{FLOORS, Judged, MAX, item_of, v_of};
 use super::seeder::HOLD;
@@ -80,7 +82,7 @@ impl Model {
         if let Some(known) = self.answers.judged.get(&question) {
             return *known;
         }
-        let (mut old, new) = self.shown(rec, 0xdead_0000 + u64::from(ordinal));
+        let (mut old, new) = self.shown(rec, self.cat.nonce(r, 0xdead_0000 + u64::from(ordinal)));
         let heals = rec.truth == Truth::AgentHeal && self.cat.get(rec.old).stamp.is_some();
         if crashed && rec.truth == Truth::AgentDelete {
             old = old.map(|item| item.into_iter().filter(|(name, _)| name != STAMP).collect());
@@ -131,7 +133,7 @@ impl Model {
     }
 
     /// The images that the protocol is shown; some defects bend them.
-    fn shown(&self, rec: &Rec, nonce: u64) -> (Option<Item>, Option<Item>) {
+    fn shown(&self, rec: &Rec, fresh: Nonce) -> (Option<Item>, Option<Item>) {
         let image = |id: u16| self.cat.item(id).cloned();
         let (mut old, mut new) = (image(rec.old), image(rec.new));
         let (was, is) = (self.cat.get(rec.old), self.cat.get(rec.new));
@@ -163,7 +165,12 @@ impl Model {
             }
             Defect::MarkPutBack if put_back && is.mark => {
                 old = Some(item_of(&self.cat.keys[usize::from(rec.key)], is.data, None));
-                restamp(&mut new, format!("{}{nonce:016x}", &text[..text.len() - 16]));
+                restamp(&mut new, format!("{}{fresh}", &text[..text.len() - 16]));
+            }
+            Defect::NoRegion if put_back && is.stamp.is_some() => {
+                let own = fresh.to_string();
+                let tail = text.len() - 16;
+                restamp(&mut new, format!("{}{}{}", &text[..tail], &own[..4], &text[tail + 4..]));
             }
             _ => {}
         }

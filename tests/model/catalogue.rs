@@ -158,10 +158,14 @@ impl Catalogue {
     }
 
     /// The image of an item that an agent wrote with this version.
+    pub(crate) fn nonce(&self, region: usize, random: u64) -> Nonce {
+        Nonce::new(&self.origins[region], random)
+    }
+
     pub(crate) fn stamped(&mut self, key: u8, data: u8, version: V, nonce: Nonce) -> u16 {
         let fingerprint = Fingerprint::of(&item_of(&self.keys[usize::from(key)], data, None));
         let (hlc, origin) = (version.0, NAMES[usize::from(version.1)]);
-        let stamp = format!("{STAMP_MAGIC}{hlc:016x} {origin} - - {fingerprint} {:016x}", nonce.0);
+        let stamp = format!("{STAMP_MAGIC}{hlc:016x} {origin} - - {fingerprint} {nonce}");
         self.image(key, data, Some(stamp.into()))
     }
 

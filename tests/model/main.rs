@@ -221,6 +221,7 @@ mod hazards {
            a_contended_write_is_but_waited_for: NoStamp, 2 regions, 2 writes, lazy = true, init = Init::Shared, settles = false;
            a_stamp_beside_newer_data_is_a_write: StampIsWrite, 2 regions, 2 writes, lazy = true, init = Init::Shared, stamp_in_place = true, settles = false;
            no_nonce: NoNonce, 2 regions, 2 writes, init = Init::Shared, dups = 1, settles = false;
+           a_stamp_that_does_not_tell_its_region: NoRegion, 2 regions, 3 writes, lazy = true, stamp_in_place = true, put_backs = PutBacks::Any, settles = false;
            a_mark_put_back: MarkPutBack, 2 regions, 3 writes, settles = false;
            a_stamp_in_place_on_other_data: InPlaceBlind, 2 regions, 2 writes, stamp_in_place = true, settles = false;
            a_watermark_of_what_was_read: EarlyWatermark, 2 regions, 2 writes, ticks = 2;

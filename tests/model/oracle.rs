@@ -76,7 +76,7 @@ impl Model {
         let highest = region.highest[key];
         match rec.truth {
             Truth::AgentPut | Truth::AgentHeal | Truth::AgentStamp if new.version >= Some(highest) => {
-                region.stale[key] = false
+                region.stale[key] = false;
             }
             Truth::AgentPut | Truth::AgentHeal if old.data != new.data || rec.old == ABSENT => {
                 let was_stale = std::mem::replace(&mut region.stale[key], true);

@@ -1,7 +1,7 @@
 //! The seeder: what `operate::seeding` does for one key. Which copies it makes, the shipped protocol
 //! says.
 
-use tradewind::protocol::{Body, Guard, Hlc, Nonce, Seeding, Selections, Version, seed};
+use tradewind::protocol::{Body, Guard, Hlc, Seeding, Selections, Version, seed};
 
 use super::catalogue::{ABSENT, MAX, data_of};
 use super::settings::Defect;
@@ -183,7 +183,7 @@ impl Model {
         if !holds {
             return;
         }
-        let nonce = Nonce((r as u64) << 32 | (region.stream.len() as u64 + 1));
+        let nonce = self.cat.nonce(r, region.stream.len() as u64 + 1);
         let stamp = seed.write.stamp(nonce, &guard).to_string();
         let new = self.cat.image(KEY, data_of(data), Some(stamp.into()));
         self.write(s, r, KEY, new, Truth::AgentPut);

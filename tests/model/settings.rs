@@ -60,6 +60,8 @@ pub(crate) enum Defect {
     StrangeHeal,
     /// A delete is carried out wherever a mark of its version stands.
     NoNonce,
+    /// A stamp does not tell which region it was set in.
+    NoRegion,
     /// A mark that is put back passes for one that was just set.
     MarkPutBack,
     /// A stamp in place is set on whatever data stands there.
@@ -117,7 +119,7 @@ pub(crate) enum Defect {
 }
 
 impl Defect {
-    const ALL: [Self; 42] = [
+    const ALL: [Self; 43] = [
         Self::None,
         Self::NoFingerprint,
         Self::StampNotAbove,
@@ -133,6 +135,7 @@ impl Defect {
         Self::LateRewind,
         Self::StrangeHeal,
         Self::NoNonce,
+        Self::NoRegion,
         Self::MarkPutBack,
         Self::InPlaceBlind,
         Self::EarlyWatermark,

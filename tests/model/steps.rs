@@ -3,8 +3,6 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::rc::Rc;
 
-use tradewind::protocol::Nonce;
-
 use super::agent::Answers;
 use super::catalogue::{ABSENT, Catalogue, FLOORS, KEYS, MAX, V};
 use super::oracle::Tally;
@@ -70,7 +68,7 @@ impl Model {
         let mut items = [ABSENT; KEYS];
         let long_ago = self.long_ago();
         for key in 0..self.set.keys {
-            let nonce = Nonce(0xf000 + r as u64);
+            let nonce = self.cat.nonce(r, 0xf000);
             items[usize::from(key)] = match self.set.init {
                 Init::Shared if r == 0 => self.cat.image(key, 1, None),
                 Init::Shared => self.cat.stamped(key, 1, (0, 0), nonce),
@@ -262,13 +260,27 @@ impl Model {
                 s.regions[usize::from(region)].clock -= 1;
             }
             Step::Read { region } => self.read(&mut s, region.into()),
+            _ => self.agent_step(&mut s, step)?,
+        }
+        if !self.set.lazy {
+            for r in 0..self.set.regions {
+                while !s.regions[r].has_read_all() {
+                    self.read(&mut s, r);
+                }
+            }
+        }
+        Some(s)
+    }
+
+    fn agent_step(&mut self, s: &mut State, step: Step) -> Option<()> {
+        match step {
             Step::Do { region, dest, key } => {
                 let agent = &s.regions[usize::from(region)].agent;
                 let front = agent.front(dest, key)?;
                 let done = agent.queue[front];
-                let met = self.attempt(&mut s, dest.into(), done.act, false);
+                let met = self.attempt(s, dest.into(), done.act, false);
                 if met == Met::Superseded && dest != region && done.contention == Contention::No {
-                    self.stamp_at_home(&mut s, region.into(), (dest, key));
+                    self.stamp_at_home(s, region.into(), (dest, key));
                 }
                 let queue = &mut s.regions[usize::from(region)].agent.queue;
                 if met == Met::Contended && !(done.superseded && self.set.defect != Defect::NotDropped) {
@@ -280,11 +292,11 @@ impl Model {
                     queue.remove(front);
                 }
                 if self.set.defect == Defect::FarDelete {
-                    self.delete_from_afar(&mut s, region, done);
+                    self.delete_from_afar(s, region, done);
                 }
             }
             Step::StampAtHome { region, dest, key } => {
-                let stamped = self.stamp_at_home(&mut s, region.into(), (dest, key));
+                let stamped = self.stamp_at_home(s, region.into(), (dest, key));
                 let agent = &mut s.regions[usize::from(region)].agent;
                 let front = agent.front(dest, key)?;
                 let before = std::mem::replace(&mut agent.queue[front].contention, Contention::Stamped);
@@ -296,16 +308,16 @@ impl Model {
                 let agent = &s.regions[usize::from(region)].agent;
                 let front = agent.front(dest, key)?;
                 let pending = agent.queue[front];
-                self.attempt(&mut s, dest.into(), pending.act, true);
+                self.attempt(s, dest.into(), pending.act, true);
                 s.regions[usize::from(region)].agent.queue.remove(front);
                 self.tally.insisted += 1;
             }
-            Step::TakeIn { region, dest, key, skip } => self.take_in(&mut s, region, (dest, key), skip)?,
+            Step::TakeIn { region, dest, key, skip } => self.take_in(s, region, (dest, key), skip)?,
             Step::Duplicate { region, dest, key } => {
                 let agent = &s.regions[usize::from(region)].agent;
                 let act = agent.queue[agent.front(dest, key)?].act;
                 let before = s.regions[usize::from(dest)].stream.len();
-                self.attempt(&mut s, dest.into(), act, false);
+                self.attempt(s, dest.into(), act, false);
                 if s.regions[usize::from(dest)].stream.len() == before {
                     return None;
                 }
@@ -318,7 +330,7 @@ impl Model {
             }
             Step::Land { dest, act } => {
                 s.zombies.remove(&(dest, act));
-                self.attempt(&mut s, dest.into(), act, false);
+                self.attempt(s, dest.into(), act, false);
             }
             Step::Checkpoint { region, rewind, pin_done } => {
                 let region = &mut s.regions[usize::from(region)];
@@ -345,18 +357,11 @@ impl Model {
                 agent.act_from = done;
                 agent.log.truncate(rewind.into());
             }
-            Step::Settle { region } => self.settle(&mut s, region.into())?,
+            Step::Settle { region } => self.settle(s, region.into())?,
             Step::InPlace { region } => s.regions[usize::from(region)].agent.in_place = true,
-            _ => self.seeder_step(&mut s, step)?,
+            _ => self.seeder_step(s, step)?,
         }
-        if !self.set.lazy {
-            for r in 0..self.set.regions {
-                while !s.regions[r].has_read_all() {
-                    self.read(&mut s, r);
-                }
-            }
-        }
-        Some(s)
+        Some(())
     }
 
     fn app_put(&mut self, s: &mut State, r: u8, key: u8, stamp: Option<Rc<str>>, truth: Truth) {

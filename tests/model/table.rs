@@ -3,7 +3,7 @@
 use std::rc::Rc;
 
 use aws_sdk_dynamodb::types::AttributeValue;
-use tradewind::protocol::{Action, Body, Guard, Item, Next, Nonce, Origin, STAMP, StampGuard};
+use tradewind::protocol::{Action, Body, Guard, Item, Next, Origin, STAMP, StampGuard};
 
 use super::catalogue::{ABSENT, BARE, v_of};
 use super::settings::{Defect, PutBacks};
@@ -110,7 +110,7 @@ impl Model {
         let met = self.meets(dest, act, item, insists);
         let act = Rc::clone(self.cat.get_act(act));
         let present = item != ABSENT;
-        let nonce = Nonce((dest as u64) << 32 | (s.regions[dest].stream.len() as u64 + 1));
+        let nonce = self.cat.nonce(dest, s.regions[dest].stream.len() as u64 + 1);
         let defect = self.set.defect;
         if !matches!(met, Met::Holds | Met::Again) {
             let blind = defect == Defect::InPlaceBlind && matches!(act.action, Action::Restamp(_)) && present;

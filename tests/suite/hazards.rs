@@ -44,7 +44,8 @@ async fn from_the_future() -> World {
     };
     // To its agent this is an old copy put back: a new write, with a version above that stamp.
     let mut copy = data;
-    copy.insert(STAMP.to_owned(), AttributeValue::S(write.stamp(Nonce(1), &Guard::Absent).to_string()));
+    let nonce = Nonce::new(&write.version.origin, 1);
+    copy.insert(STAMP.to_owned(), AttributeValue::S(write.stamp(nonce, &Guard::Absent).to_string()));
     world.put(TOKYO, copy).await;
     expect_everywhere(&world, "future").await;
     for region in [DUBLIN, OREGON] {

@@ -322,7 +322,7 @@ impl Seeder {
                 self.record(writer, seed).await;
             }
             Ok(Outcome::Done | Outcome::Superseded | Outcome::Contended(_)) => {
-                self.state().result.moving += 1
+                self.state().result.moving += 1;
             }
             Err(fault) => self.note(seed, Some(fault)),
         }
