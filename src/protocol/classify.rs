@@ -94,7 +94,8 @@ fn is_copy(
         Some(state) if state.has_seen(stamp.nonce) => true,
         // A seed comes late, and may have the version of a write of this region's own.
         _ if stamp.hold().is_some() => {
-            known.is_none() && stamp.hold().is_some_and(|hold| floors.is_over(hold))
+            known.is_none_or(|state| state.tip == Tip::Carried)
+                && stamp.hold().is_some_and(|hold| floors.is_over(hold))
         }
         // An own version is that of a heal, which replaces what another agent wrote, or of a stamp in place.
         // The memory that asked for it may have been left behind by a rebuild that begins between the two.
@@ -104,7 +105,7 @@ fn is_copy(
             let stamps_in_place = !stamp.is_mark() && same_data(old, new);
             !heals && !stamps_in_place
         }
-        Some(_) => false,
-        None => floors.passed(&stamp.version),
+        Some(state) if state.may_heal(&stamp.version) => false,
+        _ => floors.passed(&stamp.version),
     }
 }

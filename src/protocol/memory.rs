@@ -65,6 +65,8 @@ pub(super) enum Tip {
     Absent,
     /// An older replicated write replaced it, and a heal is under way.
     Stale,
+    /// It is that version's, and its stamp says so; only the stamps that it replaced need be remembered.
+    Carried,
 }
 
 /// What is known of one key beyond its current image.
@@ -75,6 +77,8 @@ pub(super) struct KeyState {
     pub(super) tip: Tip,
     /// The stamps seen meanwhile, the newest last.
     pub(super) stamps: Box<[Seen]>,
+    /// The last heal that was asked for, while it may still come.
+    pub(super) heal: Option<Healing>,
     /// The record from which on the stream must be read again to arrive at this version and tip.
     pub(super) since: u64,
 }
@@ -83,44 +87,64 @@ pub(super) struct KeyState {
 #[derive(Clone, Debug)]
 pub(super) struct Seen {
     nonce: Nonce,
-    millis: u64,
+    version: Version,
     ordinal: u64,
+}
+
+/// A heal, and the record that asked for it.
+#[derive(Clone, Debug)]
+pub(super) struct Healing {
+    pub(super) version: Version,
+    pub(super) millis: u64,
+    pub(super) ordinal: u64,
 }
 
 impl KeyState {
     /// How many stamps are kept a key. A put-back of a copy with an older one is taken for the
     /// replicated write that it copies, and healed away.
-    const STAMPS: usize = 8;
-    /// How long a stamp is kept, by the times of the key's records, which a rebuild sees again.
-    const STAMP_MILLIS: u64 = 600_000;
+    const STAMPS: usize = 64;
 
-    pub(super) fn remember(&mut self, stamp: &Stamp, record_millis: u64, ordinal: u64) {
+    /// Notes a stamp that a record showed, if what carries it could still arrive a second time.
+    pub(super) fn remember(&mut self, stamp: &Stamp, ordinal: u64, floors: &Floors) {
+        if floors.passed(&stamp.version) {
+            return;
+        }
         let mut stamps = std::mem::take(&mut self.stamps).into_vec();
         stamps.retain(|seen| seen.nonce != stamp.nonce);
         if stamps.len() == Self::STAMPS {
             stamps.remove(0);
         }
-        stamps.push(Seen { nonce: stamp.nonce, millis: record_millis, ordinal });
+        let (nonce, version) = (stamp.nonce, stamp.version.clone());
+        stamps.push(Seen { nonce, version, ordinal });
         self.stamps = stamps.into();
     }
 
-    /// The stamps that are still worth keeping when a record of this time comes.
-    pub(super) fn stamps_at(&self, record_millis: u64) -> Box<[Seen]> {
-        let fresh = |seen: &&Seen| seen.millis + Self::STAMP_MILLIS >= record_millis;
-        self.stamps.iter().filter(fresh).cloned().collect()
+    /// Whether nothing is known that the image does not say.
+    pub(super) fn is_plain(&self) -> bool {
+        self.tip == Tip::Carried && self.stamps.is_empty() && self.heal.is_none()
+    }
+
+    fn forget(&mut self, floors: &Floors, own: Hlc) {
+        self.heal.take_if(|heal| Hlc::at_millis(heal.millis) < own);
+        if self.stamps.iter().any(|seen| floors.passed(&seen.version)) {
+            let stamps = std::mem::take(&mut self.stamps).into_vec();
+            self.stamps = stamps.into_iter().filter(|seen| !floors.passed(&seen.version)).collect();
+        }
+    }
+
+    /// Whether a heal with this version may still come.
+    pub(super) fn may_heal(&self, version: &Version) -> bool {
+        self.heal.as_ref().is_some_and(|heal| heal.version == *version)
     }
 
     pub(super) fn has_seen(&self, nonce: Nonce) -> bool {
         self.stamps.iter().any(|seen| seen.nonce == nonce)
     }
 
-    /// The time of the last record that showed a stamp.
-    fn last_seen(&self) -> Hlc {
-        Hlc::at_millis(self.stamps.last().map_or(0, |seen| seen.millis))
-    }
-
     fn oldest(&self) -> u64 {
-        self.stamps.iter().map(|seen| seen.ordinal).fold(self.since, u64::min)
+        let since = if self.tip == Tip::Carried { u64::MAX } else { self.since };
+        let heal = self.heal.as_ref().map(|heal| heal.ordinal);
+        self.stamps.iter().map(|seen| seen.ordinal).chain(heal).fold(since, u64::min)
     }
 }
 
@@ -157,7 +181,7 @@ impl KeyMemory {
         // Where the memory told nothing that the record does not, a rebuild may begin here.
         let is_plain = known.is_none() || classify(&record, None, &self.origin, floors) == kind;
         let record_millis = record.created_millis;
-        let reader = Reader { own: &self.origin, ordinal, record_millis, is_plain, stamp_in_place };
+        let reader = Reader { own: &self.origin, floors, ordinal, record_millis, is_plain, stamp_in_place };
         let (judgement, next) = resolve(&reader, record, kind, known);
         match next {
             Some(state) => self.keys.insert(key, state),
@@ -178,8 +202,13 @@ impl KeyMemory {
         }
         let own = less_slack(floors.get(&self.origin));
         let floor = peers.iter().map(|peer| less_slack(floors.get(peer))).fold(own, Hlc::min);
-        let heals = |state: &KeyState| state.tip == Tip::Stale && state.last_seen() >= own;
-        self.keys.retain(|_, state| state.latest.hlc >= floor || heals(state));
+        self.keys.retain(|_, state| {
+            state.forget(floors, own);
+            if state.tip != Tip::Carried && state.latest.hlc < floor && state.heal.is_none() {
+                return false;
+            }
+            !state.is_plain()
+        });
     }
 
     /// The ordinal of the oldest record that is still needed to rebuild this memory.

@@ -5,10 +5,10 @@ use std::sync::Arc;
 use aws_sdk_dynamodb::types::AttributeValue;
 
 use super::classify::Kind;
-use super::memory::{KeyState, Tip};
+use super::memory::{Healing, KeyState, Tip};
 use super::record::Record;
 use super::stamp::{STAMP, Stamp, StampKind, Stamped};
-use super::{Fingerprint, Guard, Hlc, Item, Nonce, Origin, Version};
+use super::{Fingerprint, Floors, Guard, Hlc, Item, Nonce, Origin, Version};
 
 /// What a write puts in place.
 #[derive(Clone, Debug, PartialEq)]
@@ -164,6 +164,7 @@ impl Judgement {
 /// How a record is being read.
 pub(super) struct Reader<'a> {
     pub(super) own: &'a Origin,
+    pub(super) floors: &'a Floors,
     pub(super) ordinal: u64,
     pub(super) record_millis: u64,
     /// An empty memory would take the record for the same.
@@ -177,7 +178,8 @@ impl Reader<'_> {
         KeyState {
             latest: version,
             tip,
-            stamps: known.map(|state| state.stamps_at(self.record_millis)).unwrap_or_default(),
+            stamps: known.map(|state| state.stamps.clone()).unwrap_or_default(),
+            heal: known.and_then(|state| state.heal.clone()),
             since: known.filter(|_| !is_fresh).map_or(self.ordinal, |state| state.since),
         }
     }
@@ -274,7 +276,7 @@ fn next_local(
     // A version above all that was known is the same without the memory.
     let is_fresh = reader.is_plain && known.is_none_or(|state| state.latest.hlc < time);
     let mut state = reader.state(version.clone(), tip, known, is_fresh);
-    stamps.for_each(|stamp| state.remember(stamp, reader.record_millis, reader.ordinal));
+    stamps.for_each(|stamp| state.remember(stamp, reader.ordinal, reader.floors));
     (version, base, state)
 }
 
@@ -287,9 +289,12 @@ fn replicated_put(
     match known.filter(|state| stamp.version < state.latest) {
         // From now on the image says by itself what its version is.
         None => {
+            let mut state = reader.state(stamp.version.clone(), Tip::Carried, known, true);
+            state.remember_replaced(&record, reader);
             let conflict = conflict(reader.own, record, stamp, known);
             let arrived = Some(stamp.version.clone());
-            (Judgement { conflict, arrived, ..Judgement::nothing(Verdict::EchoPut) }, None)
+            let judgement = Judgement { conflict, arrived, ..Judgement::nothing(Verdict::EchoPut) };
+            (judgement, (!state.is_plain()).then_some(state))
         }
         Some(state) => heal(reader, Verdict::EchoPut, record, stamp, state),
     }
@@ -309,7 +314,8 @@ fn replicated_mark(
         None => {
             let actions = carry_out(&record);
             let mut state = reader.state(mark.version.clone(), Tip::Absent, known, reader.is_plain);
-            state.remember(mark, reader.record_millis, reader.ordinal);
+            state.remember_replaced(&record, reader);
+            state.remember(mark, reader.ordinal, reader.floors);
             let conflict = conflict(reader.own, record, mark, known);
             let arrived = Some(mark.version.clone());
             (Judgement { conflict, arrived, ..Judgement::new(Verdict::EchoMark, actions) }, Some(state))
@@ -317,7 +323,7 @@ fn replicated_mark(
         // A mark where a newer delete already left nothing: only the mark itself is in the way.
         Some(state) if state.tip == Tip::Absent => {
             let mut state = state.clone();
-            state.remember(mark, reader.record_millis, reader.ordinal);
+            state.remember(mark, reader.ordinal, reader.floors);
             let actions = carry_out(&record);
             let arrived = Some(mark.version.clone());
             (Judgement { arrived, ..Judgement::new(Verdict::EchoMark, actions) }, Some(state))
@@ -337,15 +343,17 @@ fn heal(
 ) -> (Judgement, Option<KeyState>) {
     let mut next = state.clone();
     next.tip = Tip::Stale;
-    next.remember(stamp, reader.record_millis, reader.ordinal);
+    next.remember(stamp, reader.ordinal, reader.floors);
+    let version = state.latest.clone();
+    next.heal = Some(Healing { version, millis: reader.record_millis, ordinal: reader.ordinal });
     let body = match (state.tip, record.old) {
-        (Tip::Bare, Some(mut image)) => {
+        (Tip::Bare | Tip::Carried, Some(mut image)) => {
             image.remove(STAMP);
             let fingerprint = Fingerprint::of(&image);
             Some(Body::Put(Arc::new(image), fingerprint))
         }
         (Tip::Absent, _) => Some(Body::Delete),
-        (Tip::Bare, None) | (Tip::Stale, _) => None,
+        (Tip::Bare | Tip::Carried, None) | (Tip::Stale, _) => None,
     };
     let actions = body.map(|body| {
         Action::Heal(Write {
@@ -361,9 +369,19 @@ fn heal(
     (Judgement { arrived, ..Judgement::new(verdict, actions.into_iter().collect()) }, Some(next))
 }
 
+impl KeyState {
+    /// Notes the stamp that a replicated write replaced: a copy of that image may be put back.
+    fn remember_replaced(&mut self, record: &Record, reader: &Reader<'_>) {
+        if let Some(stamp) = record.old.as_ref().and_then(Stamp::read) {
+            self.remember(&stamp, reader.ordinal, reader.floors);
+        }
+    }
+}
+
 /// A conflict, where the winner that a record shows was not made on top of the local write that
 /// it replaced.
 fn conflict(own: &Origin, record: Record, winner: &Stamp, known: Option<&KeyState>) -> Option<Conflict> {
+    let known = known.filter(|state| state.tip != Tip::Carried);
     let lost = match known {
         Some(state) => state.latest.clone(),
         None => {

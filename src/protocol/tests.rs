@@ -450,17 +450,41 @@ fn what_is_put_back_is_an_applications() {
         ],
     );
     check(
-        "a nonce is known for ten minutes",
+        "until the floors say that it can't come a second time, and from then on by them",
         &[
             ("9: x 5b -> y", "local put; push y as 9a on 5b"),
-            ("609: y -> z", "local put; push z as 609a on 9a"),
+            ("9009: y -> z", "local put; push z as 9009a on 9a"),
+            ("floors b=66", ""),
+            ("forget", "1 known"),
             (
-                "609: z -> x 5b",
-                "local put; stamp x as 609.1a on 609a over its stamp; push x as 609.1a on 609a",
+                "9009: z -> x 5b",
+                "local put; stamp x as 9009.1a on 9009a over its stamp; push x as 9009.1a on 9009a",
             ),
-            ("1210: x 5b -> y", "local put; push y as 1210a on 5b"),
-            ("1811: y -> z", "local put; push z as 1811a on 1210a"),
-            ("1811: z -> x 5b", "echo put; heal z as 1811a"),
+        ],
+    );
+    check(
+        "after it was replaced by what is replicated",
+        &[
+            ("9: - -> x 5b", "echo put"),
+            ("9: x 5b -> y 6b", "echo put"),
+            ("9: y 6b -> y 7b mark", "echo mark; carry out b"),
+            ("9: y 7b mark -> -", "echo delete"),
+            ("29: - -> x 5b", "local put; stamp x as 29a on 7b over its stamp; push x as 29a on 7b"),
+            ("29: x 5b -> -", "local delete; push delete as 29.1a on 5b"),
+            (
+                "29: - -> y 6b",
+                "local put; stamp y as 29.2a on 29.1a over its stamp; push y as 29.2a on 29.1a",
+            ),
+        ],
+    );
+    check(
+        "a heal with another region's version is none, whatever the floors say",
+        &[
+            ("9: x 5b -> x 7b mark", "echo mark; carry out b"),
+            ("9: x 7b mark -> -", "echo delete"),
+            ("9: - -> y 6c", "echo put; heal delete as 7b"),
+            ("floors b=99", ""),
+            ("9: y 6c -> y 7b mark #1", "echo mark; carry out b"),
         ],
     );
     check(
@@ -481,10 +505,10 @@ fn what_is_put_back_is_an_applications() {
 }
 
 #[test]
-fn eight_nonces_are_known_a_key() {
+fn sixty_four_nonces_are_known_a_key() {
     let mut table = Table::new();
     table.step("9: - -> x");
-    for n in 0..9 {
+    for n in 0..65 {
         assert_eq!(
             table.step(&format!("9: x -> y 5b #{n}")),
             if n == 0 { "echo put; heal x as 9a" } else { "echo put" }
@@ -585,6 +609,8 @@ fn a_key_is_forgotten_when_every_region_has_its_version_and_a_minute_has_passed(
             ("floors a=110 b=999", ""),
             ("forget", "1 known"),
             ("99: y 5b -> x 9a", "echo put"),
+            ("forget", "1 known"),
+            ("floors a=111", ""),
             ("forget", "0 known"),
         ],
     );
@@ -665,8 +691,9 @@ fn a_rebuild_starts_where_an_empty_memory_judges_the_same() {
             ("9: x 5b -> y", "local put; push y as 9a on 5b"),
             ("10: y -> z", "local put; push z as 10a on 9a"),
             ("oldest", "0"),
-            ("700: z -> y", "local put; push y as 700a on 10a"),
-            ("oldest", "2"),
+            ("floors b=66", ""),
+            ("forget", "1 known"),
+            ("oldest", "1"),
         ],
     );
     check(

@@ -150,12 +150,17 @@ impl Model {
             }
         };
         match self.set.defect {
+            // As if more stamps of the key had come than are remembered.
             Defect::NoFingerprint if is.version.is_some() && !is.mark => {
                 let mut words: Vec<String> = text.split(' ').map(str::to_owned).collect();
                 words[5] = tradewind::protocol::Fingerprint::of(&is.item).to_string();
+                words[6] = fresh.to_string();
                 restamp(&mut new, words.join(" "));
             }
-            Defect::StampNotAbove if is.matches && was.version >= is.version => unstamp(&mut old),
+            Defect::StampNotAbove if is.matches && was.version >= is.version => {
+                unstamp(&mut old);
+                restamp(&mut new, format!("{}{fresh}", &text[..text.len() - 16]));
+            }
             Defect::StampIsWrite if rec.truth == Truth::AgentStamp && !is.matches => {
                 old = Some(item_of(&self.cat.keys[usize::from(rec.key)], 0, was.stamp.as_deref()));
             }

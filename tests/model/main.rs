@@ -227,7 +227,7 @@ mod hazards {
            a_watermark_of_what_was_read: EarlyWatermark, 2 regions, 2 writes, ticks = 2;
     a_watermark_that_is_not_durable: VolatileWatermark, 2 regions, 2 writes, ticks = 2, crashes = 1;
            forgetting_before_reading: ForgetBeforeRead, 2 regions, 3 writes, lazy = true, ticks = 2;
-           forgetting_before_heals_are_done: ForgetBeforeDone, 2 regions, 3 writes, ticks = 2;
+           forgetting_before_heals_are_done: ForgetBeforeDone, 2 regions, 3 writes, ticks = 2, put_backs = PutBacks::Any;
         forgetting_right_up_to_a_watermark: NoSlack, 2 regions, 3 writes, ticks = 2, backs = 1;
            what_leaves_a_selection_is_not_sent: NotSent, 2 regions, 2 writes, selects = true, settles = false;
            no_hold: NoHold, 2 regions, 1 writes, init = Init::Alone, seeds = true, zombies = 1, ticks = 2;

@@ -159,8 +159,6 @@ impl Model {
         if !rec.truth.is_agent() {
             if rec.truth == Truth::Delete && old.mark {
                 limit = Some("deletes of a marked item");
-            } else if rec.truth == Truth::PutBack && (new.matches || new.mark) && old.version < new.version {
-                limit = Some("put-backs taken for what they copy");
             } else {
                 return self.fail(format!("an application's write in {} was taken for an echo", NAMES[r]));
             }
