@@ -86,7 +86,7 @@ impl Stamp {
         let stamp = Self {
             version: version(clock, origin)?,
             base: version(base_clock, base_origin),
-            is_mark: *fingerprint == "x",
+            is_mark: fingerprint.starts_with("x-"),
         };
         (*magic == "tw1").then_some(stamp)
     }
@@ -105,6 +105,16 @@ struct Known {
 struct Claim<'a> {
     seen: &'a Seen,
     stamp: Option<Stamp>,
+    /// The highest version that the stream had shown before.
+    above: Option<Version>,
+}
+
+impl Claim<'_> {
+    /// Whether it set a stamp beside what stood, which is not the mark of a delete.
+    fn is_beside(&self) -> bool {
+        let data = |image: &Option<Image>| image.as_ref().map(|image| image.data.clone());
+        self.stamp.is_some_and(|stamp| !stamp.is_mark) && data(&self.seen.old) == data(&self.seen.new)
+    }
 }
 
 /// Judges a run; `is_excused` names keys that may differ.
@@ -176,8 +186,13 @@ impl Judgement {
                 continue;
             }
             self.agent_writes += 1;
-            claims.push(Claim { seen, stamp: new });
+            let claim = Claim { seen, stamp: new, above: known.highest };
+            let is_beside = claim.is_beside();
+            claims.push(claim);
             let Some(stamp) = new else { continue };
+            if is_beside {
+                continue;
+            }
             if Some(stamp.version) >= known.highest {
                 *known = Known { highest: Some(stamp.version), is_latest: true, is_delete: stamp.is_mark };
             } else if !(stamp.is_mark && known.is_delete) {
@@ -199,7 +214,8 @@ impl Judgement {
 
     /// What agents wrote must be what applications wrote, with the version of the rule.
     fn check_claims(&mut self, history: &History, claims: &[Claim]) {
-        for Claim { seen, stamp } in claims {
+        for claim in claims {
+            let Claim { seen, stamp, above } = claim;
             let Some(image) = &seen.new else { continue };
             let region = &history.regions[seen.region];
             let key = Some(seen.key.as_str());
@@ -209,8 +225,15 @@ impl Judgement {
                 continue;
             };
             let issued = self.issued.get(&seen.key).and_then(|issued| issued.get(&stamp.version));
+            // Beside data that it does not fit, a stamp says that this is newer.
+            let is_older =
+                claim.is_beside() && stamp.version.1 == seen.region && Some(stamp.version) < *above;
             let is_right = issued.is_some_and(|issued| {
-                if stamp.is_mark { issued.write.is_none() } else { issued.data.as_ref() == Some(&image.data) }
+                if stamp.is_mark {
+                    issued.write.is_none()
+                } else {
+                    is_older || issued.data.as_ref() == Some(&image.data)
+                }
             });
             if !is_right {
                 let what = if stamp.is_mark { "a delete" } else { image.write.as_deref().unwrap_or("?") };
@@ -310,7 +333,8 @@ impl Judgement {
             let line = format!("{id}: {operation:?}, {outcome:?}{}", version.unwrap_or_default());
             lines.push((write.done, line));
         }
-        lines.sort();
+        // Each stream keeps its order.
+        lines.sort_by_key(|(at, _)| *at);
         let skipped = lines.len().saturating_sub(LINES);
         let mut told: Vec<String> =
             (skipped > 0).then(|| format!("({skipped} lines before)")).into_iter().collect();
