@@ -10,6 +10,7 @@ use aws_sdk_dynamodb::types::ReturnValue;
 use tokio::task::JoinSet;
 use tokio::time::{Instant, MissedTickBehavior};
 use tradewind::config::Tuning;
+use tradewind::protocol::Item;
 use tradewind_proxy::{Fate, Tamper};
 
 use crate::items::{exact, item, key, n, row, s, stamp_of};
@@ -131,6 +132,14 @@ impl Tamper for Gate {
     }
 }
 
+/// An item with a note: a condition names only attributes that the agent has met in the table.
+async fn with_note(world: &World) -> Item {
+    let other = item([("pk", s("other")), ("note", s("nobody's"))]);
+    world.put(DUBLIN, other.clone()).await;
+    world.await_item(TOKYO, &key("other"), &other).await;
+    other
+}
+
 /// Two regions, where dublin counts, and tokyo's one write to the same item comes late.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_remote_write_that_comes_late_takes_no_count_back() {
@@ -138,6 +147,7 @@ async fn a_remote_write_that_comes_late_takes_no_count_back() {
     let gate = Gate::of(&["PutItem", "UpdateItem"]);
     world.tamper(TOKYO, DUBLIN, gate.clone()).await;
     world.start_agents().await;
+    let other = with_note(&world).await;
     let mut counter = Counter::new(&world, DUBLIN, "a", 100);
     counter.go_on_until(|counter| counter.made() >= 75).await;
     world.await_item(TOKYO, &key("a"), &item([("pk", s("a")), ("n", n(75))])).await;
@@ -161,7 +171,8 @@ async fn a_remote_write_that_comes_late_takes_no_count_back() {
         .await;
     counter.assert_counted();
     let expected = item([("pk", s("a")), ("n", n(counter.made()))]);
-    assert_eq!(world.converged().await.into_values().collect::<Vec<_>>(), [exact(&expected)]);
+    let contents = world.converged().await;
+    assert_eq!(contents.into_values().collect::<Vec<_>>(), [exact(&expected), exact(&other)]);
     world.still_quiet().await;
     assert_eq!(world.total().heals, 0, "{:?}", world.total());
 }
@@ -291,6 +302,7 @@ async fn twenty_runs_at_each_pace() {
     let mut world = World::prepared(2, PLAIN).await;
     world.tuning = Tuning::default();
     world.start_agents().await;
+    with_note(&world).await;
     let world = Arc::new(world);
     for (a_second, writes, at_once) in [(2, 40, 10), (10, 100, 4), (50, 300, 1)] {
         let before = world.total();
