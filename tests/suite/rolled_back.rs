@@ -304,7 +304,7 @@ async fn twenty_runs_at_each_pace() {
     world.start_agents().await;
     with_note(&world).await;
     let world = Arc::new(world);
-    for (a_second, writes, at_once) in [(2, 40, 10), (10, 100, 4), (50, 300, 1)] {
+    for (a_second, writes, at_once) in [(2, 40, 20), (10, 100, 5), (50, 200, 2)] {
         let before = world.total();
         let mut runs = Vec::new();
         for batch in 0..20 / at_once {
