@@ -246,7 +246,7 @@ async fn a_count_between_mark_and_delete_goes_on() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn an_update_before_the_mark_is_read_lives() {
-    let mut world = World::running(2).await;
+    let mut world = World::running(3).await;
     world.put(DUBLIN, row("a", "first")).await;
     world.converged().await;
     world.stop_agent(TOKYO).await;
