@@ -1,9 +1,11 @@
-//! An application that makes real conflicts: writes of every kind, to few keys, in every region.
+//! An application that makes real conflicts: writes of every kind, to few keys, in every region. Beside that it
+//! counts in an item that nobody else writes, and notices if that goes back.
 
 use std::collections::VecDeque;
 
 use aws_sdk_dynamodb::Client;
-use aws_sdk_dynamodb::types::AttributeValue;
+use aws_sdk_dynamodb::operation::update_item::UpdateItemError;
+use aws_sdk_dynamodb::types::{AttributeValue, ReturnValue, ReturnValuesOnConditionCheckFailure};
 use serde::Serialize;
 
 use crate::fault::Fault;
@@ -20,6 +22,10 @@ pub enum Operation {
     /// PutItem of an old copy as it was read, stamp and all.
     PutBack,
     Delete,
+    /// One more in its own item, by ADD.
+    Count,
+    /// The same by an optimistic lock: on condition of the count that it was told last.
+    Swap,
 }
 
 /// An application in one region, which writes to one table.
@@ -33,6 +39,10 @@ pub struct Application {
     written: u64,
     /// Items as they were read some time ago.
     copies: VecDeque<Item>,
+    /// The item that it counts in, and what it was told last.
+    counter: AttributeValue,
+    count: u64,
+    rollbacks: u64,
 }
 
 impl Application {
@@ -43,8 +53,23 @@ impl Application {
 
     /// An application that writes to `keys` different keys, as `seed` says.
     pub fn new(client: Client, table: String, name: String, keys: u64, seed: u64) -> Self {
-        let rng = fastrand::Rng::with_seed(seed);
-        Self { client, table, name, keys: keys.max(1), rng, written: 0, copies: VecDeque::new() }
+        Self {
+            counter: AttributeValue::S(format!("counter-{name}-{seed:016x}")),
+            client,
+            table,
+            name,
+            keys: keys.max(1),
+            rng: fastrand::Rng::with_seed(seed),
+            written: 0,
+            copies: VecDeque::new(),
+            count: 0,
+            rollbacks: 0,
+        }
+    }
+
+    /// How often its own count was less than, or not more than, what it had been told before.
+    pub fn rollbacks(&self) -> u64 {
+        self.rollbacks
     }
 
     /// Makes one write.
@@ -52,10 +77,12 @@ impl Application {
         self.written += 1;
         let id = AttributeValue::S(format!("item-{:05}", self.rng.u64(0..self.keys)));
         match self.rng.u8(0..100) {
-            0..40 => self.put(id).await,
-            40..75 => self.update(id).await,
-            75..85 => self.put_back(id).await,
-            _ => self.delete(id).await,
+            0..36 => self.put(id).await,
+            36..66 => self.update(id).await,
+            66..74 => self.put_back(id).await,
+            74..86 => self.delete(id).await,
+            86..94 => self.count().await,
+            _ => self.swap().await,
         }
     }
 
@@ -103,8 +130,56 @@ impl Application {
         Ok(Operation::PutBack)
     }
 
+    async fn count(&mut self) -> Result<Operation, Fault> {
+        let update = self.client.update_item().table_name(&self.table).key(Self::KEY, self.counter.clone());
+        let update = update
+            .update_expression("ADD #count :one")
+            .expression_attribute_names("#count", "count")
+            .expression_attribute_values(":one", AttributeValue::N("1".to_owned()))
+            .return_values(ReturnValue::UpdatedNew);
+        let count = update.send().await?.attributes.as_ref().and_then(count_of).unwrap_or_default();
+        // A call whose answer is lost is made again, and counts twice.
+        self.rollbacks += u64::from(count <= self.count);
+        self.count = count;
+        Ok(Operation::Count)
+    }
+
+    async fn swap(&mut self) -> Result<Operation, Fault> {
+        let number = |number: u64| AttributeValue::N(number.to_string());
+        let next = self.count + 1;
+        let update = self.client.update_item().table_name(&self.table).key(Self::KEY, self.counter.clone());
+        let mut update = update
+            .update_expression("SET #count = :next")
+            .condition_expression("attribute_not_exists(#count)")
+            .expression_attribute_names("#count", "count")
+            .expression_attribute_values(":next", number(next))
+            .return_values_on_condition_check_failure(ReturnValuesOnConditionCheckFailure::AllOld);
+        if self.count > 0 {
+            update = update
+                .condition_expression("#count = :count")
+                .expression_attribute_values(":count", number(self.count));
+        }
+        let found = match update.send().await {
+            Ok(_) => next,
+            Err(error) => match error.as_service_error() {
+                Some(UpdateItemError::ConditionalCheckFailedException(failed)) => {
+                    failed.item.as_ref().and_then(count_of).unwrap_or_default()
+                }
+                _ => return Err(error.into()),
+            },
+        };
+        // A call whose answer is lost is made again, and finds what it left.
+        self.rollbacks += u64::from(found < next);
+        self.count = found;
+        Ok(Operation::Swap)
+    }
+
     async fn delete(&mut self, id: AttributeValue) -> Result<Operation, Fault> {
         self.client.delete_item().table_name(&self.table).key(Self::KEY, id).send().await?;
         Ok(Operation::Delete)
     }
+}
+
+fn count_of(item: &Item) -> Option<u64> {
+    item.get("count")?.as_n().ok()?.parse().ok()
 }

@@ -60,7 +60,7 @@ pub fn tradewind(binary: &Path, arguments: &[&str]) -> Command {
 }
 
 /// The configuration of one agent, whose calls all go over these links: one a region, in order.
-pub fn config(links: &[&Link]) -> String {
+pub fn config(links: &[&Link], memory_keys: Option<usize>) -> String {
     let mut text = String::new();
     for link in links {
         let (name, aws_region) = PLACES[link.to];
@@ -77,6 +77,9 @@ pub fn config(links: &[&Link]) -> String {
          checkpoint_interval = \"300ms\"\nsettle = \"4s\"\nlease_duration = \"1500ms\"\nconcurrency = 16\n\
          startup_timeout = \"3s\"\ndiscovery_interval = \"5s\"\nheartbeat_interval = \"2s\"\n"
     );
+    if let Some(keys) = memory_keys {
+        let _ = writeln!(text, "memory_keys = {keys}");
+    }
     text
 }
 

@@ -6,14 +6,20 @@ use std::time::Duration;
 use aws_sdk_dynamodb::types::AttributeValue;
 use tokio::time::{Instant, MissedTickBehavior};
 
-use crate::history::{AppWrite, Operation, Outcome, Read, STAMP, WRITE};
+use crate::history::{AppWrite, HOLDER, Operation, Outcome, Read, STAMP, WRITE};
 use crate::scenario::Workload;
-use crate::wire::{Refusal, Wire};
+use crate::wire::{Refusal, Wire, count_of};
 
 /// How often a reader looks.
 const LOOK: Duration = Duration::from_millis(50);
 /// Whose the keys are that all regions write.
 const SHARED: &str = "shared";
+/// What a region's own keys are called, of items that only count, and of locks; and how many there are of each.
+const COUNTER: &str = "counter";
+const LOCK: &str = "lock";
+const SPECIAL: u32 = 2;
+/// How many want a region's locks.
+const WORKERS: u8 = 3;
 /// How many stamps of copies are kept.
 const COPIES: usize = 16;
 
@@ -57,46 +63,118 @@ impl Application {
         format!("{}{whose}-{number}", self.prefix)
     }
 
+    /// A key of a region's own, of this kind.
+    fn special(&mut self, kind: &str) -> String {
+        format!("{}{}-{kind}-{}", self.prefix, self.names[self.region], self.rng.u32(0..SPECIAL))
+    }
+
     async fn one(&mut self, serial: usize) -> Option<AppWrite> {
         let key = self.key(self.region);
         let id = format!("{} {serial}", self.names[self.region]);
-        let Workload { put, update, put_back, delete, size, .. } = self.workload;
-        let deal = self.rng.u32(0..put + update + put_back + delete);
-        let payload: String = std::iter::repeat_with(|| self.rng.alphanumeric()).take(size).collect();
-        let operation = if deal < put {
-            Operation::Put
-        } else if deal < put + update {
-            Operation::Update
-        } else if deal < put + update + put_back {
-            Operation::PutBack
-        } else {
-            Operation::Delete
-        };
-        let stamp = if operation == Operation::PutBack { self.copy(&key).await } else { None };
-        let sent = self.now();
-        let made = match operation {
-            Operation::Put | Operation::PutBack => {
-                self.wire.put(&key, &id, payload, stamp.map(|stamp| (STAMP, stamp))).await
+        let payload: String =
+            std::iter::repeat_with(|| self.rng.alphanumeric()).take(self.workload.size).collect();
+        let mut deal = self.rng.u32(0..self.workload.weights().iter().sum());
+        let which = self.workload.weights().iter().position(|weight| match deal.checked_sub(*weight) {
+            Some(rest) => {
+                deal = rest;
+                false
             }
-            Operation::Update => self.wire.update(&key, &id, payload).await,
-            Operation::Delete => self.wire.delete(&key).await,
+            None => true,
+        });
+        match which {
+            Some(0) => self.put(key, id, payload, Operation::Put, None).await,
+            Some(1) => {
+                let sent = self.now();
+                let made = self.wire.update(&key, &id, payload).await.map(|()| None);
+                self.made(key, id, Operation::Update, sent, made)
+            }
+            Some(2) => {
+                let stamp = self.copy(&key).await;
+                self.put(key, id, payload, Operation::PutBack, stamp).await
+            }
+            Some(3) => {
+                let sent = self.now();
+                let made = self.wire.delete(&key).await.map(|()| None);
+                self.made(key, id, Operation::Delete, sent, made)
+            }
+            Some(4) => self.count(key, id).await,
+            _ => self.lock(id).await,
+        }
+    }
+
+    /// Puts an item, with an old copy's stamp or without one.
+    async fn put(
+        &mut self,
+        key: String,
+        id: String,
+        payload: String,
+        operation: Operation,
+        stamp: Option<AttributeValue>,
+    ) -> Option<AppWrite> {
+        let sent = self.now();
+        let stamp = stamp.map(|stamp| (STAMP, stamp));
+        let made = self.wire.put(&key, &id, payload, stamp).await.map(|()| None);
+        self.made(key, id, operation, sent, made)
+    }
+
+    /// Counts one up, in an item that all regions write, or in one that only this region's application does.
+    async fn count(&mut self, key: String, id: String) -> Option<AppWrite> {
+        let shared = format!("{}{SHARED}-", self.prefix);
+        let key = if key.starts_with(&shared) { key } else { self.special(COUNTER) };
+        if key.starts_with(&shared) || self.rng.bool() {
+            let sent = self.now();
+            let made = self.wire.add(&key, &id).await;
+            return self.made(key, id, Operation::Add, sent, made);
+        }
+        let count = self.wire.get(&key).await.ok()?.as_ref().and_then(count_of);
+        let sent = self.now();
+        let made = self.wire.swap(&key, &id, count).await.map(Some);
+        self.made(key, id, Operation::Swap, sent, made)
+    }
+
+    /// Gives a lock back, if this worker has it; takes it, if nobody has.
+    async fn lock(&mut self, id: String) -> Option<AppWrite> {
+        let key = self.special(LOCK);
+        let me = format!("{}'s worker {}", self.names[self.region], self.rng.u8(0..WORKERS));
+        let holder = self.wire.get(&key).await.ok()?.and_then(|item| item.get(HOLDER)?.as_s().ok().cloned());
+        let sent = self.now();
+        let (operation, made) = match holder {
+            Some(holder) if holder == me => (Operation::Unlock, self.wire.unlock(&key, &id, &me).await),
+            Some(_) => return None,
+            None => (Operation::Lock, self.wire.lock(&key, &id, &me).await),
         };
-        let outcome = match made {
-            Ok(()) if self.rng.u8(0..100) < self.workload.lost_answers_percent => Outcome::Maybe,
-            Ok(()) => Outcome::Acknowledged,
+        self.made(key, id, operation, sent, made.map(|()| None))
+    }
+
+    /// What the application knows of a write; nothing of one that was not made.
+    fn made(
+        &mut self,
+        key: String,
+        id: String,
+        operation: Operation,
+        sent: u64,
+        made: crate::Result<Option<u64>>,
+    ) -> Option<AppWrite> {
+        let is_lost = self.rng.u8(0..100) < self.workload.lost_answers_percent;
+        let (outcome, count) = match made {
+            Ok(_) if is_lost => (Outcome::Maybe, None),
+            Ok(count) => (Outcome::Acknowledged, count),
             // What was refused was not made.
             Err(error) if error.is::<Refusal>() => return None,
-            Err(_) => Outcome::Maybe,
+            Err(_) => (Outcome::Maybe, None),
         };
-        Some(AppWrite { id, region: self.region, key, operation, outcome, sent, done: self.now() })
+        Some(AppWrite { id, region: self.region, key, operation, outcome, count, sent, done: self.now() })
     }
 
     /// All keys that applications of these regions may write.
     pub fn keys(names: &[String], prefix: &str, workload: &Workload) -> Vec<String> {
+        let all = |whose: String, many: u32| (0..many).map(move |number| format!("{prefix}{whose}-{number}"));
         let whose = names.iter().map(String::as_str).chain([SHARED]);
-        whose
-            .flat_map(|whose| (0..workload.keys).map(move |number| format!("{prefix}{whose}-{number}")))
-            .collect()
+        let plain = whose.flat_map(|whose| all(whose.to_owned(), workload.keys));
+        let special = names.iter().flat_map(|name| {
+            [COUNTER, LOCK].into_iter().flat_map(move |kind| all(format!("{name}-{kind}"), SPECIAL))
+        });
+        plain.chain(special).collect()
     }
 
     /// The stamp of an older copy of something.

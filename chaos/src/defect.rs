@@ -2,15 +2,21 @@
 //! that no defect is in the product. The checker must notice each.
 
 use clap::ValueEnum;
-use serde_json::Value;
+use serde_json::{Map, Value, json};
 use tradewind_proxy::Fate;
 
-use crate::history::STAMP;
+use crate::history::{COUNT, HOLDER, STAMP};
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub enum Defect {
     /// Puts at a peer have no condition: an older one replaces a newer one.
     Unconditional,
+    /// Puts have a condition on the stamp alone, and none on the data that they replace.
+    StampsAlone,
+    /// A stamp in place counts one back, as if it had put an older image.
+    CountsBack,
+    /// A stamp in place takes a lock away.
+    FreesLocks,
     /// An agent does not put back what an older write has replaced.
     NoHeals,
     /// One put in eight is taken for done, and was not.
@@ -27,11 +33,12 @@ pub enum Defect {
 
 impl Defect {
     /// What becomes of a write to the replicated table; `own`: of the agent's own region.
-    pub fn fate(self, operation: &str, own: bool, rng: &mut fastrand::Rng) -> Fate {
+    pub fn fate(self, operation: &str, body: &str, own: bool, rng: &mut fastrand::Rng) -> Fate {
+        let marks = operation == "UpdateItem" && body.contains(" x-");
         let pretends = match self {
-            Self::NoHeals => own && operation == "PutItem",
+            Self::NoHeals => own && (operation == "PutItem" || marks),
             Self::LostWrites => !own && operation == "PutItem" && rng.u8(0..8) == 0,
-            Self::NoMarks => !own && operation == "UpdateItem",
+            Self::NoMarks => !own && marks,
             _ => false,
         };
         if pretends { Fate::Pretend } else { Fate::Pass }
@@ -39,12 +46,27 @@ impl Defect {
 
     /// Bends a write to the replicated table.
     pub fn bend_write(self, operation: &str, request: &mut Value) {
-        let Some(request) = request.as_object_mut().filter(|_| operation == "PutItem") else { return };
+        let Some(request) = request.as_object_mut() else { return };
+        match self {
+            Self::CountsBack | Self::FreesLocks => return self.bend_stamp(request),
+            _ if operation != "PutItem" => return,
+            _ => {}
+        }
         match self {
             Self::Unconditional => {
                 request.retain(|name, _| {
                     !name.starts_with("ExpressionAttribute") && !name.starts_with("Condition")
                 });
+            }
+            Self::StampsAlone => {
+                let stamp = request["Item"][STAMP].clone();
+                if stamp.is_null() {
+                    return;
+                }
+                request
+                    .insert("ConditionExpression".to_owned(), "attribute_not_exists(#t) OR #t < :t".into());
+                request.insert("ExpressionAttributeNames".to_owned(), json!({ "#t": STAMP }));
+                request.insert("ExpressionAttributeValues".to_owned(), json!({ ":t": stamp }));
             }
             Self::NoStamps => {
                 if let Some(item) = request.get_mut("Item").and_then(Value::as_object_mut) {
@@ -52,6 +74,23 @@ impl Defect {
                 }
             }
             _ => {}
+        }
+    }
+
+    /// Bends a stamp in place.
+    fn bend_stamp(self, request: &mut Map<String, Value>) {
+        let stamp =
+            request.get("ExpressionAttributeValues").and_then(|values| values[":stamp"]["S"].as_str());
+        if stamp.is_none_or(|stamp| stamp.contains(" x-")) {
+            return;
+        }
+        let (more, name) =
+            if self == Self::CountsBack { (" ADD #bent :bent", COUNT) } else { (" REMOVE #bent", HOLDER) };
+        let bent = request["UpdateExpression"].as_str().map(|update| format!("{update}{more}"));
+        request.insert("UpdateExpression".to_owned(), bent.into());
+        request["ExpressionAttributeNames"]["#bent"] = name.into();
+        if self == Self::CountsBack {
+            request["ExpressionAttributeValues"][":bent"] = json!({ "N": "-1" });
         }
     }
 

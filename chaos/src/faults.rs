@@ -168,7 +168,7 @@ impl Tamper for Service {
             }
         }
         match self.defect.filter(|_| is_on_data(body)) {
-            Some(defect) => defect.fate(operation, self.is_own, rng),
+            Some(defect) => defect.fate(operation, body, self.is_own, rng),
             None => Fate::Pass,
         }
     }

@@ -9,6 +9,9 @@ use serde_json::{Map, Value};
 pub const KEY: &str = "pk";
 /// The attribute that tells which write an item comes from.
 pub const WRITE: &str = "w";
+/// The attribute that counts, and the one that tells who holds a lock.
+pub const COUNT: &str = "n";
+pub const HOLDER: &str = "holder";
 /// The attribute that agents put into items.
 pub const STAMP: &str = "_tw";
 
@@ -26,6 +29,24 @@ pub enum Operation {
     /// New data, with the stamp of an old copy.
     PutBack,
     Delete,
+    /// Adds one to the item's count.
+    Add,
+    /// Sets the count to one more than what was read, if that still stands.
+    Swap,
+    /// Takes the item's lock, if nobody has it.
+    Lock,
+    /// Gives the lock back, if it is still its own.
+    Unlock,
+}
+
+impl Operation {
+    pub fn counts(self) -> bool {
+        matches!(self, Self::Add | Self::Swap)
+    }
+
+    pub fn locks(self) -> bool {
+        matches!(self, Self::Lock | Self::Unlock)
+    }
 }
 
 /// What an application was told.
@@ -46,6 +67,8 @@ pub struct AppWrite {
     pub key: String,
     pub operation: Operation,
     pub outcome: Outcome,
+    /// What the application was told that the item's count is now.
+    pub count: Option<u64>,
     pub sent: Millis,
     pub done: Millis,
 }
@@ -54,6 +77,8 @@ pub struct AppWrite {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct Image {
     pub write: Option<String>,
+    pub count: Option<u64>,
+    pub holder: Option<String>,
     pub stamp: Option<String>,
     /// Everything but the stamp.
     pub data: String,
@@ -65,7 +90,8 @@ impl Image {
         let text = |name: &str| item.get(name).and_then(|value| value["S"].as_str()).map(str::to_owned);
         let rest: BTreeMap<_, _> = item.iter().filter(|(name, _)| *name != STAMP).collect();
         let data = serde_json::to_string(&rest).unwrap_or_default();
-        Self { write: text(WRITE), stamp: text(STAMP), data }
+        let count = item.get(COUNT).and_then(|value| value["N"].as_str()?.parse().ok());
+        Self { write: text(WRITE), count, holder: text(HOLDER), stamp: text(STAMP), data }
     }
 }
 

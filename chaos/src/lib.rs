@@ -12,6 +12,7 @@ pub mod lag;
 pub mod play;
 pub mod random;
 pub mod report;
+pub mod rollback;
 pub mod run;
 pub mod scenario;
 pub mod staging;

@@ -14,10 +14,12 @@ pub fn scenario(seed: u64, lasts: Duration) -> String {
         (0..PLACES.len()).map(|_| if rng.bool() { rng.u32(0..60) } else { 0 }.to_string()).collect();
     let (rate, keys, conflicts) = (rng.u32(10..30), rng.u32(2..30), rng.u32(10..90));
     let (delete, put_back) = (rng.u32(1..6), rng.u32(0..3));
+    let (count, lock) = (rng.u32(1..5), rng.u32(1..3));
+    let memory = if rng.u8(0..4) == 0 { format!("memory_keys = {}\n", rng.u32(1..6)) } else { String::new() };
     let mut text = format!(
         "name = \"random-{seed}\"\nabout = \"Everything at random, by seed {seed}.\"\nagents = {agents}\n\
-         skew_seconds = [{}]\n\n[workload]\nfor = \"{seconds}s\"\nrate = {rate}\nkeys = {keys}\n\
-         conflict_percent = {conflicts}\ndelete = {delete}\nput_back = {put_back}\n",
+         {memory}skew_seconds = [{}]\n\n[workload]\nfor = \"{seconds}s\"\nrate = {rate}\nkeys = {keys}\n\
+         conflict_percent = {conflicts}\ndelete = {delete}\nput_back = {put_back}\ncount = {count}\nlock = {lock}\n",
         skews.join(", ")
     );
     for _ in 0..(seconds / 4).clamp(3, 200) {

@@ -10,6 +10,7 @@ use crate::checker::{Judgement, Violation};
 use crate::history::{History, Millis, Operation, Outcome};
 use crate::lag::{Lag, STEP, Stale, lags, stale, ways};
 use crate::play::check_recovery;
+use crate::rollback::Rollbacks;
 use crate::scenario::Scenario;
 
 const PAGE: &str = include_str!("report.html");
@@ -33,6 +34,8 @@ pub struct Report {
     pub agent_writes: usize,
     pub heals: usize,
     pub conflicts: usize,
+    /// Rollbacks that an application could see.
+    pub rollbacks: Rollbacks,
     pub violation_count: usize,
     pub violations: Vec<Violation>,
     pub lags: Vec<Lag>,
@@ -121,6 +124,7 @@ impl Report {
             agent_writes: judgement.agent_writes,
             heals: judgement.heals.len(),
             conflicts: judgement.conflicts.len(),
+            rollbacks: Rollbacks::of(&judgement.rollbacks, end),
             violation_count: judgement.violation_count,
             lags,
             stale,
@@ -140,10 +144,20 @@ impl Report {
         self.lags.iter().map(|lag| lag.max).max().unwrap_or_default()
     }
 
+    /// Those that are allowed, if there were any.
+    fn late_rollbacks(&self) -> String {
+        match self.rollbacks {
+            Rollbacks { late: 0, .. } => String::new(),
+            Rollbacks { late, longest_late, .. } => {
+                format!(" (and {late} of an agent that was late or away, for at most {longest_late} ms)")
+            }
+        }
+    }
+
     /// One line, and one a violation.
     pub fn text(&self) -> String {
         let mut text = format!(
-            "{}  {:<20} {:<15} seed {}: {} writes, {} by agents, {} heals, {} conflicts, lag at most {} ms, stale at most {} ms",
+            "{}  {:<20} {:<15} seed {}: {} writes, {} by agents, {} heals, {} conflicts, rollbacks seen by an application: {}{}, lag at most {} ms, stale at most {} ms",
             if self.passed { "passed" } else { "FAILED" },
             self.scenario,
             self.engine,
@@ -152,6 +166,8 @@ impl Report {
             self.agent_writes,
             self.heals,
             self.conflicts,
+            self.rollbacks.seen,
+            self.late_rollbacks(),
             self.max_lag(),
             self.stale.longest,
         );

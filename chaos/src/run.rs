@@ -88,8 +88,8 @@ impl World {
                 }
             }
         }
-        let configs: Vec<String> =
-            links.chunks(scenario.regions).map(|links| config(&links.iter().collect::<Vec<_>>())).collect();
+        let config = |links: &[Link]| config(&links.iter().collect::<Vec<_>>(), scenario.memory_keys);
+        let configs: Vec<String> = links.chunks(scenario.regions).map(config).collect();
         let file = plan.folder.join("init.toml");
         std::fs::write(&file, &configs[0])?;
         let init = tradewind(&plan.tradewind, &["init", "--config"]).arg(&file).output().await?;

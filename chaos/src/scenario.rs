@@ -44,6 +44,7 @@ shipped!(
     "hot-key",
     "delete-storm",
     "long-outage",
+    "small-memory",
 );
 
 /// How long before its table is deleted a region's application stops.
@@ -64,6 +65,9 @@ pub struct Scenario {
     pub agents: usize,
     #[serde(default)]
     pub workload: Workload,
+    /// How many keys each agent remembers before it stamps in place what its region's application writes. Default:
+    /// as many as agents remember by default.
+    pub memory_keys: Option<usize>,
     /// How far each region's service clock is ahead, in seconds.
     #[serde(default)]
     pub skew_seconds: Vec<u32>,
@@ -92,6 +96,10 @@ pub struct Workload {
     pub update: u32,
     pub put_back: u32,
     pub delete: u32,
+    /// One more in an item that counts: by ADD, and, of a region's own, by a conditional update, too.
+    pub count: u32,
+    /// A lock of a region's own, taken and given back by conditional updates.
+    pub lock: u32,
     /// The size of an item's payload, in bytes.
     pub size: usize,
     /// Of a hundred answers, how many an application loses.
@@ -109,9 +117,18 @@ impl Default for Workload {
             update: 3,
             put_back: 1,
             delete: 2,
+            count: 2,
+            lock: 1,
             size: 100,
             lost_answers_percent: 2,
         }
+    }
+}
+
+impl Workload {
+    /// Of put, update, put-back, delete, count and lock.
+    pub fn weights(&self) -> [u32; 6] {
+        [self.put, self.update, self.put_back, self.delete, self.count, self.lock]
     }
 }
 
@@ -202,7 +219,7 @@ impl Scenario {
             return Err(at("agents: expected 1 to 4").into());
         }
         let load = &scenario.workload;
-        if load.rate == 0 || load.keys == 0 || load.put + load.update + load.put_back + load.delete == 0 {
+        if load.rate == 0 || load.keys == 0 || load.weights().iter().sum::<u32>() == 0 {
             return Err(at("workload: rate, keys and one of the operations must be above 0").into());
         }
         for fault in &scenario.faults {

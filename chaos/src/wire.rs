@@ -5,8 +5,8 @@ use std::time::Duration;
 
 use aws_sdk_dynamodb::error::{DisplayErrorContext, SdkError};
 use aws_sdk_dynamodb::types::{
-    AttributeDefinition, AttributeValue, BillingMode, KeySchemaElement, KeyType, ScalarAttributeType,
-    StreamSpecification, StreamViewType,
+    AttributeDefinition, AttributeValue, BillingMode, KeySchemaElement, KeyType, ReturnValue,
+    ScalarAttributeType, StreamSpecification, StreamViewType,
 };
 use aws_sdk_dynamodbstreams::types::{AttributeValue as StreamValue, ShardIteratorType};
 use serde_json::{Map, Value, json};
@@ -15,7 +15,7 @@ use tradewind::stream::{Lineage, list_once};
 use url::Url;
 
 use crate::Result;
-use crate::history::{Image, KEY, WRITE};
+use crate::history::{COUNT, HOLDER, Image, KEY, WRITE};
 
 /// The credentials of everyone. No engine here checks a signature.
 pub const ACCESS_KEY: &str = "tradewind";
@@ -169,6 +169,62 @@ impl Wire {
         call.send().await.map(drop).map_err(failed)
     }
 
+    /// Adds one to an item's count: what that is then.
+    pub async fn add(&self, key: &str, write: &str) -> Result<Option<u64>> {
+        let call = self.tables.update_item().table_name(&self.table).set_key(Some(self.key(key)));
+        let call = call
+            .update_expression("SET #w = :w ADD #n :one")
+            .expression_attribute_names("#w", WRITE)
+            .expression_attribute_names("#n", COUNT)
+            .expression_attribute_values(":w", AttributeValue::S(write.to_owned()))
+            .expression_attribute_values(":one", AttributeValue::N("1".to_owned()))
+            .return_values(ReturnValue::UpdatedNew);
+        Ok(call.send().await.map_err(failed)?.attributes.as_ref().and_then(count_of))
+    }
+
+    /// Sets an item's count to one more than this, if it still is this.
+    pub async fn swap(&self, key: &str, write: &str, count: Option<u64>) -> Result<u64> {
+        let next = count.unwrap_or_default() + 1;
+        let call = self.tables.update_item().table_name(&self.table).set_key(Some(self.key(key)));
+        let mut call = call
+            .update_expression("SET #w = :w, #n = :next")
+            .condition_expression(if count.is_some() { "#n = :n" } else { "attribute_not_exists(#n)" })
+            .expression_attribute_names("#w", WRITE)
+            .expression_attribute_names("#n", COUNT)
+            .expression_attribute_values(":w", AttributeValue::S(write.to_owned()))
+            .expression_attribute_values(":next", AttributeValue::N(next.to_string()));
+        if let Some(count) = count {
+            call = call.expression_attribute_values(":n", AttributeValue::N(count.to_string()));
+        }
+        call.send().await.map(|_| next).map_err(failed)
+    }
+
+    /// Takes a lock, if nobody has it.
+    pub async fn lock(&self, key: &str, write: &str, holder: &str) -> Result<()> {
+        let call = self.tables.update_item().table_name(&self.table).set_key(Some(self.key(key)));
+        let call = call
+            .update_expression("SET #w = :w, #h = :h")
+            .condition_expression("attribute_not_exists(#h)")
+            .expression_attribute_names("#w", WRITE)
+            .expression_attribute_names("#h", HOLDER)
+            .expression_attribute_values(":w", AttributeValue::S(write.to_owned()))
+            .expression_attribute_values(":h", AttributeValue::S(holder.to_owned()));
+        call.send().await.map(drop).map_err(failed)
+    }
+
+    /// Gives a lock back, if this one has it.
+    pub async fn unlock(&self, key: &str, write: &str, holder: &str) -> Result<()> {
+        let call = self.tables.update_item().table_name(&self.table).set_key(Some(self.key(key)));
+        let call = call
+            .update_expression("SET #w = :w REMOVE #h")
+            .condition_expression("#h = :h")
+            .expression_attribute_names("#w", WRITE)
+            .expression_attribute_names("#h", HOLDER)
+            .expression_attribute_values(":w", AttributeValue::S(write.to_owned()))
+            .expression_attribute_values(":h", AttributeValue::S(holder.to_owned()));
+        call.send().await.map(drop).map_err(failed)
+    }
+
     pub async fn delete(&self, key: &str) -> Result<()> {
         let call = self.tables.delete_item().table_name(&self.table).set_key(Some(self.key(key)));
         call.send().await.map(drop).map_err(failed)
@@ -250,6 +306,11 @@ impl Wire {
         });
         Ok((changes.collect(), page.next_shard_iterator))
     }
+}
+
+/// What an item's count is.
+pub fn count_of(item: &Item) -> Option<u64> {
+    item.get(COUNT)?.as_n().ok()?.parse().ok()
 }
 
 /// An item's attributes as DynamoDB writes them in JSON. Those that are not ours are told apart, no more.

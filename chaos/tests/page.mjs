@@ -18,7 +18,7 @@ await look(chromium, url(good), join(screenshots, "good"), async ({ see, eventua
   await must("six lines of lag, drawn", `${runs}.every((run) => { const lines = [...run.querySelector('svg').querySelectorAll('path')]; return lines.length === 6 && lines.some((line) => line.getBBox().height > 20); })`);
   await must("throughput, heals and conflicts", `${runs}.every((run) => run.querySelectorAll('svg')[1].querySelectorAll('path').length === 4)`);
   await must("faults as bands", `${runs}[0].querySelector('svg rect').getBBox().width > 20`);
-  await must("figures", `${runs}.every((run) => /heals/.test(run.textContent) && /oldest value read/.test(run.textContent))`);
+  await must("figures", `${runs}.every((run) => /heals/.test(run.textContent) && /0rollbacks seen by an application/.test(run.textContent) && /oldest value read/.test(run.textContent))`);
   await must("scenarios", `${runs}.every((run) => run.textContent.includes('name = '))`);
   await see(`${runs}[0].querySelector('svg').focus()`);
   for (let i = 0; i < 5; i++) await key("ArrowRight");

@@ -19,8 +19,14 @@ fn run(arguments: &[&str]) -> (Option<i32>, serde_json::Value) {
 /// A good build passes this scenario, and a broken one must not.
 const BRIEF: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/brief.toml");
 
-fn is_noticed(defect: &str, kinds: &[&str]) {
-    let (code, report) = run(&[BRIEF, "--defect", defect]);
+/// The same, of agents that stamp in place what applications write.
+const STAMPED: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/stamped.toml");
+
+/// The same, of deletes that meet older puts: what only a heal settles.
+const DELETES: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/deletes.toml");
+
+fn is_noticed(scenario: &str, defect: &str, kinds: &[&str]) {
+    let (code, report) = run(&[scenario, "--defect", defect]);
     let told: Vec<&str> = report["runs"][0]["violations"]
         .as_array()
         .into_iter()
@@ -33,22 +39,27 @@ fn is_noticed(defect: &str, kinds: &[&str]) {
 
 #[test]
 fn a_good_build_passes() {
-    let (code, report) = run(&[BRIEF]);
-    assert_eq!(code, Some(0), "{}", report["runs"][0]["violations"]);
+    let (code, report) = run(&[BRIEF, STAMPED]);
+    assert_eq!(code, Some(0), "{}", report["runs"]);
+    let seen = |run: &serde_json::Value| run["rollbacks"]["seen"].as_u64();
+    assert!(report["runs"].as_array().expect("runs").iter().all(|run| seen(run) == Some(0)));
 }
 
 macro_rules! defects {
-    ($($test:ident: $defect:literal as $($kind:literal)|+),* $(,)?) => {
-        $(#[test] fn $test() { is_noticed($defect, &[$($kind),+]); })*
+    ($($test:ident: $defect:literal in $scenario:ident as $($kind:literal)|+),* $(,)?) => {
+        $(#[test] fn $test() { is_noticed($scenario, $defect, &[$($kind),+]); })*
     };
 }
 
 defects!(
-    puts_without_a_condition_are_noticed: "unconditional" as "false version" | "never at rest" | "last writer lost",
-    heals_that_are_not_made_are_noticed: "no-heals" as "last writer lost" | "resurrected" | "vanished",
-    writes_that_are_lost_are_noticed: "lost-writes" as "last writer lost" | "vanished",
-    pages_that_are_lost_are_noticed: "lost-pages" as "last writer lost" | "vanished" | "resurrected",
-    deletes_that_are_not_told_are_noticed: "no-marks" as "resurrected",
-    items_without_a_stamp_are_noticed: "no-stamps" as "unstamped",
-    a_clock_that_lies_is_noticed: "lying-clock" as "false version",
+    puts_without_a_condition_are_noticed: "unconditional" in BRIEF as "false version" | "never at rest" | "last writer lost",
+    heals_that_are_not_made_are_noticed: "no-heals" in DELETES as "last writer lost" | "resurrected" | "vanished",
+    writes_that_are_lost_are_noticed: "lost-writes" in BRIEF as "last writer lost" | "vanished",
+    pages_that_are_lost_are_noticed: "lost-pages" in BRIEF as "last writer lost" | "vanished" | "resurrected",
+    deletes_that_are_not_told_are_noticed: "no-marks" in BRIEF as "resurrected",
+    items_without_a_stamp_are_noticed: "no-stamps" in BRIEF as "unstamped",
+    a_clock_that_lies_is_noticed: "lying-clock" in BRIEF as "false version",
+    older_writes_over_newer_ones_are_noticed: "stamps-alone" in BRIEF as "rolled back",
+    counts_that_go_back_are_noticed: "counts-back" in STAMPED as "count went back",
+    locks_that_are_taken_away_are_noticed: "frees-locks" in STAMPED as "two holders",
 );

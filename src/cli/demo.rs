@@ -55,9 +55,9 @@ const OPTIONS: Options = Options {
 /// Watch regions replicate and converge, in this process, in about half a minute.
 ///
 /// Starts DynamoDB-compatible regions on loopback ports, an agent for each, and applications that
-/// put, update, put back old copies and delete the same keys in all regions at once. Then it lets
-/// the regions settle, compares every item, and prints what happened. Exits with 0 only where
-/// nothing differs.
+/// put, update, put back old copies and delete the same keys in all regions at once, and count, each in
+/// an item of its own. Then it lets the regions settle, compares every item, and prints what happened.
+/// Exits with 0 only where nothing differs, and no count has gone back.
 #[derive(Debug, Args)]
 pub(super) struct Demo {
     /// How many regions.
@@ -114,7 +114,12 @@ struct Writes {
     updates: u64,
     put_backs: u64,
     deletes: u64,
+    /// Counted up by ADD, and by a conditional update.
+    counts: u64,
+    swaps: u64,
     failed: u64,
+    /// How often an application found its own item as it had been before its last write.
+    rollbacks_seen: u64,
 }
 
 #[derive(Debug, Serialize)]
@@ -173,7 +178,8 @@ impl Demo {
             agent.stop().await;
         }
         report(json, &outcome, text)?;
-        Ok(if outcome.items_differing == 0 { Exit::Done } else { Exit::Differs })
+        let is_right = outcome.items_differing == 0 && outcome.writes.rollbacks_seen == 0;
+        Ok(if is_right { Exit::Done } else { Exit::Differs })
     }
 
     /// Shows the agents on a page.
@@ -292,9 +298,12 @@ async fn drive(mut application: Application, pause: Duration, left: Arc<AtomicU6
             Ok(Operation::Update) => writes.updates += 1,
             Ok(Operation::PutBack) => writes.put_backs += 1,
             Ok(Operation::Delete) => writes.deletes += 1,
+            Ok(Operation::Count) => writes.counts += 1,
+            Ok(Operation::Swap) => writes.swaps += 1,
             Err(_) => writes.failed += 1,
         }
     }
+    writes.rollbacks_seen = application.rollbacks();
     writes
 }
 
@@ -352,11 +361,14 @@ impl Writes {
         self.updates += other.updates;
         self.put_backs += other.put_backs;
         self.deletes += other.deletes;
+        self.counts += other.counts;
+        self.swaps += other.swaps;
         self.failed += other.failed;
+        self.rollbacks_seen += other.rollbacks_seen;
     }
 
     fn made(&self) -> u64 {
-        self.puts + self.updates + self.put_backs + self.deletes
+        self.puts + self.updates + self.put_backs + self.deletes + self.counts + self.swaps
     }
 }
 
@@ -402,12 +414,13 @@ fn text(outcome: &Outcome) -> String {
     let mut lines = vec![
         format!("regions                  {}", names.join(", ")),
         format!(
-            "writes made              {} ({} puts, {} updates, {} put-backs of old copies, {} deletes)",
+            "writes made              {} ({} puts, {} updates, {} put-backs of old copies, {} deletes, {} counts)",
             writes.made(),
             writes.puts,
             writes.updates,
             writes.put_backs,
-            writes.deletes
+            writes.deletes,
+            writes.counts + writes.swaps
         ),
     ];
     if writes.failed > 0 {
@@ -422,6 +435,7 @@ fn text(outcome: &Outcome) -> String {
         format!("echoes suppressed        {}", agents.echoes),
         format!("conflicts                {} (last writer wins; counted, never silent)", agents.conflicts),
         format!("heals                    {}", agents.heals),
+        format!("rollbacks seen by an application: {}", writes.rollbacks_seen),
         format!("agent writes per write   {:.2}", outcome.agent_writes_per_write),
         String::new(),
         format!(

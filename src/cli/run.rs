@@ -155,12 +155,13 @@ fn log(table: &TableReport) {
 fn text(table: &TableReport) -> String {
     let TableReport { origin, table, trouble, tally, lag } = table;
     let mut text = format!(
-        "{origin}/{table}: {} records ({} echoes), {} writes replicated, {} outrun, {} taken in, {} conflicts, {} heals, {} dead letters",
+        "{origin}/{table}: {} records ({} echoes), {} writes replicated, {} outrun, {} taken in, {} contended, {} conflicts, {} heals, {} dead letters",
         tally.records,
         tally.echoes,
         tally.replicated,
         tally.outrun,
         tally.taken_in,
+        tally.contended,
         tally.conflicts,
         tally.heals,
         tally.dead_letters

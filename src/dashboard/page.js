@@ -215,9 +215,10 @@ function totals({ regions }) {
   const speed = (name) => regions.reduce((total, region) => total + region[name], 0);
   figures($("totals"), [
     ["Writes a second", rate(speed("writes_per_second"))], ["Replicated a second", rate(speed("replicated_per_second"))],
-    ["Writes replicated", count(sum("replicated"))], ["Conflicts", count(sum("conflicts"))], ["Heals", count(sum("heals"))],
+    ["Writes replicated", count(sum("replicated"))], ["Conflicts", count(sum("conflicts"))], ["Contended", count(sum("contended"))], ["Heals", count(sum("heals"))],
     ["Echoes held back", count(sum("echoes"))], ["Dead letters", count(sum("dead_letters")), sum("dead_letters") > 0],
-    ["Throttled", count(sum("throttled"))], ["Retries", count(sum("retries"))], ["Gaps", count(sum("gaps")), sum("gaps") > 0]]);
+    ["Throttled", count(sum("throttled"))], ["Retries", count(sum("retries"))], ["Gaps", count(sum("gaps")), sum("gaps") > 0],
+    ["Unguarded", count(sum("unguarded")), sum("unguarded") > 0]]);
 }
 function comparisons({ verified }) {
   show($("verified"), ...verified.map((table) => make("li", { class: table.items_differing ? "trouble" : null },

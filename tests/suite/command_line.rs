@@ -250,12 +250,13 @@ fn the_demo_converges_and_tells_how() {
     let demo = tradewind(&[&arguments[..], &["--json"]].concat()).assert().success();
     let told: Value = serde_json::from_slice(&demo.get_output().stdout).unwrap();
     assert_eq!(told["regions"].as_array().unwrap().len(), 3, "{told:#}");
-    let made: u64 = ["puts", "updates", "put_backs", "deletes"]
+    let made: u64 = ["puts", "updates", "put_backs", "deletes", "counts", "swaps"]
         .iter()
         .map(|kind| told["writes"][kind].as_u64().unwrap())
         .sum();
     assert_eq!((made, &told["writes"]["failed"]), (240, &0.into()), "{told:#}");
     assert_eq!((&told["items_differing"], &told["seed"]), (&0.into(), &7.into()), "{told:#}");
+    assert_eq!(told["writes"]["rollbacks_seen"], 0, "{told:#}");
     assert!(told["items_compared"].as_u64().unwrap() > 0, "{told:#}");
     assert_eq!(told["lag"].as_array().unwrap().len(), 6, "{told:#}");
     assert!(told["agents"]["conflicts"].as_u64().unwrap() > 0, "{told:#}");
@@ -263,5 +264,7 @@ fn the_demo_converges_and_tells_how() {
 
     let demo = tradewind(&[&arguments[..], &["--regions", "2"]].concat()).assert().success();
     let text = String::from_utf8(demo.get_output().stdout.clone()).unwrap();
-    assert!(text.contains("0 differing") && text.contains("--seed 7"), "{text}");
+    for line in ["0 differing", "--seed 7", "rollbacks seen by an application: 0"] {
+        assert!(text.contains(line), "{text}");
+    }
 }

@@ -45,6 +45,7 @@ mod random;
 mod recorded_conflicts;
 mod remove_region;
 mod replicate;
+mod rolled_back;
 mod run;
 mod seeding;
 mod selections;

@@ -111,6 +111,13 @@ fn troubles(status: &AllRegions) -> Vec<String> {
             }
             Some(_) => {}
         }
+        if region.total.unguarded > 0 {
+            lines.push(format!(
+                "{name}: {} writes took effect on a condition that did not name all that they replaced, and may have \
+                 hidden an update for a moment: see tradewind_unguarded_total in docs/observability.md",
+                region.total.unguarded
+            ));
+        }
         for table in region.agents.iter().flat_map(|agent| &agent.tables) {
             if table.marks > 0 {
                 let table = &table.table;
@@ -130,9 +137,19 @@ fn troubles(status: &AllRegions) -> Vec<String> {
 const LINK_HEADS: [&str; 7] =
     ["origin → peer", "watermark age", "heartbeat", "apply p50", "apply p99", "backlog", "arrival age"];
 const LINK_WIDTHS: [usize; 7] = [22, 13, 10, 10, 10, 8, 12];
-const REGION_HEADS: [&str; 9] =
-    ["region", "agents", "shards", "writes/s", "repl/s", "conflicts", "heals", "letters", "throttled"];
-const REGION_WIDTHS: [usize; 9] = [22, 7, 7, 9, 8, 10, 8, 8, 10];
+const REGION_HEADS: [&str; 10] = [
+    "region",
+    "agents",
+    "shards",
+    "writes/s",
+    "repl/s",
+    "conflicts",
+    "contended",
+    "heals",
+    "letters",
+    "throttled",
+];
+const REGION_WIDTHS: [usize; 10] = [22, 7, 7, 9, 8, 10, 10, 8, 8, 10];
 
 fn link_cells(link: &Link) -> [String; 7] {
     let lag = link.lag.as_ref();
@@ -147,7 +164,7 @@ fn link_cells(link: &Link) -> [String; 7] {
     ]
 }
 
-fn region_cells(view: &RegionView) -> [String; 9] {
+fn region_cells(view: &RegionView) -> [String; 10] {
     let shards = view.agents.iter().flat_map(|agent| &agent.tables).map(|table| table.shard_count);
     let alive = view.agents.iter().filter(|agent| agent.heard).count();
     [
@@ -157,6 +174,7 @@ fn region_cells(view: &RegionView) -> [String; 9] {
         format!("{:.1}", view.writes_per_second),
         format!("{:.1}", view.replicated_per_second),
         view.total.conflicts.to_string(),
+        view.total.contended.to_string(),
         view.total.heals.to_string(),
         view.total.dead_letters.to_string(),
         view.total.throttled.to_string(),
