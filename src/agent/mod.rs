@@ -23,6 +23,7 @@ mod asked;
 mod backlog;
 mod coordinator;
 mod crew;
+mod family;
 mod figures;
 mod holding;
 mod keeper;

@@ -26,6 +26,7 @@ mod load;
 mod process;
 mod world;
 
+mod answers;
 mod command_line;
 mod conflicts;
 mod crash;
