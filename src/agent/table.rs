@@ -24,7 +24,7 @@ use crate::fault::{FaultKind, persist};
 use crate::lag::LagBook;
 use crate::protocol::{Floors, Hlc, Origin};
 use crate::region::Region;
-use crate::schema::{KeySchema, describe};
+use crate::schema::{Described, KeySchema, describe};
 use crate::stream::{Lineage, Pacer, Stream, list};
 use crate::tally::Tally;
 
@@ -207,6 +207,10 @@ async fn open_gate(
             },
         );
         match described.await {
+            Ok(Described { managed: Some(reason), .. }) => error!(
+                %region, peer = %peer.name, table = physical, reason,
+                "the peer's table is not Tradewind's to write to: nothing is replicated to it"
+            ),
             Ok(described) if described.key_schema == expected => {
                 // Nobody else opens it.
                 let _ = gate.set(());

@@ -38,6 +38,7 @@ mod hazards;
 mod init;
 mod large;
 mod letters;
+mod managed;
 mod observe;
 mod outage;
 mod patterns;
