@@ -43,7 +43,7 @@ use std::sync::Arc;
 use tokio::sync::watch;
 use tokio::task::{JoinHandle, JoinSet};
 use tokio_util::sync::CancellationToken;
-use tracing::error;
+use tracing::{error, warn};
 
 use self::crew::{Crew, Watch};
 use self::plan::Site;
@@ -107,6 +107,9 @@ impl Agent {
             let names: Vec<_> = config.regions.iter().map(|region| region.name.as_str()).collect();
             return Err(StartError::UnknownRegion(region.to_owned(), names.join(", ")));
         };
+        if config.tuning.unproven {
+            warn!(region, "`unproven` is set: writes may be lost; it is for tests that have no time");
+        }
         let local = regions[&local.name].clone();
         let site = Site::new(config.clone(), local, regions.clone());
         let me = AgentId::from(format!("{:016x}", fastrand::Rng::new().u64(..)).as_str());
