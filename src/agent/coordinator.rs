@@ -183,7 +183,7 @@ impl Coordinator {
                 self.shared.backlogs.begin(&lease);
                 running.insert(shard.clone(), Running { lease: lease.clone(), tenure: Arc::clone(&tenure) });
                 let saves = tokio::sync::Mutex::default();
-                let holding = Holding { ancestors, lease, tenure, saves };
+                let holding = Holding { lease, ancestors, tenure, saves };
                 let run = holding.run(Arc::clone(&self.shared), read_leases.clone(), state, stop.clone());
                 holdings.spawn(async move {
                     run.await;
@@ -306,7 +306,7 @@ impl Coordinator {
 
     /// Makes the rows of new shards.
     async fn create(&mut self, lineage: &Lineage, rows: &Leases) -> Result<(), Fault> {
-        let missing = self.to_create(lineage, rows);
+        let missing = self.without_row(lineage, rows);
         let since_millis = match self.start {
             Start::Latest => {
                 // Creation times may be as coarse as whole minutes.
@@ -339,7 +339,7 @@ impl Coordinator {
 
     /// The shards that need a row. One whose parent is not known gets one when a second list, too, lacks the
     /// parent: then it is trimmed. A row that comes too early would let the shard be read before its parent.
-    fn to_create(&mut self, lineage: &Lineage, rows: &Leases) -> Vec<ShardId> {
+    fn without_row(&mut self, lineage: &Lineage, rows: &Leases) -> Vec<ShardId> {
         let family = Family { lineage, leases: rows };
         let missing: Vec<ShardId> =
             lineage.shards().filter(|shard| !rows.contains_key(*shard)).cloned().collect();
