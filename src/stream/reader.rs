@@ -259,12 +259,9 @@ impl ShardReader {
         let Useless { times, backoff } = &mut self.useless;
         *times += 1;
         let pause = backoff.next(FaultKind::Unreachable);
-        if *times >= USELESS {
-            if times.is_power_of_two() {
-                let (shard, times) = (&self.shard, *times);
-                warn!(%shard, why, times, "can't read the local stream: no iterator is of use; trying again");
-            }
-            let _ = self.events.try_send(StreamEvent::Failed);
+        if *times >= USELESS && times.is_power_of_two() {
+            let (shard, times) = (&self.shard, *times);
+            warn!(%shard, why, times, "can't read the local stream: no iterator is of use; trying again");
         }
         tokio::time::sleep(pause).await;
     }
