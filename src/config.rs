@@ -187,7 +187,7 @@ pub struct Tuning {
     /// How long the streams keep records: 24 hours on AWS, perhaps less on another store.
     #[serde(deserialize_with = "duration")]
     pub stream_retention: Duration,
-    /// How long a stopping agent waits for its writes in flight.
+    /// How long stopping may take in all, whatever answers or does not.
     #[serde(deserialize_with = "duration")]
     pub drain_timeout: Duration,
     /// How long a starting agent waits for its own region to answer.
@@ -241,6 +241,17 @@ impl Tuning {
     /// begun then, and takes its longest, lands well within `settle`.
     pub(crate) fn tenure(&self) -> Duration {
         self.settle / 2
+    }
+
+    /// How long a stopping agent waits for writes under way: what is left of `drain_timeout` is for checkpoints, and
+    /// for giving up leases.
+    pub(crate) fn draining(&self) -> Duration {
+        self.drain_timeout / 3 * 2
+    }
+
+    /// How long a stopping agent takes at most; what is left of `drain_timeout` is for the last metrics.
+    pub(crate) fn stopping(&self) -> Duration {
+        self.drain_timeout / 10 * 9
     }
 
     /// How long a hold may go without being renewed until its seeder counts as gone. By then

@@ -156,7 +156,12 @@ impl Coordinator {
             if Instant::now() < next {
                 continue;
             }
-            let found = self.share_out(&mut running).await;
+            let found = tokio::select! {
+                biased;
+                // A lease that it has just taken is free when this agent is gone.
+                () = stop.cancelled() => break,
+                found = self.share_out(&mut running) => found,
+            };
             next = Instant::now() + self.shared.tuning.lease_interval(0);
             let Found { lineage, rows, taken, verified } = match found {
                 Ok(Some(found)) => found,

@@ -39,6 +39,7 @@ mod track;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::time::Duration;
 
 use tokio::sync::watch;
 use tokio::task::{JoinHandle, JoinSet};
@@ -62,6 +63,8 @@ pub use figures::{Figures, TableReport, TableStanding};
 pub struct Agent {
     stop: CancellationToken,
     task: JoinHandle<()>,
+    /// How long stopping may take.
+    patience: Duration,
     figures: Figures,
 }
 
@@ -120,6 +123,7 @@ impl Agent {
 
     fn spawn(first: FirstTry, me: AgentId, figures: Figures) -> Self {
         let stop = CancellationToken::new();
+        let patience = first.site.config.tuning.stopping();
         let (sender, crew) = watch::channel(Crew::UNSEEN);
         let watching = CancellationToken::new();
         let site = Arc::clone(&first.site);
@@ -148,13 +152,19 @@ impl Agent {
             watching.cancel();
             while crew.join_next().await.is_some() {}
         });
-        Self { stop, task, figures }
+        Self { stop, task, patience, figures }
     }
 
-    /// Lets the agent finish what is under way, make its checkpoints, and stop.
+    /// Lets the agent finish what is under way, make its checkpoints, and stop; what takes longer than it may is left,
+    /// and done again after the next start.
     pub async fn stop(mut self) {
         self.stop.cancel();
-        let _ = (&mut self.task).await;
+        if tokio::time::timeout(self.patience, &mut self.task).await.is_err() {
+            warn!(
+                region = %self.figures.region(), seconds = self.patience.as_secs(),
+                "stopped with work left, which is done again after the next start: something did not answer in time"
+            );
+        }
     }
 
     /// Returns when the agent has come to its end by itself, which only a defect can cause.

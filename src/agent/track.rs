@@ -698,7 +698,7 @@ impl Track {
     async fn drain(&self) {
         let is_under_way =
             |(peer, feed): (&Origin, &Feed)| !self.shared.pauses.holds(peer) && !feed.ledger.is_empty();
-        let deadline = Instant::now() + self.shared.tuning.drain_timeout;
+        let deadline = Instant::now() + self.shared.tuning.draining();
         let mut ticks = tokio::time::interval(Duration::from_millis(20));
         while self.feeds.iter().any(is_under_way) {
             if Instant::now() >= deadline {

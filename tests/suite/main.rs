@@ -51,6 +51,7 @@ mod run;
 mod seeding;
 mod selections;
 mod start;
+mod stopping;
 mod supervised;
 mod tables;
 mod telemetry;
