@@ -1,6 +1,7 @@
 //! `regions.toml`, typed. An error points at its line and column.
 
 mod anti_entropy;
+mod bounds;
 mod peer;
 
 use std::collections::{BTreeMap, HashSet};
@@ -186,7 +187,7 @@ pub struct Tuning {
     /// How long the streams keep records: 24 hours on AWS, perhaps less on another store.
     #[serde(deserialize_with = "duration")]
     pub stream_retention: Duration,
-    /// How long a stopping agent waits for its writes in flight.
+    /// How long stopping may take in all, whatever answers or does not.
     #[serde(deserialize_with = "duration")]
     pub drain_timeout: Duration,
     /// How long a starting agent waits for its own region to answer.
@@ -207,6 +208,8 @@ pub struct Tuning {
     pub dead_letter_days: u32,
     /// How long a recorded conflict is kept, in days.
     pub conflict_days: u32,
+    /// For tests, which have no time: intervals that nothing shows to be safe are taken.
+    pub unproven: bool,
 }
 
 impl Default for Tuning {
@@ -228,6 +231,7 @@ impl Default for Tuning {
             liveness_timeout: Duration::from_mins(2),
             dead_letter_days: 30,
             conflict_days: 30,
+            unproven: false,
         }
     }
 }
@@ -237,6 +241,17 @@ impl Tuning {
     /// begun then, and takes its longest, lands well within `settle`.
     pub(crate) fn tenure(&self) -> Duration {
         self.settle / 2
+    }
+
+    /// How long a stopping agent waits for writes under way: what is left of `drain_timeout` is for checkpoints, and
+    /// for giving up leases.
+    pub(crate) fn draining(&self) -> Duration {
+        self.drain_timeout / 3 * 2
+    }
+
+    /// How long a stopping agent takes at most; what is left of `drain_timeout` is for the last metrics.
+    pub(crate) fn stopping(&self) -> Duration {
+        self.drain_timeout / 10 * 9
     }
 
     /// How long a hold may go without being renewed until its seeder counts as gone. By then
@@ -519,17 +534,7 @@ impl File {
         let tuning = match self.tuning {
             None => Tuning::default(),
             Some(tuning) => {
-                let out_of_range = [
-                    ("concurrency", tuning.get_ref().concurrency, 1..=1024),
-                    ("queue_mib", tuning.get_ref().queue_mib, 1..=4096),
-                    ("memory_keys", tuning.get_ref().memory_keys, 1..=usize::MAX),
-                ]
-                .into_iter()
-                .find(|(_, value, range)| !range.contains(value));
-                if let Some((key, value, range)) = out_of_range {
-                    let message = format!("{key} = {value}: expected {} to {}", range.start(), range.end());
-                    return Err(Problem::at(&tuning, message));
-                }
+                bounds::check(&tuning)?;
                 tuning.into_inner()
             }
         };

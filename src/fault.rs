@@ -10,6 +10,8 @@ use aws_sdk_dynamodb::types::ThrottlingReason;
 use aws_sdk_dynamodb::types::error::{ProvisionedThroughputExceededException, ThrottlingException};
 use backon::{BackoffBuilder, ExponentialBackoff, ExponentialBuilder, Retryable};
 
+use crate::answer::NotAnAnswer;
+
 /// What is to be done about a failed call.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum FaultKind {
@@ -129,6 +131,9 @@ where
     fn from(error: SdkError<E, R>) -> Self {
         let code = error.code().unwrap_or_default().to_owned();
         let mut message = error.message().unwrap_or_default().to_owned();
+        if let Some(other) = causes(&error).find_map(<dyn Error>::downcast_ref::<NotAnAnswer>) {
+            message = other.to_string();
+        }
         if message.is_empty() {
             message = chain(&error);
         }

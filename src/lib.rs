@@ -1,6 +1,7 @@
 //! Tradewind: global tables for any DynamoDB-compatible store, run by their own user.
 
 pub mod agent;
+mod answer;
 pub mod apply;
 pub mod capacity;
 pub mod cli;

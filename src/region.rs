@@ -12,6 +12,12 @@ use aws_sdk_dynamodb::config::{
     Credentials as StaticCredentials, Region as AwsRegion, SharedCredentialsProvider,
 };
 
+use aws_smithy_runtime::client::defaults::default_http_client_plugin_v2;
+use aws_smithy_runtime_api::client::http::SharedHttpClient;
+use aws_smithy_runtime_api::client::runtime_components::RuntimeComponentsBuilder;
+use aws_smithy_runtime_api::client::runtime_plugin::RuntimePlugin;
+
+use crate::answer::{AnswersOnly, AskForProof};
 use crate::config::{Config, Credentials, RegionConfig};
 use crate::protocol::Origin;
 
@@ -51,17 +57,21 @@ impl Region {
             .connect_timeout(Duration::from_secs(3))
             .operation_attempt_timeout(Duration::from_secs(10))
             .build();
+        let http = sdk.http_client().or_else(default_http_client);
         // Bodies are short, and every attempt has its time: watching their throughput as well costs
         // each request some of its CPU time for nothing.
-        let shared = sdk
+        let mut shared = sdk
             .into_builder()
             .timeout_config(timeouts)
-            .stalled_stream_protection(StalledStreamProtectionConfig::disabled())
-            .build();
+            .stalled_stream_protection(StalledStreamProtectionConfig::disabled());
+        shared.set_http_client(http.map(|http| SharedHttpClient::new(AnswersOnly(http))));
+        let shared = shared.build();
         // The SDK's own partition is its region: a peer that is down would use up the retries of
         // every other one that calls itself so.
         let partition = RetryPartition::custom(config.name.to_string()).build();
-        let mut tables = aws_sdk_dynamodb::config::Builder::from(&shared).retry_partition(partition.clone());
+        let mut tables = aws_sdk_dynamodb::config::Builder::from(&shared)
+            .retry_partition(partition.clone())
+            .interceptor(AskForProof);
         let mut streams = aws_sdk_dynamodbstreams::config::Builder::from(&shared).retry_partition(partition);
         if let Some(endpoint) = &config.endpoint {
             tables = tables.endpoint_url(endpoint.as_str());
@@ -80,6 +90,12 @@ impl Region {
             conflict_table: config.conflict_table.clone(),
         }
     }
+}
+
+/// The one that the SDK would take.
+fn default_http_client() -> Option<SharedHttpClient> {
+    let plugin = default_http_client_plugin_v2(BehaviorVersion::latest())?;
+    plugin.runtime_components(&RuntimeComponentsBuilder::new("default")).http_client()
 }
 
 async fn load(config: &RegionConfig) -> SdkConfig {

@@ -52,6 +52,8 @@ pub struct Described {
     pub key_schema: KeySchema,
     pub stream: StreamState,
     pub active: bool,
+    /// Why nobody but AWS may replicate it: it is a replica of a managed global table.
+    pub managed: Option<String>,
     /// All that the service said.
     pub table: TableDescription,
 }
@@ -84,11 +86,29 @@ impl From<TableDescription> for Described {
             (Some(other), Some(_)) => StreamState::Unfit(other.clone()),
             _ => StreamState::Off,
         };
+        let managed = managed(&table);
         Self {
+            managed,
             key_schema: KeySchema(attributes),
             stream,
             active: table.table_status() == Some(&TableStatus::Active),
             table,
         }
     }
+}
+
+/// What AWS replicates to a table shows in its stream as if an application had written it, and what Tradewind writes
+/// is replicated by AWS once more.
+fn managed(table: &TableDescription) -> Option<String> {
+    let replicas: Vec<&str> =
+        table.replicas().iter().filter_map(|replica| replica.region_name.as_deref()).collect();
+    let of = match (replicas.is_empty(), table.global_table_version()) {
+        (false, _) => format!("with replicas in {}", replicas.join(", ")),
+        (true, Some(version)) => format!("of version {version}"),
+        (true, None) => return None,
+    };
+    Some(format!(
+        "it is a managed global table ({of}): DynamoDB replicates it by itself, and each would take the other's writes \
+         for an application's. Remove its other replicas in DynamoDB, or take the table out of regions.toml"
+    ))
 }

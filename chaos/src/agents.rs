@@ -74,7 +74,7 @@ pub fn config(links: &[&Link], memory_keys: Option<usize>) -> String {
     let _ = write!(
         text,
         "[[table]]\nname = \"{TABLE}\"\n\n[tuning]\npoll_interval = \"100ms\"\nidle_poll_interval = \"100ms\"\n\
-         checkpoint_interval = \"300ms\"\nsettle = \"4s\"\nlease_duration = \"1500ms\"\nconcurrency = 16\n\
+         checkpoint_interval = \"300ms\"\nsettle = \"4s\"\nunproven = true\nlease_duration = \"1500ms\"\nconcurrency = 16\n\
          startup_timeout = \"3s\"\ndiscovery_interval = \"5s\"\nheartbeat_interval = \"2s\"\n"
     );
     if let Some(keys) = memory_keys {

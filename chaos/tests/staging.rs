@@ -50,7 +50,7 @@ impl Own {
         text.push_str(
             "[[table]]\nname = \"orders\"\nnames = { dublin = \"orders-eu\", oregon = \"orders-us\" }\n\n\
              [[table]]\nname = \"other\"\n\n\
-             [tuning]\npoll_interval = \"100ms\"\nsettle = \"4s\"\nlease_duration = \"1500ms\"\n",
+             [tuning]\npoll_interval = \"100ms\"\nsettle = \"4s\"\nunproven = true\nlease_duration = \"1500ms\"\n",
         );
         let config = folder.path().join("regions.toml");
         std::fs::write(&config, &text).expect("a file");

@@ -292,9 +292,10 @@ fn link_fault(settings: &Settings, rng: &mut Rng) -> FaultKind {
 
 fn service_fault(settings: &Settings, rng: &mut Rng) -> FaultKind {
     let region = rng.usize(..settings.regions);
-    match rng.u8(..3) {
+    match rng.u8(..4) {
         0 => FaultKind::Errors { region, percent: rng.u8(5..80) },
-        1 => FaultKind::Throttled { region, percent: rng.u8(5..95) },
+        1 => FaultKind::Gateway { region, percent: rng.u8(5..50) },
+        2 => FaultKind::Throttled { region, percent: rng.u8(5..95) },
         _ => FaultKind::StreamLag { region, millis: rng.u64(500..10_000) },
     }
 }

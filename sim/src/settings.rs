@@ -128,6 +128,8 @@ pub enum FaultKind {
     Lossy { from: usize, to: usize, percent: u8 },
     /// So many of a hundred calls get a 500, before or after they took effect.
     Errors { region: usize, percent: u8 },
+    /// So many of a hundred calls get a gateway's answer, with a success status, whether they took effect or not.
+    Gateway { region: usize, percent: u8 },
     /// So many of a hundred calls are throttled.
     Throttled { region: usize, percent: u8 },
     /// Records take up to this much longer to show in the stream.
@@ -154,6 +156,7 @@ impl FaultKind {
             | Self::Slow { from, to, .. }
             | Self::Lossy { from, to, .. } => vec![*from, *to],
             Self::Errors { region, .. }
+            | Self::Gateway { region, .. }
             | Self::Throttled { region, .. }
             | Self::StreamLag { region, .. }
             | Self::Roll { region }

@@ -17,6 +17,8 @@ const RECORDS_A_SECOND: usize = 5;
 const LISTINGS_A_SECOND: usize = 10;
 /// How long after a fault an agent may still lose its patience with a contended write, in milliseconds.
 const RECOVERY: u64 = 60_000;
+/// What a gateway says in the service's place.
+const HOLLOW: [&str; 4] = ["", "{}", r#"{"Records":[]}"#, r#"{"Items":[],"Count":0}"#];
 
 /// Everything that requests meet.
 #[derive(Debug)]
@@ -82,6 +84,8 @@ pub struct Fate {
     pub refusal: Option<Refusal>,
     /// Whether the refusal comes although the call took effect.
     pub takes_effect: bool,
+    /// A list of shards comes without one of them.
+    pub misses: Option<usize>,
 }
 
 impl World {
@@ -188,6 +192,7 @@ impl World {
             answered: Some(way(&mut self.rng)),
             refusal: None,
             takes_effect: true,
+            misses: None,
         };
         let rng = &mut self.rng;
         let hits = |percent: u8, rng: &mut fastrand::Rng| rng.u8(..100) < percent;
@@ -218,6 +223,15 @@ impl World {
                     fate.refusal = Some(Refusal::internal());
                     fate.takes_effect = rng.bool();
                 }
+                FaultKind::Gateway { region, percent }
+                    if *region == to && request.operation == "DescribeStream" && hits(*percent, rng) =>
+                {
+                    fate.misses = Some(rng.usize(..));
+                }
+                FaultKind::Gateway { region, percent } if *region == to && hits(*percent, rng) => {
+                    fate.refusal = Some(Refusal::hollow(HOLLOW[rng.usize(..HOLLOW.len())]));
+                    fate.takes_effect = rng.bool();
+                }
                 FaultKind::Throttled { region, percent } if *region == to && hits(*percent, rng) => {
                     fate.refusal = Some(Refusal::throttled());
                     fate.takes_effect = false;
@@ -234,7 +248,14 @@ impl World {
         let answer = match &fate.refusal {
             Some(refusal) if !fate.takes_effect => Err(refusal.clone()),
             refusal => {
-                let answer = self.serve(request, now);
+                let mut answer = self.serve(request, now);
+                let shards =
+                    answer.as_mut().ok().and_then(|body| body["StreamDescription"]["Shards"].as_array_mut());
+                if let (Some(pick), Some(shards)) = (fate.misses, shards)
+                    && !shards.is_empty()
+                {
+                    shards.remove(pick % shards.len());
+                }
                 refusal.clone().map_or(answer, Err)
             }
         };

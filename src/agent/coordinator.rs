@@ -13,6 +13,7 @@ use tracing::{debug, error, info, warn};
 
 use super::asked::{Asked, Holds};
 use super::crew::Crew;
+use super::family::Family;
 use super::holding::{Holding, Leases};
 use super::promises::Promises;
 use super::retention::{Backlog, Retention};
@@ -83,6 +84,8 @@ pub(super) struct Coordinator {
     pub(super) shards: Arc<Shards>,
     /// The leases whose shards are not listed, and since when that is known.
     pub(super) absent: BTreeMap<ShardId, Instant>,
+    /// The parents that shards without a lease name, and nothing else tells of; and when that was listed first.
+    pub(super) orphans: BTreeMap<ShardId, Instant>,
     /// The leases that nobody had at the last look.
     pub(super) free: BTreeSet<ShardId>,
     pub(super) retention: Retention,
@@ -153,7 +156,12 @@ impl Coordinator {
             if Instant::now() < next {
                 continue;
             }
-            let found = self.share_out(&mut running).await;
+            let found = tokio::select! {
+                biased;
+                // A lease that it has just taken is free when this agent is gone.
+                () = stop.cancelled() => break,
+                found = self.share_out(&mut running) => found,
+            };
             next = Instant::now() + self.shared.tuning.lease_interval(0);
             let Found { lineage, rows, taken, verified } = match found {
                 Ok(Some(found)) => found,
@@ -168,8 +176,10 @@ impl Coordinator {
             soonest = Instant::now()
                 + self.shared.tuning.lease_interval(rows.len()) * u32::from(rows.len() > FEW) / 5;
             self.promise(&lineage, &rows);
+            let family = Family { lineage: &lineage, leases: &rows };
+            let ancestors: Vec<_> = taken.iter().map(|lease| family.ancestors(&lease.shard)).collect();
             leases.send_replace(rows);
-            for lease in taken {
+            for (lease, ancestors) in taken.into_iter().zip(ancestors) {
                 let (state, states) = watch::channel(TrackState::default());
                 let tenure = Arc::new(Tenure::until(verified + self.shared.tuning.tenure()));
                 let shard = lease.shard.clone();
@@ -178,7 +188,7 @@ impl Coordinator {
                 self.shared.backlogs.begin(&lease);
                 running.insert(shard.clone(), Running { lease: lease.clone(), tenure: Arc::clone(&tenure) });
                 let saves = tokio::sync::Mutex::default();
-                let holding = Holding { ancestors: lineage.ancestors(&shard), lease, tenure, saves };
+                let holding = Holding { lease, ancestors, tenure, saves };
                 let run = holding.run(Arc::clone(&self.shared), read_leases.clone(), state, stop.clone());
                 holdings.spawn(async move {
                     run.await;
@@ -300,7 +310,8 @@ impl Coordinator {
     }
 
     /// Makes the rows of new shards.
-    async fn create(&self, lineage: &Lineage, rows: &Leases) -> Result<(), Fault> {
+    async fn create(&mut self, lineage: &Lineage, rows: &Leases) -> Result<(), Fault> {
+        let missing = self.without_row(lineage, rows);
         let since_millis = match self.start {
             Start::Latest => {
                 // Creation times may be as coarse as whole minutes.
@@ -309,15 +320,18 @@ impl Coordinator {
             }
             Start::TrimHorizon => 0,
         };
+        let made_millis = lineage.listed_millis.unwrap_or_default();
         let mut creations = JoinSet::new();
-        for shard in lineage.shards().filter(|shard| !rows.contains_key(*shard)) {
+        for shard in missing {
             if creations.len() == AT_ONCE {
                 creations.join_next().await;
             }
             let sharing = Arc::clone(&self.shared);
-            let (shard, parent) = (shard.clone(), lineage.parent(shard).cloned());
+            let parent = lineage.named_parent(&shard).cloned();
             creations.spawn(async move {
-                sharing.control.create_lease(&sharing.space, &shard, parent.as_ref(), since_millis).await
+                let parent = parent.as_ref();
+                let control = &sharing.control;
+                control.create_lease(&sharing.space, &shard, parent, since_millis, made_millis).await
             });
         }
         while let Some(created) = creations.join_next().await {
@@ -326,6 +340,27 @@ impl Coordinator {
             }
         }
         Ok(())
+    }
+
+    /// The shards that need a row. One whose parent is not known gets one when a second list, too, lacks the
+    /// parent: then it is trimmed. A row that comes too early would let the shard be read before its parent.
+    fn without_row(&mut self, lineage: &Lineage, rows: &Leases) -> Vec<ShardId> {
+        let family = Family { lineage, leases: rows };
+        let missing: Vec<ShardId> =
+            lineage.shards().filter(|shard| !rows.contains_key(*shard)).cloned().collect();
+        let unknown: BTreeSet<&ShardId> =
+            missing.iter().filter_map(|shard| family.unknown_parent(shard)).collect();
+        self.orphans.retain(|parent, _| unknown.contains(parent));
+        for parent in unknown {
+            self.orphans.entry(parent.clone()).or_insert(lineage.asked);
+        }
+        let is_in_doubt = |parent: &ShardId| self.orphans.get(parent) == Some(&lineage.asked);
+        let (doubtful, sure): (Vec<_>, Vec<_>) =
+            missing.into_iter().partition(|shard| family.unknown_parent(shard).is_some_and(is_in_doubt));
+        if !doubtful.is_empty() {
+            self.look.notify_one();
+        }
+        sure
     }
 
     /// Removes the rows of shards that are gone, as they are a day after their end.
@@ -342,11 +377,16 @@ impl Coordinator {
             .filter(|(shard, since)| is_gone(since) && !running.contains_key(*shard))
             .map(|(shard, _)| shard.clone())
             .collect();
+        // Others came of these, and went, before anybody saw them.
+        let family = Family { lineage, leases: rows };
+        let childless: BTreeSet<ShardId> =
+            gone.iter().filter(|shard| !family.has_children(shard)).cloned().collect();
         let sharing = Arc::clone(&self.shared);
         let Shared { control, space, lanes, .. } = &*sharing;
         for shard in gone {
             let Some(row) = rows.get(&shard) else { continue };
-            let missed: Vec<Origin> = lanes.keys().filter(|peer| !row.is_done_for(peer)).cloned().collect();
+            let missed = lanes.keys().filter(|peer| childless.contains(&shard) || !row.is_done_for(peer));
+            let missed: Vec<Origin> = missed.cloned().collect();
             if !missed.is_empty() {
                 let promises = Promises { lineage, leases: rows };
                 let from = missed.iter().map(|peer| promises.lease_promise(row, peer)).min();
@@ -411,7 +451,7 @@ impl Standing<'_> {
     fn open(&self) -> impl Iterator<Item = &Lease> {
         let Self { shared, lineage, rows, .. } = self;
         rows.values().filter(move |row| {
-            let parent = lineage.parent(&row.shard);
+            let parent = Family { lineage, leases: rows }.parent(&row.shard);
             let ready = parent.is_none_or(|parent| {
                 rows.get(parent).is_some_and(|parent| parent.is_done_for(&shared.origin))
             });
@@ -432,7 +472,8 @@ impl Standing<'_> {
         let seen = |lease: &Lease| self.owner(lease).is_some_and(|owner| self.alive[owner]);
         // What is not listed may have been made just now, or be lost.
         let done = |lease: &Lease| self.lineage.contains(&lease.shard) || self.is_done(lease);
-        self.open().all(seen) && self.rows.values().all(done)
+        let has_row = |shard: &ShardId| self.rows.contains_key(shard);
+        self.open().all(seen) && self.rows.values().all(done) && self.lineage.shards().all(has_row)
     }
 
     /// The leases that nobody has.

@@ -127,8 +127,10 @@ pub(super) async fn keep_watch(watch: Watch, stop: CancellationToken) {
             }
         }
     }
-    if let Err(fault) = control.strike(&me).await {
-        debug!(%fault, "can't take leave");
+    match tokio::time::timeout(lease_duration / 2, control.strike(&me)).await {
+        Ok(Ok(())) => {}
+        Ok(Err(fault)) => debug!(%fault, "can't take leave"),
+        Err(_) => debug!("can't take leave in time"),
     }
 }
 

@@ -171,6 +171,24 @@ impl Holding {
         (in_time, late.into_keys().collect())
     }
 
+    /// From when on, in milliseconds, a destination that has done nothing of the shard lacks what was written to it
+    /// and is trimmed; none if it lacks nothing so old. No answer of the stream says so to one who begins at its
+    /// oldest.
+    pub(super) fn trimmed_unread(&self, from: &From, trimmed_to: u64, retention_millis: u64) -> Option<u64> {
+        let Lease { made_millis, since_millis, checkpoints, .. } = &self.lease;
+        let expected = match from.checkpoint.millis {
+            // Whoever made the lease was about to read all that was kept then. Where others have begun, this is a
+            // peer that came later.
+            0 if checkpoints.values().all(Checkpoint::is_blank) && (1..trimmed_to).contains(made_millis) => {
+                made_millis.saturating_sub(retention_millis)
+            }
+            0 => return None,
+            millis => millis,
+        };
+        let is_unread = from.checkpoint.done == Position::TrimHorizon;
+        Some(expected.max(*since_millis)).filter(|expected| is_unread && *expected < trimmed_to)
+    }
+
     /// Whether a destination is at the end of the parent; it must be, to begin with this shard.
     fn may_begin(&self, destination: &Origin, leases: &Leases) -> bool {
         self.parent(leases).is_none_or(|parent| parent.is_done_for(destination))
@@ -233,6 +251,51 @@ impl CatchUp {
                 saved = &mut track => return Ended::CatchUp(self.peer, saved),
                 () = met => pause = (2 * pause).min(LONGEST_PAUSE),
             }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_shard_that_was_not_read_in_time_lacks_what_is_trimmed() {
+        const KEPT: u64 = 1_000;
+        let lost = |done: &str, parents_millis: u64, made_millis: u64, since_millis: u64| {
+            let shard = ShardId("shard".into());
+            let rewind = BTreeMap::new();
+            let (done, floors) = (Position::from(done), Floors::default());
+            let checkpoint = Checkpoint { done, rewind, floors, millis: parents_millis, barrier: 0 };
+            // What is saved before anything was read.
+            let blank = Checkpoint { rewind: BTreeMap::new(), millis: 0, ..checkpoint.clone() };
+            let checkpoints = BTreeMap::from([("tokyo".parse().expect("a name"), blank)]);
+            let lease = Lease {
+                shard,
+                parent: None,
+                owner: None,
+                counter: 0,
+                since_millis,
+                made_millis,
+                checkpoints,
+            };
+            let tenure = Arc::new(Tenure::until(tokio::time::Instant::now()));
+            let holding = Holding { lease, ancestors: Vec::new(), tenure, saves: Mutex::default() };
+            holding.trimmed_unread(&From { checkpoint, begun: true }, 5_000, KEPT)
+        };
+        for (done, parents, made, since, expected) in [
+            ("TRIM_HORIZON", 4_999, 0, 0, Some(4_999)),
+            ("TRIM_HORIZON", 5_000, 0, 0, None),
+            ("17", 4_999, 0, 0, None),
+            // Without a parent, by when its lease was made.
+            ("TRIM_HORIZON", 0, 4_999, 0, Some(3_999)),
+            ("TRIM_HORIZON", 0, 5_000, 0, None),
+            ("TRIM_HORIZON", 0, 0, 0, None),
+            // What was written before is not to be replicated.
+            ("TRIM_HORIZON", 4_000, 0, 4_500, Some(4_500)),
+            ("TRIM_HORIZON", 0, 4_999, 6_000, None),
+        ] {
+            assert_eq!(lost(done, parents, made, since), expected, "{done} {parents} {made} {since}");
         }
     }
 }

@@ -23,6 +23,7 @@ mod asked;
 mod backlog;
 mod coordinator;
 mod crew;
+mod family;
 mod figures;
 mod holding;
 mod keeper;
@@ -38,11 +39,12 @@ mod track;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::time::Duration;
 
 use tokio::sync::watch;
 use tokio::task::{JoinHandle, JoinSet};
 use tokio_util::sync::CancellationToken;
-use tracing::error;
+use tracing::{error, warn};
 
 use self::crew::{Crew, Watch};
 use self::plan::Site;
@@ -61,6 +63,8 @@ pub use figures::{Figures, TableReport, TableStanding};
 pub struct Agent {
     stop: CancellationToken,
     task: JoinHandle<()>,
+    /// How long stopping may take.
+    patience: Duration,
     figures: Figures,
 }
 
@@ -106,6 +110,9 @@ impl Agent {
             let names: Vec<_> = config.regions.iter().map(|region| region.name.as_str()).collect();
             return Err(StartError::UnknownRegion(region.to_owned(), names.join(", ")));
         };
+        if config.tuning.unproven {
+            warn!(region, "`unproven` is set: writes may be lost; it is for tests that have no time");
+        }
         let local = regions[&local.name].clone();
         let site = Site::new(config.clone(), local, regions.clone());
         let me = AgentId::from(format!("{:016x}", fastrand::Rng::new().u64(..)).as_str());
@@ -116,6 +123,7 @@ impl Agent {
 
     fn spawn(first: FirstTry, me: AgentId, figures: Figures) -> Self {
         let stop = CancellationToken::new();
+        let patience = first.site.config.tuning.stopping();
         let (sender, crew) = watch::channel(Crew::UNSEEN);
         let watching = CancellationToken::new();
         let site = Arc::clone(&first.site);
@@ -144,13 +152,19 @@ impl Agent {
             watching.cancel();
             while crew.join_next().await.is_some() {}
         });
-        Self { stop, task, figures }
+        Self { stop, task, patience, figures }
     }
 
-    /// Lets the agent finish what is under way, make its checkpoints, and stop.
+    /// Lets the agent finish what is under way, make its checkpoints, and stop; what takes longer than it may is left,
+    /// and done again after the next start.
     pub async fn stop(mut self) {
         self.stop.cancel();
-        let _ = (&mut self.task).await;
+        if tokio::time::timeout(self.patience, &mut self.task).await.is_err() {
+            warn!(
+                region = %self.figures.region(), seconds = self.patience.as_secs(),
+                "stopped with work left, which is done again after the next start: something did not answer in time"
+            );
+        }
     }
 
     /// Returns when the agent has come to its end by itself, which only a defect can cause.

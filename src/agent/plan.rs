@@ -88,7 +88,8 @@ impl Site {
     /// Checks that the control table is there.
     pub(super) async fn check_control_table(&self, deadline: Instant) -> Result<(), StartError> {
         let name = &self.local.control_table;
-        self.patiently(name, deadline, || self.describe(name)).await.map(|_| ())
+        let described = self.patiently(name, deadline, || self.describe(name)).await?;
+        described.managed.map_or(Ok(()), |reason| Err(self.not_ready(name, reason)))
     }
 
     /// The tables that patterns find here; `None` where there is no pattern.
@@ -123,7 +124,11 @@ impl Site {
         StartError::Fault { region: self.local.name.clone(), table: table.to_owned(), fault }
     }
 
+    /// The stream of a table that may be replicated.
     fn stream_of(&self, table: &str, described: &Described) -> Result<String, StartError> {
+        if let Some(reason) = &described.managed {
+            return Err(self.not_ready(table, reason.clone()));
+        }
         let reason = match &described.stream {
             StreamState::On { arn } => return Ok(arn.clone()),
             StreamState::Off => "the table has no stream; `tradewind init` turns it on".to_owned(),

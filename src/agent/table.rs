@@ -24,7 +24,7 @@ use crate::fault::{FaultKind, persist};
 use crate::lag::LagBook;
 use crate::protocol::{Floors, Hlc, Origin};
 use crate::region::Region;
-use crate::schema::{KeySchema, describe};
+use crate::schema::{Described, KeySchema, describe};
 use crate::stream::{Lineage, Pacer, Stream, list};
 use crate::tally::Tally;
 
@@ -64,7 +64,7 @@ impl TablePlan {
         let span = info_span!("stream", region = %self.local.name, table = self.table.name);
         tasks.spawn(list(client, arn, Arc::clone(&look), lineage).instrument(span));
         let (asked, told) = watch::channel(Asked::default());
-        let (shared, promises) = self.share(seen.clone(), told, &mut tasks);
+        let (shared, promises) = self.share(seen.clone(), &look, told, &mut tasks);
         let coordinator = Coordinator {
             shared,
             me,
@@ -77,6 +77,7 @@ impl TablePlan {
             holds: Holds::default(),
             shards,
             absent: BTreeMap::new(),
+            orphans: BTreeMap::new(),
             free: BTreeSet::new(),
             retention: Retention::default(),
             rng: fastrand::Rng::new(),
@@ -95,6 +96,7 @@ impl TablePlan {
     fn share(
         &self,
         lineage: watch::Receiver<Option<Lineage>>,
+        look: &Arc<Notify>,
         asked: watch::Receiver<Asked>,
         tasks: &mut JoinSet<()>,
     ) -> (Arc<Shared>, BTreeMap<Origin, watch::Sender<Hlc>>) {
@@ -150,6 +152,7 @@ impl TablePlan {
             arn: self.stream_arn.clone(),
             pacer: Arc::new(Pacer::new(poll_interval, idle_poll_interval)),
             lineage,
+            look: Arc::clone(look),
         };
         let conflicts = self.table.conflicts;
         let recorder = (conflicts == Conflicts::Table).then(|| {
@@ -204,6 +207,10 @@ async fn open_gate(
             },
         );
         match described.await {
+            Ok(Described { managed: Some(reason), .. }) => error!(
+                %region, peer = %peer.name, table = physical, reason,
+                "the peer's table is not Tradewind's to write to: nothing is replicated to it"
+            ),
             Ok(described) if described.key_schema == expected => {
                 // Nobody else opens it.
                 let _ = gate.set(());

@@ -84,9 +84,7 @@ impl Shared {
     /// The gap that is left where records were trimmed before they were done for `peers`; none, if
     /// nothing of what they lack is so old. Nothing created before `from_millis` is missing.
     pub(super) fn gap(&self, shard: &ShardId, peers: Vec<Origin>, from_millis: u64) -> Option<Gap> {
-        let listed = self.stream.lineage.borrow().as_ref().and_then(|lineage| lineage.listed_millis);
-        let retention = u64::try_from(self.tuning.stream_retention.as_millis()).unwrap_or(u64::MAX);
-        let until_millis = listed.map_or(u64::MAX, |listed| listed.saturating_sub(retention));
+        let until_millis = self.trimmed_to().unwrap_or(u64::MAX);
         if from_millis >= until_millis {
             debug!(%shard, "nothing that was trimmed was still to be done");
             return None;
@@ -96,6 +94,16 @@ impl Shared {
             Gap { origin: self.origin.clone(), shard: shard.to_string(), peers, from_millis, until_millis };
         error!(region = %self.origin, table = self.table, "{gap}; the table is marked: run `tradewind verify`");
         Some(gap)
+    }
+
+    /// Whatever was created before is trimmed, in milliseconds, as far as is known.
+    fn trimmed_to(&self) -> Option<u64> {
+        let listed = self.stream.lineage.borrow().as_ref()?.listed_millis?;
+        Some(listed.saturating_sub(self.retention_millis()))
+    }
+
+    fn retention_millis(&self) -> u64 {
+        u64::try_from(self.tuning.stream_retention.as_millis()).unwrap_or(u64::MAX)
     }
 
     /// What of an action is to be done at a destination, if anything.
@@ -237,6 +245,13 @@ impl Track {
         let floors = floors.reduce(|a, b| a.meet(&b)).unwrap_or_default();
         let is_main = destinations.contains_key(&shared.origin);
         let known_millis = destinations.values().map(|from| from.checkpoint.millis).min();
+        let unread = destinations.iter().filter_map(|(destination, from)| {
+            let since = holding.trimmed_unread(from, shared.trimmed_to()?, shared.retention_millis())?;
+            Some((destination.clone(), since))
+        });
+        let (lacking, since): (Vec<Origin>, Vec<u64>) = unread.unzip();
+        let since = since.into_iter().min();
+        let unmarked = since.and_then(|since| shared.gap(&holding.lease.shard, lacking, since));
         let feeds = destinations
             .iter()
             .map(|(destination, from)| {
@@ -253,7 +268,7 @@ impl Track {
             progress: Progress::new(holding.lease.shard.clone(), base, shared.tuning.settle),
             feeds,
             known_millis: known_millis.unwrap_or_default(),
-            unmarked: Vec::new(),
+            unmarked: unmarked.into_iter().collect(),
             notices,
             state,
             is_main,
@@ -683,7 +698,7 @@ impl Track {
     async fn drain(&self) {
         let is_under_way =
             |(peer, feed): (&Origin, &Feed)| !self.shared.pauses.holds(peer) && !feed.ledger.is_empty();
-        let deadline = Instant::now() + self.shared.tuning.drain_timeout;
+        let deadline = Instant::now() + self.shared.tuning.draining();
         let mut ticks = tokio::time::interval(Duration::from_millis(20));
         while self.feeds.iter().any(is_under_way) {
             if Instant::now() >= deadline {

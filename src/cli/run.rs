@@ -76,28 +76,30 @@ impl Run {
             dashboard.show(Shown { agents: vec![figures.clone()], board, kept });
         }
         let supervisor = Supervisor::ready(&figures, config.tuning.liveness_timeout);
+        let drain_timeout = config.tuning.drain_timeout;
         let mut beside = JoinSet::new();
         if !self.once {
             let (home, me) = (figures.region().clone(), figures.agent().clone());
             beside.spawn(anti_entropy(config, regions, home, me));
         }
-        let exit = self.replicate(agent, &figures, &mut signals, &supervisor).await?;
+        let (exit, stopping) = self.replicate(agent, &figures, &mut signals, &supervisor).await?;
+        let deadline = stopping + drain_timeout;
         beside.shutdown().await;
         if exit != Exit::Interrupted {
-            telemetry.end().await;
+            let _ = tokio::time::timeout_at(deadline, telemetry.end()).await;
             report(json, &figures.report(), |tables| tables.iter().map(text).collect::<Vec<_>>().join("\n"))?;
         }
         Ok(exit)
     }
 
-    /// Lets the agent run until it is told to stop, or has nothing left to do.
+    /// Lets the agent run until it is told to stop, or has nothing left to do; and when that was.
     async fn replicate(
         &self,
         mut agent: Agent,
         figures: &Figures,
         signals: &mut Signals,
         supervisor: &Supervisor,
-    ) -> Result<Exit, Failure> {
+    ) -> Result<(Exit, Instant), Failure> {
         let mut exit = Exit::Done;
         let mut reports = tokio::time::interval_at(Instant::now() + REPORT, REPORT);
         reports.set_missed_tick_behavior(MissedTickBehavior::Delay);
@@ -118,14 +120,15 @@ impl Run {
             }
         }
         supervisor.stopping();
+        let stopping = Instant::now();
         tokio::select! {
             () = agent.stop() => {}
             () = signals.next() => {
                 warn!("stopped at once; what was under way is done again after the next start");
-                return Ok(Exit::Interrupted);
+                return Ok((Exit::Interrupted, stopping));
             }
         }
-        Ok(exit)
+        Ok((exit, stopping))
     }
 }
 

@@ -29,13 +29,15 @@ pub fn lease_space(table: &str, stream_arn: &str) -> String {
 #[derive(Clone, Debug, PartialEq)]
 pub struct Lease {
     pub shard: ShardId,
-    /// The shard that it came of, if that was listed when the lease was made.
+    /// The shard that it came of.
     pub parent: Option<ShardId>,
     pub owner: Option<AgentId>,
     /// Grows with each change of owner.
     pub counter: u64,
     /// Records created before this, in milliseconds, are remembered and not replicated.
     pub since_millis: u64,
+    /// When the lease was made, by the stream's clock, in milliseconds since the Unix epoch; 0 if nobody knows.
+    pub made_millis: u64,
     pub checkpoints: BTreeMap<Origin, Checkpoint>,
 }
 
@@ -53,6 +55,13 @@ pub struct Checkpoint {
     pub millis: u64,
     /// All that was written before this barrier was raised has been done.
     pub barrier: u64,
+}
+
+impl Checkpoint {
+    /// Whether it was saved before anything of the shard was known.
+    pub fn is_blank(&self) -> bool {
+        self.done == Position::TrimHorizon && self.millis == 0
+    }
 }
 
 /// A table's rows.
@@ -144,6 +153,7 @@ impl ControlTable {
         shard: &ShardId,
         parent: Option<&ShardId>,
         since_millis: u64,
+        made_millis: u64,
     ) -> Result<(), Fault> {
         let mut row = Row::from([
             (PK.to_owned(), text(pk(space))),
@@ -152,6 +162,7 @@ impl ControlTable {
             (COUNTER.to_owned(), number(0)),
             ("checkpoint".to_owned(), text(Position::TrimHorizon.to_string())),
             ("sinceMillis".to_owned(), number(since_millis)),
+            ("madeMillis".to_owned(), number(made_millis)),
         ]);
         if let Some(parent) = parent {
             row.insert(PARENT.to_owned(), text(&*parent.0));
@@ -288,6 +299,7 @@ pub(super) fn read(row: &Row) -> Option<Lease> {
         owner: read_text(row, OWNER).map(AgentId::from),
         counter: read_number(row, COUNTER)?,
         since_millis: read_number(row, "sinceMillis").unwrap_or_default(),
+        made_millis: read_number(row, "madeMillis").unwrap_or_default(),
         checkpoints: checkpoints.collect(),
     })
 }
@@ -346,18 +358,19 @@ mod tests {
             named in btree_map("[a-z0-9_-]{1,32}", checkpoints(), 0..4),
             owner in proptest::option::of("[a-f0-9]{16}"),
             parent in proptest::option::of("shardId-[0-9]{1,20}"),
-            counter: u64, since_millis: u64,
+            counter: u64, since_millis: u64, made_millis: u64,
         ) {
             let checkpoints: BTreeMap<Origin, Checkpoint> =
                 named.into_iter().map(|(name, c)| (name.parse().expect("a name"), c)).collect();
             let owner = owner.as_deref().map(AgentId::from);
             let shard = ShardId("shard".into());
             let parent = parent.map(|parent| ShardId(parent.as_str().into()));
-            let lease = Lease { shard, parent, owner, counter, since_millis, checkpoints };
+            let lease = Lease { shard, parent, owner, counter, since_millis, made_millis, checkpoints };
             let mut row = Row::from([
                 (SK.to_owned(), text("shard")),
                 (COUNTER.to_owned(), number(counter)),
                 ("sinceMillis".to_owned(), number(since_millis)),
+                ("madeMillis".to_owned(), number(made_millis)),
                 (format!("{DESTINATION}Not a region"), text("garbage")),
             ]);
             row.extend(lease.parent.as_ref().map(|parent| (PARENT.to_owned(), text(&*parent.0))));

@@ -129,6 +129,9 @@ impl Plan {
                 }
             }
             Some(found) => {
+                if let Some(reason) = &found.managed {
+                    self.problem(region, name, reason.clone());
+                }
                 let keys: Vec<_> = found.key_schema.names().collect();
                 if keys != [PK, SK] {
                     self.problem(
@@ -168,6 +171,9 @@ impl Plan {
                 missing.push((region, physical));
                 continue;
             };
+            if let Some(reason) = &found.managed {
+                self.problem(region, physical, reason.clone());
+            }
             self.stream(region, physical, &found);
             match &first {
                 None => {

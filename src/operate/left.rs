@@ -48,10 +48,12 @@ pub(super) async fn left(region: &Region, table: &TableConfig, tuning: &Tuning) 
     left.unknown = gone.flat_map(|lease| peers.iter().map(move |peer| (lease, peer))).any(|(lease, peer)| {
         !lease.is_done_for(peer) && lease.checkpoints.get(peer).is_none_or(|at| at.millis < trimmed_to)
     });
+    let begins_late = |lease: &Lease| peers.iter().any(|peer| begins_late(lease, &leases, peer, trimmed_to));
+    left.unknown |= leases.values().any(begins_late);
     let (client, pacer) =
         (region.streams.clone(), Arc::new(Pacer::new(tuning.poll_interval, tuning.idle_poll_interval)));
     let (_listed, seen) = watch::channel(Some(lineage.clone()));
-    let stream = Stream { client, arn, pacer, lineage: seen };
+    let stream = Stream { client, arn, pacer, lineage: seen, look: Arc::default() };
     let mut reads = JoinSet::new();
     for shard in unfinished(&lineage, &leases, &peers) {
         let reading = Reading {
@@ -79,6 +81,16 @@ fn unfinished(lineage: &Lineage, leases: &BTreeMap<ShardId, Lease>, peers: &[Ori
         leases.get(*shard).is_some_and(|lease| peers.iter().all(|peer| lease.is_done_for(peer)))
     };
     lineage.shards().filter(|shard| !done(shard)).cloned().collect()
+}
+
+/// Whether a peer that has done nothing of a shard lacks what was written to it and is trimmed.
+fn begins_late(lease: &Lease, leases: &BTreeMap<ShardId, Lease>, peer: &Origin, trimmed_to: u64) -> bool {
+    let parent = lease.parent.as_ref().and_then(|parent| leases.get(parent)?.checkpoints.get(peer));
+    let expected = match lease.checkpoints.get(peer) {
+        Some(own) if own.done != Position::TrimHorizon => return false,
+        own => own.or(parent).map(|at| at.millis).filter(|millis| *millis > 0),
+    };
+    (1..trimmed_to).contains(&expected.unwrap_or(lease.made_millis))
 }
 
 /// One shard, read as an agent would that goes on with its lease.

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use aws_sdk_dynamodbstreams::Client;
+use aws_sdk_dynamodbstreams::types::{Shard, StreamStatus};
 use tokio::sync::{Notify, watch};
 use tokio::time::Instant;
 use tracing::warn;
@@ -25,8 +26,12 @@ const PAUSE: Duration = Duration::from_millis(250);
 #[derive(Clone, Debug)]
 pub struct Lineage {
     parents: BTreeMap<ShardId, Option<ShardId>>,
+    /// The parents that the list names, listed or not.
+    named: BTreeMap<ShardId, ShardId>,
     /// Those that others came of.
     with_children: BTreeSet<ShardId>,
+    /// Those that have an ending sequence number; all, if the stream is turned off.
+    ended: BTreeSet<ShardId>,
     /// When they were asked for.
     pub asked: Instant,
     /// When they were listed, by the service's own clock, in milliseconds since the Unix epoch.
@@ -46,17 +51,20 @@ impl Lineage {
         self.parents.get(shard)?.as_ref()
     }
 
+    /// The shard's parent by the list's word, whether that is listed or not: it may be trimmed, or the list may
+    /// miss it.
+    pub fn named_parent(&self, shard: &ShardId) -> Option<&ShardId> {
+        self.named.get(shard)
+    }
+
+    /// Whether nothing can come to the shard any more. Some servers say so of every shard.
+    pub(super) fn has_ended(&self, shard: &ShardId) -> bool {
+        self.ended.contains(shard) || self.has_children(shard)
+    }
+
     /// Whether any shard came of this one.
     pub fn has_children(&self, shard: &ShardId) -> bool {
         self.with_children.contains(shard)
-    }
-
-    /// The shard's ancestors that are still listed, the oldest first.
-    pub fn ancestors(&self, shard: &ShardId) -> Vec<ShardId> {
-        let mut ancestors: Vec<ShardId> =
-            std::iter::successors(self.parent(shard), |shard| self.parent(shard)).cloned().collect();
-        ancestors.reverse();
-        ancestors
     }
 }
 
@@ -64,13 +72,15 @@ impl FromIterator<(ShardId, Option<ShardId>)> for Lineage {
     fn from_iter<T: IntoIterator<Item = (ShardId, Option<ShardId>)>>(shards: T) -> Self {
         let mut all: BTreeMap<_, _> = shards.into_iter().collect();
         let listed: Vec<ShardId> = all.keys().cloned().collect();
+        let named = all.iter().filter_map(|(shard, parent)| Some((shard.clone(), parent.clone()?))).collect();
         for parent in all.values_mut() {
             if parent.as_ref().is_some_and(|parent| listed.binary_search(parent).is_err()) {
                 *parent = None;
             }
         }
         let with_children = all.values().flatten().cloned().collect();
-        Self { parents: all, with_children, asked: Instant::now(), listed_millis: None }
+        let ended = BTreeSet::new();
+        Self { parents: all, named, with_children, ended, asked: Instant::now(), listed_millis: None }
     }
 }
 
@@ -105,7 +115,7 @@ pub async fn list(
 /// Lists a stream's shards; fails only where trying again is of no use.
 pub async fn list_once(client: &Client, stream_arn: &str) -> Result<Lineage, Fault> {
     let asked = Instant::now();
-    let mut shards = Vec::new();
+    let (mut shards, mut ended) = (Vec::new(), BTreeSet::new());
     let mut last = None;
     let clock = ServiceClock::default();
     loop {
@@ -118,16 +128,21 @@ pub async fn list_once(client: &Client, stream_arn: &str) -> Result<Lineage, Fau
         };
         let described =
             persist(call, |fault| warn!(%fault, "can't list the shards of the local stream; trying again"));
-        let description = described.await?;
-        last = description.as_ref().and_then(|description| description.last_evaluated_shard_id.clone());
-        for shard in description.and_then(|description| description.shards).unwrap_or_default() {
-            if let Some(id) = shard.shard_id {
-                let parent = shard.parent_shard_id.map(|parent| ShardId(parent.into()));
-                shards.push((ShardId(id.into()), parent));
+        let Some(description) = described.await? else { continue };
+        last = description.last_evaluated_shard_id;
+        let is_off = description.stream_status == Some(StreamStatus::Disabled);
+        for Shard { shard_id, parent_shard_id, sequence_number_range, .. } in
+            description.shards.unwrap_or_default()
+        {
+            let Some(id) = shard_id.map(|id| ShardId(id.into())) else { continue };
+            if is_off || sequence_number_range.is_some_and(|range| range.ending_sequence_number.is_some()) {
+                ended.insert(id.clone());
             }
+            shards.push((id, parent_shard_id.map(|parent| ShardId(parent.into()))));
         }
         if last.is_none() {
             let mut lineage: Lineage = shards.into_iter().collect();
+            lineage.ended = ended;
             lineage.asked = asked;
             lineage.listed_millis = clock.millis();
             return Ok(lineage);
@@ -144,13 +159,16 @@ mod tests {
     }
 
     #[test]
-    fn ancestors_come_oldest_first_and_only_while_listed() {
+    fn a_parent_counts_only_while_it_is_listed() {
         let lineage: Lineage = [("c", Some("b")), ("b", Some("a")), ("a", Some("gone")), ("d", None)]
             .into_iter()
             .map(|(name, parent)| (shard(name), parent.map(shard)))
             .collect();
-        assert_eq!(lineage.ancestors(&shard("c")), [shard("a"), shard("b")]);
-        assert_eq!(lineage.parent(&shard("a")), None);
+        assert_eq!(lineage.parent(&shard("c")), Some(&shard("b")));
+        assert_eq!(
+            (lineage.parent(&shard("a")), lineage.named_parent(&shard("a"))),
+            (None, Some(&shard("gone")))
+        );
         assert!(lineage.has_children(&shard("b")) && !lineage.has_children(&shard("c")));
     }
 }

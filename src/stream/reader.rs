@@ -1,18 +1,20 @@
 //! Reads the shards of one lineage, parents before children, and hands on pages.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use aws_sdk_dynamodbstreams::Client;
 use aws_sdk_dynamodbstreams::error::{ProvideErrorMetadata, SdkError};
 use aws_sdk_dynamodbstreams::types::ShardIteratorType;
-use tokio::sync::{mpsc, watch};
+use tokio::sync::{Notify, mpsc, watch};
 use tokio::time::Instant;
 use tracing::{debug, warn};
 
 use super::record::ReadPage;
 use super::service_clock::ServiceClock;
 use super::{Lineage, Pacer, Position, Sequence, ShardId, lenient};
-use crate::fault::{Fault, persist};
+use crate::answer::Summed;
+use crate::fault::{Backoff, Fault, FaultKind, persist};
 use crate::protocol::Record;
 
 /// GetRecords' own limit.
@@ -22,6 +24,13 @@ const FULL: usize = 500;
 /// A page of so many bytes may end where it does for its size: 1 MB is GetRecords' limit, and a record is
 /// 800 KB at most.
 const HEAVY: u64 = 200_000;
+/// How often in a row an iterator may be of no use before that is told.
+const USELESS: u32 = 4;
+/// How often in a row a shard's end must be told, by answers with and without a checksum.
+const ENDS_SUMMED: u32 = 2;
+const ENDS: u32 = 6;
+/// How long a list may take to show the end of a shard before that is told.
+const LIST_LAGS: Duration = Duration::from_secs(30);
 /// In the place of a region, in the name of a stream of DynamoDB Local.
 const DYNAMODB_LOCAL: &str = "ddblocal";
 
@@ -71,6 +80,8 @@ pub struct Stream {
     pub pacer: Arc<Pacer>,
     /// The shards that there are; see [`super::list`].
     pub lineage: watch::Receiver<Option<Lineage>>,
+    /// Asks for a fresh list.
+    pub look: Arc<Notify>,
 }
 
 impl Stream {
@@ -90,7 +101,14 @@ impl Stream {
                 continue;
             }
             debug!(%shard, %position, "reading a shard");
-            let reader = ShardReader { stream: self.clone(), shard, position, events: events.clone() };
+            let reader = ShardReader {
+                stream: self.clone(),
+                shard,
+                position,
+                events: events.clone(),
+                useless: Useless::default(),
+                end: None,
+            };
             if !reader.run().await {
                 return;
             }
@@ -105,6 +123,8 @@ struct Records {
     /// The iterator for the next.
     next: Option<String>,
     served_millis: Option<u64>,
+    /// It came with its checksum.
+    summed: bool,
 }
 
 struct ShardReader {
@@ -112,6 +132,23 @@ struct ShardReader {
     shard: ShardId,
     position: Position,
     events: mpsc::Sender<StreamEvent>,
+    useless: Useless,
+    end: Option<ToldEnd>,
+}
+
+/// Iterators in a row with which nothing could be read.
+#[derive(Default)]
+struct Useless {
+    times: u32,
+    backoff: Backoff,
+}
+
+/// The shard's end, as answers tell it. One that lacks the next iterator is no proof: what answers in the service's
+/// place lacks one as well.
+struct ToldEnd {
+    since: Instant,
+    /// By so many answers in a row, each to an iterator of its own.
+    times: u32,
 }
 
 /// What a call to the stream came to, beside its answer.
@@ -136,9 +173,8 @@ impl ShardReader {
                 Some(current) => current,
                 None => match self.get_iterator().await {
                     Answer::Good(Some(current)) => current,
-                    // Nothing to go on with: ask again, at the pace of polling.
                     Answer::Good(None) | Answer::Expired => {
-                        self.stream.pacer.pause(Instant::now(), fresh, false).await;
+                        self.useless("none can be had").await;
                         continue;
                     }
                     Answer::Trimmed => {
@@ -151,28 +187,30 @@ impl ShardReader {
                 },
             };
             let asked = Instant::now();
-            let Records { read: records, bytes, next, served_millis } = match self.get_records(&current).await
-            {
-                Answer::Good(page) => page,
-                Answer::Expired => {
-                    self.stream.pacer.pause(asked, fresh, false).await;
-                    continue;
-                }
-                Answer::Trimmed => {
-                    if self.skip_trimmed().await.is_err() {
-                        return false;
+            let Records { read: records, bytes, next, served_millis, summed } =
+                match self.get_records(&current).await {
+                    Answer::Good(page) => page,
+                    Answer::Expired => {
+                        self.useless("it has expired, or can't be used").await;
+                        continue;
                     }
-                    continue;
-                }
-                Answer::Gone => return self.end_unread().await.is_ok(),
-            };
+                    Answer::Trimmed => {
+                        if self.skip_trimmed().await.is_err() {
+                            return false;
+                        }
+                        continue;
+                    }
+                    Answer::Gone => return self.end_unread().await.is_ok(),
+                };
             if let Some((last, _)) = records.last() {
                 self.position = Position::After(last.clone());
                 fresh = asked;
             }
+            self.useless = Useless::default();
             let full = records.len() >= FULL;
-            let closed = next.is_none();
-            let open = !closed && !self.has_children();
+            let proof = (records.is_empty() && next.is_none()).then_some(summed);
+            let closed = self.has_ended(next.is_none(), proof, asked);
+            let open = next.is_some() && !self.has_children();
             let whole = !full && bytes < HEAVY && self.stream.gives_all_there_is();
             let page = Page { shard: self.shard.clone(), records, closed, open, whole, asked, served_millis };
             if self.events.send(StreamEvent::Page(page)).await.is_err() {
@@ -182,8 +220,50 @@ impl ShardReader {
                 return true;
             }
             iterator = next;
-            self.stream.pacer.pause(asked, fresh, full).await;
+            // What has told of the shard's end is asked again at once.
+            let again = full || self.end.as_ref().is_some_and(|end| end.times < ENDS);
+            self.stream.pacer.pause(asked, fresh, again).await;
         }
+    }
+
+    /// Whether the shard has ended, for certain: several answers in a row have said so, each to an iterator of its
+    /// own, the last of them without a record, and the list says so, too. Fewer will do where the last one came
+    /// with its checksum.
+    fn has_ended(&mut self, lacks_next: bool, empty_and_summed: Option<bool>, asked: Instant) -> bool {
+        if !lacks_next {
+            self.end = None;
+            return false;
+        }
+        let end = self.end.get_or_insert(ToldEnd { since: asked, times: 0 });
+        end.times += 1;
+        let (times, since) = (end.times, end.since);
+        let listed = self.stream.lineage.borrow();
+        if listed.as_ref().is_some_and(|lineage| lineage.has_ended(&self.shard)) {
+            let enough = |summed| times >= if summed { ENDS_SUMMED } else { ENDS };
+            return empty_and_summed.is_some_and(enough);
+        }
+        self.stream.look.notify_one();
+        if since.elapsed() >= LIST_LAGS && times.is_power_of_two() {
+            warn!(
+                shard = %self.shard, times,
+                "the stream says that the shard has ended, and the list of shards that it goes on: reading it \
+                 again. If that lasts, something in between answers in the stream's place"
+            );
+            let _ = self.events.try_send(StreamEvent::Failed);
+        }
+        false
+    }
+
+    /// Waits before the next iterator is asked for, the longer the more have been of no use.
+    async fn useless(&mut self, why: &'static str) {
+        let Useless { times, backoff } = &mut self.useless;
+        *times += 1;
+        let pause = backoff.next(FaultKind::Unreachable);
+        if *times >= USELESS && times.is_power_of_two() {
+            let (shard, times) = (&self.shard, *times);
+            warn!(%shard, why, times, "can't read the local stream: no iterator is of use; trying again");
+        }
+        tokio::time::sleep(pause).await;
     }
 
     /// A surer sign of a shard's end than that the list gives it an ending sequence number: some
@@ -194,6 +274,7 @@ impl ShardReader {
     }
 
     async fn skip_trimmed(&mut self) -> Result<(), mpsc::error::SendError<StreamEvent>> {
+        self.useless("the records that it begins with are trimmed").await;
         // The oldest record can go between an iterator and its first use. Nothing is missing: this
         // reader was never past it.
         if self.position == Position::TrimHorizon {
@@ -260,11 +341,12 @@ impl ShardReader {
     }
 
     async fn get_records(&self, iterator: &str) -> Answer<Records> {
-        let clock = ServiceClock::default();
+        let (clock, summed) = (ServiceClock::default(), Summed::default());
         let call = || async {
             self.stream.pacer.attempt(&self.shard).await;
             let request = self.stream.client.get_records().shard_iterator(iterator).limit(PAGE);
-            let result = request.customize().interceptor(clock.clone()).send().await;
+            let request = request.customize().interceptor(clock.clone()).interceptor(summed.clone());
+            let result = request.send().await;
             if let Err(error) = &result
                 && let Some(page) = read_leniently(error)
             {
@@ -298,7 +380,8 @@ impl ShardReader {
             }
         }
         let (bytes, next) = (page.bytes, page.next);
-        Answer::Good(Records { read: records, bytes, next, served_millis: clock.millis() })
+        let (served_millis, summed) = (clock.millis(), summed.is_summed());
+        Answer::Good(Records { read: records, bytes, next, served_millis, summed })
     }
 
     fn complain(&self, fault: &Fault) {

@@ -61,6 +61,12 @@ fn wrong_configurations_are_told_with_line_and_column() {
         (both("[tuning]\npoll = \"1s\"\n"), "FILE:12:1", "unknown field `poll`"),
         (both("[tuning]\npoll_interval = \"soon\"\n"), "FILE:12:", "250ms"),
         (both("[tuning]\nconcurrency = 0\n"), "FILE:11:", "1 to 1024"),
+        (
+            both("[tuning]\nsettle = \"5s\"\n"),
+            "FILE:11:",
+            "settle = \"5s\": expected \"30s\" to \"1h\"; a write may be",
+        ),
+        (both("[tuning]\nstream_retention = \"2days\"\n"), "FILE:11:", "expected \"10m\" to \"1day\""),
         (both("[anti_entropy]\nread_units = 5\n"), "FILE:11:1", "missing field `every`"),
         (both("[anti_entropy]\nevery = \"1d\"\nread_units = 0\n"), "FILE:11:1", "expected 1 or more"),
         (both("[anti_entropy]\nevery = \"1d\"\nrepair = \"some\"\n"), "FILE:13:10", "`older`"),

@@ -300,7 +300,7 @@ impl World {
              checkpoint_interval = \"{checkpoint_interval:?}\"\nsettle = \"{settle:?}\"\nlease_duration = \"{lease_duration:?}\"\n\
              concurrency = {concurrency}\nstartup_timeout = \"{startup_timeout:?}\"\n\
              discovery_interval = \"{discovery_interval:?}\"\nheartbeat_interval = \"{heartbeat_interval:?}\"\n\
-             liveness_timeout = \"{liveness_timeout:?}\"\n{more}",
+             liveness_timeout = \"{liveness_timeout:?}\"\nunproven = true\n{more}",
         )
         .expect("memory");
         text

@@ -18,6 +18,8 @@ use url::Url;
 
 use crate::link::loopback;
 
+const CHECKSUM: &str = "x-amz-crc32";
+
 /// What becomes of a request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Fate {
@@ -26,6 +28,8 @@ pub enum Fate {
     Pretend,
     /// It is answered with this error, and goes no further.
     Fail(&'static str),
+    /// Something in between answers in the service's place, with this status and body.
+    Intercept(u16, &'static str),
     /// It takes effect, but its answer is an internal error.
     LoseAnswer,
 }
@@ -123,7 +127,11 @@ async fn handle(State(shared): State<Arc<Shared>>, request: Request) -> Response
         return error(code);
     }
     if fate == Fate::Pretend {
-        return answer(StatusCode::OK, "{}".to_owned());
+        return summed(answer(StatusCode::OK, "{}".to_owned()), b"{}");
+    }
+    if let Fate::Intercept(status, body) = fate {
+        let status = StatusCode::from_u16(status).unwrap_or(StatusCode::BAD_GATEWAY);
+        return answer(status, body.to_owned());
     }
     let body = change(body, |body| shared.tamper.forward(&operation, body));
     let mut forward = Request::new(Body::from(body));
@@ -142,9 +150,13 @@ async fn handle(State(shared): State<Arc<Shared>>, request: Request) -> Response
     }
     let good = |body| shared.tamper.answer(&operation, body);
     let body = if parts.status.is_success() { change(body, good) } else { body };
-    let mut response = Response::new(Body::from(body));
+    let mut response = Response::new(Body::from(body.clone()));
     *response.status_mut() = parts.status;
+    let has_sum = parts.headers.contains_key(CHECKSUM);
     *response.headers_mut() = without_length(parts.headers);
+    if has_sum {
+        response = summed(response, &body);
+    }
     if let Some(date) = shared.tamper.date().and_then(|date| date.parse().ok()) {
         response.headers_mut().insert(header::DATE, date);
     }
@@ -163,8 +175,14 @@ fn without_length(mut headers: HeaderMap) -> HeaderMap {
     for name in [header::CONTENT_LENGTH, header::TRANSFER_ENCODING] {
         headers.remove(name);
     }
-    headers.remove("x-amz-crc32");
+    headers.remove(CHECKSUM);
     headers
+}
+
+/// With the sum of its body, as the service gives it.
+fn summed(mut response: Response<Body>, body: &[u8]) -> Response<Body> {
+    response.headers_mut().insert(CHECKSUM, crc32fast::hash(body).into());
+    response
 }
 
 fn error(code: &str) -> Response<Body> {

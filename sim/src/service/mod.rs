@@ -73,6 +73,11 @@ impl Refusal {
         Self { status: 500, code, message, item: None }
     }
 
+    /// No answer of the service: a gateway's own, with a success status.
+    pub fn hollow(body: &str) -> Self {
+        Self { status: 200, code: "Gateway", message: body.to_owned(), item: None }
+    }
+
     /// A condition did not hold for what is stored.
     fn condition(request: &Value, stored: Option<&Item>) -> Self {
         let shows = request["ReturnValuesOnConditionCheckFailure"] == "ALL_OLD";

@@ -32,6 +32,14 @@ pub(super) fn look(table: &TableConfig, places: &BTreeMap<Origin, Place>) -> Vec
                 "wait, or see what was done to it",
             );
         }
+        if let Some(reason) = &seen.described.managed {
+            found(
+                Harm::Halt,
+                "managed_global_table",
+                reason.clone(),
+                "let one of the two replicate it: remove the other replicas in DynamoDB, or the table from regions.toml",
+            );
+        }
         match &seen.described.stream {
             StreamState::On { .. } => {}
             StreamState::Off => found(

@@ -1,0 +1,98 @@
+//! Which shard came of which, by the list of the stream's shards and by the leases together.
+
+use super::holding::Leases;
+use crate::stream::{Lineage, ShardId};
+
+/// A list may miss a shard that is there, and may be older than a lease.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Family<'a> {
+    pub(super) lineage: &'a Lineage,
+    pub(super) leases: &'a Leases,
+}
+
+impl<'a> Family<'a> {
+    /// The shard's parent, as long as it is listed or has a lease: then it must be read first.
+    pub(super) fn parent(&self, shard: &ShardId) -> Option<&'a ShardId> {
+        let parent = self.named_parent(shard)?;
+        self.knows(parent).then_some(parent)
+    }
+
+    /// The shard's ancestors that are listed or have leases, the oldest first.
+    pub(super) fn ancestors(&self, shard: &ShardId) -> Vec<ShardId> {
+        let ancestors = std::iter::successors(self.parent(shard), |shard| self.parent(shard));
+        let mut ancestors: Vec<ShardId> = ancestors.cloned().collect();
+        ancestors.reverse();
+        ancestors
+    }
+
+    /// The parent that a shard without a lease names, where nothing else is known of that parent: it is trimmed, or
+    /// the list misses it.
+    pub(super) fn unknown_parent(&self, shard: &ShardId) -> Option<&'a ShardId> {
+        self.named_parent(shard).filter(|parent| !self.knows(parent))
+    }
+
+    /// Whether any shard is known to have come of this one.
+    pub(super) fn has_children(&self, shard: &ShardId) -> bool {
+        let mut all = self.lineage.shards().chain(self.leases.keys());
+        all.any(|child| self.named_parent(child) == Some(shard))
+    }
+
+    fn named_parent(&self, shard: &ShardId) -> Option<&'a ShardId> {
+        let recorded = || self.leases.get(shard)?.parent.as_ref();
+        self.lineage.named_parent(shard).or_else(recorded)
+    }
+
+    fn knows(&self, shard: &ShardId) -> bool {
+        self.lineage.contains(shard) || self.leases.contains_key(shard)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+
+    use super::*;
+    use crate::control::Lease;
+
+    fn shard(name: &str) -> ShardId {
+        ShardId(name.into())
+    }
+
+    #[test]
+    fn a_parent_that_the_list_misses_is_known_by_its_lease() {
+        let listed: Lineage = [("b", Some("a")), ("d", Some("c")), ("f", None)]
+            .into_iter()
+            .map(|(name, parent)| (shard(name), parent.map(shard)))
+            .collect();
+        let lease = |name: &str, parent: Option<&str>| {
+            let parent = parent.map(shard);
+            (
+                shard(name),
+                Lease {
+                    shard: shard(name),
+                    parent,
+                    owner: None,
+                    counter: 0,
+                    since_millis: 0,
+                    made_millis: 0,
+                    checkpoints: BTreeMap::new(),
+                },
+            )
+        };
+        let leases = Leases::from([
+            lease("a", None),
+            lease("b", Some("a")),
+            lease("f", Some("e")),
+            lease("e", Some("b")),
+        ]);
+        let family = Family { lineage: &listed, leases: &leases };
+        assert_eq!(family.parent(&shard("b")), Some(&shard("a")));
+        // Trimmed, or missed: nothing else is known of it.
+        assert_eq!(
+            (family.parent(&shard("d")), family.unknown_parent(&shard("d"))),
+            (None, Some(&shard("c")))
+        );
+        assert_eq!(family.ancestors(&shard("f")), [shard("a"), shard("b"), shard("e")]);
+        assert!(family.has_children(&shard("c")) && !family.has_children(&shard("f")));
+    }
+}
