@@ -19,6 +19,9 @@ use crate::telemetry::LagInstruments;
 /// The longest lag that a histogram holds: two days, in microseconds. Streams keep 24 hours.
 const LONGEST: u64 = 2 * 86_400 * 1_000_000;
 
+/// The end of the year 9999, in milliseconds since the Unix epoch.
+const LAST_MOMENT: u64 = 253_402_300_799_999;
+
 /// The lag from one origin to all of its peers, for one table.
 #[derive(Debug)]
 pub struct LagBook {
@@ -188,9 +191,10 @@ pub(crate) fn wall_clock() -> SystemTime {
     SystemTime::now()
 }
 
-/// A time in milliseconds since the Unix epoch, for a person.
+/// A time in milliseconds since the Unix epoch, for a person. Whoever wrote it may have meant anything: what
+/// is beyond the year 9999, which is the last that can be written so, is told as its end.
 pub(crate) fn moment(millis: u64) -> impl std::fmt::Display {
-    humantime::format_rfc3339_seconds(UNIX_EPOCH + Duration::from_millis(millis))
+    humantime::format_rfc3339_seconds(UNIX_EPOCH + Duration::from_millis(millis.min(LAST_MOMENT)))
 }
 
 #[cfg(test)]
@@ -219,6 +223,15 @@ mod tests {
             let merged = Spread::merged([&spread(&a), &spread(&b)]);
             prop_assert_eq!(merged.summary(), spread(&[a, b].concat()).summary());
         }
+    }
+
+    #[test]
+    fn every_moment_can_be_told() {
+        let told = |millis| moment(millis).to_string();
+        assert_eq!(told(1_700_000_000_999), "2023-11-14T22:13:20Z");
+        assert_eq!(told(LAST_MOMENT), "9999-12-31T23:59:59Z");
+        assert_eq!(told(LAST_MOMENT + 1), told(LAST_MOMENT));
+        assert_eq!(told(u64::MAX), told(LAST_MOMENT));
     }
 
     #[test]

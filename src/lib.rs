@@ -6,6 +6,7 @@ pub mod apply;
 pub mod capacity;
 pub mod cli;
 pub mod config;
+pub mod contained;
 pub mod control;
 pub mod dashboard;
 pub mod discovery;

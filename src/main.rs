@@ -10,5 +10,7 @@ fn main() -> ExitCode {
         Err(exit) => return exit.into(),
     };
     telemetry::start(command.log_level(), command.json(), command.log_keys());
-    command.run().into()
+    let exit = command.run();
+    telemetry::flush_log();
+    exit.into()
 }

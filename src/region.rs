@@ -100,7 +100,9 @@ fn default_http_client() -> Option<SharedHttpClient> {
 
 async fn load(config: &RegionConfig) -> SdkConfig {
     let region = AwsRegion::new(config.aws_region.clone());
-    let mut loader = aws_config::defaults(BehaviorVersion::latest()).region(region.clone());
+    // Said here: the SDK panics on a setting that it does not know.
+    let retries = RetryConfig::standard();
+    let mut loader = aws_config::defaults(BehaviorVersion::latest()).region(region.clone()).retry_config(retries);
     match &config.credentials {
         Credentials::Embedded => {
             loader

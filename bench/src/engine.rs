@@ -1,6 +1,6 @@
 //! The endpoints, in a process of their own: the CPU time of this one is then Tradewind's alone.
 
-use std::io::{BufRead, BufReader, Read};
+use std::io::{BufRead, BufReader, Read, Write as _};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
@@ -118,12 +118,12 @@ impl Engine {
 }
 
 /// Is the embedded engine, until standard input ends. Prints an endpoint a region.
-#[expect(clippy::print_stdout, reason = "how the parent learns the endpoints")]
 pub async fn serve_embedded() -> Result<()> {
     let mut regions = Vec::new();
     for (name, _) in PLACES {
         let region = EmbeddedRegion::start(name.parse()?).await?;
-        println!("{}", region.config().endpoint.ok_or("an embedded region has no endpoint")?);
+        let endpoint = region.config().endpoint.ok_or("an embedded region has no endpoint")?;
+        writeln!(std::io::stdout(), "{endpoint}")?;
         regions.push(region);
     }
     tokio::task::spawn_blocking(|| std::io::stdin().read_to_end(&mut Vec::new())).await??;

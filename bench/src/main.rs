@@ -1,7 +1,6 @@
 //! `tradewind-bench`: one run, one table; `--json` for the same as JSON.
 
-#![expect(clippy::print_stdout, clippy::print_stderr, reason = "a command's result, and its error")]
-
+use std::io::Write as _;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
@@ -76,12 +75,21 @@ fn main() -> ExitCode {
             run(cli.run())
         }
     };
+    telemetry::flush_log();
     match result {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
-            eprintln!("error: {error}");
+            let _ = writeln!(std::io::stderr(), "error: {error}");
             ExitCode::FAILURE
         }
+    }
+}
+
+/// Prints a result; a reader that has gone away wants no more of it.
+fn print(text: impl std::fmt::Display) -> Result<()> {
+    match writeln!(std::io::stdout(), "{text}") {
+        Err(error) if error.kind() != std::io::ErrorKind::BrokenPipe => Err(error.into()),
+        _ => Ok(()),
     }
 }
 
@@ -106,11 +114,11 @@ impl Cli {
         }
         let changes = before.map(|before| baseline::compare(&before, &figures));
         if self.json {
-            println!("{}", serde_json::to_string_pretty(&Output { figures, changes })?);
+            print(serde_json::to_string_pretty(&Output { figures, changes })?)?;
         } else {
-            println!("{}", figures.table());
+            print(figures.table())?;
             if let Some(changes) = changes {
-                println!("\n{}", baseline::table(&changes));
+                print(format_args!("\n{}", baseline::table(&changes)))?;
             }
         }
         Ok(())

@@ -136,7 +136,7 @@ async fn main() -> ExitCode {
     match jobs.and_then(|jobs| Ok((jobs, staging?))) {
         Ok((jobs, staging)) => ended(run(jobs, staging, settings).await),
         Err(error) => {
-            let _ = writeln!(std::io::stderr(), "error: {error}");
+            say(format_args!("error: {error}"));
             ExitCode::from(64)
         }
     }
@@ -147,24 +147,35 @@ fn ended(result: Result<bool>) -> ExitCode {
         Ok(true) => ExitCode::SUCCESS,
         Ok(false) => ExitCode::from(1),
         Err(error) => {
-            let _ = writeln!(std::io::stderr(), "error: {error}");
+            say(format_args!("error: {error}"));
             ExitCode::from(70)
         }
     }
 }
 
+/// Tells a person, if there is one.
+fn say(text: impl std::fmt::Display) {
+    let _ = writeln!(std::io::stderr(), "{text}");
+}
+
+/// Prints a result; a reader that has gone away wants no more of it.
+fn print(text: impl std::fmt::Display) -> Result<()> {
+    match writeln!(std::io::stdout(), "{text}") {
+        Err(error) if error.kind() != std::io::ErrorKind::BrokenPipe => {
+            Err(format!("a result can't be written to standard output: {error}").into())
+        }
+        _ => Ok(()),
+    }
+}
+
 fn list(json: bool) -> Result<()> {
     let scenarios = SHIPPED.iter().map(|(_, text)| Scenario::parse(text)).collect::<Result<Vec<_>>>()?;
-    let mut out = std::io::stdout();
     if json {
         let rows: Vec<_> =
             scenarios.iter().map(|s| serde_json::json!({ "name": s.name, "about": s.about })).collect();
-        return Ok(writeln!(out, "{}", serde_json::to_string_pretty(&rows)?)?);
+        return print(serde_json::to_string_pretty(&rows)?);
     }
-    for scenario in scenarios {
-        writeln!(out, "{:<20} {}", scenario.name, scenario.about)?;
-    }
-    Ok(())
+    scenarios.iter().try_for_each(|scenario| print(format_args!("{:<20} {}", scenario.name, scenario.about)))
 }
 
 impl Run {
@@ -262,15 +273,15 @@ async fn run(jobs: Vec<Job>, staging: Option<Staging>, settings: Settings) -> Re
             Ok(report) => report,
             // The others may be made all the same.
             Err(error) => {
-                writeln!(std::io::stderr(), "[{}/{count}] could not be made: {error}", i + 1)?;
+                say(format_args!("[{}/{count}] could not be made: {error}", i + 1));
                 continue;
             }
         };
         if !report.passed && staging.is_none() {
             let kept = folder.keep();
-            writeln!(std::io::stderr(), "the agents' logs are in {}", kept.display())?;
+            say(format_args!("the agents' logs are in {}", kept.display()));
         }
-        writeln!(std::io::stderr(), "[{}/{count}] {}", i + 1, report.text())?;
+        say(format_args!("[{}/{count}] {}", i + 1, report.text()));
         reports.push(report);
         // After each, so that a run that is stopped leaves what it has.
         std::fs::write(settings.out.join("report.html"), html(&reports)?)?;
@@ -279,12 +290,11 @@ async fn run(jobs: Vec<Job>, staging: Option<Staging>, settings: Settings) -> Re
     }
     let made = reports.len();
     let passed = reports.iter().filter(|report| report.passed).count();
-    let mut out = std::io::stdout();
     if settings.json {
-        writeln!(out, "{}", serde_json::to_string_pretty(&json(&reports))?)?;
+        print(serde_json::to_string_pretty(&json(&reports))?)?;
     } else {
         let page = settings.out.join("report.html");
-        writeln!(out, "{passed} of {count} passed; the report is {}", page.display())?;
+        print(format_args!("{passed} of {count} passed; the report is {}", page.display()))?;
     }
     if passed == made && made < count {
         return Err(format!("{} of {count} runs could not be made", count - made).into());

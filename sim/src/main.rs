@@ -1,14 +1,15 @@
 //! `tradewind-sim`: runs simulations by seed, shrinks those that fail, and replays one.
 //!
-//! Exit codes: 0, every seed passed; 1, a seed failed; 2, the command line or a plan is wrong.
+//! Exit codes: 0, every seed passed; 1, a seed failed; 2, the command line or a plan is wrong; 70, a result
+//! can't be written.
 
-#![allow(clippy::print_stdout, clippy::print_stderr)]
-
+use std::fmt::Display;
+use std::io::{ErrorKind, Write as _, stderr, stdout};
 use std::ops::Range;
 use std::path::PathBuf;
 use std::process::ExitCode;
-use std::sync::Mutex;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Mutex, OnceLock};
 
 use clap::{Args, Parser, Subcommand};
 use indicatif::{ProgressBar, ProgressStyle};
@@ -19,7 +20,8 @@ use tradewind_sim::shrink::shrink;
 
 /// Runs Tradewind's agents on a simulated DynamoDB, under virtual time.
 ///
-/// Exit codes: 0, every seed passed; 1, a seed failed; 2, the command line or a plan is wrong.
+/// Exit codes: 0, every seed passed; 1, a seed failed; 2, the command line or a plan is wrong; 70, a result
+/// can't be written.
 #[derive(Debug, Parser)]
 #[command(version)]
 struct Cli {
@@ -98,10 +100,34 @@ fn seeds(text: &str) -> Result<Range<u64>, String> {
 }
 
 fn main() -> ExitCode {
-    match Cli::parse().command {
+    let ended = match Cli::parse().command {
         Command::Run(options) => run_many(&options),
         Command::Replay(options) => replay(&options),
+    };
+    match UNWRITTEN.get() {
+        None => ended,
+        Some(error) => {
+            say(format_args!("a result can't be written to standard output: {error}"));
+            ExitCode::from(70)
+        }
     }
+}
+
+/// Why a result could not be written.
+static UNWRITTEN: OnceLock<std::io::Error> = OnceLock::new();
+
+/// Prints a result; a reader that has gone away wants no more of them.
+fn print(result: impl Display) {
+    let mut out = stdout().lock();
+    match writeln!(out, "{result}").and_then(|()| out.flush()) {
+        Err(error) if error.kind() != ErrorKind::BrokenPipe => _ = UNWRITTEN.set(error),
+        _ => {}
+    }
+}
+
+/// Tells a person, if there is one.
+fn say(text: impl Display) {
+    let _ = writeln!(stderr(), "{text}");
 }
 
 fn run_many(options: &Run) -> ExitCode {
@@ -125,7 +151,7 @@ fn run_many(options: &Run) -> ExitCode {
                     let report = run(&options.what.draw(seed), false);
                     bar.inc(1);
                     if options.json {
-                        bar.suspend(|| println!("{}", json(&report)));
+                        bar.suspend(|| print(json(&report)));
                     }
                     if !report.passed()
                         && let Ok(mut failed) = failed.lock()
@@ -142,11 +168,11 @@ fn run_many(options: &Run) -> ExitCode {
     failed.sort_by_key(|report| report.seed);
     let profile = options.what.profile.name();
     let Some(first) = failed.first() else {
-        eprintln!("{} seeds of {profile} passed", end - start);
+        say(format_args!("{} seeds of {profile} passed", end - start));
         return ExitCode::SUCCESS;
     };
     for report in &failed {
-        eprintln!("seed {} of {profile} failed: {}", report.seed, report.failures.join("; "));
+        say(format_args!("seed {} of {profile} failed: {}", report.seed, report.failures.join("; ")));
     }
     if options.shrink_runs > 0 {
         show_shrunken(options, first.seed);
@@ -161,14 +187,14 @@ fn show_shrunken(options: &Run, seed: u64) {
         bar.tick();
     });
     bar.finish_and_clear();
-    eprintln!("seed {seed}, shrunken, fails so: {}", report.failures.join("; "));
-    plan.faults.iter().for_each(|fault| eprintln!("  {fault}"));
-    plan.writes.iter().for_each(|write| eprintln!("  {write}"));
+    say(format_args!("seed {seed}, shrunken, fails so: {}", report.failures.join("; ")));
+    plan.faults.iter().for_each(|fault| say(format_args!("  {fault}")));
+    plan.writes.iter().for_each(|write| say(format_args!("  {write}")));
     let path = options.plan_out.display();
     match serde_json::to_string_pretty(&plan).map(|text| std::fs::write(&options.plan_out, text)) {
-        Ok(Ok(())) => eprintln!("replay it with: tradewind-sim replay --plan {path} --trace"),
-        Ok(Err(error)) => eprintln!("the plan can't be written to {path}: {error}"),
-        Err(error) => eprintln!("the plan can't be written: {error}"),
+        Ok(Ok(())) => say(format_args!("replay it with: tradewind-sim replay --plan {path} --trace")),
+        Ok(Err(error)) => say(format_args!("the plan can't be written to {path}: {error}")),
+        Err(error) => say(format_args!("the plan can't be written: {error}")),
     }
 }
 
@@ -184,15 +210,15 @@ fn replay(options: &Replay) -> ExitCode {
         (Some(path), _) => match read_plan(path) {
             Ok(scenario) => scenario,
             Err(error) => {
-                eprintln!("{}: {error}", path.display());
+                say(format_args!("{}: {error}", path.display()));
                 return ExitCode::from(2);
             }
         },
         (None, seed) => options.what.draw(seed.unwrap_or_default()),
     };
     let report = run(&scenario, options.trace);
-    report.lines.iter().for_each(|line| println!("{line}"));
-    println!("{}", json(&report));
+    report.lines.iter().for_each(print);
+    print(json(&report));
     if report.passed() { ExitCode::SUCCESS } else { ExitCode::from(1) }
 }
 

@@ -38,6 +38,7 @@ impl Crew {
 }
 
 /// Who is kept watch for, and who is told.
+#[derive(Clone)]
 pub(super) struct Watch {
     pub(super) control: ControlTable,
     pub(super) region: Origin,

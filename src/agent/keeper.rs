@@ -45,8 +45,10 @@ enum Ended {
 impl Keeper {
     /// Replicates until it is stopped, or until a table that was found is deleted. `first` is what
     /// came of a first try, if there was one.
-    pub(super) async fn run(self, first: Option<Result<TablePlan, StartError>>, stop: CancellationToken) {
+    pub(super) async fn run(&self, first: Option<Result<TablePlan, StartError>>, stop: &CancellationToken) {
         let mut first = first;
+        // It may have broken down before.
+        self.status.ended();
         let mut delays = None;
         loop {
             let plan = match first.take() {
@@ -60,7 +62,7 @@ impl Keeper {
             let trouble = match plan {
                 Ok(plan) => {
                     let started = Instant::now();
-                    let ended = self.replicate(plan, &stop).await;
+                    let ended = self.replicate(plan, stop).await;
                     self.status.ended();
                     if started.elapsed() > self.interval() {
                         delays = None;

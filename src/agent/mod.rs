@@ -44,12 +44,13 @@ use std::time::Duration;
 use tokio::sync::watch;
 use tokio::task::{JoinHandle, JoinSet};
 use tokio_util::sync::CancellationToken;
-use tracing::{error, warn};
+use tracing::warn;
 
 use self::crew::{Crew, Watch};
 use self::plan::Site;
 use self::tables::{FirstTry, Tables};
 use crate::config::Config;
+use crate::contained::contained;
 use crate::control::{AgentId, ControlTable};
 use crate::fault::Fault;
 use crate::protocol::Origin;
@@ -138,16 +139,15 @@ impl Agent {
             crew: sender,
             pauses: Arc::clone(&site.pauses),
         };
-        let watch = crew::keep_watch(watch, watching.clone());
         let tables = Tables::start(first, me, crew, stop.clone());
         let task = tokio::spawn(async move {
             let mut crew = JoinSet::new();
-            crew.spawn(watch);
-            tokio::select! {
-                biased;
-                () = tables.run() => {}
-                Some(Err(error)) = crew.join_next() => error!(%error, "the watch over the crew broke down"),
-            }
+            let watched = watching.clone();
+            crew.spawn(async move {
+                let begin = || crew::keep_watch(watch.clone(), watched.clone());
+                contained("the watch over the crew", &watched, begin).await;
+            });
+            tables.run().await;
             // The others see at once that this agent is gone, all its leases given up.
             watching.cancel();
             while crew.join_next().await.is_some() {}

@@ -14,6 +14,7 @@ use super::figures::TableStatus;
 use super::table::TablePlan;
 use crate::apply::Pauses;
 use crate::config::{Config, TableConfig};
+use crate::contained::caught;
 use crate::discovery;
 use crate::fault::{Fault, FaultKind};
 use crate::protocol::Origin;
@@ -52,6 +53,18 @@ impl Site {
 
     /// Checks a local replica, and gives a region that does not answer until then.
     pub(super) async fn plan(
+        &self,
+        table: &TableConfig,
+        status: &TableStatus,
+        deadline: Instant,
+    ) -> Result<TablePlan, StartError> {
+        caught(self.check(table, status, deadline)).await.unwrap_or_else(|panic| {
+            let (region, table) = (self.local.name.clone(), self.name_of(table).to_owned());
+            Err(StartError::BrokeDown { region, table, reason: panic.to_string() })
+        })
+    }
+
+    async fn check(
         &self,
         table: &TableConfig,
         status: &TableStatus,

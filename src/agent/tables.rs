@@ -17,6 +17,7 @@ use super::keeper::Keeper;
 use super::plan::Site;
 use super::table::TablePlan;
 use crate::config::TableConfig;
+use crate::contained::{caught, contained};
 use crate::control::AgentId;
 
 /// What came of looking at all tables, before the agent starts.
@@ -138,7 +139,7 @@ impl Tables {
                     None => std::future::pending().await,
                     Some(next) => {
                         tokio::time::sleep_until(next).await;
-                        site.find(Instant::now()).await
+                        caught(site.find(Instant::now())).await
                     }
                 }
             };
@@ -155,9 +156,10 @@ impl Tables {
                 },
                 found = look => {
                     match found {
-                        Some(Ok(found)) => self.welcome(found),
-                        Some(Err(trouble)) => complain(&self.figures, trouble),
-                        None => {}
+                        Ok(Some(Ok(found))) => self.welcome(found),
+                        Ok(Some(Err(trouble))) => complain(&self.figures, trouble),
+                        Ok(None) => {}
+                        Err(panic) => error!("looking for tables broke down, which is a defect: {panic} (trying again)"),
                     }
                     next_look = self.next_look();
                 }
@@ -195,9 +197,11 @@ impl Tables {
         let (site, me, crew) = (Arc::clone(&self.site), self.me.clone(), self.crew.clone());
         let name = table.name.clone();
         let keeper = Keeper { site, me, crew, table, found, status };
-        let kept = keeper.run(plan, self.stop.clone());
+        let stop = self.stop.clone();
         self.keepers.spawn(async move {
-            kept.await;
+            let mut plan = plan;
+            let what = format!("what keeps the table {name} going");
+            contained(what, &stop, || keeper.run(plan.take(), &stop)).await;
             name
         });
     }

@@ -18,7 +18,7 @@ impl Completions {
     pub(super) fn run<C: CommandFactory>(self) -> Result<Exit, Failure> {
         let mut script = Vec::new();
         clap_complete::generate(self.shell, &mut C::command(), "tradewind", &mut script);
-        print(&String::from_utf8(script).map_err(Failure::internal)?.trim_end());
+        print(&String::from_utf8(script).map_err(Failure::internal)?.trim_end())?;
         Ok(Exit::Done)
     }
 }

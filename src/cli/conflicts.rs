@@ -130,7 +130,8 @@ impl Restore {
             let stood = stood.as_ref().map_or_else(|| "nothing".to_owned(), Value::to_string);
             let verbs = if *dry_run { ("stands", "would be written") } else { ("stood", "was written") };
             format!("{table} in {region}\n{} there: {stood}\n{}: {item}", verbs.0, verbs.1)
-        })
+        })?;
+        Ok(())
     }
 }
 

@@ -13,6 +13,7 @@ mod health;
 mod init;
 mod listen;
 mod man;
+mod output;
 mod pause;
 mod progress;
 mod remove_region;
@@ -32,7 +33,9 @@ use clap::{Args, Parser, Subcommand};
 use serde_json::json;
 use tracing::level_filters::LevelFilter;
 
+use self::output::{Printed, complain, print, report, unwritten};
 use crate::config::Config;
+use crate::contained::caught;
 use crate::lag::moment;
 
 pub use exit::{Exit, Failure};
@@ -48,7 +51,7 @@ Exit codes:
   64   the command line or regions.toml is wrong, or --listen lacks its token
   69   a region can't be reached, a table is missing or does not fit, the address of --listen is taken,
        or no agent answers (health)
-  70   an internal error
+  70   an internal error, or a result that can't be written
   77   credentials or permissions are refused
   130  stopped at once by a second signal (run), or interrupted
 
@@ -132,10 +135,17 @@ pub struct Invocation(Cli);
 /// Reads the command line. Where it can't be understood, or asks for help, that has been printed.
 pub fn parse() -> Result<Invocation, Exit> {
     Cli::try_parse().map(Invocation).map_err(|error| {
-        // There is nobody to tell when the terminal is gone.
-        let _ = error.print();
+        let printed = error.print();
         match error.kind() {
-            ErrorKind::DisplayHelp | ErrorKind::DisplayVersion => Exit::Done,
+            ErrorKind::DisplayHelp | ErrorKind::DisplayVersion => match printed {
+                Err(error) if error.kind() != std::io::ErrorKind::BrokenPipe => {
+                    let failure = unwritten(&error);
+                    complain(&failure.message);
+                    failure.exit
+                }
+                _ => Exit::Done,
+            },
+            // There is nobody to tell when the terminal is gone.
             _ => Exit::Usage,
         }
     })
@@ -182,7 +192,7 @@ impl Invocation {
         let Cli { command, json, .. } = self.0;
         let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build();
         let result = runtime.map_err(Failure::internal).and_then(|runtime| {
-            let result = runtime.block_on(async {
+            let result = runtime.block_on(caught(async {
                 match command {
                     Command::AddRegion(addition) => Box::pin(addition.run(json)).await,
                     Command::Bootstrap(bootstrap) => Box::pin(bootstrap.run(json)).await,
@@ -204,43 +214,16 @@ impl Invocation {
                     Command::Wait(wait) => wait.run(json).await,
                     Command::Watermarks(watermarks) => watermarks.run(json).await,
                 }
-            });
+            }));
             runtime.shutdown_background();
-            result
+            result.unwrap_or_else(|panic| Err(Failure::internal(format!("a defect: {panic}"))))
         });
         result.unwrap_or_else(|failure| {
-            if json {
-                print(&json!({ "error": failure.message, "exit_code": failure.exit.code() }));
-            } else {
+            let told = json!({ "error": failure.message, "exit_code": failure.exit.code() });
+            if !json || print(&told).is_err() {
                 complain(&failure.message);
             }
             failure.exit
         })
     }
-}
-
-/// Prints a result.
-#[expect(clippy::print_stdout, reason = "a command's result")]
-fn print(result: &impl std::fmt::Display) {
-    println!("{result}");
-}
-
-/// Prints an error, for a person.
-#[expect(clippy::print_stderr, reason = "a command's error")]
-fn complain(message: &str) {
-    eprintln!("error: {message}");
-}
-
-/// Prints a result as JSON, or as the text that `text` makes of it.
-fn report<T: serde::Serialize>(
-    json: bool,
-    result: &T,
-    text: impl FnOnce(&T) -> String,
-) -> Result<(), Failure> {
-    if json {
-        print(&serde_json::to_string(result).map_err(Failure::internal)?);
-    } else {
-        print(&text(result));
-    }
-    Ok(())
 }

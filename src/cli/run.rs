@@ -8,12 +8,14 @@ use clap::Args;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::task::JoinSet;
 use tokio::time::{Instant, MissedTickBehavior};
+use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
 use super::listen::Listen;
 use super::supervisor::Supervisor;
 use super::{ConfigFile, Exit, Failure, report};
 use crate::agent::{Agent, Figures, TableReport};
+use crate::contained::contained;
 use crate::dashboard::{Kept, Shown};
 use crate::observe::Observer;
 use crate::operate::anti_entropy;
@@ -78,9 +80,16 @@ impl Run {
         let supervisor = Supervisor::ready(&figures, config.tuning.liveness_timeout);
         let drain_timeout = config.tuning.drain_timeout;
         let mut beside = JoinSet::new();
+        let told = figures.clone();
+        beside.spawn(async move {
+            contained("the report to the log", &CancellationToken::new(), || tell(&told)).await;
+        });
         if !self.once {
             let (home, me) = (figures.region().clone(), figures.agent().clone());
-            beside.spawn(anti_entropy(config, regions, home, me));
+            beside.spawn(async move {
+                let begin = || anti_entropy(config.clone(), regions.clone(), home.clone(), me.clone());
+                contained("anti-entropy", &CancellationToken::new(), begin).await;
+            });
         }
         let (exit, stopping) = self.replicate(agent, &figures, &mut signals, &supervisor).await?;
         let deadline = stopping + drain_timeout;
@@ -101,23 +110,16 @@ impl Run {
         supervisor: &Supervisor,
     ) -> Result<(Exit, Instant), Failure> {
         let mut exit = Exit::Done;
-        let mut reports = tokio::time::interval_at(Instant::now() + REPORT, REPORT);
-        reports.set_missed_tick_behavior(MissedTickBehavior::Delay);
-        loop {
-            tokio::select! {
-                () = signals.next() => {
-                    info!("stopping: finishing what is under way; a second signal stops at once");
-                    break;
-                }
-                () = figures.drained(EMPTY_READS), if self.once => {
-                    info!("the streams are drained");
-                    // Its message is in the log.
-                    exit = figures.trouble().as_ref().map_or(Exit::Done, Exit::from);
-                    break;
-                }
-                () = agent.ended() => return Err(Failure::internal("the agent broke down; its log says why")),
-                _ = reports.tick() => figures.report().iter().for_each(log),
+        tokio::select! {
+            () = signals.next() => {
+                info!("stopping: finishing what is under way; a second signal stops at once");
             }
+            () = figures.drained(EMPTY_READS), if self.once => {
+                info!("the streams are drained");
+                // Its message is in the log.
+                exit = figures.trouble().as_ref().map_or(Exit::Done, Exit::from);
+            }
+            () = agent.ended() => return Err(Failure::internal("the agent broke down; its log says why")),
         }
         supervisor.stopping();
         let stopping = Instant::now();
@@ -151,8 +153,14 @@ impl Signals {
     }
 }
 
-fn log(table: &TableReport) {
-    info!("{}", text(table));
+/// Says now and then what has been done.
+async fn tell(figures: &Figures) {
+    let mut reports = tokio::time::interval_at(Instant::now() + REPORT, REPORT);
+    reports.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    loop {
+        reports.tick().await;
+        figures.report().iter().for_each(|table| info!("{}", text(table)));
+    }
 }
 
 fn text(table: &TableReport) -> String {

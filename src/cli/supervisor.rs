@@ -5,9 +5,11 @@ use std::time::Duration;
 use sd_notify::NotifyState;
 use tokio::task::JoinHandle;
 use tokio::time::MissedTickBehavior;
+use tokio_util::sync::CancellationToken;
 use tracing::warn;
 
 use crate::agent::Figures;
+use crate::contained::contained;
 use crate::dashboard::live;
 
 /// Tells the service manager, if there is one, that the agent is well, until it is dropped.
@@ -23,15 +25,8 @@ impl Supervisor {
         let agents = [agent.clone()];
         let watchdog = sd_notify::watchdog_enabled().map(|bound| {
             tokio::spawn(async move {
-                // Half the bound, as systemd recommends.
-                let mut ticks = tokio::time::interval(bound / 2);
-                ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
-                loop {
-                    ticks.tick().await;
-                    if live(&agents, liveness_timeout).is_ok() {
-                        tell(NotifyState::Watchdog);
-                    }
-                }
+                let begin = || feed(&agents, bound, liveness_timeout);
+                contained("what feeds the watchdog", &CancellationToken::new(), begin).await;
             })
         });
         Self { watchdog }
@@ -47,6 +42,19 @@ impl Drop for Supervisor {
     fn drop(&mut self) {
         if let Some(watchdog) = &self.watchdog {
             watchdog.abort();
+        }
+    }
+}
+
+/// Feeds the watchdog while the agents are alive.
+async fn feed(agents: &[Figures], bound: Duration, liveness_timeout: Duration) {
+    // Half the bound, as systemd recommends.
+    let mut ticks = tokio::time::interval(bound / 2);
+    ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    loop {
+        ticks.tick().await;
+        if live(agents, liveness_timeout).is_ok() {
+            tell(NotifyState::Watchdog);
         }
     }
 }

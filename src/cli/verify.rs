@@ -64,11 +64,14 @@ impl Verify {
             read_units: self.read_units,
             memory: mebibytes.saturating_mul(1024 * 1024),
         };
-        let mut screen =
-            Screen { progress: Progress::new("comparing", None, json), each: self.each, json, items: 0 };
+        let progress = Progress::new("comparing", None, json);
+        let mut screen = Screen { progress, each: self.each, json, items: 0, unwritten: None };
         let result = verify(&config, &regions, options, &mut screen).await;
         screen.progress.finish();
         let verification = result?;
+        if let Some(failure) = screen.unwritten {
+            return Err(failure);
+        }
         report(json, &verification, |verification| text(verification, self.each))?;
         Ok(if verification.agrees() { Exit::Done } else { Exit::Differs })
     }
@@ -80,6 +83,9 @@ struct Screen {
     json: bool,
     /// Read so far.
     items: u64,
+    /// Why a difference is not among those that were printed. The comparison goes on: what it finds is left
+    /// in the control tables, too.
+    unwritten: Option<Failure>,
 }
 
 impl Audience for Screen {
@@ -102,11 +108,14 @@ impl Audience for Screen {
         if !self.each {
             return;
         }
-        self.progress.suspend(|| {
-            if self.json {
-                print(&json!({ "table": table, "difference": difference }));
-            } else {
-                print(difference);
+        let Self { progress, json, unwritten, .. } = self;
+        progress.suspend(|| {
+            let printed = match json {
+                true => print(&json!({ "table": table, "difference": difference })),
+                false => print(difference),
+            };
+            if let Err(failure) = printed {
+                *unwritten = Some(failure);
             }
         });
     }

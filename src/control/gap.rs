@@ -2,13 +2,13 @@
 //! with a gap is marked by a row until `verify` has found its replicas equal.
 
 use std::fmt;
-use std::time::{Duration, UNIX_EPOCH};
 
 use aws_sdk_dynamodb::types::AttributeValue;
 use serde::Serialize;
 
 use super::{ControlTable, PK, Row, SK, number, read_number, read_text, text};
 use crate::fault::Fault;
+use crate::lag::moment;
 use crate::protocol::Origin;
 
 /// Writes that may be missing at some peers.
@@ -26,7 +26,6 @@ pub struct Gap {
 
 impl fmt::Display for Gap {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let moment = |millis| humantime::format_rfc3339_seconds(UNIX_EPOCH + Duration::from_millis(millis));
         let peers = self.peers.iter().map(Origin::as_str).collect::<Vec<_>>().join(", ");
         write!(
             f,

@@ -21,12 +21,14 @@ use std::time::Duration;
 
 use tokio::task::JoinSet;
 use tokio::time::MissedTickBehavior;
+use tokio_util::sync::CancellationToken;
 use tracing::debug;
 
 use self::heartbeat::{Heart, Path};
 use self::report::TABLES;
 use crate::agent::Figures;
 use crate::config::Config;
+use crate::contained::contained;
 use crate::control::ControlTable;
 use crate::protocol::Origin;
 use crate::region::Region;
@@ -55,27 +57,47 @@ impl Observer {
         let others = regions.values().filter(|region| region.name != local.name);
         let peers: BTreeMap<_, _> =
             others.map(|region| (region.name.clone(), ControlTable::of(region))).collect();
-        let heart = Heart {
-            board: Arc::clone(&board),
+        let poll = config.tuning.poll_interval;
+        let control = ControlTable::of(&local);
+        let heart = move |board| Heart {
+            board,
             local: local.clone(),
-            peers,
+            peers: peers.clone(),
             interval,
-            poll: config.tuning.poll_interval,
+            poll,
             instruments: HeartbeatInstruments::new(),
             path: Path::default(),
             rng: fastrand::Rng::new(),
         };
         let mut tasks = JoinSet::new();
-        tasks.spawn(sample(Arc::clone(&board)));
-        tasks.spawn(listen(ControlTable::of(&local), interval, Arc::clone(&board)));
-        tasks.spawn(compare(ControlTable::of(&local), interval, Arc::clone(&board)));
-        tasks.spawn(heart.beat());
+        keep(&mut tasks, "the sampling of what the agent does", &board, sample);
+        let listens = control.clone();
+        keep(&mut tasks, "listening to reports", &board, move |board| {
+            listen(listens.clone(), interval, board)
+        });
+        keep(&mut tasks, "looking for marks", &board, move |board| compare(control.clone(), interval, board));
+        keep(&mut tasks, "the heartbeat", &board, move |board| heart(board).beat());
         Some(Self { board, _tasks: tasks })
     }
 
     pub fn board(&self) -> &Arc<Board> {
         &self.board
     }
+}
+
+/// Does something for as long as the set lives; nobody would notice if it were no longer done.
+fn keep<F>(
+    tasks: &mut JoinSet<()>,
+    what: &'static str,
+    board: &Arc<Board>,
+    begin: impl Fn(Arc<Board>) -> F + Send + Sync + 'static,
+) where
+    F: Future<Output = ()> + Send,
+{
+    let board = Arc::clone(board);
+    tasks.spawn(async move {
+        contained(what, &CancellationToken::new(), || begin(Arc::clone(&board))).await;
+    });
 }
 
 /// Takes in, every now and then, what the agent does.

@@ -1,9 +1,10 @@
 //! What is told to the outside: logs here, metrics in `instruments`, the ways of single
 //! records in `trace`, where the last two go in `provider`.
 //!
-//! Logs go to standard error, as text or, with `--json`, as one JSON object a line.
+//! Logs go to standard error, as text or, with `--json`, as one JSON object a line; `log` writes them.
 
 mod instruments;
+mod log;
 mod provider;
 mod trace;
 
@@ -12,9 +13,12 @@ use std::io::{IsTerminal, stderr};
 use tracing::level_filters::LevelFilter;
 use tracing_subscriber::EnvFilter;
 
+use self::log::Log;
+use crate::contained::tell_panics;
 use crate::log_key::allow_keys;
 
 pub use instruments::{HeartbeatInstruments, LagInstruments, register, register_boards};
+pub use log::flush as flush_log;
 pub use provider::{Telemetry, TelemetryError};
 pub use trace::{Step, Trace};
 
@@ -31,10 +35,15 @@ pub fn start(level: LevelFilter, json: bool, keys: bool) {
         _ => EnvFilter::builder().parse_lossy(format!("error,tradewind={level}")),
     };
     let colours = stderr().is_terminal();
-    let logs = tracing_subscriber::fmt().with_env_filter(filter).with_writer(stderr).with_ansi(colours);
+    let log = Log::start();
+    log.keep();
+    let logs = tracing_subscriber::fmt().with_env_filter(filter).with_writer(log).with_ansi(colours);
+    // It would panic where standard error is gone.
+    let logs = logs.log_internal_errors(false);
     if json {
         logs.json().flatten_event(true).init();
     } else {
         logs.with_target(false).init();
     }
+    tell_panics();
 }

@@ -8,7 +8,7 @@ use std::time::Duration;
 use clap::Args;
 use serde::Serialize;
 
-use super::{ConfigFile, Exit, Failure, moment, report};
+use super::{ConfigFile, Exit, Failure, Printed, moment, report};
 use crate::observe::{Comparison, Link, RegionView};
 use crate::operate::{Status as AllRegions, status};
 use crate::region::Region;
@@ -63,8 +63,8 @@ impl Status {
             }
             let longest_lag = status.overview.longest_lag();
             let over = self.max_lag.map(|most| longest_lag.is_none_or(|lag| lag > most.as_secs_f64()));
-            report(json, &Told { longest_lag, over, status }, text)?;
-            if !self.watch {
+            let printed = report(json, &Told { longest_lag, over, status }, text)?;
+            if !self.watch || printed == Printed::Unread {
                 return Ok(if over == Some(true) { Exit::Differs } else { Exit::Done });
             }
             tokio::time::sleep(LOOK).await;
