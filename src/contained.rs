@@ -74,7 +74,7 @@ pub fn tell_panics() {
         // Only where RUST_BACKTRACE asks for it.
         match Backtrace::capture() {
             trace if trace.status() == BacktraceStatus::Captured => {
-                error!(place, %trace, "a panic: {reason}")
+                error!(place, %trace, "a panic: {reason}");
             }
             _ => error!(place, "a panic: {reason}"),
         }

@@ -41,14 +41,11 @@ impl FaultKind {
             | "Throttling"
             | "LimitExceededException"
             | "ReplicatedWriteConflictException" => Self::Throttled,
+            _ if refuses_credentials(code) => Self::Refused,
             "AccessDeniedException"
-            | "UnrecognizedClientException"
             | "IncompleteSignatureException"
-            | "InvalidSignatureException"
             | "MissingAuthenticationTokenException"
             | "MissingAuthenticationToken"
-            | "InvalidClientTokenId"
-            | "ExpiredTokenException"
             | "OptInRequired" => Self::Refused,
             "ResourceNotFoundException" => Self::Missing,
             "ValidationException" | "SerializationException" | "ItemCollectionSizeLimitExceededException" => {
@@ -131,8 +128,11 @@ where
     fn from(error: SdkError<E, R>) -> Self {
         let code = error.code().unwrap_or_default().to_owned();
         let mut message = error.message().unwrap_or_default().to_owned();
+        let lacking = lacking_credentials(&error);
         if let Some(other) = causes(&error).find_map(<dyn Error>::downcast_ref::<NotAnAnswer>) {
             message = other.to_string();
+        } else if let Some(lacking) = &lacking {
+            message.clone_from(lacking);
         }
         if message.is_empty() {
             message = chain(&error);
@@ -142,7 +142,7 @@ where
                 FaultKind::Throttled if is_of_few_keys(&error) => FaultKind::HotPartition,
                 kind => kind,
             },
-            _ if lacks_credentials(&error) => FaultKind::Refused,
+            _ if lacking.is_some() => FaultKind::Refused,
             SdkError::ConstructionFailure(_) => FaultKind::Invalid,
             _ => FaultKind::Unreachable,
         };
@@ -155,9 +155,22 @@ fn causes<'a>(error: &'a (dyn Error + 'static)) -> impl Iterator<Item = &'a (dyn
     std::iter::successors(Some(error), |&error| error.source())
 }
 
-/// Whether no credentials could be had to sign the request with.
-fn lacks_credentials(error: &(dyn Error + 'static)) -> bool {
-    causes(error).any(<dyn Error>::is::<CredentialsError>)
+/// Why no credentials could be had to sign the request with, if that is what happened.
+fn lacking_credentials(error: &(dyn Error + 'static)) -> Option<String> {
+    let lacking = causes(error).find(|error| error.is::<CredentialsError>())?;
+    // Its own text says only that it happened.
+    Some(chain(lacking.source().unwrap_or(lacking)))
+}
+
+/// Whether an error code says that the service does not take the credentials, or takes them no more.
+pub(crate) fn refuses_credentials(code: &str) -> bool {
+    matches!(
+        code,
+        "UnrecognizedClientException"
+            | "InvalidSignatureException"
+            | "InvalidClientTokenId"
+            | "ExpiredTokenException"
+    )
 }
 
 /// Whether all that a call was throttled for is the throughput of a key range, and not the table's or the
@@ -174,7 +187,7 @@ fn is_of_few_keys(error: &(dyn Error + 'static)) -> bool {
 }
 
 /// An error with its causes, in one line; a cause that repeats the one before is left out.
-fn chain(error: &(dyn Error + 'static)) -> String {
+pub(crate) fn chain(error: &(dyn Error + 'static)) -> String {
     let mut text = error.to_string();
     for cause in causes(error).skip(1) {
         let cause_text = cause.to_string();

@@ -8,6 +8,7 @@ pub mod cli;
 pub mod config;
 pub mod contained;
 pub mod control;
+mod credentials;
 pub mod dashboard;
 pub mod discovery;
 pub mod embedded;

@@ -3,8 +3,8 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
+use aws_config::identity::IdentityCache;
 use aws_config::stalled_stream_protection::StalledStreamProtectionConfig;
-use aws_config::sts::AssumeRoleProvider;
 use aws_config::{BehaviorVersion, SdkConfig};
 use aws_sdk_dynamodb::config::retry::{RetryConfig, RetryPartition};
 use aws_sdk_dynamodb::config::timeout::TimeoutConfig;
@@ -19,6 +19,7 @@ use aws_smithy_runtime_api::client::runtime_plugin::RuntimePlugin;
 
 use crate::answer::{AnswersOnly, AskForProof};
 use crate::config::{Config, Credentials, RegionConfig};
+use crate::credentials::{Kept, ProfileError, Refusals, Source};
 use crate::protocol::Origin;
 
 /// The clients of one region. Cheap to clone.
@@ -36,23 +37,57 @@ pub struct Region {
     pub conflict_table: String,
 }
 
+/// Why a region's clients can't be made.
+#[derive(Clone, Debug, thiserror::Error)]
+#[error("region {region}: {reason}\nCheck its `profile` in regions.toml.")]
+pub struct ConnectError {
+    pub region: Origin,
+    reason: String,
+}
+
 impl Region {
     /// Makes the clients of every region, by name.
-    pub async fn connect_all(config: &Config) -> BTreeMap<Origin, Self> {
+    pub async fn connect_all(config: &Config) -> Result<BTreeMap<Origin, Self>, ConnectError> {
         let mut regions = BTreeMap::new();
         for region in &config.regions {
-            regions.insert(region.name.clone(), Self::connect(region).await);
+            regions.insert(region.name.clone(), Self::connect(region).await?);
         }
-        regions
+        Ok(regions)
     }
 
     /// Makes the clients; sends nothing yet.
-    pub async fn connect(config: &RegionConfig) -> Self {
-        Self::over(config, load(config).await)
+    pub async fn connect(config: &RegionConfig) -> Result<Self, ConnectError> {
+        let (profile, role) = match &config.credentials {
+            Credentials::Embedded => {
+                let embedded = StaticCredentials::new("embedded", "embedded", None, None, "embedded");
+                let sdk = load(config, None).await.into_builder();
+                let sdk = sdk.credentials_provider(SharedCredentialsProvider::new(embedded)).build();
+                return Ok(Self::over(config, sdk));
+            }
+            Credentials::Chain { profile, role } => (profile.clone(), role.clone()),
+        };
+        let sdk = load(config, profile.as_deref()).await;
+        let source = Source { sdk: sdk.clone(), profile, role };
+        source.check().await.map_err(|error: ProfileError| ConnectError {
+            region: config.name.clone(),
+            reason: error.to_string(),
+        })?;
+        let kept = Kept::from(config.name.clone(), source);
+        // They are kept there, and a second time nowhere.
+        let sdk = sdk
+            .into_builder()
+            .credentials_provider(SharedCredentialsProvider::new(kept.clone()))
+            .identity_cache(IdentityCache::no_cache())
+            .build();
+        Ok(Self::with(config, sdk, Some(kept)))
     }
 
     /// Makes the clients over an SDK whose credentials, HTTP client and clock are given.
     pub fn over(config: &RegionConfig, sdk: SdkConfig) -> Self {
+        Self::with(config, sdk, None)
+    }
+
+    fn with(config: &RegionConfig, sdk: SdkConfig, kept: Option<Kept>) -> Self {
         let timeouts = TimeoutConfig::builder()
             .connect_timeout(Duration::from_secs(3))
             .operation_attempt_timeout(Duration::from_secs(10))
@@ -73,6 +108,10 @@ impl Region {
             .retry_partition(partition.clone())
             .interceptor(AskForProof);
         let mut streams = aws_sdk_dynamodbstreams::config::Builder::from(&shared).retry_partition(partition);
+        if let Some(kept) = kept {
+            tables = tables.interceptor(Refusals(kept.clone()));
+            streams = streams.interceptor(Refusals(kept));
+        }
         if let Some(endpoint) = &config.endpoint {
             tables = tables.endpoint_url(endpoint.as_str());
         }
@@ -98,33 +137,15 @@ fn default_http_client() -> Option<SharedHttpClient> {
     plugin.runtime_components(&RuntimeComponentsBuilder::new("default")).http_client()
 }
 
-async fn load(config: &RegionConfig) -> SdkConfig {
-    let region = AwsRegion::new(config.aws_region.clone());
-    // Said here: the SDK panics on a setting that it does not know.
-    let retries = RetryConfig::standard();
-    let mut loader = aws_config::defaults(BehaviorVersion::latest()).region(region.clone()).retry_config(retries);
-    match &config.credentials {
-        Credentials::Embedded => {
-            loader
-                .credentials_provider(StaticCredentials::new("embedded", "embedded", None, None, "embedded"))
-                .load()
-                .await
-        }
-        Credentials::Chain { profile, role } => {
-            if let Some(profile) = profile {
-                loader = loader.profile_name(profile);
-            }
-            let base = loader.load().await;
-            let Some(role) = role else { return base };
-            let mut provider = AssumeRoleProvider::builder(&role.arn)
-                .configure(&base)
-                .region(region)
-                .session_name("tradewind");
-            if let Some(external_id) = &role.external_id {
-                provider = provider.external_id(external_id);
-            }
-            let provider = SharedCredentialsProvider::new(provider.build().await);
-            base.into_builder().credentials_provider(provider).build()
-        }
+/// What the environment says, apart from credentials.
+async fn load(config: &RegionConfig, profile: Option<&str>) -> SdkConfig {
+    let mut loader = aws_config::defaults(BehaviorVersion::latest())
+        .region(AwsRegion::new(config.aws_region.clone()))
+        // Said here: the SDK panics on a setting that it does not know.
+        .retry_config(RetryConfig::standard())
+        .no_credentials();
+    if let Some(profile) = profile {
+        loader = loader.profile_name(profile);
     }
+    loader.load().await
 }

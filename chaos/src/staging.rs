@@ -138,7 +138,7 @@ impl Staging {
     pub async fn run(&self, text: &str, seed: u64) -> Result<Report> {
         let mut scenario = Scenario::parse(text)?;
         scenario.recover_within = self.recover_within.unwrap_or(scenario.recover_within);
-        let connected = Region::connect_all(&self.config).await;
+        let connected = Region::connect_all(&self.config).await?;
         let mut wires = Vec::new();
         for name in self.names.iter() {
             let origin: Origin = name.parse()?;

@@ -54,7 +54,7 @@ use crate::contained::contained;
 use crate::control::{AgentId, ControlTable};
 use crate::fault::Fault;
 use crate::protocol::Origin;
-use crate::region::Region;
+use crate::region::{ConnectError, Region};
 
 pub use backlog::Backlog;
 pub use figures::{Figures, TableReport, TableStanding};
@@ -76,6 +76,8 @@ pub enum StartError {
     UnknownRegion(String, String),
     #[error("no table has a replica in region {0}")]
     NoTable(Origin),
+    #[error(transparent)]
+    Connect(#[from] ConnectError),
     #[error("region {region}, table {table}: {fault}\n{}", fault.kind.advice())]
     Fault { region: Origin, table: String, fault: Fault },
     #[error("region {region}, table {table}: {reason}")]
@@ -94,7 +96,7 @@ impl StartError {
 impl Agent {
     /// Checks what the agent needs of its own region, and starts it.
     pub async fn start(config: &Config, region: &str) -> Result<Self, StartError> {
-        let regions = Region::connect_all(config).await;
+        let regions = Region::connect_all(config).await?;
         Self::start_over(config, region, &regions).await
     }
 

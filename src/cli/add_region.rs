@@ -49,7 +49,7 @@ impl AddRegion {
     pub(super) async fn run(self, json: bool) -> Result<Exit, Failure> {
         let config = self.config.load()?;
         let name = known(&config, &self.region)?;
-        let regions = Region::connect_all(&config).await;
+        let regions = Region::connect_all(&config).await?;
         let new = connected(&regions, &name)?;
         let plan = Plan::make(&config, &regions, true).await?;
         let mut addition =

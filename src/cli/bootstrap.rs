@@ -29,7 +29,7 @@ impl Bootstrap {
     pub(super) async fn run(self, json: bool) -> Result<Exit, Failure> {
         let config = self.seed.config.load()?;
         let options = SeedOptions { restart: self.restart, ..self.seed.options(&config)? };
-        let regions = Region::connect_all(&config).await;
+        let regions = Region::connect_all(&config).await?;
         let results = bootstrapped(&config, &regions, &options, json).await?;
         report(json, &results, |results| text(results))?;
         Ok(if is_done(&results) { Exit::Done } else { Exit::Differs })

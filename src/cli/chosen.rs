@@ -39,7 +39,7 @@ impl Chosen {
     pub(super) async fn reach(&self) -> Result<Reached, Failure> {
         let config = self.config.load()?;
         let chosen = self.region.iter().map(|name| known(&config, name)).collect::<Result<Vec<_>, _>>()?;
-        let regions = Region::connect_all(&config).await;
+        let regions = Region::connect_all(&config).await?;
         let tables = named_tables(&config, &regions, &self.table).await?;
         Ok(Reached { config, tables, regions, chosen })
     }

@@ -134,7 +134,7 @@ impl Demo {
     pub(super) async fn run(self, json: bool) -> Result<Exit, Failure> {
         let seed = self.seed.unwrap_or_else(|| fastrand::Rng::new().u64(..));
         let (_embedded, config) = self.regions().await?;
-        let regions = Region::connect_all(&config).await;
+        let regions = Region::connect_all(&config).await?;
         prepare(&config, &regions).await?;
         // Before the agents: what is measured before is not kept.
         let telemetry =

@@ -30,7 +30,7 @@ impl Doctor {
         if agents_of.is_empty() {
             agents_of = config.regions.iter().map(|region| region.name.clone()).collect();
         }
-        let regions = Region::connect_all(&config).await;
+        let regions = Region::connect_all(&config).await?;
         let diagnosis = doctor(&config, &regions, &agents_of).await;
         let well = diagnosis.is_well();
         report(json, &diagnosis, text)?;

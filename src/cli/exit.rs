@@ -7,6 +7,7 @@ use crate::agent::StartError;
 use crate::config::ConfigError;
 use crate::fault::FaultKind;
 use crate::operate::{NamedError, OperateError, PauseError, SeedError, VerifyError};
+use crate::region::ConnectError;
 
 /// How a command ends. The numbers are those of `sysexits.h` where it has one.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -86,6 +87,7 @@ impl From<&StartError> for Exit {
     fn from(error: &StartError) -> Self {
         match error {
             StartError::UnknownRegion(..) | StartError::NoTable(_) => Self::Usage,
+            StartError::Connect(_) => Self::Refused,
             StartError::Fault { fault, .. } => fault.kind.into(),
             StartError::NotReady { .. } => Self::Unavailable,
             StartError::BrokeDown { .. } => Self::Internal,
@@ -96,6 +98,12 @@ impl From<&StartError> for Exit {
 impl From<StartError> for Failure {
     fn from(error: StartError) -> Self {
         Self::new(Exit::from(&error), error)
+    }
+}
+
+impl From<ConnectError> for Failure {
+    fn from(error: ConnectError) -> Self {
+        Self::new(Exit::Refused, error)
     }
 }
 

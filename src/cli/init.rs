@@ -35,7 +35,7 @@ struct Outcome {
 impl Init {
     pub(super) async fn run(self, json: bool) -> Result<Exit, Failure> {
         let config = self.config.load()?;
-        let regions = Region::connect_all(&config).await;
+        let regions = Region::connect_all(&config).await?;
         let plan = Plan::make(&config, &regions, self.create_tables).await?;
         let fits = plan.problems.is_empty();
         let go = fits && !self.dry_run;

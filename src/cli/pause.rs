@@ -86,7 +86,7 @@ impl Which {
             return Err(Failure::new(Exit::Usage, message));
         }
         let until = time.map(|time| wall_millis() + u64::try_from(time.as_millis()).unwrap_or(u64::MAX));
-        let regions = Region::connect_all(&config).await;
+        let regions = Region::connect_all(&config).await?;
         let flows = pause(&config, &regions, &flows, until).await?;
         let unanswered = flows.iter().any(|flow| flow.unanswered > 0);
         report(json, &Told { flows }, text)?;

@@ -38,7 +38,7 @@ impl RemoveRegion {
     pub(super) async fn run(self, json: bool) -> Result<Exit, Failure> {
         let config = self.config.load()?;
         let name = known(&config, &self.region)?;
-        let regions = Region::connect_all(&config).await;
+        let regions = Region::connect_all(&config).await?;
         let gone = connected(&regions, &name)?;
         let Self { force, dry_run, timeout, .. } = self;
         let removal = remove(&config, &regions, gone, RemoveOptions { force, dry_run, timeout }).await?;

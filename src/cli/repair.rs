@@ -45,7 +45,7 @@ impl Repair {
             memory: mebibytes.saturating_mul(1024 * 1024),
             ..self.seed.options(&config)?
         };
-        let regions = Region::connect_all(&config).await;
+        let regions = Region::connect_all(&config).await?;
         let mut progress = Progress::new("repairing", None, json);
         let results = repair(&config, &regions, &options, &mut |now| show(&mut progress, &now)).await;
         progress.finish();

@@ -60,7 +60,7 @@ impl Run {
         if let Some(dashboard) = &dashboard {
             info!("the page is at http://{}/, metrics at /metrics", dashboard.address());
         }
-        let regions = Region::connect_all(&config).await;
+        let regions = Region::connect_all(&config).await?;
         let agent = tokio::select! {
             started = Agent::start_over(&config, &self.region, &regions) => started?,
             () = signals.next() => return Ok(Exit::Done),

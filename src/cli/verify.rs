@@ -52,7 +52,7 @@ pub(super) struct Verify {
 impl Verify {
     pub(super) async fn run(self, json: bool) -> Result<Exit, Failure> {
         let mut config = self.config.load()?;
-        let regions = Region::connect_all(&config).await;
+        let regions = Region::connect_all(&config).await?;
         // Nothing else, and no pattern that finds more.
         config.tables = named_tables(&config, &regions, &self.table).await?;
         config.patterns.clear();

@@ -66,7 +66,7 @@ impl Wait {
                 .collect();
         }
         let began = Instant::now();
-        let regions = Region::connect_all(&config).await;
+        let regions = Region::connect_all(&config).await?;
         let arrivals = self.wait(&config, &regions, &origin, &peers, began + self.timeout, json).await?;
         let complete = arrivals.iter().all(Arrival::is_complete);
         let milliseconds = u64::try_from(began.elapsed().as_millis()).unwrap_or(u64::MAX);

@@ -19,7 +19,7 @@ pub(super) struct Watermarks {
 impl Watermarks {
     pub(super) async fn run(self, json: bool) -> Result<Exit, Failure> {
         let config = self.config.load()?;
-        let regions = Region::connect_all(&config).await;
+        let regions = Region::connect_all(&config).await?;
         let tables = tables(&config, &regions).await?;
         report(json, &watermarks(&tables, &regions).await?, |all| {
             all.iter().map(text).collect::<Vec<_>>().join("\n")

@@ -36,7 +36,7 @@ async fn running(more: &'static str) -> (World, Vec<Process>) {
 /// What the last comparison that fits has found.
 async fn verified(world: &World, fits: impl Fn(&Verified) -> bool) {
     let config = world.config(DUBLIN);
-    let region = Region::connect(&config.regions[DUBLIN]).await;
+    let region = Region::connect(&config.regions[DUBLIN]).await.expect("a region");
     let look = || async {
         let agreement = ControlTable::of(&region).agreement(&world.table).await.expect("rows");
         agreement.verified

@@ -53,7 +53,7 @@ async fn made() -> World {
 }
 
 async fn control(world: &World, region: usize) -> ControlTable {
-    let regions = Region::connect_all(&world.config(region)).await;
+    let regions = Region::connect_all(&world.config(region)).await.expect("regions");
     ControlTable::of(&regions[&world.name(region).parse().unwrap()])
 }
 

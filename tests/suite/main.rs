@@ -31,6 +31,7 @@ mod command_line;
 mod conflicts;
 mod contained;
 mod crash;
+mod credentials;
 mod crew;
 mod doctor;
 mod expiry;

@@ -41,6 +41,17 @@ pub trait Tamper: Send + Sync + 'static {
         Fate::Pass
     }
 
+    /// Decides on a request by the access key that it is signed with, before all else.
+    fn signed(&self, _access_key: &str) -> Fate {
+        Fate::Pass
+    }
+
+    /// The access key that a request goes on with, in the place of its own: a server may keep a set of tables
+    /// for each.
+    fn sign(&self) -> Option<&str> {
+        None
+    }
+
     /// Changes a request that goes on.
     fn forward(&self, _operation: &str, body: String) -> String {
         body
@@ -118,8 +129,19 @@ impl Drop for TamperingProxy {
 }
 
 async fn handle(State(shared): State<Arc<Shared>>, request: Request) -> Response<Body> {
-    let (parts, body) = request.into_parts();
+    let (mut parts, body) = request.into_parts();
     let Ok(body) = to_bytes(body, usize::MAX).await else { return error("InternalServerError") };
+    if let Some((signature, key)) = access_key(&parts.headers) {
+        if let Fate::Fail(code) = shared.tamper.signed(key) {
+            return error(code);
+        }
+        if let Some(other) = shared.tamper.sign() {
+            let signature = signature.replacen(&format!("={key}/"), &format!("={other}/"), 1);
+            if let Ok(signature) = signature.parse() {
+                parts.headers.insert(header::AUTHORIZATION, signature);
+            }
+        }
+    }
     let target = parts.headers.get("x-amz-target").and_then(|value| value.to_str().ok()).unwrap_or_default();
     let operation = target.rsplit('.').next().unwrap_or_default().to_owned();
     let fate = shared.tamper.request(&operation, &String::from_utf8_lossy(&body));
@@ -161,6 +183,13 @@ async fn handle(State(shared): State<Arc<Shared>>, request: Request) -> Response
         response.headers_mut().insert(header::DATE, date);
     }
     response
+}
+
+/// A request's `Authorization`, and the access key in it: `AWS4-HMAC-SHA256 Credential=KEY/20261129/...`.
+fn access_key(headers: &HeaderMap) -> Option<(&str, &str)> {
+    let signature = headers.get(header::AUTHORIZATION)?.to_str().ok()?;
+    let (_, credential) = signature.split_once("Credential=")?;
+    Some((signature, credential.split('/').next()?))
 }
 
 fn change(body: Bytes, change: impl FnOnce(String) -> String) -> Bytes {

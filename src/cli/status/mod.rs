@@ -47,7 +47,7 @@ struct Told {
 impl Status {
     pub(super) async fn run(self, json: bool) -> Result<Exit, Failure> {
         let config = self.config.load()?;
-        let regions = Region::connect_all(&config).await;
+        let regions = Region::connect_all(&config).await?;
         if self.watch && !json && stdout().is_terminal() {
             return view::watch(&config, &regions, self.max_lag).await;
         }
