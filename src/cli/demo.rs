@@ -197,7 +197,7 @@ impl Demo {
         telemetry::register_boards(observers.iter().map(|observer| Arc::clone(observer.board())).collect());
         let dashboard = self.listen.serve(&telemetry).await?;
         if let (Some(dashboard), Some(first)) = (&dashboard, observers.first()) {
-            let kept = Kept { config: config.clone(), regions: regions.clone() };
+            let kept = Kept { config: config.clone(), regions: regions.clone(), is_public: true };
             dashboard.show(Shown { agents: figures, board: Arc::clone(first.board()), kept });
             // Logged as a warning would be: whoever asked for it wants to see it at any level.
             warn!("the page is at http://{}/ until Ctrl-C", dashboard.address());

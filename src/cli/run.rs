@@ -74,7 +74,7 @@ impl Run {
             let board = Arc::clone(observer.board());
             let local = regions.get(figures.region());
             let regions = local.map(|region| (region.name.clone(), region.clone())).into_iter().collect();
-            let kept = Kept { config: config.clone(), regions };
+            let kept = Kept { config: config.clone(), regions, is_public: false };
             dashboard.show(Shown { agents: vec![figures.clone()], board, kept });
         }
         let supervisor = Supervisor::ready(&figures, config.tuning.liveness_timeout);

@@ -45,6 +45,28 @@ pub(super) async fn check(State(token): State<Arc<Option<Token>>>, request: Requ
     }
 }
 
+/// Refuses what a page of another site asks for; it could not read the answer, but time it, or have it taken
+/// for a script. A link to the page may stand anywhere.
+pub(super) async fn refuse_other_sites(request: Request, next: Next) -> Response {
+    if is_of_other_site(request.headers(), request.uri().path()) {
+        return (StatusCode::FORBIDDEN, "not for another site\n").into_response();
+    }
+    next.run(request).await
+}
+
+/// By what browsers tell; whoever else asks tells nothing.
+fn is_of_other_site(headers: &HeaderMap, path: &str) -> bool {
+    let told = |name: &str| headers.get(name).map(|value| value.to_str().unwrap_or("?"));
+    let is_link = path == "/"
+        && (told("sec-fetch-mode"), told("sec-fetch-dest")) == (Some("navigate"), Some("document"));
+    let is_elsewhere = told("sec-fetch-site").is_some_and(|site| !matches!(site, "same-origin" | "none"));
+    let is_from_elsewhere = told("origin").is_some_and(|origin| {
+        let from = origin.split_once("://").map(|(_, host)| host);
+        !from.zip(told("host")).is_some_and(|(from, host)| from.eq_ignore_ascii_case(host))
+    });
+    (is_elsewhere && !is_link) || is_from_elsewhere
+}
+
 /// The secret in `Authorization: Bearer`, or the password in `Authorization: Basic`.
 fn shown(headers: &HeaderMap) -> Option<String> {
     let (scheme, value) = headers.get(header::AUTHORIZATION)?.to_str().ok()?.split_once(' ')?;
@@ -88,6 +110,61 @@ mod tests {
         assert!(!fits("s3cret"));
         assert!(!fits(&format!("Basic {}", BASE64_STANDARD.encode("s3cret"))));
         assert!(!format!("{token:?}").contains("s3cret"));
+    }
+
+    #[test]
+    fn what_another_site_asks_for_is_told_by_what_browsers_say() {
+        let told = |path: &str, headers: &[(&'static str, &str)]| {
+            let host = ("host", "127.0.0.1:7780");
+            let headers = headers.iter().chain([&host]).map(|(name, value)| {
+                (header::HeaderName::from_static(name), value.parse().expect("a header"))
+            });
+            is_of_other_site(&headers.collect(), path)
+        };
+        let own = [
+            ("/metrics", &[][..]),
+            ("/api/items", &[("sec-fetch-site", "same-origin"), ("sec-fetch-mode", "cors")]),
+            ("/api/items", &[("origin", "http://127.0.0.1:7780")]),
+            ("/metrics", &[("sec-fetch-site", "none"), ("sec-fetch-mode", "navigate")]),
+            // A link in a runbook.
+            (
+                "/",
+                &[
+                    ("sec-fetch-site", "cross-site"),
+                    ("sec-fetch-mode", "navigate"),
+                    ("sec-fetch-dest", "document"),
+                ],
+            ),
+        ];
+        for (path, headers) in own {
+            assert!(!told(path, headers), "{path} {headers:?}");
+        }
+        let others = [
+            ("/api/items", &[("sec-fetch-site", "cross-site")][..]),
+            // Another port of this machine.
+            ("/metrics", &[("sec-fetch-site", "same-site")]),
+            ("/api/items", &[("origin", "http://127.0.0.1:3000")]),
+            ("/api/items", &[("origin", "null")]),
+            (
+                "/metrics",
+                &[
+                    ("sec-fetch-site", "cross-site"),
+                    ("sec-fetch-mode", "navigate"),
+                    ("sec-fetch-dest", "document"),
+                ],
+            ),
+            (
+                "/",
+                &[
+                    ("sec-fetch-site", "cross-site"),
+                    ("sec-fetch-mode", "navigate"),
+                    ("sec-fetch-dest", "iframe"),
+                ],
+            ),
+        ];
+        for (path, headers) in others {
+            assert!(told(path, headers), "{path} {headers:?}");
+        }
     }
 
     #[test]

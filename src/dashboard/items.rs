@@ -10,6 +10,7 @@ use crate::config::{Config, Conflicts, TableConfig};
 use crate::control::{ConflictTable, ControlTable, RowId, SavedConflict, SavedLetter};
 use crate::fault::Fault;
 use crate::item_json::item_json;
+use crate::log_key::log_key;
 use crate::protocol::{Item, Origin, STAMP};
 use crate::region::Region;
 
@@ -21,6 +22,8 @@ const TABLES: usize = 20;
 /// What the page asks for.
 #[derive(Debug, Serialize)]
 pub(super) struct Items {
+    /// Whether keys and images are left out; hashes stand for the keys.
+    withheld: bool,
     conflicts: Told<Conflict>,
     letters: Told<Letter>,
 }
@@ -64,10 +67,15 @@ pub struct Kept {
     pub config: Config,
     /// The regions of this process's own agents: theirs are the permissions.
     pub regions: BTreeMap<Origin, Region>,
+    /// Whether items are nobody's secret, as the demo's are; else they are shown only with a token: whoever
+    /// may connect to this machine's ports may not be allowed to read its tables.
+    pub is_public: bool,
 }
 
 impl Kept {
-    pub(super) async fn look(&self, agents: &[Figures]) -> Items {
+    /// What there is to show to somebody who has shown the token, or has not.
+    pub(super) async fn look(&self, agents: &[Figures], has_token: bool) -> Items {
+        let in_full = has_token || self.is_public;
         let mut tables: Vec<(Region, TableConfig)> = Vec::new();
         for agent in agents {
             let Some(region) = self.regions.get(agent.region()) else { continue };
@@ -75,8 +83,9 @@ impl Kept {
             tables.extend(names.filter_map(|name| Some((region.clone(), self.table(&name)?))));
         }
         Items {
-            conflicts: Told::of(conflicts(&tables).await, |conflict| conflict.seen_millis),
-            letters: Told::of(letters(&tables).await, |letter| letter.written_millis),
+            withheld: !in_full,
+            conflicts: Told::of(conflicts(&tables, in_full).await, |conflict| conflict.seen_millis),
+            letters: Told::of(letters(&tables, in_full).await, |letter| letter.written_millis),
         }
     }
 
@@ -100,23 +109,27 @@ impl<T> Told<T> {
     }
 }
 
-async fn conflicts(tables: &[(Region, TableConfig)]) -> Result<Vec<Conflict>, Fault> {
+async fn conflicts(tables: &[(Region, TableConfig)], in_full: bool) -> Result<Vec<Conflict>, Fault> {
     let mut found = Vec::new();
     for (region, table) in tables.iter().filter(|(_, table)| table.conflicts == Conflicts::Table) {
         let kept = ConflictTable::of(region);
         for saved in kept.newest(&table.name, SHOWN).await? {
-            let (lost, won) = kept.images(&saved).await?;
-            found.push(Conflict::of(region, table, saved, lost, won));
+            let (lost, won) = if in_full { kept.images(&saved).await? } else { (None, None) };
+            let key = shown(&saved.key, in_full);
+            found.push(Conflict::of(region, table, saved, key, lost, won));
         }
     }
     Ok(found)
 }
 
-async fn letters(tables: &[(Region, TableConfig)]) -> Result<Vec<Letter>, Fault> {
+async fn letters(tables: &[(Region, TableConfig)], in_full: bool) -> Result<Vec<Letter>, Fault> {
     let mut found = Vec::new();
     for (region, table) in tables {
         let saved = ControlTable::of(region).newest_dead_letters(&table.name, SHOWN).await?;
-        found.extend(saved.into_iter().map(|saved| Letter::of(region, table, saved)));
+        found.extend(saved.into_iter().map(|saved| {
+            let key = shown(&saved.key, in_full);
+            Letter::of(region, table, saved, key)
+        }));
     }
     Ok(found)
 }
@@ -126,13 +139,14 @@ impl Conflict {
         region: &Region,
         table: &TableConfig,
         saved: SavedConflict,
+        key: Value,
         lost: Option<Item>,
         won: Option<Item>,
     ) -> Self {
         Self {
             table: table.name.clone(),
             region: region.name.clone(),
-            key: item_json(&saved.key),
+            key,
             lost_millis: saved.lost.hlc.millis(),
             won_millis: saved.won.hlc.millis(),
             seen_millis: saved.seen_millis,
@@ -145,17 +159,22 @@ impl Conflict {
 }
 
 impl Letter {
-    fn of(region: &Region, table: &TableConfig, saved: SavedLetter) -> Self {
+    fn of(region: &Region, table: &TableConfig, saved: SavedLetter, key: Value) -> Self {
         Self {
             table: table.name.clone(),
             origin: region.name.clone(),
-            key: item_json(&saved.key),
+            key,
             written_millis: saved.version.hlc.millis(),
             id: saved.id,
             peer: saved.peer,
             reason: saved.reason,
         }
     }
+}
+
+/// A key, or what logs show of it.
+fn shown(key: &Item, in_full: bool) -> Value {
+    if in_full { item_json(key) } else { log_key(key).into() }
 }
 
 /// An image without its stamp.

@@ -4,7 +4,7 @@
 //! | --- | --- |
 //! | `/metrics` | the metrics, for Prometheus |
 //! | `/` | the page |
-//! | `/api/items` | the last conflicts, with both images, and dead letters: JSON |
+//! | `/api/items` | the last conflicts, with a token also both images, and dead letters: JSON |
 //! | `/api/overview` | all regions as they stand: JSON |
 //! | `/api/history` | the last quarter of an hour: JSON |
 //! | `/healthz` | whether the agent is alive; else it should be started anew |
@@ -13,23 +13,26 @@
 mod access;
 mod health;
 mod items;
+mod serve;
 
 use std::net::{Ipv4Addr, SocketAddr};
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use axum::Router;
-use axum::extract::State;
-use axum::http::{StatusCode, header};
-use axum::middleware;
+use axum::extract::{Request, State};
+use axum::http::{HeaderValue, StatusCode, header};
+use axum::middleware::{self, Next};
 use axum::response::{IntoResponse, Response};
 use axum::routing::get;
 use serde::Serialize;
 use tokio::net::TcpListener;
 use tokio::task::JoinHandle;
+use tokio_util::sync::CancellationToken;
 use tracing::{error, warn};
 
 use crate::agent::Figures;
+use crate::contained::contained;
 use crate::observe::Board;
 use crate::telemetry::Telemetry;
 
@@ -79,6 +82,8 @@ impl Shown {
 struct Served {
     telemetry: Arc<Telemetry>,
     shown: Arc<OnceLock<Shown>>,
+    /// Whether whoever comes through has shown the token.
+    takes_token: bool,
 }
 
 impl Dashboard {
@@ -103,11 +108,11 @@ impl Dashboard {
         let listener = bound.map_err(|error| ListenError::Taken(wanted, error))?;
         let address = listener.local_addr().map_err(|error| ListenError::Taken(wanted, error))?;
         let shown = Arc::default();
-        let router = router(Served { telemetry, shown: Arc::clone(&shown) }, token);
+        let takes_token = token.is_some();
+        let router = router(Served { telemetry, shown: Arc::clone(&shown), takes_token }, token);
         let server = tokio::spawn(async move {
-            if let Err(error) = axum::serve(listener, router).await {
-                error!(%error, "metrics and the page are served no more");
-            }
+            let work = || serve::serve(&listener, &router);
+            contained("serving metrics and the page", &CancellationToken::new(), work).await;
         });
         Ok(Self { address, shown, server })
     }
@@ -144,6 +149,8 @@ fn router(served: Served, token: Option<Token>) -> Router {
         .route("/readyz", get(readyz))
         .merge(guarded)
         .with_state(served)
+        .layer(middleware::from_fn(access::refuse_other_sites))
+        .layer(middleware::from_fn(unsniffed))
 }
 
 async fn metrics(State(served): State<Served>) -> Response {
@@ -168,9 +175,16 @@ async fn history(State(served): State<Served>) -> Response {
 
 async fn items(State(served): State<Served>) -> Response {
     match served.shown.get() {
-        Some(shown) => json(&shown.kept.look(&shown.agents).await),
+        Some(shown) => json(&shown.kept.look(&shown.agents, served.takes_token).await),
         None => starting(),
     }
+}
+
+/// Nothing that is served may be taken for something else than it says it is.
+async fn unsniffed(request: Request, next: Next) -> Response {
+    let mut response = next.run(request).await;
+    response.headers_mut().insert(header::X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
+    response
 }
 
 /// A part of the page, which loads nothing from elsewhere.
@@ -180,7 +194,6 @@ fn part(kind: &'static str, text: &'static str) -> Response {
     let headers = [
         (header::CONTENT_TYPE, kind),
         (header::CONTENT_SECURITY_POLICY, policy),
-        (header::X_CONTENT_TYPE_OPTIONS, "nosniff"),
         (header::REFERRER_POLICY, "no-referrer"),
         (header::CACHE_CONTROL, "no-cache"),
     ];
@@ -203,7 +216,10 @@ fn starting() -> Response {
 
 fn json(body: &impl Serialize) -> Response {
     match serde_json::to_string(body) {
-        Ok(text) => ([(header::CONTENT_TYPE, "application/json")], text).into_response(),
+        Ok(text) => {
+            let headers = [(header::CONTENT_TYPE, "application/json"), (header::CACHE_CONTROL, "no-store")];
+            (headers, text).into_response()
+        }
         Err(error) => {
             error!(%error, "an answer can't be written");
             StatusCode::INTERNAL_SERVER_ERROR.into_response()

@@ -273,11 +273,11 @@ function list(place, entries, none, entry) {
 document.addEventListener("toggle", ({ target }) => {
   if (target.dataset?.id) opened[target.open ? "add" : "delete"](target.dataset.id);
 }, true);
-const keyOf = (key) => Object.values(key).map(value).join(" ");
-function items({ conflicts, letters }) {
+const keyOf = (key) => (typeof key === "string" ? key : Object.values(key).map(value).join(" "));
+function items({ withheld, conflicts, letters }) {
   list($("conflicts"), conflicts, "None recorded.", (conflict) => make("details", { "data-id": conflict.id },
     make("summary", {}, make("b", {}, keyOf(conflict.key)), make("small", {}, `${conflict.table}: ${conflict.region} lost to ${conflict.winner}, ${clock(conflict.seen_millis)}`)),
-    make("div", { class: "images" },
+    withheld ? make("p", { class: "empty" }, "Items are shown where the agent takes a token: TRADEWIND_TOKEN.") : make("div", { class: "images" },
       image("lost", `Lost: ${conflict.region}, ${clock(conflict.lost_millis)}`, conflict.lost_image, conflict.won_image),
       image("won", `Won: ${conflict.winner}, ${clock(conflict.won_millis)}`, conflict.won_image, conflict.lost_image)),
     make("p", { class: "note" }, make("code", {}, `tradewind conflicts restore ${conflict.id} --region ${conflict.region}`))));

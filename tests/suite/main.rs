@@ -40,6 +40,7 @@ mod hazards;
 mod init;
 mod large;
 mod letters;
+mod listener;
 mod managed;
 mod observe;
 mod outage;

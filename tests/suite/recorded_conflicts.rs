@@ -5,6 +5,7 @@ use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::time::Duration;
 
 use serde_json::Value;
+use tokio::process::Command;
 use tradewind::config::Conflicts;
 use tradewind::item_json::item_json;
 use tradewind::protocol::Item;
@@ -108,12 +109,13 @@ async fn a_write_that_lost_is_listed_shown_and_restored() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn the_page_shows_what_lost_and_what_won() {
     let world = recording().await;
-    let (dublin, address) = start(agent(&world, DUBLIN, "127.0.0.1:0", |_| {})).await;
+    let token = |command: &mut Command| _ = command.env("TRADEWIND_TOKEN", "s3cret");
+    let (dublin, address) = start(agent(&world, DUBLIN, "127.0.0.1:0", token)).await;
     let others: Vec<_> = [TOKYO, OREGON].map(|region| agent(&world, region, "off", |_| {})).into();
     let _others: Vec<_> = others.into_iter().map(Process::start).collect();
     conflict(&world, row("a", "earlier"), row("a", "later")).await;
     let look = || async {
-        let (_, page) = get(&address, "/api/items", &[]).await?;
+        let (_, page) = get(&address, "/api/items", &[("Authorization", "Bearer s3cret")]).await?;
         serde_json::from_str::<Value>(&page).ok()?["conflicts"].get(0).cloned()
     };
     let shown = eventually("a conflict on the page", look, Option::is_some).await.expect("a conflict");
