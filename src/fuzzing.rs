@@ -7,6 +7,7 @@
 
 use std::collections::BTreeMap;
 use std::path::Path;
+use std::time::Duration;
 
 use aws_sdk_dynamodb::primitives::Blob;
 use aws_sdk_dynamodb::types::AttributeValue;
@@ -17,6 +18,8 @@ use aws_sdk_dynamodbstreams::types::{
 
 use crate::config::{Config, ConfigError};
 use crate::control;
+use crate::item_json::{item_json, json_item};
+use crate::observe::{Heard, Overview, Report};
 use crate::protocol::{
     Action, Fingerprint, Floors, Guard, Hlc, Item, KeyMemory, Nonce, Origin, Record, STAMP, STAMP_MAGIC,
     Verdict, Version, Write,
@@ -71,6 +74,53 @@ pub fn control_rows(bytes: &[u8]) {
         row.insert(name, feed.checkpoint());
     }
     control::read_any(&row);
+}
+
+/// The body of an answer that the SDK can't read; and one that it could, which must come out the same.
+pub fn lenient(bytes: &[u8]) {
+    let mut memory = KeyMemory::new(Feed(&[]).origin());
+    for (record, ordinal) in stream::read_leniently(bytes).into_iter().flatten().zip(0..) {
+        if let Ok((_, record)) = record {
+            judge(&mut memory, ordinal, record, &Floors::default(), false);
+        }
+    }
+    let mut feed = Feed(bytes);
+    let (key, old, new) = (key(feed.byte()), feed.image(), feed.image());
+    let image = |image: &Option<Item>| image.as_ref().map(item_json);
+    let body = serde_json::json!({ "Records": [{ "dynamodb": {
+        "SequenceNumber": "7",
+        "ApproximateCreationDateTime": 5,
+        "Keys": item_json(&key),
+        "OldImage": image(&old),
+        "NewImage": image(&new),
+    } }] });
+    let read = stream::read_leniently(body.to_string().as_bytes()).and_then(|mut records| records.pop());
+    let (sequence, record) = read.expect("a record").expect("a readable record");
+    assert_eq!((sequence.as_str(), record), ("7", Record { created_millis: 5_000, key, old, new }));
+}
+
+/// An item as JSON, whoever wrote it; and one of ours, which must come back as it was.
+pub fn items(bytes: &[u8]) {
+    let written = serde_json::from_slice(bytes).ok().as_ref().and_then(json_item);
+    for item in written.into_iter().chain([Feed(bytes).item(3)]) {
+        let json = item_json(&item).to_string();
+        let read = serde_json::from_str(&json).ok().as_ref().and_then(json_item);
+        assert_eq!(read.as_ref(), Some(&item), "{json}");
+    }
+}
+
+/// What agents report, one a line, whoever wrote it: put together, and told as JSON.
+pub fn reports(bytes: &[u8]) {
+    let lines = bytes.split(|byte| *byte == b'\n');
+    let reports: Vec<Report> = lines.filter_map(|line| serde_json::from_slice(line).ok()).collect();
+    let regions: Vec<_> = reports.iter().map(|report| report.region.clone()).collect();
+    let heard = reports.into_iter().zip([1, 100_000, 1]).map(|(report, seconds)| {
+        assert!(report.patience() >= Duration::from_secs(5));
+        Heard { silent: Duration::from_secs(seconds), report }
+    });
+    let overview = Overview::of(&regions, heard.collect());
+    overview.longest_lag();
+    assert!(serde_json::to_string(&overview).is_ok());
 }
 
 /// Judges a record, and looks at the judgement with other eyes.
@@ -298,6 +348,9 @@ mod tests {
         replay(super::records, "records");
         replay(super::stamps, "stamps");
         replay(super::control_rows, "control_rows");
+        replay(super::lenient, "lenient");
+        replay(super::items, "items");
+        replay(super::reports, "reports");
     }
 
     proptest! {
@@ -306,6 +359,30 @@ mod tests {
             super::records(&bytes);
             super::stamps(&bytes);
             super::control_rows(&bytes);
+            super::lenient(&bytes);
+            super::items(&bytes);
+            super::reports(&bytes);
+        }
+
+        #[test]
+        fn a_report_of_any_figures_can_be_told(
+            figures in vec((
+                prop_oneof![Just(0.0), Just(-1e308), Just(1e308), any::<f64>().prop_filter("JSON", |f| f.is_finite())],
+                prop_oneof![Just(0), Just(u64::MAX), any::<u64>()],
+            ), 3),
+        ) {
+            let report = |(seconds, count): &(f64, u64)| serde_json::json!({
+                "region": "dublin", "agent": "a", "millis": count, "interval_millis": count, "running_seconds": seconds,
+                "writes_per_second": seconds, "more_tables": count, "total": { "records": count, "conflicts": count },
+                "peers": { "tokyo": {
+                    "watermark_age": seconds, "backlog": count, "lag": [[count, count], [1, count]],
+                    "last_heartbeat_ms": seconds, "paused_until": count,
+                } },
+                "tables": [{ "table": "t", "keys": count, "unread": seconds, "ages": { "tokyo": seconds },
+                    "arrivals": { "tokyo": seconds }, "marks": count, "conflicts": count, "gaps": count }],
+            }).to_string();
+            let lines: Vec<_> = figures.iter().map(report).collect();
+            super::reports(lines.join("\n").as_bytes());
         }
 
         #[test]

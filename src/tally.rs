@@ -31,7 +31,8 @@ macro_rules! tally {
 
         impl std::ops::AddAssign for TallySnapshot {
             fn add_assign(&mut self, other: Self) {
-                $(self.$name += other.$name;)*
+                // Another agent's figures may be anything.
+                $(self.$name = self.$name.saturating_add(other.$name);)*
             }
         }
     };

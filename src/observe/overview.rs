@@ -172,7 +172,7 @@ impl Link {
             peer: peer.clone(),
             watermark_age,
             arrival_age,
-            backlog: living.iter().map(|peer| peer.backlog).sum(),
+            backlog: living.iter().map(|peer| peer.backlog).fold(0, usize::saturating_add),
             lag: Spread::merged(living.iter().map(|peer| &peer.lag)).summary(),
             heartbeat: measured.and_then(|peer| peer.heartbeat.clone()),
             last_heartbeat_ms: measured.and_then(|peer| peer.last_heartbeat_ms),

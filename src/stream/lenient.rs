@@ -26,6 +26,12 @@ pub(super) fn read(body: &[u8]) -> Option<ReadPage> {
     })
 }
 
+/// The records of an answer, for the fuzzers.
+#[cfg(any(test, fuzzing))]
+pub(crate) fn records(body: &[u8]) -> Option<Vec<Result<(Sequence, Record), Unreadable>>> {
+    Some(read(body)?.records)
+}
+
 fn record(record: &Value) -> Result<(Sequence, Record), Unreadable> {
     let body = record.get("dynamodb").ok_or_else(|| Unreadable::without("body"))?;
     let sequence = body.get("SequenceNumber").and_then(Value::as_str);

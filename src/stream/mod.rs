@@ -14,6 +14,8 @@ mod record;
 mod service_clock;
 mod tip;
 
+#[cfg(any(test, fuzzing))]
+pub(crate) use lenient::records as read_leniently;
 pub use lister::{Lineage, list, list_once};
 pub use pacer::Pacer;
 pub use position::{Position, Sequence, ShardId};

@@ -170,7 +170,7 @@ fn region_cells(view: &RegionView) -> [String; 10] {
     [
         view.region.to_string(),
         alive.to_string(),
-        if alive > 0 { shards.sum::<usize>().to_string() } else { unknown() },
+        if alive > 0 { shards.fold(0, usize::saturating_add).to_string() } else { unknown() },
         format!("{:.1}", view.writes_per_second),
         format!("{:.1}", view.replicated_per_second),
         view.total.conflicts.to_string(),
