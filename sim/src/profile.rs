@@ -20,6 +20,8 @@ pub enum Profile {
     Shards,
     /// Clocks differ by minutes and step, forwards and back; whole minutes, too.
     Skew,
+    /// The clock of a region is hours ahead for a few seconds, once.
+    Ahead,
     /// One peer is away for hours, and much is written meanwhile.
     LongOutage,
     /// Several agents share each region's many shards, and are killed in turn.
@@ -35,13 +37,14 @@ pub enum Profile {
 const MINUTE: u64 = 60_000;
 
 impl Profile {
-    pub const ALL: [Self; 11] = [
+    pub const ALL: [Self; 12] = [
         Self::Calm,
         Self::Counters,
         Self::Faulty,
         Self::Crashes,
         Self::Shards,
         Self::Skew,
+        Self::Ahead,
         Self::LongOutage,
         Self::Crowd,
         Self::Scale,
@@ -57,6 +60,7 @@ impl Profile {
             Self::Crashes => "crashes",
             Self::Shards => "shards",
             Self::Skew => "skew",
+            Self::Ahead => "ahead",
             Self::LongOutage => "long-outage",
             Self::Crowd => "crowd",
             Self::Scale => "scale",
@@ -129,9 +133,9 @@ impl Profile {
             settle,
             concurrency: if counts { 64 } else { rng.usize(1..=8) },
             memory_keys: if rng.u8(..4) == 0 { rng.usize(1..=10) } else { 1_000_000 },
-            clock_slack: if matches!(self, Self::Faulty | Self::Skew) { MINUTE } else { 0 },
+            clock_slack: if matches!(self, Self::Faulty | Self::Skew | Self::Ahead) { MINUTE } else { 0 },
             converges: self != Self::Trimmed,
-            forget_within: if rng.u8(..8) == 0 { 20 * MINUTE } else { 0 },
+            forget_within: if rng.u8(..8) == 0 && self != Self::Ahead { 20 * MINUTE } else { 0 },
             defect: None,
         }
     }
@@ -142,6 +146,7 @@ impl Profile {
         // How many of each kind in ten minutes.
         let (links, services, crashes, rolls, steps) = match self {
             Self::Calm | Self::Counters => (0, 0, 0, 0, 0),
+            Self::Ahead => (4, 2, 8, 4, 0),
             Self::Faulty => (30, 16, 8, 4, 2),
             Self::Crashes => (6, 4, 30, 2, 0),
             Self::Shards => (6, 4, 10, 30, 0),
@@ -166,6 +171,14 @@ impl Profile {
         some(rolls, shard_fault, rng);
         some(steps, clock_fault, rng);
         match self {
+            Self::Ahead => {
+                let region = rng.usize(..settings.regions);
+                let at = rng.u64(..settings.safety / 2);
+                let millis = 60_000 * rng.i64(2..=24 * 60);
+                faults.push(Fault { at, lasts: 0, kind: FaultKind::ClockStep { region, millis } });
+                let at = at + rng.u64(1_000..20_000);
+                faults.push(Fault { at, lasts: 0, kind: FaultKind::ClockStep { region, millis: -millis } });
+            }
             Self::LongOutage => {
                 let to = rng.usize(..settings.regions);
                 for from in (0..settings.regions).filter(|from| *from != to) {

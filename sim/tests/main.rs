@@ -53,6 +53,11 @@ fn seeds_with_rolling_shards_pass() {
 }
 
 #[test]
+fn seeds_with_a_clock_that_is_ahead_for_a_while_pass() {
+    all_pass(Profile::Ahead, 3, seeds(20));
+}
+
+#[test]
 fn seeds_with_skewed_clocks_pass() {
     all_pass(Profile::Skew, 1, seeds(40));
 }

@@ -23,7 +23,7 @@ use crate::config::Start;
 use crate::control::{AgentId, Lease, LeaseTable};
 use crate::fault::Fault;
 use crate::protocol::{Hlc, Origin};
-use crate::stream::{Lineage, ShardId};
+use crate::stream::{Lineage, ShardId, own_millis};
 
 /// How many rows are written at once, of a stream with many shards.
 const AT_ONCE: usize = 16;
@@ -218,7 +218,11 @@ impl Coordinator {
     async fn verify(&self, running: &BTreeMap<ShardId, Running>) -> Result<(Leases, Instant), Fault> {
         let Shared { control, table, space, tuning, .. } = &*self.shared;
         let asked = Instant::now();
-        let LeaseTable { leases: rows, barrier, hold } = control.leases(space).await?;
+        let LeaseTable { leases: mut rows, barrier, hold } = control.leases(space).await?;
+        let wall = own_millis(&self.shared.stream.client);
+        for lease in rows.values_mut() {
+            lease.disbelieve(wall);
+        }
         let now = self.holds.look(barrier, hold, tuning.hold_lapse());
         self.asked.send_if_modified(|last| std::mem::replace(last, now) != now);
         for (shard, Running { lease, tenure }) in running {
@@ -316,6 +320,7 @@ impl Coordinator {
             Start::Latest => {
                 // Creation times may be as coarse as whole minutes.
                 let listed = lineage.listed_millis.unwrap_or_default().saturating_sub(60_000);
+                let listed = listed.min(own_millis(&self.shared.stream.client));
                 self.shared.control.start_since(&self.shared.space, listed).await?
             }
             Start::TrimHorizon => 0,

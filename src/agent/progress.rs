@@ -7,7 +7,7 @@ use std::time::Duration;
 use tokio::time::Instant;
 
 use crate::control::Checkpoint;
-use crate::protocol::Floors;
+use crate::protocol::{Floors, is_credible};
 use crate::stream::{Page, Position, Sequence, ShardId};
 
 /// The coarsest creation times: DynamoDB Local's, which are whole minutes.
@@ -50,7 +50,7 @@ pub(super) struct Needs {
 #[derive(Clone, Debug)]
 struct Reached {
     position: Position,
-    /// The creation time of the last record.
+    /// The creation time of the last record whose time is believed.
     millis: u64,
 }
 
@@ -123,7 +123,7 @@ impl Progress {
         }
         let position = if page.closed { Some(Position::End) } else { page.position.clone() };
         let Some(position) = position else { return };
-        let millis = page.last_millis.unwrap_or_else(|| self.reached(&page.shard).millis);
+        let millis = page.credible_millis.unwrap_or_else(|| self.reached(&page.shard).millis);
         let reached = Reached { position, millis };
         self.pages.push_back(JudgedPage { shard: page.shard.clone(), next: self.next, reached, before });
     }
@@ -291,23 +291,27 @@ impl Tip {
         }
         // In a shard that has ended, a child's records may be older than an empty page.
         let at_tip = page.open && (page.whole || (self.followed && self.empty_pages >= TIP_PAGES));
+        let credible = page.credible_millis.unwrap_or_default();
         let (shown_to, read_to, millis) = match (page.last_millis, page.served_millis) {
             // What was written some time ago would have shown by now.
-            (last, served) if at_tip => {
+            (_, served) if at_tip => {
                 let margin = u64::try_from((settle + COARSEST).as_millis()).unwrap_or(u64::MAX);
                 let shown_to = page.asked.checked_sub(STREAM_DELAY);
-                let millis = served.unwrap_or_default().saturating_sub(margin);
-                (shown_to, page.asked.checked_sub(settle), millis.max(last.unwrap_or_default()))
+                // A service whose clock is ahead may put it right.
+                let millis = served.unwrap_or_default().min(page.now).saturating_sub(margin);
+                (shown_to, page.asked.checked_sub(settle), millis.max(credible))
             }
             (None, _) => return,
+            // The clock that set these times was put back since: they tell not how old the records are.
+            (Some(last), Some(served)) if !is_credible(last, served) => (None, None, credible),
             // Further records of the last one's second may be unread, and requests may have been
             // under way when a watermark was seen.
             (Some(last), Some(served)) => {
                 let behind = Duration::from_millis(served.saturating_sub(last));
                 let shown_to = page.asked.checked_sub(behind + HEADER_PRECISION);
-                (shown_to, page.asked.checked_sub(behind + settle), last)
+                (shown_to, page.asked.checked_sub(behind + settle), credible)
             }
-            (Some(last), None) => (None, None, last),
+            (Some(_), None) => (None, None, credible),
         };
         self.shown_to = self.shown_to.max(shown_to);
         self.read_to = self.read_to.max(read_to);
@@ -321,6 +325,10 @@ pub(super) struct PageEnd {
     pub(super) shard: ShardId,
     pub(super) position: Option<Position>,
     pub(super) last_millis: Option<u64>,
+    /// The creation time of the last record whose time is believed.
+    credible_millis: Option<u64>,
+    /// This agent's clock.
+    now: u64,
     pub(super) records: usize,
     pub(super) closed: bool,
     open: bool,
@@ -330,12 +338,16 @@ pub(super) struct PageEnd {
 }
 
 impl PageEnd {
-    pub(super) fn of(page: &Page) -> Self {
+    /// The end of a page that is judged when this agent's clock says `now`.
+    pub(super) fn of(page: &Page, now: u64) -> Self {
         let last = page.records.last();
+        let times = page.records.iter().rev().map(|(_, record)| record.created_millis);
         Self {
             shard: page.shard.clone(),
             position: last.map(|(sequence, _): &(Sequence, _)| Position::After(sequence.clone())),
             last_millis: last.map(|(_, record)| record.created_millis),
+            credible_millis: times.into_iter().find(|millis| is_credible(*millis, now)),
+            now,
             records: page.records.len(),
             closed: page.closed,
             open: page.open,
@@ -363,6 +375,8 @@ mod tests {
             shard: shard(),
             position: Some(Position::After(Sequence::new(&last.to_string()))),
             last_millis: Some(last * 1000),
+            credible_millis: Some(last * 1000),
+            now: last * 1000,
             records: usize::try_from(records).expect("few"),
             closed: false,
             open: true,
@@ -383,6 +397,8 @@ mod tests {
                 shard: shard(),
                 position: Some(Position::After(Sequence::new("1"))),
                 last_millis: Some(60_000),
+                credible_millis: Some(60_000),
+                now: 119_000,
                 records: 1,
                 closed: false,
                 open: true,

@@ -25,7 +25,7 @@ use crate::lag::LagBook;
 use crate::protocol::{Floors, Hlc, Origin};
 use crate::region::Region;
 use crate::schema::{Described, KeySchema, describe};
-use crate::stream::{Lineage, Pacer, Stream, list};
+use crate::stream::{Lineage, Pacer, Stream, list, own_millis};
 use crate::tally::Tally;
 
 /// How often a peer whose table does not fit is looked at again.
@@ -140,12 +140,13 @@ impl TablePlan {
             } else {
                 let (origin, keys) = (self.local.name.clone(), self.key_schema.clone());
                 tasks.spawn(open_gate(origin.clone(), region.clone(), physical, keys, gate));
-                tasks.spawn(publish(origin, region.clone(), name.clone(), told));
+                tasks.spawn(publish(self.local.clone(), region.clone(), name.clone(), told));
             }
         }
         let (seen, watermarks) = watch::channel(Floors::default());
         let interval = self.tuning.checkpoint_interval;
-        tasks.spawn(observe(control.clone(), name.clone(), interval, seen, Arc::clone(&self.backlogs)));
+        let (local, backlogs) = (self.local.clone(), Arc::clone(&self.backlogs));
+        tasks.spawn(observe(local, control.clone(), name.clone(), interval, seen, backlogs));
         let Tuning { poll_interval, idle_poll_interval, .. } = self.tuning;
         let stream = Stream {
             client: self.local.streams.clone(),
@@ -229,11 +230,11 @@ async fn open_gate(
 }
 
 /// Writes each new promise to a peer into its control table.
-async fn publish(region: Origin, peer: Region, table: String, mut promised: watch::Receiver<Hlc>) {
-    let (control, peer) = (ControlTable::of(&peer), peer.name);
+async fn publish(local: Region, peer: Region, table: String, mut promised: watch::Receiver<Hlc>) {
+    let (control, region, peer) = (ControlTable::of(&peer), local.name, peer.name);
     while promised.changed().await.is_ok() {
         let hlc = *promised.borrow_and_update();
-        let save = || control.save_watermark(&table, &region, hlc);
+        let save = || control.save_watermark(&table, &region, hlc, own_millis(&local.streams));
         let saved = persist(save, |fault| {
             debug!(%region, %peer, table, %fault, "can't tell a peer its watermark; trying again");
         });
@@ -245,6 +246,7 @@ async fn publish(region: Origin, peer: Region, table: String, mut promised: watc
 
 /// Reads, now and then, what the peers say has arrived here.
 async fn observe(
+    local: Region,
     control: ControlTable,
     table: String,
     interval: Duration,
@@ -257,6 +259,8 @@ async fn observe(
         ticks.tick().await;
         match control.watermarks(&table).await {
             Ok(watermarks) => {
+                // Its origin takes the row of one that lies ahead back with the next that it tells.
+                let watermarks = watermarks.credible(own_millis(&local.streams));
                 backlogs.arrived(watermarks.clone());
                 seen.send_replace(watermarks);
             }

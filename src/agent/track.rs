@@ -25,8 +25,10 @@ use crate::config::{Conflicts, Tuning};
 use crate::control::{Checkpoint, ControlTable, Gap, Held};
 use crate::lag::wall_millis;
 use crate::log_key::log_key;
-use crate::protocol::{Action, Conflict, Floors, Hlc, KeyId, KeyMemory, Origin, Selections, Version};
-use crate::stream::{Page, Position, ShardId, Stream, StreamEvent};
+use crate::protocol::{
+    Action, Conflict, Floors, Hlc, KeyId, KeyMemory, Origin, Selections, Version, is_credible,
+};
+use crate::stream::{Page, Position, ShardId, Stream, StreamEvent, own_millis};
 use crate::tally::Tally;
 use crate::telemetry::Trace;
 
@@ -216,6 +218,8 @@ pub(super) struct Track {
     notices: mpsc::UnboundedSender<Notice>,
     state: watch::Sender<TrackState>,
     is_main: bool,
+    /// The last record had a time that nobody believes.
+    is_ahead: bool,
     stop: CancellationToken,
 }
 
@@ -272,6 +276,7 @@ impl Track {
             notices,
             state,
             is_main,
+            is_ahead: false,
             stop,
             shared,
             holding,
@@ -388,14 +393,18 @@ impl Track {
 
     async fn page(&mut self, page: Page) {
         let seen = Instant::now();
-        let end = PageEnd::of(&page);
+        let now = own_millis(&self.shared.stream.client);
+        let end = PageEnd::of(&page, now);
+        self.note_time(&page, now);
         let before = self.needs();
         let full = page.records.len() >= 1_000;
         for (sequence, record) in page.records {
             let ordinal = self.progress.next_ordinal();
             let created_millis = record.created_millis;
-            let stamp_in_place =
-                self.is_main && !full && self.remembered.all() >= self.shared.tuning.memory_keys;
+            // Until a time that lies ahead, a key would be remembered; its stamp says the same.
+            let is_ahead = !is_credible(created_millis, now);
+            let is_crowded = !full && self.remembered.all() >= self.shared.tuning.memory_keys;
+            let stamp_in_place = self.is_main && (is_ahead || is_crowded);
             let acts =
                 page.shard == self.holding.lease.shard && created_millis >= self.holding.lease.since_millis;
             let Shared { origin, table, .. } = &*self.shared;
@@ -439,6 +448,26 @@ impl Track {
         self.note_idle(&end);
         let now = end.served_millis.unwrap_or_else(wall_millis);
         self.note_backlogs(self.progress.behind(&end, now), now);
+    }
+
+    /// Tells once when records begin to have times that can't be right, and once when they no longer do.
+    fn note_time(&mut self, page: &Page, now: u64) {
+        let Some((_, last)) = page.records.last() else { return };
+        let is_ahead = !is_credible(last.created_millis, now);
+        if self.is_main && is_ahead != std::mem::replace(&mut self.is_ahead, is_ahead) {
+            let Shared { origin: region, table, .. } = &*self.shared;
+            if is_ahead {
+                let ahead_s = last.created_millis.saturating_sub(now) / 1000;
+                warn!(
+                    %region, table, shard = %page.shard, ahead_s,
+                    "the stream's records have times that are ahead of this machine's clock: until then these writes \
+                     win over all that other regions write without knowing of them, and nothing is promised by such \
+                     times; set the clock of the service, or this one, by NTP"
+                );
+            } else {
+                info!(%region, table, shard = %page.shard, "the stream's records have credible times again");
+            }
+        }
     }
 
     /// Tells the lanes of the peer that a write of its own has come from, where one of the key may be under way.

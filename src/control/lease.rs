@@ -15,7 +15,7 @@ use aws_sdk_dynamodb::types::{AttributeValue, ReturnValue};
 use super::hold::HoldRow;
 use super::{AgentId, ControlTable, PK, Row, SK, number, read_number, read_text, text};
 use crate::fault::Fault;
-use crate::protocol::{Floors, Hlc, Origin};
+use crate::protocol::{Floors, Hlc, Origin, is_credible};
 use crate::stream::{Position, ShardId};
 
 /// Where the leases of one stream of a table are kept: a table that is made anew under its old
@@ -85,6 +85,16 @@ pub enum Held {
 }
 
 impl Lease {
+    /// Takes back what times say in which nobody believes whose clock says `now`.
+    pub fn disbelieve(&mut self, now: u64) {
+        for checkpoint in self.checkpoints.values_mut() {
+            checkpoint.floors = checkpoint.floors.credible(now);
+            if !is_credible(checkpoint.millis, now) {
+                checkpoint.millis = 0;
+            }
+        }
+    }
+
     /// Whether everything in the shard has been done for a destination.
     pub fn is_done_for(&self, destination: &Origin) -> bool {
         self.checkpoints.get(destination).is_some_and(|checkpoint| checkpoint.done == Position::End)

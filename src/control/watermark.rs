@@ -3,7 +3,7 @@
 use super::lease::held;
 use super::{ControlTable, PK, Row, SK, number, read_number, read_text, text};
 use crate::fault::Fault;
-use crate::protocol::{Floors, Hlc, Origin};
+use crate::protocol::{AHEAD_MILLIS, Floors, Hlc, Origin};
 
 /// What the origins say has arrived in this region: of each, every write with a lower clock.
 pub type Watermarks = Floors;
@@ -23,8 +23,15 @@ impl ControlTable {
     /// Says that every write of `origin` with a lower clock is in this region's replica. A
     /// watermark never sinks, whichever of the origin's agents tells it.
     ///
-    /// Only for what a durable checkpoint says: after a crash, none of it is written again.
-    pub async fn save_watermark(&self, table: &str, origin: &Origin, hlc: Hlc) -> Result<(), Fault> {
+    /// Only for what a durable checkpoint says: after a crash, none of it is written again. One that lies so far
+    /// ahead that nobody whose clock says `now` believes it is taken back.
+    pub async fn save_watermark(
+        &self,
+        table: &str,
+        origin: &Origin,
+        hlc: Hlc,
+        now: u64,
+    ) -> Result<(), Fault> {
         let put = self.client.put_item().table_name(&self.name).set_item(Some(Row::from([
             (PK.to_owned(), text(format!("watermark/{table}"))),
             (SK.to_owned(), text(origin.as_str())),
@@ -32,8 +39,9 @@ impl ControlTable {
             ("millis".to_owned(), number(hlc.millis())),
         ])));
         let put = put
-            .condition_expression("attribute_not_exists(hlc) OR hlc < :hlc")
-            .expression_attribute_values(":hlc", number(u64::from(hlc)));
+            .condition_expression("attribute_not_exists(hlc) OR hlc < :hlc OR millis > :credible")
+            .expression_attribute_values(":hlc", number(u64::from(hlc)))
+            .expression_attribute_values(":credible", number(now.saturating_add(AHEAD_MILLIS)));
         // Where another agent has told more already, all is well.
         held(put.send().await).map(|_| ())
     }

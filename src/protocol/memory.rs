@@ -10,6 +10,19 @@ use super::{Hlc, KeyId, Nonce, Origin, Record, Stamp, Version};
 /// nothing is lost. What is forgotten lies this much further back than a watermark says.
 pub const SLACK_MILLIS: u64 = 60_000;
 
+/// How far ahead of its own clock an agent believes a time that a service tells. It is within the slack, so that
+/// a clock which was ahead by no more, and is put right, loses nothing.
+pub const AHEAD_MILLIS: u64 = SLACK_MILLIS / 2;
+
+/// Whether an agent whose clock says `now` believes a time.
+///
+/// What is promised to others and what is forgotten rests on times that never sink. One that lies far ahead
+/// would count until then, and make replicated writes pass for old copies. An agent's clock that is behind
+/// makes its promises late, never untrue.
+pub fn is_credible(millis: u64, now: u64) -> bool {
+    millis <= now.saturating_add(AHEAD_MILLIS)
+}
+
 fn less_slack(floor: Hlc) -> Hlc {
     Hlc::at_millis(floor.millis().saturating_sub(SLACK_MILLIS))
 }
@@ -37,6 +50,15 @@ impl Floors {
     /// The origins with their floors.
     pub fn iter(&self) -> impl Iterator<Item = (&Origin, Hlc)> {
         self.0.iter().map(|(origin, floor)| (origin, *floor))
+    }
+
+    /// Those that an agent believes whose clock says `now`; of the others, none is known.
+    #[must_use]
+    pub fn credible(&self, now: u64) -> Self {
+        let credible = |(origin, floor): &(&Origin, &Hlc)| {
+            **origin == Origin::seeding() || is_credible(floor.millis(), now)
+        };
+        Self(self.0.iter().filter(credible).map(|(origin, floor)| (origin.clone(), *floor)).collect())
     }
 
     /// The lower floor of each origin: what holds in both places.

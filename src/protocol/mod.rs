@@ -33,7 +33,7 @@ mod version;
 
 pub use fingerprint::{Fingerprint, KeyId};
 pub use guard::{Guard, Next, StampGuard};
-pub use memory::{Floors, KeyMemory, SLACK_MILLIS};
+pub use memory::{AHEAD_MILLIS, Floors, KeyMemory, SLACK_MILLIS, is_credible};
 pub use record::{Item, Record};
 pub use resolve::{Action, Body, Conflict, Home, Judgement, Verdict, Write};
 pub use seed::{Seed, Seeding, seed};

@@ -22,5 +22,5 @@ pub use position::{Position, Sequence, ShardId};
 pub use reader::{Page, Stream, StreamEvent};
 #[cfg(any(test, fuzzing))]
 pub(crate) use record::convert;
-pub(crate) use service_clock::ServiceClock;
+pub(crate) use service_clock::{ServiceClock, own_millis};
 pub use tip::Tip;

@@ -5,7 +5,9 @@
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::UNIX_EPOCH;
 
+use aws_sdk_dynamodbstreams::Client;
 use aws_sdk_dynamodbstreams::config::interceptors::BeforeDeserializationInterceptorContextRef;
 use aws_sdk_dynamodbstreams::config::{ConfigBag, Intercept, RuntimeComponents};
 use aws_sdk_dynamodbstreams::error::BoxError;
@@ -20,6 +22,14 @@ impl ServiceClock {
     pub(crate) fn millis(&self) -> Option<u64> {
         Some(self.0.load(Ordering::Relaxed)).filter(|millis| *millis > 0)
     }
+}
+
+/// The clock of the machine that this client is on, in milliseconds since the Unix epoch: to tell whether a
+/// service's is far ahead, and for nothing else.
+pub(crate) fn own_millis(client: &Client) -> u64 {
+    let now = client.config().time_source().unwrap_or_default().now();
+    let since = now.duration_since(UNIX_EPOCH).unwrap_or_default();
+    u64::try_from(since.as_millis()).unwrap_or(u64::MAX)
 }
 
 impl Intercept for ServiceClock {

@@ -339,10 +339,13 @@ async fn what_control_tables_hold_is_looked_at() {
     dublin.close_gap(&world.table, &gap).await.expect("no mark");
     // Nobody has reported for a day; what is durable tells.
     let day_old = Hlc::at_millis(now_millis() - 25 * 3_600_000);
-    tokyo.save_watermark(&world.table, &"dublin".parse().unwrap(), day_old).await.expect("a watermark");
+    tokyo
+        .save_watermark(&world.table, &"dublin".parse().unwrap(), day_old, now_millis())
+        .await
+        .expect("a watermark");
     assert_eq!(found_but(&world, &[]).await, ["data_loss retention dublin "]);
     tokyo
-        .save_watermark(&world.table, &"dublin".parse().unwrap(), Hlc::at_millis(now_millis()))
+        .save_watermark(&world.table, &"dublin".parse().unwrap(), Hlc::at_millis(now_millis()), now_millis())
         .await
         .expect("a watermark");
     let version = Version { hlc: Hlc::at_millis(now_millis()), origin: "dublin".parse().unwrap() };

@@ -15,7 +15,7 @@ use crate::observe::{Overview, RegionView};
 use crate::operate::agents::running;
 use crate::operate::init::is_on_demand;
 use crate::operate::{status, watermarks};
-use crate::protocol::Origin;
+use crate::protocol::{Origin, is_credible};
 use crate::region::Region;
 
 /// The part of a provisioned capacity from which on there is none to spare.
@@ -128,8 +128,27 @@ async fn retention(
         }
     }
     // What is durable says so even where no agent has reported for a day.
+    let (now, mut findings) = (wall_millis(), Vec::new());
     for watermark in watermarks(tables, regions).await.unwrap_or_default() {
         let Some(millis) = watermark.millis else { continue };
+        if !is_credible(millis, now) {
+            findings.push(Finding::new(
+                Harm::Lag,
+                "watermark_ahead",
+                &watermark.peer,
+                &watermark.table,
+                format!(
+                    "what {} has promised to {} lies ahead, at {}: a clock was wrong when it was made; nobody \
+                     believes it, and {}'s agent takes it back with its next",
+                    watermark.origin,
+                    watermark.peer,
+                    moment(millis),
+                    watermark.origin
+                ),
+                "set the clocks of the services, and of the machines that agents run on, by NTP",
+            ));
+            continue;
+        }
         let heard = ages.contains_key(&(watermark.origin.clone(), watermark.peer.clone()));
         if !heard {
             let age = Duration::from_millis(wall_millis().saturating_sub(millis));
@@ -138,7 +157,6 @@ async fn retention(
         }
     }
     let kept = config.tuning.stream_retention;
-    let mut findings = Vec::new();
     for ((origin, peer), age) in ages.into_iter().filter(|(_, age)| *age > kept / 2) {
         let told = humantime::format_duration(Duration::from_mins(age.as_secs() / 60));
         let (wrong, mend) = if age >= kept {
