@@ -296,7 +296,8 @@ impl Service {
         let (_, wanted) = expression.equals();
         let wanted = crate::item::as_text(wanted).unwrap_or_default();
         let rows = self.control.iter().filter(|((pk, _), _)| pk == wanted);
-        Ok(json!({ "Items": rows.map(|(_, row)| value_of(row)).collect::<Vec<_>>() }))
+        let rows: Vec<_> = rows.map(|(_, row)| value_of(row)).collect();
+        Ok(json!({ "Count": rows.len(), "ScannedCount": rows.len(), "Items": rows }))
     }
 
     fn describe(&self, request: &Value) -> Result<Value, Refusal> {
