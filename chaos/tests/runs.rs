@@ -39,7 +39,7 @@ fn is_noticed(scenario: &str, defect: &str, kinds: &[&str]) {
 
 #[test]
 fn a_good_build_passes() {
-    let (code, report) = run(&[BRIEF, STAMPED]);
+    let (code, report) = run(&[BRIEF, STAMPED, DELETES]);
     assert_eq!(code, Some(0), "{}", report["runs"]);
     let seen = |run: &serde_json::Value| run["rollbacks"]["seen"].as_u64();
     assert!(report["runs"].as_array().expect("runs").iter().all(|run| seen(run) == Some(0)));

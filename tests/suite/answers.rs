@@ -36,7 +36,7 @@ impl Tamper for Gateway {
         let call = calls.entry(operation.to_owned()).or_default();
         *call += 1;
         match HOLLOW.get((*call - 1) / 2) {
-            Some(body) if *call % 2 == 0 => Fate::Intercept(200, body),
+            Some(body) if (*call).is_multiple_of(2) => Fate::Intercept(200, body),
             _ => Fate::Pass,
         }
     }

@@ -52,10 +52,10 @@ async fn what_differs_is_found_and_the_newer_version_wins() {
     world.await_item(TOKYO, &key("same"), &row("same", "one")).await;
     verified(&world, |verified| (verified.items_compared, verified.items_differing) == (1, 0)).await;
     for (region, value, millis) in [(DUBLIN, "old", 1000), (TOKYO, "new", 3000)] {
-        world.put(region, stamped(row("differs", value), millis)).await;
+        world.put(region, stamped(region, row("differs", value), millis)).await;
     }
     // It may have been deleted elsewhere: a person decides.
-    world.put(TOKYO, stamped(row("missing", "one"), 1000)).await;
+    world.put(TOKYO, stamped(TOKYO, row("missing", "one"), 1000)).await;
     world.await_item(DUBLIN, &key("differs"), &row("differs", "new")).await;
     verified(&world, |verified| (verified.items_compared, verified.items_differing) == (3, 1)).await;
     assert_eq!(world.get(DUBLIN, &key("missing")).await, None);
@@ -65,7 +65,7 @@ async fn what_differs_is_found_and_the_newer_version_wins() {
 async fn it_only_tells_of_it_where_it_is_to_repair_nothing() {
     let (world, _agents) = running("[anti_entropy]\nevery = \"2s\"\nrepair = \"nothing\"\n").await;
     for (region, value, millis) in [(DUBLIN, "old", 1000), (TOKYO, "new", 3000)] {
-        world.put(region, stamped(row("differs", value), millis)).await;
+        world.put(region, stamped(region, row("differs", value), millis)).await;
     }
     verified(&world, |verified| verified.items_differing == 1).await;
     assert_eq!(world.get(DUBLIN, &key("differs")).await, Some(row("differs", "old")));

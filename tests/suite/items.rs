@@ -3,7 +3,9 @@
 use aws_sdk_dynamodb::primitives::Blob;
 use aws_sdk_dynamodb::types::AttributeValue as Value;
 use tradewind::item_json::item_json;
-use tradewind::protocol::{Fingerprint, Item, STAMP};
+use tradewind::protocol::{Fingerprint, Item, Nonce, STAMP};
+
+use crate::world::PLACES;
 
 pub(crate) fn s(text: &str) -> Value {
     Value::S(text.to_owned())
@@ -71,9 +73,15 @@ fn sort_sets(value: &Value) -> Value {
     }
 }
 
-/// An item as the agent of a region that is no more would have written it: no agent replicates it.
-pub(crate) fn stamped(mut item: Item, millis: u64) -> Item {
-    let stamp = format!("tw1 {:016x} paris - - {} {:016x}", millis << 16, Fingerprint::of(&item), millis);
+/// An item as the agent of a region that is no more would have written it in this region: no agent replicates it.
+pub(crate) fn stamped(region: usize, mut item: Item, millis: u64) -> Item {
+    let fingerprint = Fingerprint::of(&item);
+    let stamp = format!("tw1 {:016x} paris - - {fingerprint} {}", millis << 16, nonce(region, millis));
     item.insert(STAMP.to_owned(), s(&stamp));
     item
+}
+
+/// The nonce of an agent's attempt to write in this region.
+pub(crate) fn nonce(region: usize, random: u64) -> Nonce {
+    Nonce::new(&PLACES[region].0.parse().expect("a region's name"), random)
 }

@@ -299,7 +299,7 @@ async fn a_table_that_is_marked_is_told_everywhere_until_it_is_verified() {
 async fn a_difference_that_verify_finds_is_told_until_a_later_one_finds_none() {
     let world = observed().await;
     // It looks like an agent's, so no agent replicates it.
-    world.put(TOKYO, stamped(row("extra", "one"), 1000)).await;
+    world.put(TOKYO, stamped(TOKYO, row("extra", "one"), 1000)).await;
     let (process, address) = start(agent(&world, DUBLIN, "127.0.0.1:0", |_| {})).await;
     let verify = || run(world.tradewind(TOKYO, &["verify", "--settle", "0s"]));
     let of_table = [("region", "dublin"), ("table", world.table.as_str())];

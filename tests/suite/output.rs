@@ -63,7 +63,7 @@ async fn a_log_that_nobody_can_read_ends_no_agent_and_holds_none_up() {
 async fn a_reader_that_has_gone_away_is_left_in_peace() {
     let world = World::prepared(2, PLAIN).await;
     // It looks like an agent's, so it differs for good.
-    world.put(TOKYO, stamped(row("extra", "one"), 1000)).await;
+    world.put(TOKYO, stamped(TOKYO, row("extra", "one"), 1000)).await;
     for (command, expected) in [
         (world.tradewind(DUBLIN, &["status"]), 0),
         (world.tradewind(DUBLIN, &["status", "--watch"]), 0),
@@ -83,7 +83,7 @@ async fn a_reader_that_has_gone_away_is_left_in_peace() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_result_that_can_not_be_written_ends_a_command_with_70() {
     let world = World::prepared(2, PLAIN).await;
-    world.put(TOKYO, stamped(row("extra", "one"), 1000)).await;
+    world.put(TOKYO, stamped(TOKYO, row("extra", "one"), 1000)).await;
     for command in [
         world.tradewind(DUBLIN, &["status"]),
         world.tradewind(DUBLIN, &["init", "--dry-run"]),

@@ -249,10 +249,10 @@ async fn a_repair_settles_by_versions_and_says_so_first() {
     }
     world.converged().await;
     for i in 0..40 {
-        world.put(TOKYO, stamped(row(&format!("lost {i}"), "one"), 1000)).await;
+        world.put(TOKYO, stamped(TOKYO, row(&format!("lost {i}"), "one"), 1000)).await;
     }
     for (region, value, millis) in [(DUBLIN, "old", 1000), (TOKYO, "new", 3000), (OREGON, "older", 500)] {
-        world.put(region, stamped(row("differs", value), millis)).await;
+        world.put(region, stamped(region, row("differs", value), millis)).await;
     }
     world.quiet().await;
     let (code, result) = repair(&world, &["--dry-run"]).await;

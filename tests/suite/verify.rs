@@ -5,9 +5,9 @@ use std::time::Duration;
 use serde_json::{Value, json};
 use tokio::time::timeout;
 use tradewind::item_json::item_json;
-use tradewind::protocol::{Item, STAMP};
+use tradewind::protocol::{Fingerprint, Item, STAMP};
 
-use crate::items::{key, row, s, stamped};
+use crate::items::{key, nonce, row, s, stamped};
 use crate::load::{Load, Mix, seed};
 use crate::process::{run, run_json};
 use crate::world::{PLAIN, World};
@@ -112,7 +112,11 @@ async fn an_item_that_waits_for_its_delete_is_told_as_such() {
 
 fn marked(id: &str, millis: u64) -> Item {
     let mut item = row(id, "one");
-    item.insert(STAMP.to_owned(), s(&format!("tw1 {:016x} dublin - - x {:016x}", millis << 16, 7)));
+    let marked = format!("x-{}", Fingerprint::of(&item));
+    item.insert(
+        STAMP.to_owned(),
+        s(&format!("tw1 {:016x} dublin - - {marked} {}", millis << 16, nonce(TOKYO, 7))),
+    );
     item
 }
 
@@ -120,13 +124,19 @@ fn marked(id: &str, millis: u64) -> Item {
 async fn each_kind_of_difference_is_told_with_who_is_newer() {
     let world = World::prepared(2, PLAIN).await;
     for (dublin, tokyo) in [
-        (Some(row("same", "one")), Some(stamped(row("same", "one"), 1000))),
+        (Some(row("same", "one")), Some(stamped(TOKYO, row("same", "one"), 1000))),
         (Some(row("missing", "one")), None),
-        (None, Some(stamped(row("extra", "one"), 1000))),
-        (Some(stamped(row("other data", "one"), 1000)), Some(stamped(row("other data", "two"), 2000))),
-        (Some(stamped(row("other stamp", "one"), 2000)), Some(stamped(row("other stamp", "one"), 1000))),
-        (Some(stamped(row("marked", "one"), 1000)), Some(marked("marked", 2000))),
-        (Some(row("unstamped", "one")), Some(stamped(row("unstamped", "two"), 1000))),
+        (None, Some(stamped(TOKYO, row("extra", "one"), 1000))),
+        (
+            Some(stamped(DUBLIN, row("other data", "one"), 1000)),
+            Some(stamped(TOKYO, row("other data", "two"), 2000)),
+        ),
+        (
+            Some(stamped(DUBLIN, row("other stamp", "one"), 2000)),
+            Some(stamped(TOKYO, row("other stamp", "one"), 1000)),
+        ),
+        (Some(stamped(DUBLIN, row("marked", "one"), 1000)), Some(marked("marked", 2000))),
+        (Some(row("unstamped", "one")), Some(stamped(TOKYO, row("unstamped", "two"), 1000))),
     ] {
         for (region, item) in [(DUBLIN, dublin), (TOKYO, tokyo)] {
             if let Some(item) = item {
@@ -172,8 +182,8 @@ async fn each_kind_of_difference_is_told_with_who_is_newer() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn items_that_only_carry_different_versions_are_told_of_but_do_not_differ() {
     let world = World::prepared(2, PLAIN).await;
-    world.put(DUBLIN, stamped(row("a", "one"), 2000)).await;
-    world.put(TOKYO, stamped(row("a", "one"), 1000)).await;
+    world.put(DUBLIN, stamped(DUBLIN, row("a", "one"), 2000)).await;
+    world.put(TOKYO, stamped(TOKYO, row("a", "one"), 1000)).await;
     let (code, text, _) = run(world.tradewind(DUBLIN, &["verify", "--settle", "0s"])).await;
     assert_eq!(code, 0, "{text}");
     assert!(text.contains("stamped with different versions; newest in dublin"), "{text}");
@@ -183,7 +193,7 @@ async fn items_that_only_carry_different_versions_are_told_of_but_do_not_differ(
 async fn what_differs_though_all_has_arrived_is_told_of_by_the_word_of_the_agents() {
     let world = World::running(3).await;
     // It looks like an agent's, so no agent replicates it.
-    let extra = stamped(row("extra", "one"), 1000);
+    let extra = stamped(TOKYO, row("extra", "one"), 1000);
     world.put(TOKYO, extra).await;
     world.put(DUBLIN, row("a", "one")).await;
     world.quiet().await;

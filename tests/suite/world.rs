@@ -36,7 +36,7 @@ const QUIET_CALLS: u32 = 4;
 /// As many that, after that, nothing can have been going on.
 const LONG_QUIET_CALLS: u32 = 7;
 
-const PLACES: [(&str, &str); 3] =
+pub(crate) const PLACES: [(&str, &str); 3] =
     [("dublin", "eu-west-1"), ("tokyo", "ap-northeast-1"), ("oregon", "us-west-2")];
 
 /// The key of the test's table: attribute names with their types, the partition key first.
