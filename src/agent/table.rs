@@ -140,13 +140,15 @@ impl TablePlan {
             } else {
                 let (origin, keys) = (self.local.name.clone(), self.key_schema.clone());
                 tasks.spawn(open_gate(origin.clone(), region.clone(), physical, keys, gate));
-                tasks.spawn(publish(self.local.clone(), region.clone(), name.clone(), told));
+                let known = Arc::clone(&names);
+                tasks.spawn(publish(self.local.clone(), region.clone(), name.clone(), known, told));
             }
         }
         let (seen, watermarks) = watch::channel(Floors::default());
         let interval = self.tuning.checkpoint_interval;
         let (local, backlogs) = (self.local.clone(), Arc::clone(&self.backlogs));
-        tasks.spawn(observe(local, control.clone(), name.clone(), interval, seen, backlogs));
+        let learnt = Arc::clone(&names);
+        tasks.spawn(observe(local, control.clone(), name.clone(), interval, seen, learnt, backlogs));
         let Tuning { poll_interval, idle_poll_interval, .. } = self.tuning;
         let stream = Stream {
             client: self.local.streams.clone(),
@@ -230,11 +232,17 @@ async fn open_gate(
 }
 
 /// Writes each new promise to a peer into its control table.
-async fn publish(local: Region, peer: Region, table: String, mut promised: watch::Receiver<Hlc>) {
+async fn publish(
+    local: Region,
+    peer: Region,
+    table: String,
+    names: Arc<AttributeNames>,
+    mut promised: watch::Receiver<Hlc>,
+) {
     let (control, region, peer) = (ControlTable::of(&peer), local.name, peer.name);
     while promised.changed().await.is_ok() {
         let hlc = *promised.borrow_and_update();
-        let save = || control.save_watermark(&table, &region, hlc, own_millis(&local.streams));
+        let save = || control.save_watermark(&table, &region, hlc, names.all(), own_millis(&local.streams));
         let saved = persist(save, |fault| {
             debug!(%region, %peer, table, %fault, "can't tell a peer its watermark; trying again");
         });
@@ -251,6 +259,7 @@ async fn observe(
     table: String,
     interval: Duration,
     seen: watch::Sender<Floors>,
+    names: Arc<AttributeNames>,
     backlogs: Arc<Backlogs>,
 ) {
     let mut ticks = tokio::time::interval(interval);
@@ -260,9 +269,10 @@ async fn observe(
         match control.watermarks(&table).await {
             Ok(watermarks) => {
                 // Its origin takes the row of one that lies ahead back with the next that it tells.
-                let watermarks = watermarks.credible(own_millis(&local.streams));
-                backlogs.arrived(watermarks.clone());
-                seen.send_replace(watermarks);
+                let arrived = watermarks.arrived.credible(own_millis(&local.streams));
+                backlogs.arrived(arrived.clone());
+                seen.send_replace(arrived);
+                names.learn(watermarks.names.iter());
             }
             Err(fault) => debug!(%fault, table, "can't read the watermarks; trying again"),
         }

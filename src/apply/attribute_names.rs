@@ -1,8 +1,8 @@
 //! The names of the attributes that a table's items have.
 //!
 //! A condition can say that an attribute is there, or is not, but only of one that it names. So what an
-//! application adds to an item is seen by a guard if the agent has ever met an attribute of that name in the
-//! table, in any item.
+//! application adds to an item is seen by a guard if the agent has met an attribute of that name in the table, in
+//! any item, or an agent of another region has, and has told it with its watermark.
 
 use std::collections::HashSet;
 use std::sync::{PoisonError, RwLock};
@@ -27,16 +27,20 @@ struct Names {
 impl AttributeNames {
     /// Takes in the names of an item's attributes.
     pub fn note(&self, item: &Item) {
+        self.learn(item.keys());
+    }
+
+    pub fn learn<'a>(&self, learnt: impl Iterator<Item = &'a String> + Clone) {
         let is_new = |names: &Names, name: &str| name != STAMP && !names.all.contains(name);
         {
             let names = self.0.read().unwrap_or_else(PoisonError::into_inner);
-            if names.is_full || !item.keys().any(|name| is_new(&names, name)) {
+            if names.is_full || !learnt.clone().any(|name| is_new(&names, name)) {
                 return;
             }
         }
         let mut names = self.0.write().unwrap_or_else(PoisonError::into_inner);
         let names = &mut *names;
-        for name in item.keys() {
+        for name in learnt {
             if !is_new(names, name) {
                 continue;
             }
@@ -47,6 +51,11 @@ impl AttributeNames {
             names.all.insert(name.as_str().into());
             names.in_order.push(name.as_str().into());
         }
+    }
+
+    pub fn all(&self) -> Vec<String> {
+        let names = self.0.read().unwrap_or_else(PoisonError::into_inner);
+        names.in_order.iter().map(|name| name.to_string()).collect()
     }
 
     /// Shows each name until one is refused; whether all there are have been shown, and taken.

@@ -38,14 +38,14 @@ impl Condition {
         let mut condition = Self::new();
         match guard {
             Guard::Absent => condition.absent(key),
-            Guard::Data { image, stamp } => {
+            Guard::Data { image, stamp, or_absent: false } => {
                 condition.beside(*stamp);
                 condition.data(image, key, known);
             }
-            Guard::DataOrAbsent { image, below } => {
+            Guard::Data { image, stamp, or_absent: true } => {
                 condition.absent(key);
                 condition.expression.push_str(" OR (");
-                condition.beside(StampGuard::Below(below));
+                condition.beside(*stamp);
                 condition.data(image, key, known);
                 condition.expression.push(')');
             }

@@ -10,6 +10,8 @@ use crate::protocol::Item;
 /// How long the peer's agent is waited for, at least: it sets its version beside what stands once it has read
 /// it, and its own push has met the pusher's write.
 const PATIENCE: Duration = Duration::from_secs(3);
+/// The same, where there is nothing: no version can be set beside that. A put that is made too early is healed.
+const PATIENCE_WITH_NOTHING: Duration = Duration::from_secs(1);
 /// So many times it may find that there is nothing to read, meanwhile.
 const POLLS: u32 = 6;
 /// An item that is written all the time, while its agent is down, is waited for so many times as long.
@@ -36,7 +38,7 @@ pub(super) struct Contention {
     /// What it has found, and since when.
     found: Option<Item>,
     found_since: Instant,
-    patience: Duration,
+    polls: Duration,
     delays: ExponentialBackoff,
 }
 
@@ -49,7 +51,7 @@ impl Contention {
             since: now,
             found: None,
             found_since: now,
-            patience: PATIENCE.max(poll_interval * POLLS),
+            polls: poll_interval * POLLS,
             delays: delays.without_max_times().with_jitter().build(),
         }
     }
@@ -64,9 +66,10 @@ impl Contention {
     }
 
     pub(super) fn insistence(&self) -> Insistence {
-        if self.since.elapsed() >= self.patience * LAST {
+        let patience = if self.found.is_some() { PATIENCE } else { PATIENCE_WITH_NOTHING };
+        if self.since.elapsed() >= PATIENCE.max(self.polls) * LAST {
             Insistence::OnAnything
-        } else if self.found_since.elapsed() >= self.patience {
+        } else if self.found_since.elapsed() >= patience.max(self.polls) {
             Insistence::On(self.found.clone())
         } else {
             Insistence::None
@@ -102,6 +105,16 @@ mod tests {
         }
         contention.next(None);
         assert_eq!(contention.insistence(), Insistence::OnAnything, "it has waited for long enough");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn where_nothing_stands_it_waits_less_long() {
+        let mut contention = Contention::begin(SECOND / 10);
+        contention.next(None);
+        tokio::time::advance(SECOND / 2).await;
+        assert_eq!(contention.insistence(), Insistence::None);
+        tokio::time::advance(SECOND / 2).await;
+        assert_eq!(contention.insistence(), Insistence::On(None));
     }
 
     #[tokio::test(start_paused = true)]

@@ -14,7 +14,7 @@ impl ControlTable {
     /// checkpoints for it.
     pub async fn knows(&self, other: &Origin, tables: &[String], spaces: &[String]) -> Result<bool, Fault> {
         for table in tables {
-            if self.watermarks(table).await?.iter().any(|(origin, _)| origin == other) {
+            if self.watermarks(table).await?.arrived.iter().any(|(origin, _)| origin == other) {
                 return Ok(true);
             }
         }

@@ -1,12 +1,24 @@
 //! Watermarks: what each origin says has arrived here.
 
+use std::collections::BTreeSet;
+
+use aws_sdk_dynamodb::types::AttributeValue;
+
 use super::lease::held;
 use super::{ControlTable, PK, Row, SK, number, read_number, read_text, text};
 use crate::fault::Fault;
 use crate::protocol::{AHEAD_MILLIS, Floors, Hlc, Origin};
 
-/// What the origins say has arrived in this region: of each, every write with a lower clock.
-pub type Watermarks = Floors;
+const NAMES: &str = "attributeNames";
+
+/// What the origins say.
+#[derive(Debug, Default)]
+pub struct Watermarks {
+    /// What has arrived in this region: of each, every write with a lower clock.
+    pub arrived: Floors,
+    /// The names of the attributes that their items have.
+    pub names: BTreeSet<String>,
+}
 
 impl ControlTable {
     /// The watermarks of all origins for a table.
@@ -14,14 +26,17 @@ impl ControlTable {
         let mut watermarks = Watermarks::default();
         for row in self.rows(&format!("watermark/{table}")).await? {
             if let Some((origin, hlc)) = read(&row) {
-                watermarks.raise(&origin, hlc);
+                watermarks.arrived.raise(&origin, hlc);
+            }
+            if let Some(AttributeValue::Ss(names)) = row.get(NAMES) {
+                watermarks.names.extend(names.iter().cloned());
             }
         }
         Ok(watermarks)
     }
 
-    /// Says that every write of `origin` with a lower clock is in this region's replica. A
-    /// watermark never sinks, whichever of the origin's agents tells it.
+    /// Says that every write of `origin` with a lower clock is in this region's replica, and which attributes
+    /// its items have. A watermark never sinks, whichever of the origin's agents tells it.
     ///
     /// Only for what a durable checkpoint says: after a crash, none of it is written again. One that lies so far
     /// ahead that nobody whose clock says `now` believes it is taken back.
@@ -30,15 +45,23 @@ impl ControlTable {
         table: &str,
         origin: &Origin,
         hlc: Hlc,
+        names: Vec<String>,
         now: u64,
     ) -> Result<(), Fault> {
-        let put = self.client.put_item().table_name(&self.name).set_item(Some(Row::from([
+        let mut row = Row::from([
             (PK.to_owned(), text(format!("watermark/{table}"))),
             (SK.to_owned(), text(origin.as_str())),
             ("hlc".to_owned(), number(u64::from(hlc))),
             ("millis".to_owned(), number(hlc.millis())),
-        ])));
-        let put = put
+        ]);
+        if !names.is_empty() {
+            row.insert(NAMES.to_owned(), AttributeValue::Ss(names));
+        }
+        let put = self
+            .client
+            .put_item()
+            .table_name(&self.name)
+            .set_item(Some(row))
             .condition_expression("attribute_not_exists(hlc) OR hlc < :hlc OR millis > :credible")
             .expression_attribute_values(":hlc", number(u64::from(hlc)))
             .expression_attribute_values(":credible", number(now.saturating_add(AHEAD_MILLIS)));

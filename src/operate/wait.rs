@@ -151,7 +151,7 @@ pub async fn watermarks(
             let seen = ControlTable::of(peer).watermarks(&table.name).await;
             let seen = seen.map_err(|fault| OperateError::at(peer, &peer.control_table, fault))?;
             for (origin, _) in table.replicas.iter().filter(|(name, _)| *name != peer.name) {
-                let millis = Some(seen.get(origin).millis()).filter(|millis| *millis > 0);
+                let millis = Some(seen.arrived.get(origin).millis()).filter(|millis| *millis > 0);
                 let (table, origin, peer) = (table.name.clone(), origin.clone(), peer.name.clone());
                 found.push(Watermark { table, origin, peer, millis });
             }

@@ -16,10 +16,8 @@ use super::{Action, Body, Fingerprint, Item, Origin, Version, Write};
 pub enum Guard<'a> {
     /// No item.
     Absent,
-    /// An item with the data of `image`.
-    Data { image: &'a Item, stamp: StampGuard<'a> },
-    /// The same, or no item.
-    DataOrAbsent { image: &'a Item, below: &'a Version },
+    /// An item with the data of `image`, or, where that will do, no item.
+    Data { image: &'a Item, stamp: StampGuard<'a>, or_absent: bool },
     /// Exactly this item, stamp and all.
     Exactly(&'a Item),
     /// An item with exactly this stamp attribute, or without one, whatever its data.
@@ -57,11 +55,10 @@ impl<'a> Guard<'a> {
     /// Whether it holds for what stands. The service decides this; here stands what it is asked for.
     pub fn holds(&self, stored: Option<&Item>) -> bool {
         match (*self, stored) {
-            (Self::Absent | Self::DataOrAbsent { .. } | Self::Below(_), None) => true,
+            (Self::Absent | Self::Data { or_absent: true, .. } | Self::Below(_), None) => true,
             (_, None) | (Self::Absent, Some(_)) => false,
-            (Self::Data { image, stamp }, Some(stored)) => stamp.holds(stored) && same_data(image, stored),
-            (Self::DataOrAbsent { image, below }, Some(stored)) => {
-                StampGuard::Below(below).holds(stored) && same_data(image, stored)
+            (Self::Data { image, stamp, .. }, Some(stored)) => {
+                stamp.holds(stored) && same_data(image, stored)
             }
             (Self::Exactly(image), Some(stored)) => {
                 image.get(STAMP) == stored.get(STAMP) && same_data(image, stored)
@@ -74,7 +71,7 @@ impl<'a> Guard<'a> {
     /// The data that is known to stand below the write, if it takes effect.
     fn data(&self) -> Option<&'a Item> {
         match self {
-            Self::Data { image, .. } | Self::DataOrAbsent { image, .. } | Self::Exactly(image) => Some(image),
+            Self::Data { image, .. } | Self::Exactly(image) => Some(image),
             Self::Absent | Self::Stamp(_) | Self::Below(_) => None,
         }
     }
@@ -111,17 +108,16 @@ impl Action {
     /// says so where it was not made.
     pub fn guard(&self, to: &Origin) -> Guard<'_> {
         match self {
-            Self::Push(write) => match (write.replaced.as_deref(), &write.base) {
-                (None, _) => Guard::Absent,
+            Self::Push(write) => {
+                let Some(image) = write.replaced.as_deref() else { return Guard::Absent };
                 // A marked item is about to go, here and there.
-                (Some(image), _) if Stamped::read(image).stamp().is_some_and(Stamp::is_mark) => {
-                    Guard::DataOrAbsent { image, below: &write.version }
-                }
-                (Some(image), Some(base)) if base.origin != *to => {
-                    Guard::Data { image, stamp: StampGuard::Of(base) }
-                }
-                (Some(image), _) => Guard::Data { image, stamp: StampGuard::Below(&write.version) },
-            },
+                let is_marked = Stamped::read(image).stamp().is_some_and(Stamp::is_mark);
+                let stamp = match &write.base {
+                    Some(base) if base.origin != *to && !is_marked => StampGuard::Of(base),
+                    _ => StampGuard::Below(&write.version),
+                };
+                Guard::Data { image, stamp, or_absent: is_marked || write.body == Body::Delete }
+            }
             Self::Heal(write) => Guard::exactly(write.replaced.as_deref()),
             Self::Restamp(write) => Guard::Stamp(write.home.as_ref().and_then(|home| home.beside.as_ref())),
             Self::CarryOut { marked, .. } => Guard::Exactly(marked),

@@ -878,7 +878,7 @@ fn a_push_replaces_nothing_that_its_maker_has_not_seen() {
             "c",
             &[
                 ("x 5b", "made"),
-                ("-", "made at the second try"),
+                ("-", "made"),
                 (". 6c mark", "made at the second try"),
                 ("w", "contended"),
                 ("w 9b", "superseded"),

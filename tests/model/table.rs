@@ -79,7 +79,9 @@ impl Model {
                 Guard::Stamp(marked.get(STAMP))
             }
             (Action::Push(write), Defect::NoBase) => match action.guard(to) {
-                Guard::Data { image, .. } => Guard::Data { image, stamp: StampGuard::Below(&write.version) },
+                Guard::Data { image, or_absent, .. } => {
+                    Guard::Data { image, stamp: StampGuard::Below(&write.version), or_absent }
+                }
                 guard => guard,
             },
             _ => action.guard(to),

@@ -340,12 +340,18 @@ async fn what_control_tables_hold_is_looked_at() {
     // Nobody has reported for a day; what is durable tells.
     let day_old = Hlc::at_millis(now_millis() - 25 * 3_600_000);
     tokyo
-        .save_watermark(&world.table, &"dublin".parse().unwrap(), day_old, now_millis())
+        .save_watermark(&world.table, &"dublin".parse().unwrap(), day_old, Vec::new(), now_millis())
         .await
         .expect("a watermark");
     assert_eq!(found_but(&world, &[]).await, ["data_loss retention dublin "]);
     tokyo
-        .save_watermark(&world.table, &"dublin".parse().unwrap(), Hlc::at_millis(now_millis()), now_millis())
+        .save_watermark(
+            &world.table,
+            &"dublin".parse().unwrap(),
+            Hlc::at_millis(now_millis()),
+            Vec::new(),
+            now_millis(),
+        )
         .await
         .expect("a watermark");
     let version = Version { hlc: Hlc::at_millis(now_millis()), origin: "dublin".parse().unwrap() };

@@ -121,17 +121,15 @@ impl<'a> Expression<'a> {
                 matches!((text(from), stored, text(to)), (Some(from), Some(stored), Some(to))
                     if (from..=to).contains(&stored))
             }
-            [name, "<", value, ..] => {
+            [name, operator @ ("<" | "<=" | ">"), value, ..] => {
                 *at += 3;
                 let bound = as_number(self.value(value));
                 let stored = self.stored(name, item).and_then(as_number);
-                matches!((stored, bound), (Some(stored), Some(bound)) if stored < bound)
-            }
-            [name, "<=", value, ..] => {
-                *at += 3;
-                let bound = as_number(self.value(value));
-                let stored = self.stored(name, item).and_then(as_number);
-                matches!((stored, bound), (Some(stored), Some(bound)) if stored <= bound)
+                stored.zip(bound).is_some_and(|(stored, bound)| match *operator {
+                    "<" => stored < bound,
+                    "<=" => stored <= bound,
+                    _ => stored > bound,
+                })
             }
             other => panic!("not understood: {other:?}"),
         }
