@@ -179,7 +179,7 @@ mod deep {
     }
 }
 
-/// DESIGN.md's hazards, and those that the searches found.
+/// Known hazards, and those that the searches found.
 mod hazards {
     use super::*;
 
