@@ -101,7 +101,9 @@ fn is_copy(
         // The memory that asked for it may have been left behind by a rebuild that begins between the two.
         _ if stamp.version.origin == *own => {
             let Some(old) = &record.old else { return true };
-            let heals = old_stamp.stamp().is_some_and(|below| below.fits(old, &record.key));
+            let may_heal = known.is_some_and(|state| state.may_heal(&stamp.version));
+            let is_late = floors.passed(&stamp.version) && !may_heal;
+            let heals = !is_late && old_stamp.stamp().is_some_and(|below| below.fits(old, &record.key));
             let stamps_in_place = !stamp.is_mark() && same_data(old, new);
             !heals && !stamps_in_place
         }

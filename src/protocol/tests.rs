@@ -488,6 +488,16 @@ fn what_is_put_back_is_an_applications() {
         ],
     );
     check(
+        "of this region's own version, by the own floor, unless a heal of that version was asked for",
+        &[
+            ("9: x -> x 9a", "echo put"),
+            ("floors a=70", ""),
+            ("80: x 9a -> -", "local delete; push delete as 80a on 9a"),
+            ("80: - -> y 5b", "echo put; heal delete as 80a"),
+            ("80: y 5b -> x 9a", "local put; stamp x as 80.1a on 5b over its stamp; push x as 80.1a on 5b"),
+        ],
+    );
+    check(
         "of a key that was forgotten, by the floors",
         &[
             ("9: x 5b -> y", "local put; push y as 9a on 5b"),
