@@ -95,6 +95,7 @@ impl Site {
             lag: status.lag.clone(),
             backlogs: status.backlogs.clone(),
             pauses: Arc::clone(&self.pauses),
+            refusals: Arc::clone(&status.refusals),
         })
     }
 

@@ -5,9 +5,9 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 use tracing::field::{DisplayValue, display};
-use tracing::{debug, error, warn};
+use tracing::{debug, error, info, warn};
 
-use super::{Insistence, Job, Outcome, Pauses, Replica};
+use super::{Insistence, Job, Outcome, Pauses, Refusals, Replica};
 use crate::control::{ControlTable, DeadLetter};
 use crate::fault::{Fault, FaultKind, persist};
 use crate::lag::LagBook;
@@ -37,6 +37,7 @@ pub struct Destination {
     pub lag: Arc<LagBook>,
     pub complaints: Complaints,
     pub pauses: Arc<Pauses>,
+    pub refusals: Arc<Refusals>,
 }
 
 /// Lets one complaint through every few seconds: all lanes of a destination fail at once.
@@ -57,8 +58,7 @@ impl Complaints {
 }
 
 impl Destination {
-    /// Makes one attempt at a job, as soon as its destination may be written to. A job that can never be
-    /// done is put aside. `newest` is the newest write of its key that is queued, if that is another one.
+    /// Makes one attempt at a job, as soon as its destination may be written to. `newest` is the newest write of its key that is queued, if that is another one.
     pub(super) async fn work_on(
         &self,
         job: &Job,
@@ -68,13 +68,7 @@ impl Destination {
         if self.region != self.origin {
             self.pauses.over(&self.region).await;
         }
-        let outcome = job.tenure.within(|| self.attempt(&job.action, insistence, newest.as_ref())).await;
-        if let Err(fault) = &outcome
-            && fault.kind == FaultKind::Invalid
-        {
-            self.bury(job, fault).await;
-        }
-        outcome
+        job.tenure.within(|| self.attempt(&job.action, insistence, newest.as_ref())).await
     }
 
     /// Where a push has lost, or may lose, its stamp is set beside what stands in the own replica, or that of a
@@ -150,12 +144,35 @@ impl Destination {
                 %region, peer, table, %key, %fault,
                 "the replica is missing; create it with `tradewind init --create-tables`"
             ),
+            FaultKind::Invalid if self.refusals.all().contains_key(&self.region) => error!(
+                %region, peer, table, %key, %fault,
+                "the replica refuses all writes, and they wait; one is tried now and then"
+            ),
             _ => warn!(%region, peer, table, %key, %fault, "a write failed; trying again"),
         }
     }
 
+    /// Tells that the replica refuses whatever it is sent, and that all writes to it wait.
+    pub(super) fn hold(&self, fault: &Fault) {
+        let Self { origin: region, table, .. } = self;
+        error!(
+            %region, peer = self.peer(), table, %fault,
+            "the replica refuses the writes of many keys in a row, and takes none: that is a state of its table, and not \
+             of the items. No write goes to the dead letters: they wait, and one is tried now and then. Compare the \
+             replicas' keys and indexes, and see to the encryption key"
+        );
+        self.refusals.note(&self.region, Some(fault.to_string()));
+    }
+
+    /// Tells that the replica takes writes again.
+    pub(super) fn release(&self) {
+        let Self { origin: region, table, .. } = self;
+        info!(%region, peer = self.peer(), table, "the replica takes writes again: those that waited are made");
+        self.refusals.note(&self.region, None);
+    }
+
     /// Puts a write that can never be applied aside, with its reason, so that the stream goes on.
-    async fn bury(&self, job: &Job, fault: &Fault) {
+    pub(super) async fn bury(&self, job: &Job, fault: &Fault) {
         let action = &job.action;
         let trace = job.trace.as_ref().map(Trace::id);
         let (peer, key) = (self.peer(), log_key(action.key()));
