@@ -17,7 +17,7 @@ use super::crew::Crew;
 use super::recorder::Recorder;
 use super::retention::Retention;
 use super::track::Shared;
-use crate::apply::{AttributeNames, Complaints, Destination, Lanes, Pauses, Refusals, Replica};
+use crate::apply::{AttributeNames, Complaints, Destination, Fitness, Lanes, Pauses, Refusals, Replica};
 use crate::config::{Conflicts, TableConfig, Tuning};
 use crate::control::{AgentId, ConflictTable, ControlTable, lease_space};
 use crate::fault::{FaultKind, persist};
@@ -122,6 +122,7 @@ impl TablePlan {
                 origin: self.local.name.clone(),
                 table: name.clone(),
                 replica: if is_local { Arc::clone(&home) } else { replica(region) },
+                fitness: Fitness::of(region.clone(), physical.clone(), self.key_schema.clone()),
                 home: Arc::clone(&home),
                 control: control.clone(),
                 dead_letter_days: self.tuning.dead_letter_days,

@@ -7,7 +7,7 @@ use tokio::time::Instant;
 use tracing::field::{DisplayValue, display};
 use tracing::{debug, error, info, warn};
 
-use super::{Insistence, Job, Outcome, Pauses, Refusals, Replica};
+use super::{Fitness, Insistence, Job, Outcome, Pauses, Refusals, Replica};
 use crate::control::{ControlTable, DeadLetter};
 use crate::fault::{Fault, FaultKind, persist};
 use crate::lag::LagBook;
@@ -26,6 +26,7 @@ pub struct Destination {
     /// The table's name in the configuration.
     pub table: String,
     pub replica: Arc<Replica>,
+    pub fitness: Fitness,
     /// The agent's own replica.
     pub home: Arc<Replica>,
     /// Where dead letters go: the control table beside the agent's own replica.
@@ -68,7 +69,29 @@ impl Destination {
         if self.region != self.origin {
             self.pauses.over(&self.region).await;
         }
-        job.tenure.within(|| self.attempt(&job.action, insistence, newest.as_ref())).await
+        self.prove().await?;
+        let outcome = job.tenure.within(|| self.attempt(&job.action, insistence, newest.as_ref())).await;
+        if let Err(fault) = &outcome
+            && (fault.kind == FaultKind::Missing || (fault.kind == FaultKind::Invalid && !fault.is_of_item()))
+        {
+            self.fitness.doubt();
+        }
+        outcome
+    }
+
+    /// Looks at the table where that is in doubt, and tells what has become of it.
+    async fn prove(&self) -> Result<(), Fault> {
+        match self.fitness.prove().await {
+            Ok(false) => {}
+            Ok(true) => self.release(),
+            Err(fault) => {
+                if self.fitness.is_unfit().await {
+                    self.refusals.note(&self.region, Some(fault.to_string()));
+                }
+                return Err(fault);
+            }
+        }
+        Ok(())
     }
 
     /// Where a push has lost, or may lose, its stamp is set beside what stands in the own replica, or that of a
@@ -136,6 +159,12 @@ impl Destination {
             _ if !self.complaints.is_due() => {
                 debug!(%region, peer, table, %key, %fault, "a write failed; trying again");
             }
+            FaultKind::Invalid | FaultKind::Missing if self.refusals.all().contains_key(&self.region) => {
+                error!(
+                    %region, peer, table, %key, %fault,
+                    "the replica takes no write of this table, and all wait; it is tried now and then"
+                );
+            }
             FaultKind::Refused => error!(
                 %region, peer, table, %key, %fault,
                 "the region refuses the write; check the credentials and the permissions of this agent there"
@@ -143,10 +172,6 @@ impl Destination {
             FaultKind::Missing => error!(
                 %region, peer, table, %key, %fault,
                 "the replica is missing; create it with `tradewind init --create-tables`"
-            ),
-            FaultKind::Invalid if self.refusals.all().contains_key(&self.region) => error!(
-                %region, peer, table, %key, %fault,
-                "the replica refuses all writes, and they wait; one is tried now and then"
             ),
             _ => warn!(%region, peer, table, %key, %fault, "a write failed; trying again"),
         }

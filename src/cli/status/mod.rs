@@ -125,7 +125,7 @@ fn troubles(status: &AllRegions) -> Vec<String> {
             }
             for (peer, reason) in &table.refused {
                 let table = &table.table;
-                lines.push(format!("{name}/{table}: {peer} refuses all writes, and they wait: {reason}"));
+                lines.push(format!("{name}/{table}: {peer} takes no writes, and all wait: {reason}"));
             }
             if let Some(trouble) = &table.trouble {
                 lines.push(format!("{name}/{}: not being replicated: {trouble}", table.table));
