@@ -101,6 +101,16 @@ pub struct Fault {
     pub message: String,
 }
 
+impl Fault {
+    /// Whether a call that can never succeed was refused for the size of its item, and of nothing else: other
+    /// items may pass.
+    pub fn is_of_item(&self) -> bool {
+        let message = self.message.to_lowercase();
+        self.code == "ItemCollectionSizeLimitExceededException"
+            || (message.contains("size") && message.contains("exceeded"))
+    }
+}
+
 impl fmt::Display for Fault {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Self { code, message, .. } = self;

@@ -11,7 +11,7 @@ use super::StartError;
 use super::backlog::{Backlog, Backlogs};
 use super::coordinator::Shards;
 use super::crew::Crew;
-use crate::apply::Pauses;
+use crate::apply::{Pauses, Refusals};
 use crate::control::{AgentId, PausedPeers};
 use crate::lag::{LagBook, PeerLag, Spread};
 use crate::protocol::Origin;
@@ -60,6 +60,8 @@ pub struct TableStanding {
     pub backlogs: BTreeMap<Origin, Backlog>,
     /// Of each peer, whether nothing is written to it for now.
     pub paused: BTreeMap<Origin, bool>,
+    /// The regions that refuse all writes, each with its reason.
+    pub refused: BTreeMap<Origin, String>,
     /// How old what each other origin has promised this region is.
     pub arrivals: BTreeMap<Origin, Duration>,
     /// The shards that this agent reads, and how long ago each was read.
@@ -77,6 +79,7 @@ pub(super) struct TableStatus {
     pub(super) tally: Arc<Tally>,
     pub(super) lag: Arc<LagBook>,
     pub(super) backlogs: Arc<Backlogs>,
+    pub(super) refusals: Arc<Refusals>,
     standing: Mutex<Standing>,
 }
 
@@ -121,8 +124,14 @@ impl Figures {
 
     pub(super) fn add(&self, table: &str) -> Arc<TableStatus> {
         let lag = Arc::new(LagBook::new(&self.0.region, table));
-        let (tally, backlogs, standing) = (Arc::default(), Arc::default(), Mutex::default());
-        let status = Arc::new(TableStatus { name: table.to_owned(), tally, lag, backlogs, standing });
+        let status = Arc::new(TableStatus {
+            name: table.to_owned(),
+            tally: Arc::default(),
+            lag,
+            backlogs: Arc::default(),
+            refusals: Arc::default(),
+            standing: Mutex::default(),
+        });
         lock(&self.0.tables).push(Arc::clone(&status));
         status
     }
@@ -196,6 +205,7 @@ impl Figures {
                 is_replicating: shards.is_some(),
                 backlogs: table.backlogs.by_peer(),
                 paused: arrivals.keys().map(|peer| (peer.clone(), paused.contains_key(peer))).collect(),
+                refused: table.refusals.all(),
                 arrivals,
                 unread: table.backlogs.unread(),
                 failing: table.backlogs.failing(),
@@ -226,6 +236,7 @@ impl TableStatus {
 
     pub(super) fn ended(&self) {
         lock(&self.standing).shards = None;
+        self.refusals.clear();
     }
 
     /// Notes why the table is not being replicated, or that it is; whether that is news.

@@ -17,7 +17,7 @@ use crate::config::{Config, TableConfig};
 use crate::contained::caught;
 use crate::discovery;
 use crate::fault::{Fault, FaultKind};
-use crate::protocol::Origin;
+use crate::protocol::{Origin, STAMP};
 use crate::region::Region;
 use crate::schema::{Described, StreamState, describe};
 
@@ -74,6 +74,13 @@ impl Site {
         let described = self.patiently(physical, deadline, || self.describe(physical)).await?;
         let stream_arn = self.stream_of(physical, &described)?;
         let is_key = |attribute: &str| described.key_schema.names().any(|name| name == attribute);
+        if is_key(STAMP) {
+            let reason = format!(
+                "{STAMP} is a part of the table's key, but Tradewind keeps its stamp in that attribute: such a table \
+                 can't be replicated"
+            );
+            return Err(self.not_ready(physical, reason));
+        }
         if let Some((region, key)) = table.selections.withheld().find(|(_, attribute)| is_key(attribute)) {
             let reason = format!(
                 "regions.toml keeps the attribute {key:?} from {region}, but it is a part of the table's key: take \
@@ -95,6 +102,7 @@ impl Site {
             lag: status.lag.clone(),
             backlogs: status.backlogs.clone(),
             pauses: Arc::clone(&self.pauses),
+            refusals: Arc::clone(&status.refusals),
         })
     }
 

@@ -8,7 +8,7 @@ use tokio::time::Instant;
 
 use crate::control::Checkpoint;
 use crate::protocol::{Floors, is_credible};
-use crate::stream::{Page, Position, Sequence, ShardId};
+use crate::stream::{Page, Position, ShardId};
 
 /// The coarsest creation times: DynamoDB Local's, which are whole minutes.
 const COARSEST: Duration = Duration::from_mins(1);
@@ -133,6 +133,11 @@ impl Progress {
         let last = self.pages.iter().rev().find(|page| page.shard == *shard).map(|page| &page.reached);
         let unread = Reached { position: Position::TrimHorizon, millis: 0 };
         last.or_else(|| self.base.get(shard)).cloned().unwrap_or(unread)
+    }
+
+    /// No record to come of a shard has a creation time before this, in milliseconds, as far as is known.
+    pub(super) fn millis(&self, shard: &ShardId) -> u64 {
+        self.reached(shard).millis
     }
 
     /// How far each shard has been judged.
@@ -344,11 +349,11 @@ impl PageEnd {
         let times = page.records.iter().rev().map(|(_, record)| record.created_millis);
         Self {
             shard: page.shard.clone(),
-            position: last.map(|(sequence, _): &(Sequence, _)| Position::After(sequence.clone())),
+            position: page.last.clone().map(Position::After),
             last_millis: last.map(|(_, record)| record.created_millis),
             credible_millis: times.into_iter().find(|millis| is_credible(*millis, now)),
             now,
-            records: page.records.len(),
+            records: page.records.len() + page.unreadable,
             closed: page.closed,
             open: page.open,
             whole: page.whole,
@@ -361,6 +366,7 @@ impl PageEnd {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::stream::Sequence;
 
     fn shard() -> ShardId {
         ShardId("s".into())

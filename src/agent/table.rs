@@ -17,7 +17,7 @@ use super::crew::Crew;
 use super::recorder::Recorder;
 use super::retention::Retention;
 use super::track::Shared;
-use crate::apply::{AttributeNames, Complaints, Destination, Lanes, Pauses, Replica};
+use crate::apply::{AttributeNames, Complaints, Destination, Fitness, Lanes, Pauses, Refusals, Replica};
 use crate::config::{Conflicts, TableConfig, Tuning};
 use crate::control::{AgentId, ConflictTable, ControlTable, lease_space};
 use crate::fault::{FaultKind, persist};
@@ -43,6 +43,7 @@ pub(super) struct TablePlan {
     pub(super) lag: Arc<LagBook>,
     pub(super) backlogs: Arc<Backlogs>,
     pub(super) pauses: Arc<Pauses>,
+    pub(super) refusals: Arc<Refusals>,
 }
 
 impl TablePlan {
@@ -121,6 +122,7 @@ impl TablePlan {
                 origin: self.local.name.clone(),
                 table: name.clone(),
                 replica: if is_local { Arc::clone(&home) } else { replica(region) },
+                fitness: Fitness::of(region.clone(), physical.clone(), self.key_schema.clone()),
                 home: Arc::clone(&home),
                 control: control.clone(),
                 dead_letter_days: self.tuning.dead_letter_days,
@@ -129,6 +131,7 @@ impl TablePlan {
                 lag: Arc::clone(&self.lag),
                 complaints: Complaints::default(),
                 pauses: Arc::clone(&self.pauses),
+                refusals: Arc::clone(&self.refusals),
             };
             let Tuning { concurrency, queue_mib, .. } = self.tuning;
             let started = Lanes::start(Arc::new(destination), concurrency, queue_mib, &gate, tasks);

@@ -20,15 +20,15 @@ use super::holding::{From, Holding};
 use super::progress::{Needs, PageEnd, Progress};
 use super::recorder::Recorder;
 use super::remembered::Remembered;
-use crate::apply::{AttributeNames, Job, Lanes, Ledger, Pauses, Source};
+use crate::apply::{AttributeNames, Complaints, Job, Lanes, Ledger, Pauses, Source};
 use crate::config::{Conflicts, Tuning};
-use crate::control::{Checkpoint, ControlTable, Gap, Held};
+use crate::control::{Cause, Checkpoint, ControlTable, Gap, Held};
 use crate::lag::wall_millis;
 use crate::log_key::log_key;
 use crate::protocol::{
     Action, Conflict, Floors, Hlc, KeyId, KeyMemory, Origin, Selections, Version, is_credible,
 };
-use crate::stream::{Page, Position, ShardId, Stream, StreamEvent, own_millis};
+use crate::stream::{Page, Position, ShardId, Stream, StreamEvent, UnreadableRecord, own_millis};
 use crate::tally::Tally;
 use crate::telemetry::Trace;
 
@@ -40,6 +40,7 @@ const WORTH_A_WRITE_MILLIS: u64 = 60_000;
 const SAVE_TIMEOUT: Duration = Duration::from_secs(5);
 /// How soon a save that failed is tried again at a shard's end.
 const SAVE_AGAIN: Duration = Duration::from_secs(1);
+const HOUR_MILLIS: u64 = 3_600_000;
 /// Floors that wait for the stream to be read; more are of no use.
 const UNSETTLED: usize = 64;
 /// How often a track that has read its shard looks whether all is done.
@@ -92,8 +93,15 @@ impl Shared {
             return None;
         }
         self.tally.gaps.add();
-        let gap =
-            Gap { origin: self.origin.clone(), shard: shard.to_string(), peers, from_millis, until_millis };
+        let gap = Gap {
+            origin: self.origin.clone(),
+            shard: shard.to_string(),
+            cause: Cause::Trimmed,
+            peers,
+            from_millis,
+            until_millis,
+            found_millis: wall_millis(),
+        };
         error!(region = %self.origin, table = self.table, "{gap}; the table is marked: run `tradewind verify`");
         Some(gap)
     }
@@ -215,6 +223,7 @@ pub(super) struct Track {
     known_millis: u64,
     /// The gaps whose marks are not durable yet.
     unmarked: Vec<Gap>,
+    complaints: Complaints,
     notices: mpsc::UnboundedSender<Notice>,
     state: watch::Sender<TrackState>,
     is_main: bool,
@@ -273,6 +282,7 @@ impl Track {
             feeds,
             known_millis: known_millis.unwrap_or_default(),
             unmarked: unmarked.into_iter().collect(),
+            complaints: Complaints::default(),
             notices,
             state,
             is_main,
@@ -374,7 +384,6 @@ impl Track {
     }
 
     async fn event(&mut self, event: StreamEvent) {
-        let table = &self.shared.table;
         match event {
             StreamEvent::Page(page) => self.page(page).await,
             StreamEvent::Trimmed { shard, after } => {
@@ -384,11 +393,51 @@ impl Track {
             }
             StreamEvent::Failed if self.is_main => self.shared.backlogs.failed(&self.holding.lease.shard),
             StreamEvent::Failed => {}
-            StreamEvent::Unreadable { shard, reason } => {
-                self.shared.tally.unreadable.add();
-                error!(region = %self.shared.origin, table, %shard, reason, "a record was passed over");
+            StreamEvent::Unreadable { shard, record } => self.pass_over(&shard, &record),
+        }
+    }
+
+    /// A record can't be read: what it told of is replicated nowhere, and the table is to be marked before a
+    /// checkpoint passes it.
+    fn pass_over(&mut self, shard: &ShardId, record: &UnreadableRecord) {
+        let Shared { origin, table, .. } = &*self.shared;
+        let is_done = |feed: &Feed| record.sequence.as_ref().is_some_and(|at| feed.start.covers(at));
+        let since_millis = self.holding.lease.since_millis;
+        if *shard != self.holding.lease.shard
+            || self.feeds.values().all(is_done)
+            || record.created_millis.is_some_and(|created| created < since_millis)
+        {
+            debug!(region = %origin, table, %shard, %record, "a record can't be read, and is not to be replicated");
+            return;
+        }
+        // Whole hours: one mark does for many records.
+        let now = own_millis(&self.shared.stream.client);
+        let from = record.created_millis.unwrap_or_else(|| self.progress.millis(shard));
+        let from = from.clamp(now.saturating_sub(self.shared.retention_millis()).max(since_millis), now);
+        let until = record.created_millis.filter(|created| is_credible(*created, now)).unwrap_or(now) + 1;
+        let gap = Gap {
+            origin: origin.clone(),
+            shard: shard.to_string(),
+            cause: Cause::Unreadable,
+            peers: self.shared.peers.clone(),
+            from_millis: from - from % HOUR_MILLIS,
+            until_millis: until.next_multiple_of(HOUR_MILLIS),
+            found_millis: wall_millis(),
+        };
+        if self.is_main {
+            self.shared.tally.unreadable.add();
+            if self.complaints.is_due() {
+                error!(
+                    region = %origin, table, %shard, %record,
+                    "a record can't be read, and is passed over: {gap}; the table is marked: run `tradewind verify`, \
+                     and where replicas differ `tradewind repair`"
+                );
+            } else {
+                debug!(region = %origin, table, %shard, %record, "a record can't be read, and is passed over");
             }
         }
+        self.unmarked.retain(|other| !other.is_marked_as(&gap));
+        self.unmarked.push(gap);
     }
 
     async fn page(&mut self, page: Page) {

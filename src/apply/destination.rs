@@ -5,9 +5,9 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 use tracing::field::{DisplayValue, display};
-use tracing::{debug, error, warn};
+use tracing::{debug, error, info, warn};
 
-use super::{Insistence, Job, Outcome, Pauses, Replica};
+use super::{Fitness, Insistence, Job, Outcome, Pauses, Refusals, Replica};
 use crate::control::{ControlTable, DeadLetter};
 use crate::fault::{Fault, FaultKind, persist};
 use crate::lag::LagBook;
@@ -26,6 +26,7 @@ pub struct Destination {
     /// The table's name in the configuration.
     pub table: String,
     pub replica: Arc<Replica>,
+    pub fitness: Fitness,
     /// The agent's own replica.
     pub home: Arc<Replica>,
     /// Where dead letters go: the control table beside the agent's own replica.
@@ -37,6 +38,7 @@ pub struct Destination {
     pub lag: Arc<LagBook>,
     pub complaints: Complaints,
     pub pauses: Arc<Pauses>,
+    pub refusals: Arc<Refusals>,
 }
 
 /// Lets one complaint through every few seconds: all lanes of a destination fail at once.
@@ -57,8 +59,7 @@ impl Complaints {
 }
 
 impl Destination {
-    /// Makes one attempt at a job, as soon as its destination may be written to. A job that can never be
-    /// done is put aside. `newest` is the newest write of its key that is queued, if that is another one.
+    /// Makes one attempt at a job, as soon as its destination may be written to. `newest` is the newest write of its key that is queued, if that is another one.
     pub(super) async fn work_on(
         &self,
         job: &Job,
@@ -68,13 +69,29 @@ impl Destination {
         if self.region != self.origin {
             self.pauses.over(&self.region).await;
         }
+        self.prove().await?;
         let outcome = job.tenure.within(|| self.attempt(&job.action, insistence, newest.as_ref())).await;
         if let Err(fault) = &outcome
-            && fault.kind == FaultKind::Invalid
+            && (fault.kind == FaultKind::Missing || (fault.kind == FaultKind::Invalid && !fault.is_of_item()))
         {
-            self.bury(job, fault).await;
+            self.fitness.doubt();
         }
         outcome
+    }
+
+    /// Looks at the table where that is in doubt, and tells what has become of it.
+    async fn prove(&self) -> Result<(), Fault> {
+        match self.fitness.prove().await {
+            Ok(false) => {}
+            Ok(true) => self.release(),
+            Err(fault) => {
+                if self.fitness.is_unfit().await {
+                    self.refusals.note(&self.region, Some(fault.to_string()));
+                }
+                return Err(fault);
+            }
+        }
+        Ok(())
     }
 
     /// Where a push has lost, or may lose, its stamp is set beside what stands in the own replica, or that of a
@@ -142,6 +159,12 @@ impl Destination {
             _ if !self.complaints.is_due() => {
                 debug!(%region, peer, table, %key, %fault, "a write failed; trying again");
             }
+            FaultKind::Invalid | FaultKind::Missing if self.refusals.all().contains_key(&self.region) => {
+                error!(
+                    %region, peer, table, %key, %fault,
+                    "the replica takes no write of this table, and all wait; it is tried now and then"
+                );
+            }
             FaultKind::Refused => error!(
                 %region, peer, table, %key, %fault,
                 "the region refuses the write; check the credentials and the permissions of this agent there"
@@ -154,8 +177,27 @@ impl Destination {
         }
     }
 
+    /// Tells that the replica refuses whatever it is sent, and that all writes to it wait.
+    pub(super) fn hold(&self, fault: &Fault) {
+        let Self { origin: region, table, .. } = self;
+        error!(
+            %region, peer = self.peer(), table, %fault,
+            "the replica refuses the writes of many keys in a row, and takes none: that is a state of its table, and not \
+             of the items. No write goes to the dead letters: they wait, and one is tried now and then. Compare the \
+             replicas' keys and indexes, and see to the encryption key"
+        );
+        self.refusals.note(&self.region, Some(fault.to_string()));
+    }
+
+    /// Tells that the replica takes writes again.
+    pub(super) fn release(&self) {
+        let Self { origin: region, table, .. } = self;
+        info!(%region, peer = self.peer(), table, "the replica takes writes again: those that waited are made");
+        self.refusals.note(&self.region, None);
+    }
+
     /// Puts a write that can never be applied aside, with its reason, so that the stream goes on.
-    async fn bury(&self, job: &Job, fault: &Fault) {
+    pub(super) async fn bury(&self, job: &Job, fault: &Fault) {
         let action = &job.action;
         let trace = job.trace.as_ref().map(Trace::id);
         let (peer, key) = (self.peer(), log_key(action.key()));

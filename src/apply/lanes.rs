@@ -9,6 +9,7 @@ use tokio::task::JoinSet;
 use tokio::time::Instant;
 
 use super::contention::Contention;
+use super::refusals::{Judge, Sentence};
 use super::width::Width;
 use super::{Destination, Insistence, Job, Outcome};
 use crate::fault::{Backoff, Fault, FaultKind};
@@ -60,6 +61,8 @@ impl Lanes {
             throttled: BTreeSet::new(),
             failing: BTreeSet::new(),
             contended: BTreeSet::new(),
+            refused: BTreeSet::new(),
+            judge: Judge::default(),
             attempts: JoinSet::new(),
         };
         tasks.spawn(dispatcher.run(messages, Arc::clone(gate)));
@@ -131,6 +134,7 @@ struct Begun {
     backoff: Backoff,
     step: Option<Step>,
     was_throttled: bool,
+    was_refused: bool,
     contention: Option<Contention>,
     _room: OwnedSemaphorePermit,
 }
@@ -140,8 +144,16 @@ struct Attempt {
     key: KeyId,
     begun: Begun,
     since: Instant,
-    /// None where the lease has ended: whoever has it now does the job again.
-    outcome: Option<Result<Outcome, Fault>>,
+    ended: Ended,
+}
+
+/// What came of an attempt.
+enum Ended {
+    Answered(Result<Outcome, Fault>),
+    /// The replica can never take the write, and it is in the dead letters.
+    Parked(Fault),
+    /// The lease has ended: whoever has it now does the job again.
+    Left,
 }
 
 /// Gives each key its turn.
@@ -157,6 +169,9 @@ struct Dispatcher {
     failing: BTreeSet<(Instant, KeyId)>,
     /// The keys whose push has met a write that the peer's agent has not told of, by when they look again.
     contended: BTreeSet<(Instant, KeyId)>,
+    /// The keys whose write was refused as invalid, by when they may try again; while the table is held, none may.
+    refused: BTreeSet<(Instant, KeyId)>,
+    judge: Judge,
     attempts: JoinSet<Attempt>,
 }
 
@@ -166,12 +181,11 @@ impl Dispatcher {
         let mut more = true;
         while more || !self.lanes.is_empty() {
             self.begin();
-            let resting = [&self.throttled, &self.failing, &self.contended];
-            let next = resting.into_iter().filter_map(|keys| Some(keys.first()?.0)).min();
+            let next = self.next_turn();
             tokio::select! {
                 biased;
                 Some(attempt) = self.attempts.join_next() => match attempt {
-                    Ok(attempt) => self.judge(attempt),
+                    Ok(attempt) => self.over(attempt),
                     Err(error) => {
                         if let Ok(panic) = error.try_into_panic() {
                             std::panic::resume_unwind(panic);
@@ -214,12 +228,10 @@ impl Dispatcher {
     }
 
     /// Begins attempts, as many as may be under way. Where a destination fails, the keys that found out
-    /// go on trying, and no others; where it throttles, many may rest before the others wait for them.
+    /// go on trying, and no others; where it throttles, many may rest before the others wait for them. Where it
+    /// refuses whatever it is sent, all wait.
     fn begin(&mut self) {
-        while self.width.allows(self.under_way())
-            && self.throttled.len() < MOST_THROTTLED
-            && let Some(key) = self.ready.pop_front()
-        {
+        while let Some(key) = self.next_key() {
             let Some(lane) = self.lanes.get_mut(&key) else { continue };
             let destination = Arc::clone(&self.destination);
             let first = lane.first.take();
@@ -229,14 +241,46 @@ impl Dispatcher {
             self.attempts.spawn(async move {
                 let since = Instant::now();
                 let insistence = begun.insistence();
-                let outcome = tokio::select! {
+                let ended = tokio::select! {
                     biased;
-                    () = begun.job.tenure.ended() => None,
-                    outcome = destination.work_on(&begun.job, &insistence, newest) => Some(outcome),
+                    () = begun.job.tenure.ended() => Ended::Left,
+                    outcome = destination.work_on(&begun.job, &insistence, newest) => Ended::Answered(outcome),
                 };
-                Attempt { key, begun, since, outcome }
+                Attempt { key, begun, since, ended }
             });
         }
+    }
+
+    /// The key whose attempt begins now, if one may. While the table is held, that is one alone, now and then.
+    fn next_key(&mut self) -> Option<KeyId> {
+        let Some(due) = self.judge.next() else {
+            let may = self.width.allows(self.under_way()) && self.throttled.len() < MOST_THROTTLED;
+            return if may { self.ready.pop_front() } else { None };
+        };
+        let may = self.attempts.is_empty() && due <= Instant::now();
+        if !may || (self.ready.is_empty() && self.refused.is_empty()) {
+            return None;
+        }
+        let refused = |refused: &mut BTreeSet<(Instant, KeyId)>| refused.pop_first().map(|(_, key)| key);
+        // The newest is the least like those that were refused.
+        if self.judge.tries() {
+            refused(&mut self.refused).or_else(|| self.ready.pop_back())
+        } else {
+            self.ready.pop_back().or_else(|| refused(&mut self.refused))
+        }
+    }
+
+    /// When something is to be begun, or to be woken, that waits for its time.
+    fn next_turn(&self) -> Option<Instant> {
+        let resting = [&self.throttled, &self.failing, &self.contended];
+        let next = resting.into_iter().filter_map(|keys| Some(keys.first()?.0)).min();
+        let refused = match self.judge.next() {
+            None => self.refused.first().map(|(at, _)| *at),
+            // What is under way comes first.
+            Some(_) if !self.attempts.is_empty() => None,
+            Some(due) => (!self.ready.is_empty() || !self.refused.is_empty()).then_some(due),
+        };
+        next.into_iter().chain(refused).min()
     }
 
     /// A key that fails keeps its place.
@@ -244,9 +288,13 @@ impl Dispatcher {
         self.attempts.len() + self.failing.len()
     }
 
-    fn judge(&mut self, Attempt { key, mut begun, since, outcome }: Attempt) {
-        match outcome {
-            Some(Err(fault)) if fault.kind != FaultKind::Invalid => {
+    fn over(&mut self, Attempt { key, mut begun, since, ended }: Attempt) {
+        match ended {
+            Ended::Answered(Err(fault)) if fault.kind == FaultKind::Invalid => {
+                self.refused(key, begun, since, fault);
+                return;
+            }
+            Ended::Answered(Err(fault)) => {
                 // Once throttled, it tells of its key, and no more of the table.
                 if fault.kind != FaultKind::Throttled || !begun.was_throttled {
                     self.width.failed(fault.kind, since);
@@ -261,7 +309,7 @@ impl Dispatcher {
                 }
                 return;
             }
-            Some(Ok(Outcome::Contended(found))) if !self.is_superseded(key, &begun.job) => {
+            Ended::Answered(Ok(Outcome::Contended(found))) if !self.is_superseded(key, &begun.job) => {
                 let contention = begun.contention.get_or_insert_with(|| {
                     self.destination.tally.contended.add();
                     Contention::begin(self.destination.poll_interval)
@@ -272,23 +320,70 @@ impl Dispatcher {
                 }
                 return;
             }
-            Some(outcome) => {
-                self.width.went_well(self.under_way() + 1, !self.ready.is_empty());
-                if let Some(step) = begun.step.take() {
-                    step.end(outcome.as_ref());
-                }
-                if let Ok(outcome) = outcome {
-                    self.destination.report(&begun.job, &outcome);
-                }
-                begun.job.finish();
+            Ended::Answered(Ok(outcome)) => {
+                self.answered(&outcome);
+                self.finish(begun, Ok(&outcome));
             }
-            // It stays in the ledger: whoever has the lease now does it again.
-            None => {}
+            Ended::Parked(fault) => self.finish(begun, Err(&fault)),
+            // It stays in the ledger.
+            Ended::Left => {}
         }
         if self.lanes.get(&key).is_some_and(|lane| lane.rest.is_empty()) {
             self.lanes.remove(&key);
         } else {
             self.ready.push_back(key);
+        }
+    }
+
+    /// Crosses a job out for which no more is to be done.
+    fn finish(&mut self, mut begun: Begun, outcome: Result<&Outcome, &Fault>) {
+        self.width.went_well(self.under_way() + 1, !self.ready.is_empty());
+        if let Some(step) = begun.step.take() {
+            step.end(outcome);
+        }
+        if let Ok(outcome) = outcome {
+            self.destination.report(&begun.job, outcome);
+        }
+        begun.job.finish();
+    }
+
+    /// A write that was made shows that the table takes writes.
+    fn answered(&mut self, outcome: &Outcome) {
+        if !matches!(outcome, Outcome::Applied { .. }) {
+            self.judge.answered();
+        } else if self.judge.made() {
+            self.destination.release();
+            self.ready.extend(std::mem::take(&mut self.refused).into_iter().map(|(_, key)| key));
+        }
+    }
+
+    /// A write was refused as invalid: for its item, which is put aside then, or for the table's state.
+    fn refused(&mut self, key: KeyId, mut begun: Begun, since: Instant, fault: Fault) {
+        let before = std::mem::replace(&mut begun.was_refused, true);
+        let sentence = if fault.is_of_item() { Sentence::Park } else { self.judge.refused(key, before) };
+        let at = match sentence {
+            Sentence::Park => {
+                let destination = Arc::clone(&self.destination);
+                self.attempts.spawn(async move {
+                    let ended = tokio::select! {
+                        biased;
+                        () = begun.job.tenure.ended() => Ended::Left,
+                        () = destination.bury(&begun.job, &fault) => Ended::Parked(fault),
+                    };
+                    Attempt { key, begun, since, ended }
+                });
+                return;
+            }
+            Sentence::Rest(at) => at,
+            Sentence::Hold => {
+                self.destination.hold(&fault);
+                since
+            }
+        };
+        self.destination.notice(&begun.job, &fault);
+        self.refused.insert((at, key));
+        if let Some(lane) = self.lanes.get_mut(&key) {
+            lane.first = Some(begun);
         }
     }
 
@@ -301,7 +396,10 @@ impl Dispatcher {
     /// It is the turn of those that have rested for long enough.
     fn wake(&mut self) {
         let now = Instant::now();
-        for resting in [&mut self.throttled, &mut self.failing, &mut self.contended] {
+        let refused = if self.judge.is_held() { None } else { Some(&mut self.refused) };
+        for resting in
+            [&mut self.throttled, &mut self.failing, &mut self.contended].into_iter().chain(refused)
+        {
             while resting.first().is_some_and(|(at, _)| *at <= now)
                 && let Some((_, key)) = resting.pop_first()
             {
@@ -315,7 +413,7 @@ impl Begun {
     fn new((job, room): Queued, destination: &Destination) -> Self {
         let step = job.trace.as_ref().and_then(|trace| trace.apply(&destination.region));
         let backoff = Backoff::default();
-        Self { job, backoff, step, was_throttled: false, contention: None, _room: room }
+        Self { job, backoff, step, was_throttled: false, was_refused: false, contention: None, _room: room }
     }
 
     fn insistence(&self) -> Insistence {

@@ -20,7 +20,8 @@ use crate::region::Region;
 ///
 /// Read your own writes in another region: write, wait, read there. The agents of the region answer,
 /// so at least one must run. They count on writes to show in the stream within two seconds, as
-/// DynamoDB's do. Exits with 1 where a peer does not have everything in time.
+/// DynamoDB's do. Exits with 1 where a peer does not have everything in time, or where the table is
+/// marked: writes were lost to the agents.
 #[derive(Debug, Args)]
 pub(super) struct Wait {
     #[command(flatten)]
@@ -68,7 +69,7 @@ impl Wait {
         let began = Instant::now();
         let regions = Region::connect_all(&config).await?;
         let arrivals = self.wait(&config, &regions, &origin, &peers, began + self.timeout, json).await?;
-        let complete = arrivals.iter().all(Arrival::is_complete);
+        let complete = arrivals.iter().all(|arrival| arrival.is_complete() && arrival.marks.is_empty());
         let milliseconds = u64::try_from(began.elapsed().as_millis()).unwrap_or(u64::MAX);
         report(json, &Waited { complete, milliseconds, arrivals }, text)?;
         Ok(if complete { Exit::Done } else { Exit::Differs })
@@ -117,12 +118,17 @@ fn text(waited: &Waited) -> String {
         .arrivals
         .iter()
         .map(|arrival| {
-            let Arrival { table, origin, peer, shards, arrived, paused_until } = arrival;
+            let Arrival { table, origin, peer, shards, arrived, paused_until, marks } = arrival;
             if let Some(until) = paused_until {
                 format!(
                     "{table}: {peer} lacks writes of {origin}: it is paused until {}; `tradewind resume --from {origin} \
                      --to {peer}` lets them go on",
                     moment(*until)
+                )
+            } else if let (true, Some(mark)) = (arrival.is_complete(), marks.first()) {
+                format!(
+                    "{table}: {peer} may lack writes of {origin}, and no wait will bring them: {mark}; run \
+                     `tradewind verify`, and where replicas differ `tradewind repair`"
                 )
             } else if arrival.is_complete() {
                 format!("{table}: {peer} has everything that was written in {origin} before the call")
@@ -131,7 +137,7 @@ fn text(waited: &Waited) -> String {
             }
         })
         .collect();
-    if !waited.complete {
+    if !waited.arrivals.iter().all(Arrival::is_complete) {
         lines.push("not in time; is an agent of the region running, and can it reach the peer?".to_owned());
     }
     lines.join("\n")

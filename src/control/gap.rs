@@ -1,11 +1,13 @@
-//! Gaps: records that were trimmed from a region's stream before they were replicated. A table
-//! with a gap is marked by a row until `verify` has found its replicas equal.
+//! Gaps: records of a region's stream whose writes were not replicated, since the records were trimmed
+//! before, or could not be read. A table with a gap is marked by a row until `verify` has found its replicas
+//! equal.
 
 use std::fmt;
 
 use aws_sdk_dynamodb::types::AttributeValue;
 use serde::Serialize;
 
+use super::lease::held;
 use super::{ControlTable, PK, Row, SK, number, read_number, read_text, text};
 use crate::fault::Fault;
 use crate::lag::moment;
@@ -14,23 +16,41 @@ use crate::protocol::Origin;
 /// Writes that may be missing at some peers.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct Gap {
-    /// The region whose stream lost the records.
+    /// The region whose stream held the records.
     pub origin: Origin,
+    pub cause: Cause,
     pub shard: String,
     pub peers: Vec<Origin>,
     /// Creation times, in milliseconds since the Unix epoch: nothing before is missing.
     pub from_millis: u64,
     /// Nothing from here on is missing, as far as this gap goes.
     pub until_millis: u64,
+    /// When it was found last, by the clock of whoever did, in milliseconds since the Unix epoch.
+    pub found_millis: u64,
+}
+
+/// Why records were not replicated.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Cause {
+    /// The stream dropped them before they were read.
+    Trimmed,
+    /// They could not be read, and were passed over.
+    Unreadable,
 }
 
 impl fmt::Display for Gap {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let peers = self.peers.iter().map(Origin::as_str).collect::<Vec<_>>().join(", ");
+        let cause = match self.cause {
+            Cause::Trimmed => "their records were trimmed from the stream before they were replicated",
+            Cause::Unreadable => {
+                "some of their records in the stream could not be read, and were passed over"
+            }
+        };
         write!(
             f,
-            "writes made in {} from {} to {} may be missing in {peers}: their records were trimmed from the \
-             stream before they were replicated (shard {})",
+            "writes made in {} from {} to {} may be missing in {peers}: {cause} (shard {})",
             self.origin,
             moment(self.from_millis),
             moment(self.until_millis),
@@ -41,9 +61,34 @@ impl fmt::Display for Gap {
 
 impl Gap {
     fn sk(&self) -> String {
-        format!("{} {}", self.shard, self.from_millis)
+        match self.cause {
+            Cause::Trimmed => format!("{} {}", self.shard, self.from_millis),
+            Cause::Unreadable => {
+                format!("{} {} {} unreadable", self.shard, self.from_millis, self.until_millis)
+            }
+        }
+    }
+
+    /// Whether one mark does for both.
+    pub fn is_marked_as(&self, other: &Self) -> bool {
+        self.sk() == other.sk()
     }
 }
+
+impl Cause {
+    fn name(self) -> &'static str {
+        match self {
+            Self::Trimmed => "trimmed",
+            Self::Unreadable => "unreadable",
+        }
+    }
+
+    fn named(name: &str) -> Option<Self> {
+        [Self::Trimmed, Self::Unreadable].into_iter().find(|cause| cause.name() == name)
+    }
+}
+
+const FOUND: &str = "foundMillis";
 
 impl ControlTable {
     /// Marks a table as one whose replicas must be compared. It may be marked again.
@@ -57,13 +102,22 @@ impl ControlTable {
             ("peers".to_owned(), AttributeValue::L(peers)),
             ("fromMillis".to_owned(), number(gap.from_millis)),
             ("untilMillis".to_owned(), number(gap.until_millis)),
+            ("cause".to_owned(), text(gap.cause.name())),
+            (FOUND.to_owned(), number(gap.found_millis)),
         ]))
         .await
     }
 
-    /// Takes a mark away.
+    /// Takes a mark away, unless the same gap was found once more since.
     pub async fn close_gap(&self, table: &str, gap: &Gap) -> Result<(), Fault> {
-        self.delete(&pk(table), &gap.sk()).await
+        let delete = self.client.delete_item().table_name(&self.name);
+        let delete = delete.key(PK, text(pk(table))).key(SK, text(gap.sk()));
+        let delete = delete
+            .condition_expression("attribute_not_exists(#found) OR #found = :found")
+            .expression_attribute_names("#found", FOUND)
+            .expression_attribute_values(":found", number(gap.found_millis));
+        held(delete.send().await)?;
+        Ok(())
     }
 }
 
@@ -79,5 +133,7 @@ pub(super) fn read(row: &Row) -> Option<Gap> {
         peers: peers.filter_map(|peer| peer.as_s().ok()?.parse().ok()).collect(),
         from_millis: read_number(row, "fromMillis")?,
         until_millis: read_number(row, "untilMillis")?,
+        cause: read_text(row, "cause").and_then(Cause::named).unwrap_or(Cause::Trimmed),
+        found_millis: read_number(row, FOUND).unwrap_or_default(),
     })
 }

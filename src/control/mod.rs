@@ -44,7 +44,7 @@ use crate::region::Region;
 pub use beat::{AgentId, Beat, CrewTable};
 pub use conflict::{ConflictTable, SavedConflict};
 pub use dead_letter::{DeadLetter, SavedLetter};
-pub use gap::Gap;
+pub use gap::{Cause, Gap};
 pub use hold::HoldRow;
 pub use lease::{Checkpoint, Held, Lease, LeaseTable, lease_space};
 pub use pause::PausedPeers;

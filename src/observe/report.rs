@@ -82,6 +82,9 @@ pub struct TableEntry {
     #[serde(skip_serializing_if = "Option::is_none")]
     pub trouble: Option<String>,
     pub replicating: bool,
+    /// The regions that refuse all writes, which wait, each with its reason.
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    pub refused: BTreeMap<Origin, String>,
     /// Keys held in memory.
     pub keys: usize,
     /// The shards that the agent reads: the first few, of so many.
@@ -133,7 +136,7 @@ impl Report {
         standings.sort_by_key(|table| {
             let behind = table.backlogs.values().map(|backlog| backlog.age).max();
             let differs = recent.agreement(&table.table).is_some_and(Agreement::is_in_doubt);
-            std::cmp::Reverse((table.trouble.is_some(), differs, behind))
+            std::cmp::Reverse((table.trouble.is_some() || !table.refused.is_empty(), differs, behind))
         });
         let more_tables = standings.len().saturating_sub(TABLES);
         Self {
@@ -167,6 +170,7 @@ impl TableEntry {
             table: table.table.clone(),
             trouble: table.trouble.clone(),
             replicating: table.is_replicating,
+            refused: table.refused.clone(),
             keys: table.remembered,
             shards: table.unread.keys().take(SHARDS).map(ToString::to_string).collect(),
             shard_count: table.unread.len(),

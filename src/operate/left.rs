@@ -135,8 +135,10 @@ impl Reading {
                     unknown |= known.unwrap_or_default() < self.trimmed_to;
                     continue;
                 }
-                StreamEvent::Unreadable { .. } => {
-                    unknown = true;
+                StreamEvent::Unreadable { record, .. } => {
+                    let is_done =
+                        |done: &Position| record.sequence.as_ref().is_some_and(|at| done.covers(at));
+                    unknown |= !done.values().all(is_done);
                     continue;
                 }
                 StreamEvent::Failed => continue,

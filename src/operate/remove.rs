@@ -20,7 +20,7 @@ use super::agents::{AgentElsewhere, elsewhere, running};
 use super::left::{Left, left};
 use super::{Arrival, OperateError, Watermark, wait, watermarks};
 use crate::config::{Config, TableConfig};
-use crate::control::{ControlTable, Gap, lease_space};
+use crate::control::{Cause, ControlTable, Gap, lease_space};
 use crate::fault::{Fault, FaultKind};
 use crate::lag::wall_millis;
 use crate::protocol::Origin;
@@ -234,9 +234,11 @@ async fn mark(
         let gap = Gap {
             origin: removal.region.clone(),
             shard: "removed".to_owned(),
+            cause: Cause::Trimmed,
             peers,
             from_millis: from_millis.unwrap_or_default(),
             until_millis: wall_millis(),
+            found_millis: wall_millis(),
         };
         let saved = timeout(ANSWER, ControlTable::of(region).save_gap(&table.name, &gap)).await;
         let saved = saved.unwrap_or_else(|_| {

@@ -14,7 +14,7 @@ use tracing::warn;
 
 use super::OperateError;
 use crate::config::TableConfig;
-use crate::control::{ControlTable, LeaseTable, lease_space};
+use crate::control::{ControlTable, Gap, LeaseTable, lease_space};
 use crate::fault::{Fault, FaultKind};
 use crate::lag::{moment, wall_millis};
 use crate::protocol::Origin;
@@ -39,10 +39,13 @@ pub struct Arrival {
     /// operator has paused it.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub paused_until: Option<u64>,
+    /// The table's marks: writes that may be missing at the peer though all that was read has arrived.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub marks: Vec<Gap>,
 }
 
 impl Arrival {
-    /// Whether the peer has all of it.
+    /// Whether the peer has all that the stream has shown of it.
     pub fn is_complete(&self) -> bool {
         self.arrived == self.shards
     }
@@ -105,12 +108,23 @@ pub async fn wait(
                     })
                     .count(),
                 paused_until: None,
+                marks: Vec::new(),
             })
             .collect();
-        if arrivals.iter().all(Arrival::is_complete) {
+        let is_complete = arrivals.iter().all(Arrival::is_complete);
+        let is_over = Instant::now() >= deadline;
+        if is_complete || is_over {
+            // A mark is made before a checkpoint passes what it tells of.
+            let agreement = control.agreement(&table.name).await;
+            let marks = agreement.map_err(|fault| at(&origin.control_table, fault))?.gaps;
+            for arrival in &mut arrivals {
+                let concerns = |gap: &&Gap| gap.origin == arrival.origin && gap.peers.contains(&arrival.peer);
+                arrival.marks = marks.iter().filter(concerns).cloned().collect();
+            }
+        }
+        if is_complete {
             return Ok(arrivals);
         }
-        let is_over = Instant::now() >= deadline;
         if is_over || !told {
             let paused = control.crew().await.map_err(|fault| at(&origin.control_table, fault))?.pauses;
             for arrival in arrivals.iter_mut().filter(|arrival| !arrival.is_complete()) {

@@ -11,8 +11,11 @@ use base64::engine::general_purpose::STANDARD;
 use serde_json::Value;
 
 use super::Sequence;
-use super::record::{ReadPage, Unreadable};
+use super::record::{Parts, ReadPage, Unreadable, UnreadableRecord};
 use crate::protocol::{Item, Record};
+
+/// The last second of the year 9999.
+const LAST_SECOND: f64 = 253_402_300_799.0;
 
 /// Reads the body of a GetRecords answer. An answer that was cut short is none.
 pub(super) fn read(body: &[u8]) -> Option<ReadPage> {
@@ -28,26 +31,28 @@ pub(super) fn read(body: &[u8]) -> Option<ReadPage> {
 
 /// The records of an answer, for the fuzzers.
 #[cfg(any(test, fuzzing))]
-pub(crate) fn records(body: &[u8]) -> Option<Vec<Result<(Sequence, Record), Unreadable>>> {
+pub(crate) fn records(body: &[u8]) -> Option<Vec<Result<(Sequence, Record), UnreadableRecord>>> {
     Some(read(body)?.records)
 }
 
-fn record(record: &Value) -> Result<(Sequence, Record), Unreadable> {
-    let body = record.get("dynamodb").ok_or_else(|| Unreadable::without("body"))?;
-    let sequence = body.get("SequenceNumber").and_then(Value::as_str);
-    let sequence = sequence.ok_or_else(|| Unreadable::without("sequence number"))?;
+fn record(record: &Value) -> Result<(Sequence, Record), UnreadableRecord> {
+    let Some(body) = record.get("dynamodb") else { return Parts::default().record() };
     let created = body.get("ApproximateCreationDateTime").and_then(Value::as_f64);
-    let created = created.ok_or_else(|| Unreadable::without("creation time"))?;
-    let image = |name: &str| body.get(name).filter(|image| !image.is_null()).map(item).transpose();
-    let keys = image("Keys")?.ok_or_else(|| Unreadable::without("keys"))?;
-    let complete = |name: &str| {
-        let image = image(name);
-        image.map_err(|error| error.of(sequence, &keys))
+    let image = |name: &str| body.get(name).filter(|image| !image.is_null()).map(item);
+    let parts = Parts {
+        sequence: body.get("SequenceNumber").and_then(Value::as_str).map(Sequence::new),
+        created_millis: created.and_then(millis),
+        key: image("Keys"),
+        old: image("OldImage"),
+        new: image("NewImage"),
     };
-    #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "a time of our era")]
-    let created_millis = (created * 1000.0).round() as u64;
-    let (old, new) = (complete("OldImage")?, complete("NewImage")?);
-    Ok((Sequence::new(sequence), Record { created_millis, key: keys, old, new }))
+    parts.record()
+}
+
+/// A time in seconds, if it is one of our era.
+fn millis(seconds: f64) -> Option<u64> {
+    #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "it is in these bounds")]
+    (0.0..=LAST_SECOND).contains(&seconds).then(|| (seconds * 1000.0).round() as u64)
 }
 
 fn item(value: &Value) -> Result<Item, Unreadable> {

@@ -20,6 +20,7 @@ pub use lister::{Lineage, list, list_once};
 pub use pacer::Pacer;
 pub use position::{Position, Sequence, ShardId};
 pub use reader::{Page, Stream, StreamEvent};
+pub use record::UnreadableRecord;
 #[cfg(any(test, fuzzing))]
 pub(crate) use record::convert;
 pub(crate) use service_clock::{ServiceClock, own_millis};

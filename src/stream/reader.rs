@@ -10,7 +10,7 @@ use tokio::sync::{Notify, mpsc, watch};
 use tokio::time::Instant;
 use tracing::{debug, warn};
 
-use super::record::ReadPage;
+use super::record::{ReadPage, UnreadableRecord};
 use super::service_clock::ServiceClock;
 use super::{Lineage, Pacer, Position, Sequence, ShardId, lenient};
 use crate::answer::Summed;
@@ -40,6 +40,10 @@ pub struct Page {
     pub shard: ShardId,
     /// Empty at the tip of the shard.
     pub records: Vec<(Sequence, Record)>,
+    /// How many more there were, which can't be read.
+    pub unreadable: usize,
+    /// Where the last record is, read or not.
+    pub last: Option<Sequence>,
     /// The shard has ended, and all of it has been handed on.
     pub closed: bool,
     /// The shard is not known to have ended: when nothing comes, this may be the tip.
@@ -62,10 +66,10 @@ pub enum StreamEvent {
         shard: ShardId,
         after: Position,
     },
-    /// A record that can't be read was passed over.
+    /// A record that can't be read was passed over; the page that held it comes next.
     Unreadable {
         shard: ShardId,
-        reason: String,
+        record: UnreadableRecord,
     },
     /// A call failed, and is being tried again. Told where there is room: many may fail.
     Failed,
@@ -119,6 +123,8 @@ impl Stream {
 /// What one answer holds, and when it was given.
 struct Records {
     read: Vec<(Sequence, Record)>,
+    unreadable: usize,
+    last: Option<Sequence>,
     bytes: u64,
     /// The iterator for the next.
     next: Option<String>,
@@ -187,7 +193,7 @@ impl ShardReader {
                 },
             };
             let asked = Instant::now();
-            let Records { read: records, bytes, next, served_millis, summed } =
+            let Records { read: records, unreadable, last, bytes, next, served_millis, summed } =
                 match self.get_records(&current).await {
                     Answer::Good(page) => page,
                     Answer::Expired => {
@@ -202,17 +208,21 @@ impl ShardReader {
                     }
                     Answer::Gone => return self.end_unread().await.is_ok(),
                 };
-            if let Some((last, _)) = records.last() {
+            if let Some(last) = &last {
                 self.position = Position::After(last.clone());
+            }
+            let count = records.len() + unreadable;
+            if count > 0 {
                 fresh = asked;
             }
             self.useless = Useless::default();
-            let full = records.len() >= FULL;
-            let proof = (records.is_empty() && next.is_none()).then_some(summed);
+            let full = count >= FULL;
+            let proof = (count == 0 && next.is_none()).then_some(summed);
             let closed = self.has_ended(next.is_none(), proof, asked);
             let open = next.is_some() && !self.has_children();
             let whole = !full && bytes < HEAVY && self.stream.gives_all_there_is();
-            let page = Page { shard: self.shard.clone(), records, closed, open, whole, asked, served_millis };
+            let shard = self.shard.clone();
+            let page = Page { shard, records, unreadable, last, closed, open, whole, asked, served_millis };
             if self.events.send(StreamEvent::Page(page)).await.is_err() {
                 return false;
             }
@@ -288,9 +298,17 @@ impl ShardReader {
     async fn end_unread(&mut self) -> Result<(), mpsc::error::SendError<StreamEvent>> {
         let (shard, after) = (self.shard.clone(), self.position.clone());
         self.events.send(StreamEvent::Trimmed { shard: shard.clone(), after }).await?;
-        let (asked, served_millis) = (Instant::now(), None);
-        let (closed, open, whole) = (true, false, false);
-        let end = Page { shard, records: Vec::new(), closed, open, whole, asked, served_millis };
+        let end = Page {
+            shard,
+            records: Vec::new(),
+            unreadable: 0,
+            last: None,
+            closed: true,
+            open: false,
+            whole: false,
+            asked: Instant::now(),
+            served_millis: None,
+        };
         self.events.send(StreamEvent::Page(end)).await
     }
 
@@ -368,12 +386,17 @@ impl ShardReader {
             }
         };
         let mut records = Vec::with_capacity(page.records.len());
+        let (mut unreadable, mut last) = (0, None);
         for record in page.records {
             match record {
-                Ok(record) => records.push(record),
-                Err(error) => {
-                    let event =
-                        StreamEvent::Unreadable { shard: self.shard.clone(), reason: error.to_string() };
+                Ok(record) => {
+                    last = Some(record.0.clone());
+                    records.push(record);
+                }
+                Err(record) => {
+                    unreadable += 1;
+                    last = record.sequence.clone().or(last);
+                    let event = StreamEvent::Unreadable { shard: self.shard.clone(), record };
                     // Where nobody listens, the next page finds out.
                     let _ = self.events.send(event).await;
                 }
@@ -381,7 +404,7 @@ impl ShardReader {
         }
         let (bytes, next) = (page.bytes, page.next);
         let (served_millis, summed) = (clock.millis(), summed.is_summed());
-        Answer::Good(Records { read: records, bytes, next, served_millis, summed })
+        Answer::Good(Records { read: records, unreadable, last, bytes, next, served_millis, summed })
     }
 
     fn complain(&self, fault: &Fault) {

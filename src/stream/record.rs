@@ -13,7 +13,7 @@ use crate::protocol::{Item, Record};
 
 /// What GetRecords answered.
 pub(super) struct ReadPage {
-    pub(super) records: Vec<Result<(Sequence, Record), Unreadable>>,
+    pub(super) records: Vec<Result<(Sequence, Record), UnreadableRecord>>,
     /// The records' sizes, in bytes, by the service's own count.
     pub(super) bytes: u64,
     /// The iterator for the next page; none at the end of a shard.
@@ -32,14 +32,60 @@ impl From<GetRecordsOutput> for ReadPage {
     }
 }
 
-/// Why a record can't be read.
+/// A record that can't be read, with what can be read of it.
+#[derive(Debug, thiserror::Error)]
+#[error("{text}")]
+pub struct UnreadableRecord {
+    pub sequence: Option<Sequence>,
+    /// Its creation time, in milliseconds since the Unix epoch.
+    pub created_millis: Option<u64>,
+    /// Which one it is, and why it can't be read.
+    text: String,
+}
+
+/// The parts of a record, as far as each could be read.
+#[derive(Default)]
+pub(super) struct Parts {
+    pub(super) sequence: Option<Sequence>,
+    pub(super) created_millis: Option<u64>,
+    pub(super) key: Option<Result<Item, Unreadable>>,
+    pub(super) old: Option<Result<Item, Unreadable>>,
+    pub(super) new: Option<Result<Item, Unreadable>>,
+}
+
+impl Parts {
+    /// The record, if nothing is missing of it.
+    pub(super) fn record(self) -> Result<(Sequence, Record), UnreadableRecord> {
+        let Self { sequence, created_millis, key, old, new } = self;
+        let sequence_text = sequence.as_ref().map_or("of no sequence number", Sequence::as_str).to_owned();
+        let named = |key: &str, error: Unreadable| UnreadableRecord {
+            sequence: sequence.clone(),
+            created_millis,
+            text: format!("record {sequence_text}{key}: {error}"),
+        };
+        let key =
+            key.unwrap_or_else(|| Err(Unreadable::without("keys"))).map_err(|error| named("", error))?;
+        let of_key = |error| named(&format!(" of key {}", log_key(&key)), error);
+        let (old, new) = (old.transpose().map_err(of_key)?, new.transpose().map_err(of_key)?);
+        // Without one, the write has no place in the order of all.
+        let Some(created_millis) = created_millis.filter(|millis| *millis > 0) else {
+            return Err(of_key(Unreadable::without("creation time")));
+        };
+        let Some(sequence) = sequence.clone() else {
+            return Err(of_key(Unreadable::without("sequence number")));
+        };
+        Ok((sequence, Record { created_millis, key, old, new }))
+    }
+}
+
+/// Why a part of a record can't be read.
 #[derive(Debug, thiserror::Error)]
 #[error("{0}")]
 pub(crate) struct Unreadable(String);
 
 impl Unreadable {
-    pub(super) fn without(part: &str) -> Self {
-        Self(format!("a stream record without its {part}"))
+    fn without(part: &str) -> Self {
+        Self(format!("it has no {part} that can be read"))
     }
 
     /// Something that this build does not know; its type is told, but never its content.
@@ -50,30 +96,24 @@ impl Unreadable {
         };
         Self(format!("expected {expected}, found {found}"))
     }
-
-    /// The same, with which record it is.
-    pub(super) fn of(self, sequence: &str, key: &Item) -> Self {
-        Self(format!("record {sequence} of key {}: {}", log_key(key), self.0))
-    }
 }
 
 /// The event's name is not looked at: the images say what happened, and newer releases of
 /// DynamoDB Local send names that the SDK does not know.
-pub(crate) fn convert(record: StreamRecord) -> Result<(Sequence, Record), Unreadable> {
-    let body = record.dynamodb.ok_or_else(|| Unreadable::without("body"))?;
-    let sequence = body.sequence_number.ok_or_else(|| Unreadable::without("sequence number"))?;
-    let created = body.approximate_creation_date_time.ok_or_else(|| Unreadable::without("creation time"))?;
+pub(crate) fn convert(record: StreamRecord) -> Result<(Sequence, Record), UnreadableRecord> {
+    let Some(body) = record.dynamodb else { return Parts::default().record() };
     let item = |image: HashMap<String, StreamValue>| -> Result<Item, Unreadable> {
         image.into_iter().map(|(name, value)| Ok((name, convert_value(value)?))).collect()
     };
-    let key = item(body.keys.ok_or_else(|| Unreadable::without("keys"))?)?;
-    let image = |image: Option<HashMap<String, StreamValue>>| {
-        image.map(item).transpose().map_err(|error| error.of(&sequence, &key))
+    let created = body.approximate_creation_date_time.and_then(|created| created.to_millis().ok());
+    let parts = Parts {
+        sequence: body.sequence_number.as_deref().map(Sequence::new),
+        created_millis: created.and_then(|millis| u64::try_from(millis).ok()),
+        key: body.keys.map(item),
+        old: body.old_image.map(item),
+        new: body.new_image.map(item),
     };
-    let (old, new) = (image(body.old_image)?, image(body.new_image)?);
-    let created_millis = created.to_millis().ok().and_then(|ms| u64::try_from(ms).ok()).unwrap_or_default();
-    let record = Record { created_millis, key, old, new };
-    Ok((Sequence::new(&sequence), record))
+    parts.record()
 }
 
 fn convert_value(value: StreamValue) -> Result<AttributeValue, Unreadable> {

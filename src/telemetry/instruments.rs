@@ -155,6 +155,16 @@ pub fn register(agents: Vec<Figures>) {
         },
     );
     gauge(
+        "tradewind.refused",
+        "",
+        "1 while the region refuses the writes of all keys as invalid, and they wait",
+        |table, observer| {
+            for peer in table.refused.keys() {
+                observer.observe(1.0, &with(table, "peer", peer));
+            }
+        },
+    );
+    gauge(
         "tradewind.backlog",
         "{record}",
         "Records that have been read and are not yet with the peer",

@@ -5,7 +5,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 
 use aws_sdk_dynamodb::types::{ScalarAttributeType, StreamViewType, TimeToLiveSpecification};
 use serde_json::{Value, json};
-use tradewind::control::{ControlTable, DeadLetter, Gap, Verified};
+use tradewind::control::{Cause, ControlTable, DeadLetter, Gap, Verified};
 use tradewind::protocol::{Body, Hlc, Version, Write};
 use tradewind::region::Region;
 
@@ -330,10 +330,16 @@ async fn what_control_tables_hold_is_looked_at() {
     let gap = Gap {
         origin: "dublin".parse().unwrap(),
         shard: "shard".to_owned(),
+        cause: Cause::Unreadable,
         peers: vec!["tokyo".parse().unwrap()],
         from_millis: 1,
         until_millis: 2,
+        found_millis: 3,
     };
+    let again = Gap { found_millis: 4, ..gap.clone() };
+    dublin.save_gap(&world.table, &again).await.expect("a mark");
+    dublin.close_gap(&world.table, &gap).await.expect("a mark that is left, since it was made again");
+    assert_eq!(found_but(&world, &[]).await, ["divergence marked dublin T"]);
     dublin.save_gap(&world.table, &gap).await.expect("a mark");
     assert_eq!(found_but(&world, &[]).await, ["divergence marked dublin T"]);
     dublin.close_gap(&world.table, &gap).await.expect("no mark");

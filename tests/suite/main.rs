@@ -49,6 +49,7 @@ mod patterns;
 mod pause;
 mod random;
 mod recorded_conflicts;
+mod refused;
 mod remove_region;
 mod replicate;
 mod rolled_back;

@@ -115,6 +115,20 @@ async fn other_keys_at_a_peer_are_no_other_tables_trouble() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_table_whose_key_would_be_the_stamp_is_not_replicated() {
+    let (mut world, good, bad) = world().await;
+    let stamp: Keys = &[("pk", ScalarAttributeType::S), ("_tw", ScalarAttributeType::S)];
+    world.table.clone_from(&bad);
+    for region in world.regions() {
+        world.make_table(region, stamp, BOTH_IMAGES).await;
+    }
+    let agent = start(&world, DUBLIN, &[&good, &bad]).await.expect("an agent");
+    await_trouble(&agent, &bad, "its stamp").await;
+    is_replicated(&mut world, &good, "a").await;
+    agent.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn an_agent_none_of_whose_tables_can_start_tells_the_first_reason() {
     let (mut world, _, bad) = world().await;
     world.table.clone_from(&bad);

@@ -123,6 +123,10 @@ fn troubles(status: &AllRegions) -> Vec<String> {
                 let table = &table.table;
                 lines.push(format!("{name}/{table}: writes may be missing at peers: run `tradewind verify`"));
             }
+            for (peer, reason) in &table.refused {
+                let table = &table.table;
+                lines.push(format!("{name}/{table}: {peer} takes no writes, and all wait: {reason}"));
+            }
             if let Some(trouble) = &table.trouble {
                 lines.push(format!("{name}/{}: not being replicated: {trouble}", table.table));
             }

@@ -192,6 +192,12 @@ fn reported(view: &RegionView) -> Vec<Finding> {
             let mend = "mend what it says; the agent tries again by itself";
             findings.push(Finding::new(Harm::Halt, "trouble", &view.region, &table.table, trouble, mend));
         }
+        for (peer, reason) in &table.refused {
+            let wrong = format!("{peer} takes no writes, and all wait: {reason}");
+            let mend = "make the replicas' keys and indexes alike, or see to the encryption key there; the agent tries \
+                        again by itself";
+            findings.push(Finding::new(Harm::Halt, "refused", &view.region, &table.table, wrong, mend));
+        }
         if table.throttled > 0 {
             findings.push(Finding::new(
                 Harm::Lag,
