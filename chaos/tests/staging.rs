@@ -117,7 +117,7 @@ async fn a_good_build_passes_and_leaves_nothing_behind() {
         assert_eq!((&run["engine"], &run["passed"]), (&"staging".into(), &true.into()), "{run:#}");
         assert!(run["writes"].as_u64() > Some(50), "{run:#}");
         let lag = run["lags"].as_array().into_iter().flatten().filter_map(|lag| lag["max"].as_u64()).max();
-        assert_eq!(lag >= Some(3_000), scenario == CUT, "only what is paused is late: {lag:?}");
+        assert!(scenario != CUT || lag >= Some(3_000), "what is paused is late: {lag:?}");
         for wire in &own.wires {
             let left: Vec<String> = wire.items(None).await.expect("a scan").into_keys().collect();
             assert_eq!(left, ["theirs"], "what was there is there, and nothing else");

@@ -4,7 +4,7 @@
 //! application adds to an item is seen by a guard if the agent has met an attribute of that name in the table, in
 //! any item, or an agent of another region has, and has told it with its watermark.
 
-use std::collections::HashSet;
+use std::collections::{BTreeSet, HashSet};
 use std::sync::{PoisonError, RwLock};
 
 use crate::protocol::{Item, STAMP};
@@ -40,10 +40,9 @@ impl AttributeNames {
         }
         let mut names = self.0.write().unwrap_or_else(PoisonError::into_inner);
         let names = &mut *names;
-        for name in learnt {
-            if !is_new(names, name) {
-                continue;
-            }
+        // An item's attributes come in no order, and what is met first is what is kept.
+        let new: BTreeSet<&String> = learnt.filter(|name| is_new(names, name)).collect();
+        for name in new {
             if names.in_order.len() == MOST {
                 names.is_full = true;
                 return;
@@ -55,7 +54,7 @@ impl AttributeNames {
 
     pub fn all(&self) -> Vec<String> {
         let names = self.0.read().unwrap_or_else(PoisonError::into_inner);
-        names.in_order.iter().map(|name| name.to_string()).collect()
+        names.in_order.iter().map(ToString::to_string).collect()
     }
 
     /// Shows each name until one is refused; whether all there are have been shown, and taken.

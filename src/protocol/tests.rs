@@ -449,6 +449,10 @@ fn what_is_put_back_is_an_applications() {
             ("9: - -> y 5b", "local put; stamp y as 9.3a on 9.2a over its stamp; push y as 9.3a on 9.2a"),
         ],
     );
+}
+
+#[test]
+fn a_copy_is_told_by_its_nonce_and_then_by_the_floors() {
     check(
         "until the floors say that it can't come a second time, and from then on by them",
         &[
