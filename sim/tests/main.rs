@@ -1,7 +1,7 @@
 //! Seeds of every profile, traces that repeat themselves, and broken rules that must be noticed.
 //!
-//! `TRADEWIND_SIM_SEEDS` sets how many seeds of each profile run; the default is about 230
-//! seeds, which take two to three minutes of one core.
+//! `TRADEWIND_SIM_SEEDS` sets how many seeds of each profile run; the default is about 270
+//! seeds, which take some ten minutes of one core that other work shares.
 
 use std::ops::Range;
 
@@ -54,7 +54,7 @@ fn seeds_with_rolling_shards_pass() {
 
 #[test]
 fn seeds_with_a_clock_that_is_ahead_for_a_while_pass() {
-    all_pass(Profile::Ahead, 3, seeds(20));
+    all_pass(Profile::Ahead, 1, seeds(20));
 }
 
 #[test]
