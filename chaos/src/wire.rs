@@ -201,23 +201,20 @@ impl Wire {
 
     /// Takes a lock, if nobody has it.
     pub async fn lock(&self, key: &str, write: &str, holder: &str) -> Result<()> {
-        let call = self.tables.update_item().table_name(&self.table).set_key(Some(self.key(key)));
-        let call = call
-            .update_expression("SET #w = :w, #h = :h")
-            .condition_expression("attribute_not_exists(#h)")
-            .expression_attribute_names("#w", WRITE)
-            .expression_attribute_names("#h", HOLDER)
-            .expression_attribute_values(":w", AttributeValue::S(write.to_owned()))
-            .expression_attribute_values(":h", AttributeValue::S(holder.to_owned()));
-        call.send().await.map(drop).map_err(failed)
+        self.hand(key, write, holder, "SET #w = :w, #h = :h", "attribute_not_exists(#h)").await
     }
 
     /// Gives a lock back, if this one has it.
     pub async fn unlock(&self, key: &str, write: &str, holder: &str) -> Result<()> {
+        self.hand(key, write, holder, "SET #w = :w REMOVE #h", "#h = :h").await
+    }
+
+    /// Changes who holds a lock.
+    async fn hand(&self, key: &str, write: &str, holder: &str, update: &str, condition: &str) -> Result<()> {
         let call = self.tables.update_item().table_name(&self.table).set_key(Some(self.key(key)));
         let call = call
-            .update_expression("SET #w = :w REMOVE #h")
-            .condition_expression("#h = :h")
+            .update_expression(update)
+            .condition_expression(condition)
             .expression_attribute_names("#w", WRITE)
             .expression_attribute_names("#h", HOLDER)
             .expression_attribute_values(":w", AttributeValue::S(write.to_owned()))

@@ -8,19 +8,12 @@ use tradewind::control::SK;
 
 use crate::items::{key, row};
 use crate::process::run_json;
-use crate::world::{PLAIN, World, eventually};
+use crate::world::{PLAIN, World, eventually, writes};
 use tradewind_proxy::{Fate, Tamper};
 
 const DUBLIN: usize = 0;
 const TOKYO: usize = 1;
 const OREGON: usize = 2;
-
-/// Whether this is a write to the applications' table, and not to the control table, whose rows
-/// name that one.
-fn writes(operation: &str, body: &str) -> bool {
-    let writes = matches!(operation, "PutItem" | "UpdateItem" | "DeleteItem");
-    writes && body.contains("\"TableName\":\"orders-")
-}
 
 /// Fails the first writes to an application's table.
 fn fail_first(count: u32, code: &'static str) -> impl Tamper {

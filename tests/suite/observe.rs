@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use aws_sdk_dynamodb::types::{AttributeValue, StreamViewType};
+use aws_sdk_dynamodb::types::StreamViewType;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::process::Command;
@@ -267,21 +267,7 @@ async fn an_agent_whose_shard_is_not_read_is_not_alive() {
 async fn a_table_that_is_marked_is_told_everywhere_until_it_is_verified() {
     let world = observed().await;
     let (process, address) = start(agent(&world, DUBLIN, "127.0.0.1:0", |_| {})).await;
-    // As an agent of days ago would have marked it.
-    let text = |text: &str| AttributeValue::S(text.to_owned());
-    let number = |number: &str| AttributeValue::N(number.to_owned());
-    let mark = [
-        ("pk", text(&format!("gap/{}", world.table))),
-        ("sk", text("shard 1000")),
-        ("origin", text("dublin")),
-        ("shard", text("shard")),
-        ("peers", AttributeValue::L(vec![text("tokyo")])),
-        ("fromMillis", number("1000")),
-        ("untilMillis", number("2000")),
-    ];
-    let row = mark.into_iter().map(|(name, value)| (name.to_owned(), value)).collect();
-    let put = world.app(DUBLIN).put_item().table_name(&world.control).set_item(Some(row));
-    put.send().await.expect("a mark");
+    world.mark(2000).await;
     let of_table = [("region", "dublin"), ("table", world.table.as_str())];
     let marks = || async {
         metric(&get(&address, "/metrics", &[]).await.expect("an answer").1, "tradewind_marks", &of_table)

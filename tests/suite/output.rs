@@ -4,7 +4,6 @@ use std::fs::File;
 use std::io::{PipeReader, pipe};
 use std::process::Stdio;
 
-use aws_sdk_dynamodb::types::AttributeValue;
 use tokio::process::Command;
 use tokio::time::timeout;
 
@@ -123,20 +122,7 @@ async fn settings_for_which_the_sdk_would_panic_are_not_asked_for() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_time_that_has_no_date_is_told_all_the_same() {
     let world = World::prepared(2, PLAIN).await;
-    let text = |text: &str| AttributeValue::S(text.to_owned());
-    let number = |number: u64| AttributeValue::N(number.to_string());
-    let mark = [
-        ("pk", text(&format!("gap/{}", world.table))),
-        ("sk", text("shard 1000")),
-        ("origin", text("dublin")),
-        ("shard", text("shard")),
-        ("peers", AttributeValue::L(vec![text("tokyo")])),
-        ("fromMillis", number(1000)),
-        ("untilMillis", number(u64::MAX)),
-    ];
-    let mark = mark.into_iter().map(|(name, value)| (name.to_owned(), value)).collect();
-    let put = world.app(DUBLIN).put_item().table_name(&world.control).set_item(Some(mark));
-    put.send().await.expect("a mark");
+    world.mark(u64::MAX).await;
     let (code, out, log) = run(world.tradewind(DUBLIN, &["verify", "--settle", "0s"])).await;
     assert_eq!(code, 0, "{log}");
     assert!(out.contains("from 1970-01-01T00:00:01Z to 9999-12-31T23:59:59Z"), "{out}");

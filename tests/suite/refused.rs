@@ -8,17 +8,12 @@ use aws_sdk_dynamodb::types::{ScalarAttributeType, StreamViewType};
 
 use crate::items::{key, row};
 use crate::process::{run, run_json};
-use crate::world::{Keys, PLAIN, World, eventually};
+use crate::world::{Keys, PLAIN, World, eventually, writes};
 use tradewind_proxy::Fate;
 
 const DUBLIN: usize = 0;
 const TOKYO: usize = 1;
 const OREGON: usize = 2;
-
-fn writes(operation: &str, body: &str) -> bool {
-    let writes = matches!(operation, "PutItem" | "UpdateItem" | "DeleteItem");
-    writes && body.contains("\"TableName\":\"orders-")
-}
 
 async fn letters(world: &World) -> usize {
     let rows = world.control_rows(DUBLIN, "dead-letter/").await;

@@ -25,7 +25,7 @@ use wildmatch::WildMatch;
 
 use crate::calls::{Link, watched};
 use crate::engine::{Engine, Server, client, streams_client};
-use crate::items::{exact, without_stamp};
+use crate::items::{exact, item, n, s, without_stamp};
 use crate::process::{Process, tradewind};
 
 /// How long a state may take to come. It is no measure: only a test that fails waits so long.
@@ -77,6 +77,13 @@ struct Place {
 
 /// What the table holds in a region, by key, the stamps aside.
 pub(crate) type Contents = BTreeMap<String, String>;
+
+/// Whether this is a write to the applications' table, and not to the control table, whose rows
+/// name that one.
+pub(crate) fn writes(operation: &str, body: &str) -> bool {
+    let writes = matches!(operation, "PutItem" | "UpdateItem" | "DeleteItem");
+    writes && body.contains("\"TableName\":\"orders-")
+}
 
 impl World {
     /// Regions without a table.
@@ -423,6 +430,22 @@ impl World {
     pub(crate) fn key_of(&self, item: &Item) -> Item {
         let keys = self.keys.iter().map(|(name, _)| *name);
         keys.map(|name| (name.to_owned(), item[name].clone())).collect()
+    }
+
+    /// Marks the table in Dublin's region, as an agent of days ago would have: writes from the first second of 1970
+    /// to this time may be missing in Tokyo's.
+    pub(crate) async fn mark(&self, until_millis: u64) {
+        let mark = item([
+            (PK, s(&format!("gap/{}", self.table))),
+            (SK, s("shard 1000")),
+            ("origin", s(PLACES[0].0)),
+            ("shard", s("shard")),
+            ("peers", AttributeValue::L(vec![s(PLACES[1].0)])),
+            ("fromMillis", n(1000)),
+            ("untilMillis", n(until_millis)),
+        ]);
+        let put = self.app(0).put_item().table_name(&self.control).set_item(Some(mark));
+        put.send().await.expect("a mark");
     }
 
     /// The rows of a region's control table whose `pk` begins so.
