@@ -383,9 +383,9 @@ impl Coordinator {
             .map(|(shard, _)| shard.clone())
             .collect();
         // Others came of these, and went, before anybody saw them.
-        let family = Family { lineage, leases: rows };
+        let parents = Family { lineage, leases: rows }.parents();
         let childless: BTreeSet<ShardId> =
-            gone.iter().filter(|shard| !family.has_children(shard)).cloned().collect();
+            gone.iter().filter(|shard| !parents.contains(shard)).cloned().collect();
         let sharing = Arc::clone(&self.shared);
         let Shared { control, space, lanes, .. } = &*sharing;
         for shard in gone {

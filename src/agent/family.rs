@@ -1,5 +1,7 @@
 //! Which shard came of which, by the list of the stream's shards and by the leases together.
 
+use std::collections::BTreeSet;
+
 use super::holding::Leases;
 use crate::stream::{Lineage, ShardId};
 
@@ -31,10 +33,10 @@ impl<'a> Family<'a> {
         self.named_parent(shard).filter(|parent| !self.knows(parent))
     }
 
-    /// Whether any shard is known to have come of this one.
-    pub(super) fn has_children(&self, shard: &ShardId) -> bool {
-        let mut all = self.lineage.shards().chain(self.leases.keys());
-        all.any(|child| self.named_parent(child) == Some(shard))
+    /// The shards that others are known to have come of.
+    pub(super) fn parents(&self) -> BTreeSet<&'a ShardId> {
+        let all = self.lineage.shards().chain(self.leases.keys());
+        all.filter_map(|child| self.named_parent(child)).collect()
     }
 
     fn named_parent(&self, shard: &ShardId) -> Option<&'a ShardId> {
@@ -93,6 +95,7 @@ mod tests {
             (None, Some(&shard("c")))
         );
         assert_eq!(family.ancestors(&shard("f")), [shard("a"), shard("b"), shard("e")]);
-        assert!(family.has_children(&shard("c")) && !family.has_children(&shard("f")));
+        let parents = family.parents();
+        assert!(parents.contains(&shard("c")) && !parents.contains(&shard("f")));
     }
 }

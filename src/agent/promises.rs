@@ -2,6 +2,7 @@
 
 use std::collections::BTreeSet;
 
+use super::family::Family;
 use super::holding::Leases;
 use crate::control::Lease;
 use crate::protocol::Origin;
@@ -20,13 +21,11 @@ pub(super) struct Promises<'a> {
 impl Promises<'_> {
     /// No write that is not yet at the peer has a creation time before this, in milliseconds.
     pub(super) fn to(&self, peer: &Origin) -> u64 {
-        let parents: BTreeSet<&ShardId> =
-            self.leases.values().filter_map(|lease| lease.parent.as_ref()).collect();
-        let has_children = |shard: &ShardId| self.lineage.has_children(shard) || parents.contains(shard);
+        let parents = Family { lineage: self.lineage, leases: self.leases }.parents();
         let shards: BTreeSet<&ShardId> = self.lineage.shards().chain(self.leases.keys()).collect();
         let promised = |shard: &ShardId| match self.leases.get(shard) {
             // A shard that has ended without children has some that are not listed yet.
-            Some(lease) if lease.is_done_for(peer) && has_children(shard) => None,
+            Some(lease) if lease.is_done_for(peer) && parents.contains(shard) => None,
             Some(lease) => Some(self.lease_promise(lease, peer)),
             None => Some(self.parents_promise(self.lineage.parent(shard), peer)),
         };
