@@ -181,7 +181,12 @@ fn micros(time: Duration) -> u64 {
 /// This machine's clock, in milliseconds since the Unix epoch: for lag and ages only; no version
 /// ever takes it.
 pub(crate) fn wall_millis() -> u64 {
-    let since = wall_clock().duration_since(UNIX_EPOCH).unwrap_or_default();
+    epoch_millis(wall_clock())
+}
+
+/// A time in milliseconds since the Unix epoch.
+pub(crate) fn epoch_millis(time: SystemTime) -> u64 {
+    let since = time.duration_since(UNIX_EPOCH).unwrap_or_default();
     u64::try_from(since.as_millis()).unwrap_or(u64::MAX)
 }
 

@@ -5,13 +5,14 @@
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::UNIX_EPOCH;
 
 use aws_sdk_dynamodbstreams::Client;
 use aws_sdk_dynamodbstreams::config::interceptors::BeforeDeserializationInterceptorContextRef;
 use aws_sdk_dynamodbstreams::config::{ConfigBag, Intercept, RuntimeComponents};
 use aws_sdk_dynamodbstreams::error::BoxError;
 use aws_sdk_dynamodbstreams::primitives::{DateTime, DateTimeFormat};
+
+use crate::lag::epoch_millis;
 
 /// Catches the Date header of one call; 0 is none.
 #[derive(Clone, Debug, Default)]
@@ -27,9 +28,7 @@ impl ServiceClock {
 /// The clock of the machine that this client is on, in milliseconds since the Unix epoch: to tell whether a
 /// service's is far ahead, and for nothing else.
 pub(crate) fn own_millis(client: &Client) -> u64 {
-    let now = client.config().time_source().unwrap_or_default().now();
-    let since = now.duration_since(UNIX_EPOCH).unwrap_or_default();
-    u64::try_from(since.as_millis()).unwrap_or(u64::MAX)
+    epoch_millis(client.config().time_source().unwrap_or_default().now())
 }
 
 impl Intercept for ServiceClock {
