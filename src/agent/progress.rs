@@ -346,12 +346,12 @@ impl PageEnd {
     /// The end of a page that is judged when this agent's clock says `now`.
     pub(super) fn of(page: &Page, now: u64) -> Self {
         let last = page.records.last();
-        let times = page.records.iter().rev().map(|(_, record)| record.created_millis);
+        let mut latest_first = page.records.iter().rev().map(|(_, record)| record.created_millis);
         Self {
             shard: page.shard.clone(),
             position: page.last.clone().map(Position::After),
             last_millis: last.map(|(_, record)| record.created_millis),
-            credible_millis: times.into_iter().find(|millis| is_credible(*millis, now)),
+            credible_millis: latest_first.find(|millis| is_credible(*millis, now)),
             now,
             records: page.records.len() + page.unreadable,
             closed: page.closed,

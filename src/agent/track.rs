@@ -459,7 +459,6 @@ impl Track {
             let Shared { origin, table, .. } = &*self.shared;
             let trace = if acts { Trace::begin(origin, table, &record.key, page.asked, seen) } else { None };
             record.old.iter().chain(&record.new).for_each(|image| self.shared.names.note(image));
-            let key = KeyId::of(&record.key);
             let judging = Instant::now();
             let judgement = self.memory.judge(ordinal, record, &self.floors, stamp_in_place);
             if let Some(trace) = &trace {
@@ -479,7 +478,7 @@ impl Track {
             }
             let targets: Vec<Origin> =
                 self.feeds.iter().filter(|(_, feed)| is_new(feed)).map(|(name, _)| name.clone()).collect();
-            if let Some(version) = judgement.arrived {
+            if let Some((key, version)) = judgement.arrived {
                 self.arrived(key, &version);
             }
             for action in judgement.actions {

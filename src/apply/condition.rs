@@ -38,16 +38,16 @@ impl Condition {
         let mut condition = Self::new();
         match guard {
             Guard::Absent => condition.absent(key),
-            Guard::Data { image, stamp, or_absent: false } => {
+            Guard::Data { image, stamp, or_absent } => {
+                if *or_absent {
+                    condition.absent(key);
+                    condition.expression.push_str(" OR (");
+                }
                 condition.beside(*stamp);
                 condition.data(image, key, known);
-            }
-            Guard::Data { image, stamp, or_absent: true } => {
-                condition.absent(key);
-                condition.expression.push_str(" OR (");
-                condition.beside(*stamp);
-                condition.data(image, key, known);
-                condition.expression.push(')');
+                if *or_absent {
+                    condition.expression.push(')');
+                }
             }
             Guard::Exactly(image) => {
                 condition.stamped(image.get(STAMP));

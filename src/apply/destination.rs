@@ -59,7 +59,8 @@ impl Complaints {
 }
 
 impl Destination {
-    /// Makes one attempt at a job, as soon as its destination may be written to. `newest` is the newest write of its key that is queued, if that is another one.
+    /// Makes one attempt at a job, as soon as its destination may be written to. `newest` is the newest write of
+    /// its key that is queued, if that is another one.
     pub(super) async fn work_on(
         &self,
         job: &Job,

@@ -89,6 +89,9 @@ fn is_copy(
     own: &Origin,
     floors: &Floors,
 ) -> bool {
+    // What a heal may still come with is no copy's, whatever the floors say.
+    let may_heal = |state: &KeyState| state.may_heal(&stamp.version);
+    let is_late = floors.passed(&stamp.version) && !known.is_some_and(may_heal);
     match known {
         _ if !stamp.nonce.is_of(own) => true,
         Some(state) if state.has_seen(stamp.nonce) => true,
@@ -101,13 +104,10 @@ fn is_copy(
         // The memory that asked for it may have been left behind by a rebuild that begins between the two.
         _ if stamp.version.origin == *own => {
             let Some(old) = &record.old else { return true };
-            let may_heal = known.is_some_and(|state| state.may_heal(&stamp.version));
-            let is_late = floors.passed(&stamp.version) && !may_heal;
             let heals = !is_late && old_stamp.stamp().is_some_and(|below| below.fits(old, &record.key));
             let stamps_in_place = !stamp.is_mark() && same_data(old, new);
             !heals && !stamps_in_place
         }
-        Some(state) if state.may_heal(&stamp.version) => false,
-        _ => floors.passed(&stamp.version),
+        _ => is_late,
     }
 }

@@ -203,7 +203,8 @@ impl KeyMemory {
         // Where the memory told nothing that the record does not, a rebuild may begin here.
         let is_plain = known.is_none() || classify(&record, None, &self.origin, floors) == kind;
         let record_millis = record.created_millis;
-        let reader = Reader { own: &self.origin, floors, ordinal, record_millis, is_plain, stamp_in_place };
+        let reader =
+            Reader { own: &self.origin, floors, key, ordinal, record_millis, is_plain, stamp_in_place };
         let (judgement, next) = resolve(&reader, record, kind, known);
         match next {
             Some(state) => self.keys.insert(key, state),

@@ -8,7 +8,7 @@ use super::classify::Kind;
 use super::memory::{Healing, KeyState, Tip};
 use super::record::Record;
 use super::stamp::{STAMP, Stamp, StampKind, Stamped};
-use super::{Fingerprint, Floors, Guard, Hlc, Item, Nonce, Origin, Version};
+use super::{Fingerprint, Floors, Guard, Hlc, Item, KeyId, Nonce, Origin, Version};
 
 /// What a write puts in place.
 #[derive(Clone, Debug, PartialEq)]
@@ -148,7 +148,7 @@ pub struct Judgement {
     pub conflict: Option<Conflict>,
     /// A replicated write of this version has come. What was written here before, below it, need not be pushed
     /// to where it was made any more.
-    pub arrived: Option<Version>,
+    pub arrived: Option<(KeyId, Version)>,
 }
 
 impl Judgement {
@@ -165,6 +165,7 @@ impl Judgement {
 pub(super) struct Reader<'a> {
     pub(super) own: &'a Origin,
     pub(super) floors: &'a Floors,
+    pub(super) key: KeyId,
     pub(super) ordinal: u64,
     pub(super) record_millis: u64,
     /// An empty memory would take the record for the same.
@@ -292,7 +293,7 @@ fn replicated_put(
             let mut state = reader.state(stamp.version.clone(), Tip::Carried, known, true);
             state.remember_replaced(&record, reader);
             let conflict = conflict(reader.own, record, stamp, known);
-            let arrived = Some(stamp.version.clone());
+            let arrived = Some((reader.key, stamp.version.clone()));
             let judgement = Judgement { conflict, arrived, ..Judgement::nothing(Verdict::EchoPut) };
             (judgement, (!state.is_plain()).then_some(state))
         }
@@ -317,7 +318,7 @@ fn replicated_mark(
             state.remember_replaced(&record, reader);
             state.remember(mark, reader.ordinal, reader.floors);
             let conflict = conflict(reader.own, record, mark, known);
-            let arrived = Some(mark.version.clone());
+            let arrived = Some((reader.key, mark.version.clone()));
             (Judgement { conflict, arrived, ..Judgement::new(Verdict::EchoMark, actions) }, Some(state))
         }
         // A mark where a newer delete already left nothing: only the mark itself is in the way.
@@ -325,7 +326,7 @@ fn replicated_mark(
             let mut state = state.clone();
             state.remember(mark, reader.ordinal, reader.floors);
             let actions = carry_out(&record);
-            let arrived = Some(mark.version.clone());
+            let arrived = Some((reader.key, mark.version.clone()));
             (Judgement { arrived, ..Judgement::new(Verdict::EchoMark, actions) }, Some(state))
         }
         Some(state) => heal(reader, Verdict::EchoMark, record, mark, state),
@@ -365,7 +366,7 @@ fn heal(
             home: None,
         })
     });
-    let arrived = Some(stamp.version.clone());
+    let arrived = Some((reader.key, stamp.version.clone()));
     (Judgement { arrived, ..Judgement::new(verdict, actions.into_iter().collect()) }, Some(next))
 }
 

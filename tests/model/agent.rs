@@ -103,7 +103,7 @@ impl Model {
             base: None,
             for_peers: Default::default(),
             for_here: vec![],
-            arrived: judgement.arrived.as_ref().map(v_of),
+            arrived: judgement.arrived.as_ref().map(|(_, version)| v_of(version)),
             conflict: judgement.conflict.map(|c| (v_of(&c.lost), v_of(&c.won))),
         };
         for action in judgement.actions {
