@@ -120,12 +120,15 @@ impl Crew {
         })
     }
 
-    /// The keys that the agents hold in memory.
+    /// The keys that the agents remember.
     pub fn remembered(&self) -> usize {
         self.slots
             .iter()
             .map(|slot| match &slot.state {
-                State::Running(agent) => agent.figures().remembered(),
+                State::Running(agent) => {
+                    let (in_memory, on_disk) = agent.figures().remembered();
+                    in_memory + on_disk
+                }
                 _ => 0,
             })
             .sum()

@@ -5,7 +5,6 @@
 
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
-use std::sync::atomic::AtomicUsize;
 use std::time::Duration;
 
 use tokio::sync::{Notify, mpsc, watch};
@@ -19,15 +18,13 @@ use super::backlog::Backlogs;
 use super::holding::{From, Holding};
 use super::progress::{Needs, PageEnd, Progress};
 use super::recorder::Recorder;
-use super::remembered::Remembered;
 use crate::apply::{AttributeNames, Complaints, Job, Lanes, Ledger, Pauses, Source};
 use crate::config::{Conflicts, Tuning};
 use crate::control::{Cause, Checkpoint, ControlTable, Gap, Held};
 use crate::lag::wall_millis;
 use crate::log_key::log_key;
-use crate::protocol::{
-    Action, Conflict, Floors, Hlc, KeyId, KeyMemory, Origin, Selections, Version, is_credible,
-};
+use crate::protocol::{Action, Conflict, Floors, Hlc, KeyId, Origin, Selections, Version, is_credible};
+use crate::spill::{Keys, Remembered, Spill, SpillError};
 use crate::stream::{Page, Position, ShardId, Stream, StreamEvent, UnreadableRecord, own_millis};
 use crate::tally::Tally;
 use crate::telemetry::Trace;
@@ -73,8 +70,10 @@ pub(super) struct Shared {
     pub(super) own_watermark: watch::Receiver<Hlc>,
     /// What the table's agents are asked.
     pub(super) asked: watch::Receiver<Asked>,
-    /// The keys that all tracks hold in memory.
-    pub(super) remembered: Arc<AtomicUsize>,
+    /// The keys that all tracks remember.
+    pub(super) remembered: Arc<Remembered>,
+    /// Where those are kept for which there is no room in memory.
+    pub(super) spill: Arc<Spill>,
     /// How far each peer is behind, for people.
     pub(super) backlogs: Arc<Backlogs>,
     /// The peers that nothing is written to for now.
@@ -210,12 +209,12 @@ pub(super) enum Until {
 pub(super) struct Track {
     shared: Arc<Shared>,
     holding: Arc<Holding>,
-    memory: KeyMemory,
-    remembered: Remembered,
+    keys: Keys,
     floors: Arc<Floors>,
     /// Watermarks that wait until the stream has been read past the moment they were seen.
     unsettled: VecDeque<(Instant, Floors)>,
-    /// A lower bound of the oldest record that the memory needs; exact at each sweep.
+    /// A lower bound of the oldest record that the memory needs. Of a shard that has been read to its end, whose
+    /// floors rise no more, this is all that is left to know: nothing is judged by its keys any more.
     oldest: u64,
     progress: Progress,
     feeds: BTreeMap<Origin, Feed>,
@@ -229,6 +228,8 @@ pub(super) struct Track {
     is_main: bool,
     /// The last record had a time that nobody believes.
     is_ahead: bool,
+    /// The shard has been read to its end, and its keys are forgotten.
+    is_over: bool,
     stop: CancellationToken,
 }
 
@@ -239,8 +240,6 @@ pub(super) struct TrackState {
     pub(super) idle_calls: u32,
     /// It reads what was written just now.
     pub(super) near_tip: bool,
-    /// The keys that are held in memory.
-    pub(super) remembered: usize,
 }
 
 impl Track {
@@ -273,8 +272,7 @@ impl Track {
             })
             .collect();
         Self {
-            memory: KeyMemory::new(shared.origin.clone()),
-            remembered: Remembered::among(&shared.remembered),
+            keys: Keys::new(shared.origin.clone(), &shared.spill, &shared.remembered),
             floors: Arc::new(floors),
             unsettled: VecDeque::new(),
             oldest: 0,
@@ -287,6 +285,7 @@ impl Track {
             state,
             is_main,
             is_ahead: false,
+            is_over: false,
             stop,
             shared,
             holding,
@@ -343,6 +342,9 @@ impl Track {
                     }
                     tokio::time::sleep(SAVE_AGAIN).await;
                 }
+            }
+            if holding.tenure.has_ended() {
+                return None;
             }
             // Once more afterwards: the meeting may have been missed meanwhile.
             if self.has_met(&mut until) && self.checkpoint().await && self.has_met(&mut until) {
@@ -452,7 +454,7 @@ impl Track {
             let created_millis = record.created_millis;
             // Until a time that lies ahead, a key would be remembered; its stamp says the same.
             let is_ahead = !is_credible(created_millis, now);
-            let is_crowded = !full && self.remembered.all() >= self.shared.tuning.memory_keys;
+            let is_crowded = !full && self.keys.of_table() >= self.shared.tuning.memory_keys;
             let stamp_in_place = self.is_main && (is_ahead || is_crowded);
             let acts =
                 page.shard == self.holding.lease.shard && created_millis >= self.holding.lease.since_millis;
@@ -460,11 +462,14 @@ impl Track {
             let trace = if acts { Trace::begin(origin, table, &record.key, page.asked, seen) } else { None };
             record.old.iter().chain(&record.new).for_each(|image| self.shared.names.note(image));
             let judging = Instant::now();
-            let judgement = self.memory.judge(ordinal, record, &self.floors, stamp_in_place);
+            let judgement = match self.keys.judge(ordinal, record, &self.floors, stamp_in_place) {
+                Ok(judgement) => judgement,
+                Err(error) => return self.begin_again(&error),
+            };
             if let Some(trace) = &trace {
                 trace.classified(judging, judgement.verdict);
             }
-            self.remembered.note(self.memory.len());
+            self.make_room();
             let is_new = |feed: &Feed| acts && !feed.start.covers(&sequence);
             if self.is_main && self.feeds.values().any(is_new) {
                 self.shared.tally.count_verdict(judgement.verdict);
@@ -625,9 +630,7 @@ impl Track {
             && self.feeds.values().all(|feed| feed.is_fed() && feed.ledger.is_empty())
             && (!self.is_main || self.feeds.len() == self.shared.lanes.len());
         let near_tip = self.progress.near_tip();
-        let remembered = self.memory.len();
         self.state.send_modify(|state| {
-            state.remembered = remembered;
             state.idle_calls = if idle { state.idle_calls.saturating_add(1) } else { 0 };
             state.near_tip = near_tip;
         });
@@ -671,9 +674,7 @@ impl Track {
             self.unmarked.pop();
         }
         self.settle();
-        self.memory.forget(&self.shared.peers, &self.floors, self.shared.asked.borrow().hold);
-        self.remembered.note(self.memory.len());
-        self.oldest = self.memory.oldest().unwrap_or_else(|| self.progress.next());
+        self.forget().await;
         let now = self.needs();
         let mut changed: Vec<(Origin, Checkpoint)> = Vec::new();
         let mut least = self.progress.next();
@@ -756,6 +757,52 @@ impl Track {
                 watermarks.iter().for_each(|(origin, hlc)| floors.raise(origin, hlc));
             }
         }
+    }
+
+    /// Forgets what may be forgotten; at the end of the shard everything, once it is known how far back that reaches.
+    async fn forget(&mut self) {
+        if self.is_over {
+            return;
+        }
+        let hold = self.shared.asked.borrow().hold;
+        // What can't be read any more is missed when a record needs it.
+        let _ = self.keys.forget(&self.shared.peers, &self.floors, hold);
+        self.oldest = self.keys.oldest().unwrap_or_else(|| self.progress.next());
+        if self.progress.is_closed() {
+            self.keys.clear();
+            self.is_over = true;
+        }
+        while self.make_room() {
+            tokio::task::yield_now().await;
+        }
+    }
+
+    /// Moves keys to disk, if there are too many in memory; whether any were.
+    fn make_room(&mut self) -> bool {
+        self.keys.make_room().unwrap_or_else(|error| {
+            let Shared { origin: region, table, tuning: Tuning { memory_keys, .. }, .. } = &*self.shared;
+            self.shared.tally.spill_failures.add();
+            error!(
+                %region, table, %error, memory_keys,
+                "more keys are remembered than memory is to hold, and they can't be moved to disk: they stay in memory, \
+                 which grows with the backlog; nothing is lost. Make room in that folder, or name another one as \
+                 spill_directory; trying again in a minute"
+            );
+            false
+        })
+    }
+
+    /// Keys that were moved to disk can't be read, so nothing more can be judged: the lease is taken anew, and they
+    /// are read from the stream once more.
+    fn begin_again(&self, error: &SpillError) {
+        let Shared { origin: region, table, .. } = &*self.shared;
+        self.shared.tally.spill_failures.add();
+        error!(
+            %region, table, shard = %self.holding.lease.shard, %error,
+            "keys that were moved to disk can't be read: the shard is read again from its last checkpoint, and nothing \
+             is lost. Look at the disk, or name another folder as spill_directory"
+        );
+        self.holding.tenure.end();
     }
 
     /// Hands on the peers that have done all that they were given.
