@@ -134,6 +134,23 @@ impl Crew {
             .sum()
     }
 
+    /// An agent that holds more keys in memory than it is to, whatever waits for it.
+    pub fn crowded(&self) -> Option<String> {
+        let most = self.config.tuning.memory_keys;
+        self.slots.iter().find_map(|slot| match &slot.state {
+            State::Running(agent) => {
+                let (in_memory, _) = agent.figures().remembered();
+                (in_memory > most).then(|| {
+                    format!(
+                        "an agent of {} holds {in_memory} keys in memory, and {most} at most",
+                        agent.figures().region()
+                    )
+                })
+            }
+            _ => None,
+        })
+    }
+
     /// What the agents have done, all their lives together.
     pub fn tally(&mut self) -> TallySnapshot {
         let mut sum = TallySnapshot::default();

@@ -233,6 +233,8 @@ impl Stage<'_> {
     }
 
     fn failures(&self) -> Vec<String> {
-        self.world.lock().oracle.failures.clone()
+        let mut failures = self.world.lock().oracle.failures.clone();
+        failures.extend(self.crew.crowded());
+        failures
     }
 }
