@@ -324,6 +324,7 @@ mod tests {
     }
 
     proptest! {
+        #![proptest_config(ProptestConfig::with_cases(100))]
         #[test]
         fn a_memory_that_is_partly_on_disk_says_the_same(steps in vec(steps(), 1..150), room in 1..5_usize) {
             let mut replay = Replay::new(room);
