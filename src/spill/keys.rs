@@ -66,10 +66,10 @@ impl Keys {
     ) -> Result<Judgement, SpillError> {
         if let Some(shelf) = &mut self.shelf {
             let key = KeyId::of(&record.key);
-            if !self.memory.knows(&key)
-                && let Some(state) = shelf.take(&key, &self.origin)?
-            {
-                self.memory.put_back(key, state);
+            if !self.memory.knows(&key) {
+                // Whoever begins again does without the disk for a while.
+                let state = shelf.take(&key, &self.origin).inspect_err(|_| self.spill.rest())?;
+                state.into_iter().for_each(|state| self.memory.put_back(key, state));
             }
         }
         let judgement = self.memory.judge(ordinal, record, floors, stamp_in_place);
