@@ -33,6 +33,7 @@ mod recorder;
 mod retention;
 mod table;
 mod tables;
+mod terms;
 mod track;
 
 use std::collections::BTreeMap;

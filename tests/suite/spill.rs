@@ -116,7 +116,7 @@ async fn a_backlog_takes_no_more_memory_than_it_may() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_peer_that_is_away_takes_no_more_memory_than_it_may() {
-    const KEYS: u64 = 2_000;
+    const KEYS: u64 = 1_000;
     let mut world = World::prepared(3, PLAIN).await;
     world.tuning.memory_keys = ROOM;
     // The peer gets a cursor of its own soon.
