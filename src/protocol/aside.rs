@@ -200,7 +200,9 @@ mod tests {
         #[test]
         fn an_outline_tells_what_its_keys_do(states in vec(states(), 1..5), sweep in sweeps()) {
             let mut outline = Outline::default();
-            states.iter().for_each(|state| outline.add(state));
+            for state in &states {
+                outline.add(state);
+            }
             let left: Vec<_> = states.iter().cloned().filter_map(|mut state| sweep.leaves(&mut state).then_some(state)).collect();
             prop_assert!(!sweep.forgets_all(&outline) || left.is_empty(), "{left:?}");
             prop_assert_eq!(outline.oldest(), states.iter().map(KeyState::oldest).min());

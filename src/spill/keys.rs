@@ -69,7 +69,9 @@ impl Keys {
             if !self.memory.knows(&key) {
                 // Whoever begins again does without the disk for a while.
                 let state = shelf.take(&key, &self.origin).inspect_err(|_| self.spill.rest())?;
-                state.into_iter().for_each(|state| self.memory.put_back(key, state));
+                if let Some(state) = state {
+                    self.memory.put_back(key, state);
+                }
             }
         }
         let judgement = self.memory.judge(ordinal, record, floors, stamp_in_place);
@@ -94,18 +96,20 @@ impl Keys {
     }
 
     fn set_aside(&mut self, count: usize) -> Result<(), SpillError> {
-        let shelf = match &mut self.shelf {
-            Some(shelf) => shelf,
+        let on_disk = match &mut self.shelf {
+            Some(on_disk) => on_disk,
             None => {
                 let (store, number) = self.spill.open()?;
                 self.shelf.insert(Shelf::new(store, number))
             }
         };
         let keys = self.memory.set_aside(count);
-        shelf.add(&keys).inspect_err(|error| {
+        on_disk.add(&keys).inspect_err(|error| {
             // Else they are there, if not all on disk.
             if !matches!(error, SpillError::Unwritten { .. }) {
-                keys.into_iter().for_each(|(key, state)| self.memory.put_back(key, state));
+                for (key, state) in keys {
+                    self.memory.put_back(key, state);
+                }
             }
         })
     }
@@ -114,7 +118,7 @@ impl Keys {
     pub fn forget(&mut self, peers: &[Origin], floors: &Floors, hold: Option<u64>) -> Result<(), SpillError> {
         let sweep = self.memory.forget(peers, floors, hold);
         let swept = match (&mut self.shelf, sweep) {
-            (Some(shelf), Some(sweep)) => shelf.forget(sweep),
+            (Some(on_disk), Some(sweep)) => on_disk.forget(sweep),
             _ => Ok(()),
         };
         self.shelf.take_if(|shelf| shelf.len() == 0);
@@ -328,7 +332,9 @@ mod tests {
         #[test]
         fn a_memory_that_is_partly_on_disk_says_the_same(steps in vec(steps(), 1..150), room in 1..5_usize) {
             let mut replay = Replay::new(room);
-            steps.iter().for_each(|step| replay.step(step));
+            for step in &steps {
+                replay.step(step);
+            }
             // In the end, nothing is left of either.
             replay.millis += 30 * MINUTE;
             replay.step(&Step::Floors { own_minutes_ago: 0, peer_minutes_ago: 0 });
