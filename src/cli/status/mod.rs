@@ -9,7 +9,7 @@ use clap::Args;
 use serde::Serialize;
 
 use super::{ConfigFile, Exit, Failure, Printed, moment, report};
-use crate::observe::{Comparison, Link, RegionView};
+use crate::observe::{Comparison, Link, RegionView, TableEntry};
 use crate::operate::{Status as AllRegions, status};
 use crate::region::Region;
 
@@ -118,7 +118,20 @@ fn troubles(status: &AllRegions) -> Vec<String> {
                 region.total.unguarded
             ));
         }
+        if region.total.spill_failures > 0 {
+            lines.push(format!(
+                "{name}: remembered keys could not be moved to disk, or read from there, {} times: the log names the \
+                 folder, which is spill_directory",
+                region.total.spill_failures
+            ));
+        }
         for table in region.agents.iter().flat_map(|agent| &agent.tables) {
+            if table.keys_on_disk > 0 {
+                let TableEntry { table, keys, keys_on_disk, .. } = table;
+                lines.push(format!(
+                    "{name}/{table}: {keys} keys are remembered in memory, {keys_on_disk} on disk"
+                ));
+            }
             if table.marks > 0 {
                 let table = &table.table;
                 lines.push(format!("{name}/{table}: writes may be missing at peers: run `tradewind verify`"));
