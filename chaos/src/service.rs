@@ -262,9 +262,7 @@ impl Tamper for Service {
             "DescribeTable" if rules.is_another && self.defect != Some(Defect::Blind) => {
                 rename_key(&mut answer);
             }
-            "DescribeStream" if rules.false_ends > 0 && self.defect == Some(Defect::BelievedEnds) => {
-                end_shards(&mut answer);
-            }
+            "DescribeStream" if self.defect != Some(Defect::BelievedEnds) => open_shards(&mut answer),
             _ => return body,
         }
         answer.to_string()
@@ -311,10 +309,11 @@ fn rename_key(described: &mut Value) {
     }
 }
 
-/// Lists shards as ended.
-fn end_shards(described: &mut Value) {
+/// Lists shards as DynamoDB does while they are open; here, they always are, and engines say otherwise.
+fn open_shards(described: &mut Value) {
     for shard in described["StreamDescription"]["Shards"].as_array_mut().into_iter().flatten() {
-        let first = shard["SequenceNumberRange"]["StartingSequenceNumber"].clone();
-        shard["SequenceNumberRange"]["EndingSequenceNumber"] = first;
+        if let Some(range) = shard["SequenceNumberRange"].as_object_mut() {
+            range.remove("EndingSequenceNumber");
+        }
     }
 }
