@@ -100,7 +100,11 @@ impl Interceptions {
     pub(crate) fn within(&self, time: Duration) -> Option<Intercepted> {
         let last = self.lock();
         let Last { count, at, error } = last.as_ref().filter(|last| last.at.elapsed() <= time)?;
-        Some(Intercepted { count: *count, seconds_ago: at.elapsed().as_secs_f64().round(), last: error.clone() })
+        Some(Intercepted {
+            count: *count,
+            seconds_ago: at.elapsed().as_secs_f64().round(),
+            last: error.clone(),
+        })
     }
 
     fn lock(&self) -> MutexGuard<'_, Option<Last>> {

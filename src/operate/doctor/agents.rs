@@ -187,7 +187,8 @@ async fn retention(
 /// What the agents of a region report of its tables.
 fn reported(view: &RegionView) -> Vec<Finding> {
     let mut findings = Vec::new();
-    for (place, found) in view.agents.iter().filter(|agent| agent.heard).flat_map(|agent| &agent.intercepted) {
+    for (place, found) in view.agents.iter().filter(|agent| agent.heard).flat_map(|agent| &agent.intercepted)
+    {
         findings.push(Finding::new(
             Harm::Lag,
             "intercepted",
