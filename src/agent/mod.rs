@@ -35,6 +35,7 @@ mod remembered;
 mod retention;
 mod table;
 mod tables;
+mod terms;
 mod track;
 
 use std::collections::BTreeMap;

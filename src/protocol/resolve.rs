@@ -149,11 +149,14 @@ pub struct Judgement {
     /// A replicated write of this version has come. What was written here before, below it, need not be pushed
     /// to where it was made any more.
     pub arrived: Option<(KeyId, Version)>,
+    /// It is an application's put-back, and only the floors say so. Whoever reads the record again must judge it by
+    /// the same floors, so they must be durable before anything is done about it.
+    pub by_floors: bool,
 }
 
 impl Judgement {
     fn new(verdict: Verdict, actions: Vec<Action>) -> Self {
-        Self { verdict, actions, conflict: None, arrived: None }
+        Self { verdict, actions, conflict: None, arrived: None, by_floors: false }
     }
 
     fn nothing(verdict: Verdict) -> Self {
