@@ -99,7 +99,7 @@ fn records_that_are_trimmed_unread_are_told_of() {
 
 #[test]
 fn seeds_with_a_gateway_in_the_services_place_pass() {
-    all_pass(Profile::Gateway, 1, seeds(10));
+    all_pass(Profile::Gateway, 1, seeds(6));
 }
 
 #[test]
@@ -110,7 +110,7 @@ fn seeds_with_a_replica_that_refuses_or_is_another_pass() {
 #[test]
 fn records_that_can_not_be_read_mark_the_table() {
     let mut unreadable = 0;
-    for seed in seeds(10) {
+    for seed in seeds(5) {
         let report = run(&Profile::Unreadable.draw(seed, 1), false);
         assert!(report.passed(), "seed {seed}: {:?}", report.failures);
         unreadable += report.tally.unreadable;
@@ -147,7 +147,7 @@ fn notices(defect: Defect, profile: Profile) {
         let mut scenario = profile.draw(*seed, 2);
         scenario.settings.defect = Some(defect);
         // Some keep the world from ever coming to rest.
-        scenario.settings.patience = 20 * 60_000;
+        scenario.settings.patience = 10 * 60_000;
         !run(&scenario, false).passed()
     };
     assert!((0..12).any(|seed| fails(&seed)), "{defect:?} goes unnoticed");
