@@ -36,6 +36,7 @@ mod retention;
 mod table;
 mod tables;
 mod terms;
+mod times;
 mod track;
 
 use std::collections::BTreeMap;
