@@ -101,7 +101,7 @@ impl Shared {
             peers,
             from_millis,
             until_millis,
-            found_millis: wall_millis(),
+            found_millis: own_millis(&self.stream.client),
         };
         error!(region = %self.origin, table = self.table, "{gap}; the table is marked: run `tradewind verify`");
         Some(gap)
@@ -430,7 +430,7 @@ impl Track {
             peers: self.shared.peers.clone(),
             from_millis: from - from % HOUR_MILLIS,
             until_millis: until.next_multiple_of(HOUR_MILLIS),
-            found_millis: wall_millis(),
+            found_millis: now,
         };
         if self.is_main {
             self.shared.tally.unreadable.add();
