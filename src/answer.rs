@@ -15,8 +15,9 @@
 
 use std::borrow::Cow;
 use std::collections::BTreeMap;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 use aws_sdk_dynamodb::config::interceptors::{
     BeforeDeserializationInterceptorContextRef, BeforeSerializationInterceptorContextMut,
@@ -41,8 +42,9 @@ use aws_smithy_runtime_api::client::result::ConnectorError;
 use aws_smithy_runtime_api::client::runtime_components::RuntimeComponentsBuilder;
 use aws_smithy_types::body::SdkBody;
 use aws_smithy_types::byte_stream::ByteStream;
-use serde::Deserialize;
 use serde::de::IgnoredAny;
+use serde::{Deserialize, Serialize};
+use tokio::time::Instant;
 
 const CHECKSUM: &str = "x-amz-crc32";
 /// How much of a page of HTML is told, in characters.
@@ -60,9 +62,59 @@ pub(crate) struct NotAnAnswer {
     what: String,
 }
 
-/// An HTTP client that lets nothing through but answers.
+/// What has been answered in a region's place since its clients were made.
+#[derive(Clone, Debug, Default)]
+pub struct Interceptions(Arc<Mutex<Option<Last>>>);
+
 #[derive(Debug)]
-pub(crate) struct AnswersOnly(pub(crate) SharedHttpClient);
+struct Last {
+    count: u64,
+    at: Instant,
+    error: String,
+}
+
+/// Answers that were not the service's.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Intercepted {
+    pub count: u64,
+    /// When the last one came.
+    pub seconds_ago: f64,
+    /// What it was.
+    pub last: String,
+}
+
+impl Interceptions {
+    fn note(&self, error: &NotAnAnswer) {
+        let mut last = self.lock();
+        let count = last.as_ref().map_or(0, |last| last.count) + 1;
+        *last = Some(Last { count, at: Instant::now(), error: error.to_string() });
+    }
+
+    /// How many there have been.
+    pub(crate) fn count(&self) -> u64 {
+        self.lock().as_ref().map_or(0, |last| last.count)
+    }
+
+    /// All of them, if the last one came within this time.
+    pub(crate) fn within(&self, time: Duration) -> Option<Intercepted> {
+        let last = self.lock();
+        let Last { count, at, error } = last.as_ref().filter(|last| last.at.elapsed() <= time)?;
+        Some(Intercepted {
+            count: *count,
+            seconds_ago: at.elapsed().as_secs_f64().round(),
+            last: error.clone(),
+        })
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Option<Last>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// An HTTP client that lets nothing through but answers, and notes the rest.
+#[derive(Debug)]
+pub(crate) struct AnswersOnly(pub(crate) SharedHttpClient, pub(crate) Interceptions);
 
 impl HttpClient for AnswersOnly {
     fn http_connector(
@@ -70,7 +122,7 @@ impl HttpClient for AnswersOnly {
         settings: &HttpConnectorSettings,
         components: &RuntimeComponents,
     ) -> SharedHttpConnector {
-        SharedHttpConnector::new(Connector(self.0.http_connector(settings, components)))
+        SharedHttpConnector::new(Connector(self.0.http_connector(settings, components), self.1.clone()))
     }
 
     fn validate_base_client_config(
@@ -95,19 +147,23 @@ impl HttpClient for AnswersOnly {
 }
 
 #[derive(Debug)]
-struct Connector(SharedHttpConnector);
+struct Connector(SharedHttpConnector, Interceptions);
 
 impl HttpConnector for Connector {
     fn call(&self, request: HttpRequest) -> HttpConnectorFuture {
         let target = request.headers().get("x-amz-target").unwrap_or_default();
         let operation = target.rsplit('.').next().unwrap_or_default().to_owned();
-        let answered = self.0.call(request);
-        HttpConnectorFuture::new(async move { whole(answered.await?, operation).await })
+        let (answered, noted) = (self.0.call(request), self.1.clone());
+        HttpConnectorFuture::new(async move { whole(answered.await?, operation, &noted).await })
     }
 }
 
 /// Reads an answer to its end, and checks it.
-async fn whole(mut response: HttpResponse, operation: String) -> Result<HttpResponse, ConnectorError> {
+async fn whole(
+    mut response: HttpResponse,
+    operation: String,
+    noted: &Interceptions,
+) -> Result<HttpResponse, ConnectorError> {
     let body = std::mem::replace(response.body_mut(), SdkBody::taken());
     let body = ByteStream::new(body).collect().await.map_err(|error| ConnectorError::io(error.into()))?;
     let body = body.into_bytes();
@@ -119,8 +175,12 @@ async fn whole(mut response: HttpResponse, operation: String) -> Result<HttpResp
     } else {
         check_error(names_error, checksum, &body)
     };
-    // As a connection that breaks off: it may be tried again.
-    checked.map_err(|what| ConnectorError::io(NotAnAnswer { status, operation, what }.into()))?;
+    checked.map_err(|what| {
+        let error = NotAnAnswer { status, operation, what };
+        noted.note(&error);
+        // As a connection that breaks off: it may be tried again.
+        ConnectorError::io(error.into())
+    })?;
     *response.body_mut() = SdkBody::from(body);
     Ok(response)
 }

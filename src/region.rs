@@ -17,7 +17,7 @@ use aws_smithy_runtime_api::client::http::SharedHttpClient;
 use aws_smithy_runtime_api::client::runtime_components::RuntimeComponentsBuilder;
 use aws_smithy_runtime_api::client::runtime_plugin::RuntimePlugin;
 
-use crate::answer::{AnswersOnly, AskForProof};
+use crate::answer::{AnswersOnly, AskForProof, Interceptions};
 use crate::config::{Config, Credentials, RegionConfig};
 use crate::credentials::{Kept, ProfileError, Refusals, Source};
 use crate::protocol::Origin;
@@ -35,6 +35,8 @@ pub struct Region {
     pub streams: aws_sdk_dynamodbstreams::Client,
     pub control_table: String,
     pub conflict_table: String,
+    /// What something else has answered in its place.
+    pub interceptions: Interceptions,
 }
 
 /// Why a region's clients can't be made.
@@ -99,7 +101,10 @@ impl Region {
             .into_builder()
             .timeout_config(timeouts)
             .stalled_stream_protection(StalledStreamProtectionConfig::disabled());
-        shared.set_http_client(http.map(|http| SharedHttpClient::new(AnswersOnly(http))));
+        let interceptions = Interceptions::default();
+        shared.set_http_client(
+            http.map(|http| SharedHttpClient::new(AnswersOnly(http, interceptions.clone()))),
+        );
         let shared = shared.build();
         // The SDK's own partition is its region: a peer that is down would use up the retries of
         // every other one that calls itself so.
@@ -127,6 +132,7 @@ impl Region {
             ),
             control_table: config.control_table.clone(),
             conflict_table: config.conflict_table.clone(),
+            interceptions,
         }
     }
 }

@@ -1,7 +1,10 @@
 //! Agents as processes, which are started again when they end, as a service manager would.
 
 use std::fmt::Write as _;
-use std::path::{Path, PathBuf};
+use std::fs::OpenOptions;
+use std::io::{PipeReader, pipe};
+use std::net::SocketAddr;
+use std::path::PathBuf;
 use std::process::Stdio;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -13,14 +16,18 @@ use tokio::task::JoinHandle;
 use tokio::time::{sleep, timeout};
 
 use crate::Result;
+use crate::defect::Defect;
 use crate::faults::{Link, TABLE};
-use crate::scenario::PLACES;
-use crate::wire::ACCESS_KEY;
+use crate::scenario::{Log, PLACES};
 
 /// What an ended agent waits for before it is started again.
 const PAUSE: Duration = Duration::from_millis(300);
-/// How long a stopping agent may take before it is killed.
-const DRAIN: Duration = Duration::from_secs(10);
+/// How long a stopping agent may take by its configuration, and how long until it is killed, and that is told.
+const DRAIN: Duration = Duration::from_secs(4);
+const KILLED: Duration = Duration::from_secs(12);
+/// The profile that agents sign with, and the key of the environment, which is nobody's.
+const PROFILE: &str = "chaos";
+const NOBODYS: &str = "environment";
 
 /// What is wanted of an agent.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -30,80 +37,123 @@ pub enum Wish {
     Stop,
 }
 
+/// What leads out of an agent.
+#[derive(Clone, Copy, Debug)]
+pub struct Ways {
+    pub log: Log,
+    pub listen: Option<SocketAddr>,
+}
+
 /// One agent of a region.
 #[derive(Debug)]
 pub struct Agent {
     pub region: usize,
     pub number: usize,
+    /// Where it serves.
+    pub listens: Option<SocketAddr>,
     wish: watch::Sender<Wish>,
     process: Arc<AtomicU32>,
     breakdowns: Arc<Mutex<Vec<String>>>,
     supervisor: JoinHandle<()>,
 }
 
-/// A command of the agent's binary, with the endpoints' credentials and otherwise alone.
-pub fn tradewind(binary: &Path, arguments: &[&str]) -> Command {
-    // It must not outlive this process, however that ends.
-    let mut command = Command::new("setpriv");
-    command.args(["--pdeathsig", "KILL"]).arg(binary).args(arguments);
-    command
-        .env_clear()
-        .env("PATH", std::env::var_os("PATH").unwrap_or_default())
-        .env("AWS_ACCESS_KEY_ID", ACCESS_KEY)
-        .env("AWS_SECRET_ACCESS_KEY", ACCESS_KEY)
-        .env("AWS_EC2_METADATA_DISABLED", "true")
-        .env("AWS_CONFIG_FILE", "/nonexistent")
-        .env("AWS_SHARED_CREDENTIALS_FILE", "/nonexistent")
-        .stdin(Stdio::null())
-        .kill_on_drop(true);
-    command
+/// The agents' binary, and what all agents share.
+#[derive(Clone, Debug)]
+pub struct Build {
+    pub tradewind: PathBuf,
+    /// For configurations, credentials and logs.
+    pub folder: PathBuf,
+    pub defect: Option<Defect>,
 }
 
-/// The configuration of one agent, whose calls all go over these links: one a region, in order.
-pub fn config(links: &[&Link], memory_keys: Option<usize>) -> String {
-    let mut text = String::new();
-    for link in links {
-        let (name, aws_region) = PLACES[link.to];
-        // Writing to memory does not fail.
+impl Build {
+    /// A command of the binary, with the endpoints' credentials in a file and otherwise alone.
+    pub fn command(&self, arguments: &[&str]) -> Command {
+        // It must not outlive this process, however that ends.
+        let mut command = Command::new("setpriv");
+        command.args(["--pdeathsig", "KILL"]);
+        if self.defect == Some(Defect::FragileOutput) {
+            command.args(["sh", "-c", "echo begins >&2 && exec \"$0\" \"$@\" || exit 101"]);
+        }
+        command.arg(&self.tradewind).args(arguments);
+        command
+            .env_clear()
+            .env("PATH", std::env::var_os("PATH").unwrap_or_default())
+            // What the file says wins.
+            .env("AWS_ACCESS_KEY_ID", NOBODYS)
+            .env("AWS_SECRET_ACCESS_KEY", NOBODYS)
+            .env("AWS_EC2_METADATA_DISABLED", "true")
+            .env("AWS_CONFIG_FILE", "/nonexistent")
+            .env("AWS_SHARED_CREDENTIALS_FILE", self.credentials())
+            .stdin(Stdio::null())
+            .kill_on_drop(true);
+        command
+    }
+
+    /// Has the agents' file of credentials say this key, all at once.
+    pub fn write_credentials(&self, access_key: &str) -> Result<()> {
+        let new = self.folder.join("credentials.new");
+        let text =
+            format!("[{PROFILE}]\naws_access_key_id = {access_key}\naws_secret_access_key = {access_key}\n");
+        std::fs::write(&new, text)?;
+        Ok(std::fs::rename(new, self.credentials())?)
+    }
+
+    fn credentials(&self) -> PathBuf {
+        self.folder.join("credentials")
+    }
+
+    /// The configuration of one agent, whose calls all go over these links: one a region, in order.
+    pub fn config(&self, links: &[&Link], memory_keys: Option<usize>) -> String {
+        let mut text = String::new();
+        for link in links {
+            let (name, aws_region) = PLACES[link.to];
+            // Writing to memory does not fail.
+            let _ = write!(
+                text,
+                "[[region]]\nname = \"{name}\"\naws_region = \"{aws_region}\"\nendpoint = \"{}\"\n\
+                 profile = \"{PROFILE}\"\n\n",
+                link.url()
+            );
+        }
+        let is_slow = self.defect == Some(Defect::SlowToStop);
+        let drain = if is_slow { Duration::from_mins(5) } else { DRAIN }.as_secs();
         let _ = write!(
             text,
-            "[[region]]\nname = \"{name}\"\naws_region = \"{aws_region}\"\nendpoint = \"{}\"\n\n",
-            link.url()
+            "[[table]]\nname = \"{TABLE}\"\n\n[tuning]\npoll_interval = \"100ms\"\nidle_poll_interval = \"100ms\"\n\
+             checkpoint_interval = \"300ms\"\nsettle = \"4s\"\nunproven = true\nlease_duration = \"1500ms\"\n\
+             concurrency = 16\nstartup_timeout = \"3s\"\ndiscovery_interval = \"5s\"\nheartbeat_interval = \"2s\"\n\
+             drain_timeout = \"{drain}s\"\n"
         );
+        if let Some(keys) = memory_keys {
+            let _ = writeln!(text, "memory_keys = {keys}");
+        }
+        text
     }
-    let _ = write!(
-        text,
-        "[[table]]\nname = \"{TABLE}\"\n\n[tuning]\npoll_interval = \"100ms\"\nidle_poll_interval = \"100ms\"\n\
-         checkpoint_interval = \"300ms\"\nsettle = \"4s\"\nunproven = true\nlease_duration = \"1500ms\"\nconcurrency = 16\n\
-         startup_timeout = \"3s\"\ndiscovery_interval = \"5s\"\nheartbeat_interval = \"2s\"\n"
-    );
-    if let Some(keys) = memory_keys {
-        let _ = writeln!(text, "memory_keys = {keys}");
-    }
-    text
 }
 
 impl Agent {
-    /// Starts it, with its configuration and its log in this folder.
-    pub fn start(binary: PathBuf, folder: &Path, region: usize, number: usize, config: &str) -> Result<Self> {
+    /// Starts it, with its configuration and its log in the folder.
+    pub fn start(build: Build, region: usize, number: usize, config: &str, ways: Ways) -> Result<Self> {
         let name = format!("{}-{number}", PLACES[region].0);
-        let file = folder.join(format!("{name}.toml"));
+        let file = build.folder.join(format!("{name}.toml"));
         std::fs::write(&file, config)?;
-        let log = folder.join(format!("{name}.log"));
         let (wish, wishes) = watch::channel(Wish::Run);
         let process = Arc::new(AtomicU32::new(0));
         let breakdowns = Arc::new(Mutex::new(Vec::new()));
         let supervisor = Supervisor {
-            binary,
+            log: build.folder.join(format!("{name}.log")),
+            build,
             region,
             name,
             config: file,
-            log,
+            ways,
+            unread: Vec::new(),
             process: Arc::clone(&process),
             breakdowns: Arc::clone(&breakdowns),
         };
         let supervisor = tokio::spawn(supervisor.run(wishes));
-        Ok(Self { region, number, wish, process, breakdowns, supervisor })
+        Ok(Self { region, number, listens: ways.listen, wish, process, breakdowns, supervisor })
     }
 
     pub fn wish(&self, wish: Wish) {
@@ -130,17 +180,20 @@ impl Agent {
 }
 
 struct Supervisor {
-    binary: PathBuf,
+    build: Build,
     region: usize,
     name: String,
     config: PathBuf,
     log: PathBuf,
+    ways: Ways,
+    /// The ends of pipes from which nobody reads.
+    unread: Vec<PipeReader>,
     process: Arc<AtomicU32>,
     breakdowns: Arc<Mutex<Vec<String>>>,
 }
 
 impl Supervisor {
-    async fn run(self, mut wishes: watch::Receiver<Wish>) {
+    async fn run(mut self, mut wishes: watch::Receiver<Wish>) {
         while wishes.wait_for(|wish| *wish == Wish::Run).await.is_ok() {
             let mut child = match self.spawn() {
                 Ok(child) => child,
@@ -166,11 +219,24 @@ impl Supervisor {
         }
     }
 
-    fn spawn(&self) -> Result<Child> {
+    fn spawn(&mut self) -> Result<Child> {
         let region = PLACES[self.region].0;
-        let mut command =
-            tradewind(&self.binary, &["run", "--region", region, "--listen", "off", "--config"]);
-        let log = std::fs::OpenOptions::new().create(true).append(true).open(&self.log)?;
+        let is_unserved = self.build.defect == Some(Defect::Unserved);
+        let listen = self.ways.listen.filter(|_| !is_unserved);
+        let listen = listen.map_or_else(|| "off".to_owned(), |address| address.to_string());
+        let mut command = self.build.command(&["run", "--region", region, "--listen", &listen, "--config"]);
+        let log: Stdio = match self.ways.log {
+            Log::File => OpenOptions::new().create(true).append(true).open(&self.log)?.into(),
+            Log::Full => OpenOptions::new().write(true).open("/dev/full")?.into(),
+            Log::Gone => pipe()?.1.into(),
+            Log::Unread => {
+                let (reader, writer) = pipe()?;
+                self.unread.push(reader);
+                // Much more than a pipe holds.
+                command.env("RUST_LOG", "trace");
+                writer.into()
+            }
+        };
         Ok(command.arg(&self.config).stdout(Stdio::null()).stderr(log).spawn()?)
     }
 
@@ -179,9 +245,10 @@ impl Supervisor {
             if let Some(id) = child.id() {
                 let _ = Command::new("kill").args(["-s", "TERM", &id.to_string()]).status().await;
             }
-            if timeout(DRAIN, child.wait()).await.is_ok() {
+            if timeout(KILLED, child.wait()).await.is_ok() {
                 return;
             }
+            self.broke_down(&format!("did not stop within {KILLED:?}; its log is {}", self.log.display()));
         }
         // It may have ended already.
         let _ = child.kill().await;

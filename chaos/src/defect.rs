@@ -29,6 +29,24 @@ pub enum Defect {
     NoStamps,
     /// One region's agent takes another time than the service's.
     LyingClock,
+    /// A gateway's answers are taken for the service's: they carry its checksum.
+    BelievedGateway,
+    /// A page that says so is enough for a shard's end: the list of shards agrees.
+    BelievedEnds,
+    /// Nobody looks at a peer's table that was missing: the look shows the keys that it had.
+    Blind,
+    /// What is refused is put aside although all is: one write in four is made in between.
+    Buries,
+    /// What can't be read leaves no mark.
+    Unmarked,
+    /// A rotated key is never read again.
+    OldCredentials,
+    /// Stopping has no deadline worth the name.
+    SlowToStop,
+    /// An agent ends where nobody takes its log.
+    FragileOutput,
+    /// An agent serves nobody.
+    Unserved,
 }
 
 impl Defect {
@@ -41,7 +59,24 @@ impl Defect {
             Self::NoMarks => !own && marks,
             _ => false,
         };
-        if pretends { Fate::Pretend } else { Fate::Pass }
+        if pretends { Fate::Pretend("{}") } else { Fate::Pass }
+    }
+
+    /// What becomes of a write to the control table.
+    pub fn fate_of_row(self, operation: &str, body: &str) -> Fate {
+        match self {
+            Self::Unmarked if operation == "PutItem" && body.contains("\"gap/") => Fate::Pretend("{}"),
+            _ => Fate::Pass,
+        }
+    }
+
+    /// What a fault comes to, in the place of what it would be.
+    pub fn instead(self, fate: Fate, rng: &mut fastrand::Rng) -> Fate {
+        match (self, fate) {
+            (Self::BelievedGateway, Fate::Intercept(200, body)) => Fate::Pretend(body),
+            (Self::Buries, Fate::Fail("ValidationException")) if rng.u8(0..4) == 0 => Fate::Pass,
+            _ => fate,
+        }
     }
 
     /// Bends a write to the replicated table.

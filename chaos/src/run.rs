@@ -1,31 +1,39 @@
 //! One run: starts everything, writes and breaks, lets it come to rest, and judges.
 
+use std::net::{Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::ValueEnum;
+use tokio::net::TcpListener;
 use tokio::task::JoinSet;
-use tokio::time::sleep;
+use tokio::time::{sleep, timeout};
 
 use crate::Result;
-use crate::agents::{Agent, Wish, config, tradewind};
+use crate::agents::{Agent, Build, Ways, Wish};
 use crate::checker::judge;
 use crate::defect::Defect;
 use crate::endpoints::{Endpoint, Engine};
-use crate::faults::{Link, TABLE};
+use crate::faults::{Link, TABLE, UNDATED};
 use crate::history::{History, Millis};
+use crate::listener::besiege;
+use crate::marks;
 use crate::play::{Play, Regions, Wrong};
 use crate::report::{Made, Report};
-use crate::scenario::{Fault, Kind, PLACES, Scenario};
-use crate::wire::Wire;
+use crate::scenario::{Fault, Kind, Log, PLACES, Scenario};
+use crate::wire::{ACCESS_KEY, Wire};
 
 /// How often each shard is read.
 const POLL: Duration = Duration::from_millis(60);
 /// How often faults are looked at.
 const TICK: Duration = Duration::from_millis(50);
 /// The key of the item that no stamp fits into, and what it holds: 400 KB with its names.
-const POISON: &str = "poison";
+pub const POISON: &str = "poison";
 const POISON_BYTES: usize = 400 * 1024 - 60;
+/// So many iterators a second are asked for where each shard is read for one peer or another; more is without pace.
+const MOST_ITERATORS: usize = 20;
+/// What a comparison ends with that can't be made.
+const UNAVAILABLE: i32 = 69;
 
 /// How to run a scenario.
 #[derive(Clone, Debug)]
@@ -48,7 +56,13 @@ struct World {
     links: Vec<Link>,
     agents: Vec<Agent>,
     is_paused: Vec<bool>,
-    is_poisoned: bool,
+    build: Build,
+    /// By the fault's number: it has begun, and it is over.
+    met: Vec<(bool, bool)>,
+    /// How many keys there have been.
+    keys: usize,
+    /// What others do to the agents meanwhile, and what was wrong with how they bore it.
+    others: JoinSet<Result<Vec<Wrong>>>,
 }
 
 impl Plan {
@@ -56,7 +70,7 @@ impl Plan {
         let scenario = Scenario::parse(&self.text)?;
         let mut world = World::start(self, scenario).await?;
         let (history, wrong, end) = world.live().await?;
-        let mut judgement = judge(&history, |key| key == POISON);
+        let mut judgement = judge(&history, is_excused);
         for (kind, how) in wrong {
             judgement.add(kind, how);
         }
@@ -88,11 +102,14 @@ impl World {
                 }
             }
         }
-        let config = |links: &[Link]| config(&links.iter().collect::<Vec<_>>(), scenario.memory_keys);
+        let Plan { tradewind, folder, defect, .. } = plan.clone();
+        let build = Build { tradewind, folder, defect };
+        build.write_credentials(ACCESS_KEY)?;
+        let config = |links: &[Link]| build.config(&links.iter().collect::<Vec<_>>(), scenario.memory_keys);
         let configs: Vec<String> = links.chunks(scenario.regions).map(config).collect();
         let file = plan.folder.join("init.toml");
         std::fs::write(&file, &configs[0])?;
-        let init = tradewind(&plan.tradewind, &["init", "--config"]).arg(&file).output().await?;
+        let init = build.command(&["init", "--config"]).arg(&file).output().await?;
         if !init.status.success() {
             let said = String::from_utf8_lossy(&init.stderr);
             return Err(format!("tradewind init failed with {}: {said}", init.status).into());
@@ -100,7 +117,9 @@ impl World {
         let mut agents = Vec::new();
         for (i, config) in configs.iter().enumerate() {
             let (region, number) = (i / scenario.agents, i % scenario.agents);
-            agents.push(Agent::start(plan.tradewind.clone(), &plan.folder, region, number, config)?);
+            let listen = if scenario.has(Kind::HalfOpen) { Some(free_address().await?) } else { None };
+            let ways = Ways { log: scenario.logs.get(region).copied().unwrap_or(Log::File), listen };
+            agents.push(Agent::start(build.clone(), region, number, config, ways)?);
         }
         let regions = Regions {
             names: PLACES.iter().take(scenario.regions).map(|(name, _)| (*name).to_owned()).collect(),
@@ -112,7 +131,10 @@ impl World {
         Ok(Self {
             is_down: vec![false; scenario.regions],
             is_paused: vec![false; agents.len()],
-            is_poisoned: false,
+            met: vec![(false, false); scenario.faults.len()],
+            keys: 0,
+            others: JoinSet::new(),
+            build,
             play: Play::start(regions, scenario, plan.seed).await?,
             endpoints,
             links,
@@ -127,12 +149,25 @@ impl World {
             sleep(TICK).await;
         }
         self.break_things().await?;
-        let (history, mut wrong, end) = self.play.end(|key| key == POISON).await?;
+        let (history, mut wrong, end) = self.play.end(is_excused).await?;
         let mut ends = JoinSet::new();
         for agent in self.agents.drain(..) {
             ends.spawn(agent.end());
         }
         wrong.extend(ends.join_all().await.concat().into_iter().map(|how| ("agent broke down", how)));
+        while let Some(told) = self.others.join_next().await {
+            wrong.extend(told??);
+        }
+        for link in &self.links {
+            let most = link.rules.most_iterators();
+            if most > MOST_ITERATORS {
+                let [from, to] = [link.from, link.to].map(|region| PLACES[region].0);
+                let how = format!("an agent of {from} asked {to} for {most} iterators within a second");
+                wrong.push(("without pace", how));
+            }
+        }
+        let Regions { names, wires, .. } = &self.play.regions;
+        wrong.extend(marks::check(&self.play.scenario, names, wires).await?);
         Ok((history, wrong, end))
     }
 
@@ -156,7 +191,7 @@ impl World {
                 (mine..mine + turn / 2).contains(&now)
             });
             let is_paused = any(Kind::Pause);
-            agent.wish(match (any(Kind::Kill), rolls) {
+            agent.wish(match (any(Kind::Kill), rolls || any(Kind::Stop)) {
                 (true, _) => Wish::Die,
                 (false, true) => Wish::Stop,
                 (false, false) => Wish::Run,
@@ -175,17 +210,90 @@ impl World {
                 _ => {}
             }
             self.is_down[region] = is_down;
-            let due = |kind| self.play.scenario.faults.iter().any(|fault| fault.at <= now && is(fault, kind));
-            let (is_deletion_due, is_poison_due) = (due(Kind::DeleteTable), due(Kind::Poison));
-            if is_deletion_due && !self.play.is_deleted[region] {
-                self.play.delete_table(region).await?;
+        }
+        for number in 0..self.met.len() {
+            let fault = self.play.scenario.faults[number].clone();
+            let (has_begun, is_over) = self.met[number];
+            if fault.at <= now && !has_begun {
+                self.met[number].0 = true;
+                self.begin(&fault).await?;
             }
-            if is_poison_due && !self.is_poisoned {
-                let (write, payload) = (format!("{name} poison"), "x".repeat(POISON_BYTES));
-                self.play.regions.wires[region].put(POISON, &write, payload, None).await?;
-                self.is_poisoned = true;
+            if fault.at + fault.lasts <= now && !is_over {
+                self.met[number].1 = true;
+                self.end(&fault)?;
             }
         }
         Ok(())
     }
+
+    /// A fault begins: what is to be done once.
+    async fn begin(&mut self, fault: &Fault) -> Result<()> {
+        let region =
+            fault.region.as_ref().and_then(|name| self.play.scenario.region(name)).unwrap_or_default();
+        let (name, wire) = (PLACES[region].0, &self.play.regions.wires[region]);
+        match fault.kind {
+            Kind::DeleteTable => self.play.delete_table(region).await?,
+            Kind::Poison => {
+                let payload = "x".repeat(POISON_BYTES);
+                wire.put(POISON, &format!("{name} {POISON}"), payload, None).await?;
+            }
+            Kind::Undated => {
+                wire.put(UNDATED, &format!("{name} {UNDATED}"), String::new(), None).await?;
+            }
+            Kind::RotateCredentials => {
+                self.keys += 1;
+                let key = self.key();
+                self.links.iter().for_each(|link| link.rules.take_key(&key));
+            }
+            Kind::HalfOpen => {
+                for address in self.agents.iter().filter_map(|agent| agent.listens) {
+                    let siege = besiege(address, fault.lasts);
+                    self.others.spawn(async move {
+                        Ok(siege.await.into_iter().map(|how| ("not served", how)).collect())
+                    });
+                }
+            }
+            Kind::Verify => {
+                let config = self.build.folder.join(format!("{name}-0.toml"));
+                let mut verify = self.build.command(&["verify", "--settle", "0s", "--config"]);
+                let verify = verify.arg(config).output();
+                let lasts = fault.lasts;
+                self.others.spawn(async move {
+                    // What takes longer has seen the end of what made it impossible.
+                    let Ok(output) = timeout(lasts, verify).await else { return Ok(Vec::new()) };
+                    let output = output?;
+                    if output.status.code() == Some(UNAVAILABLE) {
+                        return Ok(Vec::new());
+                    }
+                    let said = String::from_utf8_lossy(&output.stdout);
+                    Ok(vec![("false verdict", format!("verify ended with {}: {said}", output.status))])
+                });
+            }
+            _ => {}
+        }
+        Ok(())
+    }
+
+    /// A fault is over: what is to be done once.
+    fn end(&mut self, fault: &Fault) -> Result<()> {
+        if fault.kind == Kind::RotateCredentials && self.build.defect != Some(Defect::OldCredentials) {
+            self.build.write_credentials(&self.key())?;
+        }
+        Ok(())
+    }
+
+    /// The access key that is taken now.
+    fn key(&self) -> String {
+        format!("{ACCESS_KEY}{}", self.keys)
+    }
+}
+
+/// Whether a key may differ, since nobody can replicate it.
+fn is_excused(key: &str) -> bool {
+    key == POISON || key == UNDATED
+}
+
+/// An address on this machine that nobody listens on.
+async fn free_address() -> Result<SocketAddr> {
+    Ok(TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await?.local_addr()?)
 }

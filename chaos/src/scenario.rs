@@ -5,6 +5,7 @@ use std::time::Duration;
 use serde::{Deserialize, Deserializer};
 
 use crate::Result;
+use crate::service::is_known;
 
 /// What the regions are called, with AWS's names.
 pub const PLACES: [(&str, &str); 3] =
@@ -45,6 +46,16 @@ shipped!(
     "delete-storm",
     "long-outage",
     "small-memory",
+    "refusing-peer",
+    "gateway",
+    "false-ends",
+    "trimmed-iterators",
+    "silent-stop",
+    "rotated-credentials",
+    "unread-logs",
+    "other-table",
+    "undated-record",
+    "half-open",
 );
 
 /// How long before its table is deleted a region's application stops.
@@ -71,6 +82,9 @@ pub struct Scenario {
     /// How far each region's service clock is ahead, in seconds.
     #[serde(default)]
     pub skew_seconds: Vec<u32>,
+    /// Who takes each region's agents' logs. Default: a file.
+    #[serde(default)]
+    pub logs: Vec<Log>,
     #[serde(default, rename = "fault")]
     pub faults: Vec<Fault>,
     /// How soon after the last fault every write must be everywhere.
@@ -162,8 +176,10 @@ pub struct Fault {
     pub percent: u8,
     /// The error, by its name in DynamoDB's API.
     pub error: Option<String>,
-    /// Only this operation. Default: all.
+    /// Only this operation, or `writes`. Default: all.
     pub operation: Option<String>,
+    /// What a gateway says. Default: one of those with a success status, at random.
+    pub answer: Option<Answer>,
     /// Only one of the tables. Default: both.
     pub table: Option<Table>,
 }
@@ -198,6 +214,49 @@ pub enum Kind {
     DeleteTable,
     /// An application writes an item that no stamp fits into.
     Poison,
+    /// Something in between answers in the service's place.
+    Gateway,
+    /// Pages of records say that their shard has ended.
+    FalseEnds,
+    /// Answers come without their checksums.
+    NoChecksums,
+    /// To its peers, the region's table is missing, then another one with other keys, and in the end what it was.
+    OtherTable,
+    /// SIGTERM, and started again when it is over.
+    Stop,
+    /// Another access key is taken, and the agents' file has it when it is over.
+    RotateCredentials,
+    /// An application writes an item whose record reaches its agent without a creation time.
+    Undated,
+    /// Many connect to the agents' listeners, and say nothing.
+    HalfOpen,
+    /// An operator compares the replicas, and is to be told that it can't be done.
+    Verify,
+}
+
+/// What a gateway says.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Answer {
+    Nothing,
+    Braces,
+    Records,
+    Items,
+    /// HTML, with any status.
+    Page,
+}
+
+/// Who takes a log.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Log {
+    File,
+    /// A device without room.
+    Full,
+    /// A reader that has gone away.
+    Gone,
+    /// A reader that reads nothing.
+    Unread,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
@@ -231,10 +290,20 @@ impl Scenario {
             }
             let needs_region = matches!(
                 fault.kind,
-                Kind::Kill | Kind::Pause | Kind::EndpointDown | Kind::DeleteTable | Kind::Poison
+                Kind::Kill
+                    | Kind::Pause
+                    | Kind::Stop
+                    | Kind::EndpointDown
+                    | Kind::DeleteTable
+                    | Kind::Poison
+                    | Kind::Undated
+                    | Kind::Verify
             );
             if needs_region && fault.region.is_none() {
                 return Err(at(&format!("{:?} needs a region", fault.kind)).into());
+            }
+            if let Some(error) = fault.error.as_ref().filter(|error| !is_known(error)) {
+                return Err(at(&format!("error: {error} is not known")).into());
             }
             if fault.agent.is_some_and(|agent| agent >= scenario.agents) {
                 return Err(at("agent: there are not so many").into());
@@ -255,6 +324,11 @@ impl Scenario {
         let fault =
             faults.find(|fault| fault.region.as_deref() == PLACES.get(region).map(|(name, _)| *name))?;
         Some(fault.at.saturating_sub(LAST_WRITE))
+    }
+
+    /// Whether there is a fault of this kind.
+    pub fn has(&self, kind: Kind) -> bool {
+        self.faults.iter().any(|fault| fault.kind == kind)
     }
 
     /// When the last fault is over.

@@ -252,6 +252,17 @@ impl Wire {
         Ok(items)
     }
 
+    /// The rows of the region's control table, as JSON.
+    pub async fn control_rows(&self) -> Result<Vec<Map<String, Value>>> {
+        let scan = self.tables.scan().table_name("tradewind-control").consistent_read(true);
+        let mut pages = scan.into_paginator().send();
+        let mut rows = Vec::new();
+        while let Some(page) = pages.next().await {
+            rows.extend(page.map_err(failed)?.items.unwrap_or_default().iter().map(values));
+        }
+        Ok(rows)
+    }
+
     /// The name of the table's stream.
     pub async fn stream(&self) -> Result<String> {
         let answer = self.tables.describe_table().table_name(&self.table).send().await.map_err(failed)?;

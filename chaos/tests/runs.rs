@@ -46,20 +46,29 @@ fn a_good_build_passes() {
 }
 
 macro_rules! defects {
-    ($($test:ident: $defect:literal in $scenario:ident as $($kind:literal)|+),* $(,)?) => {
+    ($($test:ident: $defect:literal in $scenario:expr, as $($kind:literal)|+),* $(,)?) => {
         $(#[test] fn $test() { is_noticed($scenario, $defect, &[$($kind),+]); })*
     };
 }
 
 defects!(
-    puts_without_a_condition_are_noticed: "unconditional" in BRIEF as "false version" | "never at rest" | "last writer lost",
-    heals_that_are_not_made_are_noticed: "no-heals" in DELETES as "last writer lost" | "resurrected" | "vanished",
-    writes_that_are_lost_are_noticed: "lost-writes" in BRIEF as "last writer lost" | "vanished",
-    pages_that_are_lost_are_noticed: "lost-pages" in BRIEF as "last writer lost" | "vanished" | "resurrected",
-    deletes_that_are_not_told_are_noticed: "no-marks" in BRIEF as "resurrected",
-    items_without_a_stamp_are_noticed: "no-stamps" in BRIEF as "unstamped",
-    a_clock_that_lies_is_noticed: "lying-clock" in BRIEF as "false version",
-    older_writes_over_newer_ones_are_noticed: "stamps-alone" in BRIEF as "rolled back",
-    counts_that_go_back_are_noticed: "counts-back" in STAMPED as "count went back",
-    locks_that_are_taken_away_are_noticed: "frees-locks" in STAMPED as "two holders",
+    puts_without_a_condition_are_noticed: "unconditional" in BRIEF, as "false version" | "never at rest" | "last writer lost",
+    heals_that_are_not_made_are_noticed: "no-heals" in DELETES, as "last writer lost" | "resurrected" | "vanished",
+    writes_that_are_lost_are_noticed: "lost-writes" in BRIEF, as "last writer lost" | "vanished",
+    pages_that_are_lost_are_noticed: "lost-pages" in BRIEF, as "last writer lost" | "vanished" | "resurrected",
+    deletes_that_are_not_told_are_noticed: "no-marks" in BRIEF, as "resurrected",
+    items_without_a_stamp_are_noticed: "no-stamps" in BRIEF, as "unstamped",
+    a_clock_that_lies_is_noticed: "lying-clock" in BRIEF, as "false version",
+    older_writes_over_newer_ones_are_noticed: "stamps-alone" in BRIEF, as "rolled back",
+    counts_that_go_back_are_noticed: "counts-back" in STAMPED, as "count went back",
+    locks_that_are_taken_away_are_noticed: "frees-locks" in STAMPED, as "two holders",
+    a_gateway_that_is_believed_is_noticed: "believed-gateway" in "gateway", as "last writer lost" | "vanished" | "false verdict",
+    ends_of_shards_that_are_believed_are_noticed: "believed-ends" in "false-ends", as "last writer lost" | "vanished",
+    writes_put_aside_though_all_are_refused_are_noticed: "buries" in "refusing-peer", as "buried",
+    a_table_that_nobody_looks_at_is_noticed: "blind" in "other-table", as "last writer lost" | "vanished",
+    marks_that_are_not_made_are_noticed: "unmarked" in "undated-record", as "unmarked",
+    credentials_that_are_never_read_again_are_noticed: "old-credentials" in "rotated-credentials", as "last writer lost" | "vanished",
+    stopping_without_an_end_is_noticed: "slow-to-stop" in "silent-stop", as "agent broke down",
+    agents_that_end_with_their_log_are_noticed: "fragile-output" in "unread-logs", as "agent broke down",
+    agents_that_serve_nobody_are_noticed: "unserved" in "half-open", as "not served",
 );

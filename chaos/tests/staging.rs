@@ -10,7 +10,8 @@ use std::process::{Command, Output};
 use serde_json::Value;
 use tempfile::TempDir;
 use tradewind::embedded::EmbeddedRegion;
-use tradewind_chaos::agents::{Agent, Wish, tradewind};
+use tradewind_chaos::agents::{Agent, Build, Ways, Wish};
+use tradewind_chaos::scenario::Log;
 use tradewind_chaos::wire::{ACCESS_KEY, Wire};
 
 const PLACES: [(&str, &str, &str); 2] =
@@ -54,11 +55,12 @@ impl Own {
         );
         let config = folder.path().join("regions.toml");
         std::fs::write(&config, &text).expect("a file");
-        let binary = binary();
-        let init = tradewind(&binary, &["init", "--config"]).arg(&config).output().await;
+        let build = build(&folder);
+        let init = build.command(&["init", "--config"]).arg(&config).output().await;
         let init = init.expect("a process");
         assert!(init.status.success(), "{}", String::from_utf8_lossy(&init.stderr));
-        let start = |region| Agent::start(binary.clone(), folder.path(), region, 0, &text).expect("an agent");
+        let ways = Ways { log: Log::File, listen: None };
+        let start = |region| Agent::start(build.clone(), region, 0, &text, ways).expect("an agent");
         let agents = (0..agents).map(start).collect();
         wires[0].put("theirs", "before", "x".to_owned(), None).await.expect("an item");
         Self { folder, config, agents, wires, _regions: regions }
@@ -76,7 +78,7 @@ impl Own {
     }
 
     async fn tradewind(&self, arguments: &[&str]) -> Value {
-        let mut command = tradewind(&binary(), arguments);
+        let mut command = build(&self.folder).command(arguments);
         let output = command.arg("--config").arg(&self.config).arg("--json").output().await;
         let output = output.expect("a process");
         assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
@@ -91,8 +93,9 @@ impl Own {
     }
 }
 
-fn binary() -> PathBuf {
-    PathBuf::from(env!("CARGO_BIN_EXE_tradewind-chaos")).with_file_name("tradewind")
+fn build(folder: &TempDir) -> Build {
+    let tradewind = PathBuf::from(env!("CARGO_BIN_EXE_tradewind-chaos")).with_file_name("tradewind");
+    Build { tradewind, folder: folder.path().to_path_buf(), defect: None }
 }
 
 fn harness(scenario: &Path, config: &Path, out: &Path) -> Command {

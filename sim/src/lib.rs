@@ -10,6 +10,7 @@
 //! | `oracle` | the ground truth, and what it says of the replicas |
 //! | `checkpoints` | checkpoints never go back |
 //! | `crew` | agents that start, stop and crash |
+//! | `panics` | no panic is contained here |
 //! | `run` | one scenario, from its first write to rest |
 //! | `shrink` | makes a failing scenario smaller |
 
@@ -19,6 +20,7 @@ pub mod crew;
 pub mod item;
 pub mod network;
 pub mod oracle;
+pub mod panics;
 pub mod profile;
 pub mod run;
 pub mod service;

@@ -16,7 +16,7 @@ use serde_json::Value;
 use tokio::sync::oneshot;
 use tokio::time::sleep;
 
-use crate::service::Refusal;
+use crate::service::{Refusal, SUMMED};
 use crate::settings::NAMES;
 use crate::world::{Fate, Request, World};
 
@@ -139,6 +139,7 @@ fn read(request: &HttpRequest) -> Option<(usize, String, Value)> {
 fn write(answer: Result<Value, Refusal>, wall: u64) -> HttpResponse {
     let (status, body) = match answer {
         Ok(body) => (200, body.to_string()),
+        Err(Refusal { status: 200, code: SUMMED, message, .. }) => (200, message),
         // Something in between answers in the service's place, without its checksum.
         Err(Refusal { status: 200, message, .. }) => {
             let ok = 200_u16.try_into().unwrap_or_else(|_| http_internal_error());

@@ -75,6 +75,8 @@ struct World {
     is_copy: Vec<bool>,
 }
 
+/// How far ahead a record's time may be to be taken as it is, in milliseconds.
+const BELIEVED: u64 = 30_000;
 /// How long an agent waits, at least, for the one of a region whose write it can't compare, in milliseconds.
 const PATIENCE: u64 = 3_000;
 /// Histories of a key beyond which it is no longer judged, but for convergence.
@@ -127,7 +129,11 @@ impl Oracle {
     pub fn observe(&mut self, region: usize, change: &Change, writer: Writer, now: u64) {
         let old = Stamp::of(change.old.as_deref());
         let new = Stamp::of(change.new.as_deref());
-        let worlds = self.keys.remove(&change.key).unwrap_or_else(|| vec![World::new(self.regions)]);
+        let mut worlds = self.keys.remove(&change.key).unwrap_or_else(|| vec![World::new(self.regions)]);
+        if change.created > now + BELIEVED && writer == Writer::App {
+            // What it counts as, its region's agent says, which has not read it.
+            worlds.clear();
+        }
         if let (Writer::Agent(_), Some(stamp), Some(item)) = (writer, &new, &change.new) {
             self.stamped.insert(stamp.text.clone(), data_digest(item));
         }
@@ -327,7 +333,8 @@ impl Oracle {
                 continue;
             }
             let winners: Vec<_> = worlds.iter().filter_map(|world| world.issued.last_key_value()).collect();
-            let is_right = worlds.len() >= MOST_WORLDS
+            let is_right = worlds.is_empty()
+                || worlds.len() >= MOST_WORLDS
                 || worlds.iter().any(|world| {
                     world.issued.last_key_value().map_or(stored[0].is_none(), |(_, data)| *data == stored[0])
                 });

@@ -32,12 +32,20 @@ pub enum Profile {
     Away,
     /// An agent is down for longer than the streams keep records.
     Trimmed,
+    /// Something in between answers in the services' place, again and again.
+    Gateway,
+    /// A replica refuses whatever it is sent, or is taken away, made anew with other keys, and then what it was.
+    Refused,
+    /// Records come without a creation time.
+    Unreadable,
 }
 
 const MINUTE: u64 = 60_000;
+/// The keys that are written at once where a replica begins to refuse.
+const BURST: usize = 15;
 
 impl Profile {
-    pub const ALL: [Self; 12] = [
+    pub const ALL: [Self; 15] = [
         Self::Calm,
         Self::Counters,
         Self::Faulty,
@@ -50,6 +58,9 @@ impl Profile {
         Self::Scale,
         Self::Away,
         Self::Trimmed,
+        Self::Gateway,
+        Self::Refused,
+        Self::Unreadable,
     ];
 
     pub fn name(self) -> &'static str {
@@ -66,6 +77,9 @@ impl Profile {
             Self::Scale => "scale",
             Self::Away => "away",
             Self::Trimmed => "trimmed",
+            Self::Gateway => "gateway",
+            Self::Refused => "refused",
+            Self::Unreadable => "unreadable",
         }
     }
 
@@ -74,7 +88,10 @@ impl Profile {
         let mut rng = Rng::with_seed(seed ^ 0x7472_6164_6577_696e);
         let settings = self.settings(minutes * MINUTE, &mut rng);
         let faults = self.faults(&settings, &mut rng);
-        let writes = self.writes(&settings, &mut rng);
+        let mut writes = self.writes(&settings, &mut rng);
+        if self == Self::Refused {
+            add_bursts(&faults, &settings, &mut writes, &mut rng);
+        }
         Scenario { profile: self.name().to_owned(), seed, settings, faults, writes }
     }
 
@@ -86,6 +103,7 @@ impl Profile {
         let settle = 1_000 * rng.u64(30..=60);
         // As agents are set by default, on streams that are read to their end each time.
         let counts = self == Self::Counters;
+        let is_quick = counts || self == Self::Refused;
         Settings {
             regions,
             agents: match self {
@@ -103,6 +121,7 @@ impl Profile {
             keys: match self {
                 Self::Scale => 2_000,
                 Self::Counters => rng.usize(4..=8),
+                Self::Refused => rng.usize(2 * BURST..=40),
                 _ => rng.usize(3..=40),
             },
             sole_keys: if counts { 3 } else { 2 },
@@ -113,8 +132,8 @@ impl Profile {
             retention: if self == Self::Trimmed { 3 * MINUTE } else { 24 * 60 * MINUTE },
             listing_delay: if matches!(self, Self::Shards | Self::Crowd) { rng.u64(..8_000) } else { 0 },
             shards_a_page: if self == Self::Shards { rng.usize(1..=5) } else { 100 },
-            page: if counts || rng.u8(..4) == 0 { 1_000 } else { rng.usize(2..=30) },
-            stream_lag: rng.u64(50..=if counts { 150 } else { 800 }),
+            page: if is_quick || rng.u8(..4) == 0 { 1_000 } else { rng.usize(2..=30) },
+            stream_lag: rng.u64(50..=if is_quick { 150 } else { 800 }),
             near: 8,
             far: rng.u64(60..=250),
             late: settle * 2 / 3,
@@ -126,15 +145,16 @@ impl Profile {
             poll_interval: match self {
                 Self::LongOutage => 2_000,
                 Self::Scale | Self::Away => 5_000,
-                Self::Counters => 250,
+                Self::Counters | Self::Refused => 250,
                 _ => 250 * rng.u64(1..=6),
             },
             checkpoint_interval: 1_000 * rng.u64(1..=5),
             settle,
-            concurrency: if counts { 64 } else { rng.usize(1..=8) },
+            concurrency: if is_quick { 64 } else { rng.usize(1..=8) },
             memory_keys: if rng.u8(..4) == 0 { rng.usize(1..=10) } else { 1_000_000 },
             clock_slack: if matches!(self, Self::Faulty | Self::Skew | Self::Ahead) { MINUTE } else { 0 },
-            converges: self != Self::Trimmed,
+            converges: !matches!(self, Self::Trimmed | Self::Unreadable),
+            patience: 4 * 60 * MINUTE,
             forget_within: if rng.u8(..8) == 0 && self != Self::Ahead { 20 * MINUTE } else { 0 },
             defect: None,
         }
@@ -156,6 +176,10 @@ impl Profile {
             Self::Scale => (4, 2, 20, 0, 0),
             Self::Away => (1, 1, 1, 0, 0),
             Self::Trimmed => (4, 2, 0, 6, 0),
+            Self::Gateway => (2, 0, 8, 6, 0),
+            // What comes back from another fault would be refused one by one, and be put aside, as it should be.
+            Self::Refused => (0, 0, 4, 4, 0),
+            Self::Unreadable => (6, 4, 10, 4, 0),
         };
         let mut some = |a_ten_minutes: u64, draw: fn(&Settings, &mut Rng) -> FaultKind, rng: &mut Rng| {
             let most = (a_ten_minutes * minutes).div_ceil(10);
@@ -170,6 +194,13 @@ impl Profile {
         some(crashes, agent_fault, rng);
         some(rolls, shard_fault, rng);
         some(steps, clock_fault, rng);
+        self.add_its_own(settings, &mut faults, rng);
+        faults.sort_by_key(|fault| fault.at);
+        faults
+    }
+
+    /// Adds what makes the profile what it is.
+    fn add_its_own(self, settings: &Settings, faults: &mut Vec<Fault>, rng: &mut Rng) {
         match self {
             Self::Ahead => {
                 let region = rng.usize(..settings.regions);
@@ -213,10 +244,33 @@ impl Profile {
                 let lasts = settings.retention + rng.u64(MINUTE..3 * MINUTE);
                 faults.push(Fault { at, lasts, kind: FaultKind::Crash { agent } });
             }
+            Self::Refused => {
+                let region = rng.usize(..settings.regions);
+                let (at, lasts) = (1_000 * rng.u64(3..15), 1_000 * rng.u64(5..25));
+                if rng.bool() {
+                    faults.push(Fault { at, lasts, kind: FaultKind::Refusing { region } });
+                } else {
+                    let gone = 1_000 * rng.u64(2..5);
+                    faults.push(Fault { at, lasts: gone, kind: FaultKind::Missing { region } });
+                    faults.push(Fault { at: at + gone, lasts, kind: FaultKind::OtherKeys { region } });
+                }
+            }
+            Self::Gateway => {
+                for _ in 0..rng.u64(3..=6) {
+                    let (region, percent) = (rng.usize(..settings.regions), rng.u8(20..70));
+                    let (at, lasts) = (rng.u64(..settings.safety / 2), 1_000 * rng.u64(10..40));
+                    faults.push(Fault { at, lasts, kind: FaultKind::Gateway { region, percent } });
+                }
+            }
+            Self::Unreadable => {
+                for _ in 0..rng.u64(1..=3) {
+                    let (region, percent) = (rng.usize(..settings.regions), rng.u8(5..60));
+                    let (at, lasts) = (rng.u64(..settings.safety / 2), 1_000 * rng.u64(5..30));
+                    faults.push(Fault { at, lasts, kind: FaultKind::Undated { region, percent } });
+                }
+            }
             _ => {}
         }
-        faults.sort_by_key(|fault| fault.at);
-        faults
     }
 
     fn writes(self, settings: &Settings, rng: &mut Rng) -> Vec<AppWrite> {
@@ -269,6 +323,23 @@ impl Profile {
         writes.sort_by_key(|write| write.at);
         writes
     }
+}
+
+/// Whoever refuses all is sent many keys at once, or is put to the test by them before it is another one.
+fn add_bursts(faults: &[Fault], settings: &Settings, writes: &mut Vec<AppWrite>, rng: &mut Rng) {
+    for fault in faults {
+        let (FaultKind::Refusing { region: away } | FaultKind::Missing { region: away }) = fault.kind else {
+            continue;
+        };
+        for region in (0..settings.regions).filter(|region| *region != away) {
+            for key in settings.keys - BURST..settings.keys {
+                let number = writes.len() as u64 + 1;
+                let at = fault.at + rng.u64(..50);
+                writes.push(AppWrite { number, at, region, key, kind: WriteKind::Put { padding: 0 } });
+            }
+        }
+    }
+    writes.sort_by_key(|write| write.at);
 }
 
 fn write_kind(is_long: bool, settings: &Settings, rng: &mut Rng) -> WriteKind {

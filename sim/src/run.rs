@@ -10,13 +10,12 @@ use crate::clock::SimClock;
 use crate::crew::Crew;
 use crate::network::SharedWorld;
 use crate::oracle::Counts;
+use crate::panics;
 use crate::settings::{FaultKind, Scenario};
 use crate::world::World;
 
 /// How often the agents and the checks are looked at, in milliseconds.
 const PACE: u64 = 250;
-/// How long the healed world may take to come to rest.
-const PATIENCE: u64 = 4 * 3_600_000;
 /// The calls in a row that must have found a stream drained.
 const IDLE_CALLS: u32 = 8;
 /// How long it must stay so; a wrong result that lasts this long is final.
@@ -63,6 +62,7 @@ pub fn run(scenario: &Scenario, keeps_text: bool) -> Report {
         tally: TallySnapshot::default(),
         lines: Vec::new(),
     };
+    panics::watch();
     // The agents' nonces, and the jitter of their retries.
     fastrand::seed(scenario.seed);
     match Builder::new_current_thread().enable_time().start_paused(true).build() {
@@ -101,6 +101,10 @@ async fn play(scenario: &Scenario, keeps_text: bool) -> Option<Report> {
     let trimmed = world.services.iter().any(crate::service::Service::lost_unread);
     if trimmed && tally.gaps == 0 {
         failures.push("records were trimmed before they were read, and no agent said so".to_owned());
+    }
+    if failures.is_empty() {
+        let unmarked = world.unmarked().into_iter();
+        failures.extend(unmarked.map(|region| format!("{region}: records are lost, and no mark says so")));
     }
     Some(Report {
         profile: scenario.profile.clone(),
@@ -190,7 +194,7 @@ impl Stage<'_> {
                 return failures;
             }
             let now = self.clock.now();
-            let is_late = now > from + PATIENCE;
+            let is_late = now > from + self.scenario.settings.patience;
             if !self.crew.is_drained(IDLE_CALLS) {
                 drained_since = None;
                 if is_late {
@@ -229,12 +233,13 @@ impl Stage<'_> {
                 return failures;
             }
         }
-        self.world.lock().at_rest()
+        if self.scenario.settings.converges { self.world.lock().at_rest() } else { Vec::new() }
     }
 
     fn failures(&self) -> Vec<String> {
         let mut failures = self.world.lock().oracle.failures.clone();
         failures.extend(self.crew.crowded());
+        failures.extend(panics::seen());
         failures
     }
 }

@@ -89,6 +89,9 @@ pub struct Settings {
     pub clock_slack: u64,
     /// Whether all replicas must agree at last; not where records may be trimmed unread.
     pub converges: bool,
+    /// How long the healed world may take to come to rest.
+    #[serde(default = "four_hours")]
+    pub patience: u64,
     /// How long to wait at rest for the key memory to be empty; 0 is not at all.
     pub forget_within: u64,
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -97,6 +100,10 @@ pub struct Settings {
 
 fn one() -> usize {
     1
+}
+
+fn four_hours() -> u64 {
+    4 * 3_600_000
 }
 
 fn half_a_second() -> u64 {
@@ -134,6 +141,14 @@ pub enum FaultKind {
     Throttled { region: usize, percent: u8 },
     /// Records take up to this much longer to show in the stream.
     StreamLag { region: usize, millis: u64 },
+    /// Whatever another region's agent writes to the replica is refused as invalid.
+    Refusing { region: usize },
+    /// To the other regions' agents, the replica is not there.
+    Missing { region: usize },
+    /// To the other regions' agents, the replica is a table with other keys: what they write gets into that one.
+    OtherKeys { region: usize },
+    /// So many of a hundred records that are read come without a creation time, then and later.
+    Undated { region: usize, percent: u8 },
     /// The agent is killed; it starts again when the fault is over.
     Crash { agent: usize },
     /// The agent stops in good order; it starts again when the fault is over.
@@ -159,6 +174,10 @@ impl FaultKind {
             | Self::Gateway { region, .. }
             | Self::Throttled { region, .. }
             | Self::StreamLag { region, .. }
+            | Self::Refusing { region }
+            | Self::Missing { region }
+            | Self::OtherKeys { region }
+            | Self::Undated { region, .. }
             | Self::Roll { region }
             | Self::Split { region }
             | Self::ClockStep { region, .. } => vec![*region],
@@ -242,6 +261,18 @@ pub enum Defect {
     DropFence,
     /// A page in a hundred lacks its last record.
     DropRecord,
+    /// A gateway's answers carry the service's checksum, and are taken for it.
+    SummedGateway,
+    /// While a gateway says that shards have ended, the list of shards agrees.
+    BelievedEnds,
+    /// Of a replica that refuses all, one write in four is made: others are put aside.
+    NowAndThen,
+    /// A replica with other keys is described as it was.
+    Blind,
+    /// Marks are acknowledged and not made.
+    DropMark,
+    /// The service itself breaks down at one call in a hundred.
+    BreakDown,
 }
 
 impl fmt::Display for Fault {

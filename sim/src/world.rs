@@ -1,6 +1,6 @@
 //! The simulated world: the services, what is wrong with them just now, and who watches.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use serde_json::Value;
 
@@ -42,6 +42,8 @@ pub struct World {
     locks: BTreeMap<usize, u64>,
     /// Images that keys have had, by region.
     copies: BTreeMap<(usize, String), Vec<Item>>,
+    /// The records that come without a creation time, by region and sequence number.
+    undated: BTreeSet<(usize, String)>,
     /// Agents' writes to replicas that are under way.
     pub in_flight: usize,
     pub requests: u64,
@@ -67,8 +69,11 @@ impl Request {
 
     /// Whether it writes to a replica.
     pub fn writes(&self) -> bool {
-        matches!(self.operation.as_str(), "PutItem" | "UpdateItem" | "DeleteItem")
-            && self.body["TableName"] == TABLE
+        matches!(self.operation.as_str(), "PutItem" | "UpdateItem" | "DeleteItem") && self.is_on_replica()
+    }
+
+    fn is_on_replica(&self) -> bool {
+        self.body["TableName"] == TABLE
     }
 }
 
@@ -86,6 +91,18 @@ pub struct Fate {
     pub takes_effect: bool,
     /// A list of shards comes without one of them.
     pub misses: Option<usize>,
+    /// How else the answer is changed on its way.
+    pub bend: Bend,
+}
+
+/// How an answer is changed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Bend {
+    None,
+    /// A page says that its shard has ended.
+    End,
+    /// Another table answers: it is described with its own keys, and takes what is written.
+    OtherTable,
 }
 
 impl World {
@@ -112,6 +129,7 @@ impl World {
             sole: BTreeMap::new(),
             locks: BTreeMap::new(),
             copies: BTreeMap::new(),
+            undated: BTreeSet::new(),
             in_flight: 0,
             requests: 0,
         }
@@ -193,7 +211,9 @@ impl World {
             refusal: None,
             takes_effect: true,
             misses: None,
+            bend: Bend::None,
         };
+        let defect = self.settings.defect;
         let rng = &mut self.rng;
         let hits = |percent: u8, rng: &mut fastrand::Rng| rng.u8(..100) < percent;
         for (_, fault) in &self.faults {
@@ -229,8 +249,27 @@ impl World {
                     fate.misses = Some(rng.usize(..));
                 }
                 FaultKind::Gateway { region, percent } if *region == to && hits(*percent, rng) => {
-                    fate.refusal = Some(Refusal::hollow(HOLLOW[rng.usize(..HOLLOW.len())]));
+                    if request.operation == "GetRecords" && rng.bool() {
+                        fate.bend = Bend::End;
+                        continue;
+                    }
+                    let summed = defect == Some(Defect::SummedGateway);
+                    fate.refusal = Some(Refusal::hollow(HOLLOW[rng.usize(..HOLLOW.len())], summed));
                     fate.takes_effect = rng.bool();
+                }
+                FaultKind::Refusing { region } if *region == to && from != to && request.writes() => {
+                    if defect == Some(Defect::NowAndThen) && hits(25, rng) {
+                        continue;
+                    }
+                    fate.refusal = Some(Refusal::refused());
+                    fate.takes_effect = false;
+                }
+                FaultKind::Missing { region } if *region == to && from != to && request.is_on_replica() => {
+                    fate.refusal = Some(Refusal::missing());
+                    fate.takes_effect = false;
+                }
+                FaultKind::OtherKeys { region } if *region == to && from != to && request.is_on_replica() => {
+                    fate.bend = Bend::OtherTable;
                 }
                 FaultKind::Throttled { region, percent } if *region == to && hits(*percent, rng) => {
                     fate.refusal = Some(Refusal::throttled());
@@ -247,14 +286,11 @@ impl World {
         let now = self.clock.now();
         let answer = match &fate.refusal {
             Some(refusal) if !fate.takes_effect => Err(refusal.clone()),
+            None if fate.bend == Bend::OtherTable && request.writes() => Ok(serde_json::json!({})),
             refusal => {
                 let mut answer = self.serve(request, now);
-                let shards =
-                    answer.as_mut().ok().and_then(|body| body["StreamDescription"]["Shards"].as_array_mut());
-                if let (Some(pick), Some(shards)) = (fate.misses, shards)
-                    && !shards.is_empty()
-                {
-                    shards.remove(pick % shards.len());
+                if let Ok(body) = &mut answer {
+                    self.bend_answer(request, fate, body);
                 }
                 refusal.clone().map_or(answer, Err)
             }
@@ -269,10 +305,76 @@ impl World {
         answer
     }
 
+    /// Changes an answer on its way.
+    fn bend_answer(&mut self, request: &Request, fate: &Fate, body: &mut Value) {
+        let defect = self.settings.defect;
+        if let Some(shards) = body["StreamDescription"]["Shards"].as_array_mut() {
+            if let Some(pick) = fate.misses
+                && !shards.is_empty()
+            {
+                shards.remove(pick % shards.len());
+            }
+            if defect == Some(Defect::BelievedEnds) && self.has_gateway(request.to) {
+                for shard in shards {
+                    let range = &mut shard["SequenceNumberRange"];
+                    range["EndingSequenceNumber"] = range["StartingSequenceNumber"].clone();
+                }
+            }
+        }
+        if request.operation == "GetRecords" {
+            self.undate(request.to, body);
+            if fate.bend == Bend::End {
+                body.as_object_mut().and_then(|page| page.remove("NextShardIterator"));
+            }
+        }
+        if fate.bend == Bend::OtherTable && defect != Some(Defect::Blind) {
+            body["Table"]["KeySchema"][0]["AttributeName"] = "other".into();
+        }
+    }
+
+    fn has_gateway(&self, region: usize) -> bool {
+        let is_here =
+            |fault: &FaultKind| matches!(fault, FaultKind::Gateway { region: at, .. } if *at == region);
+        self.faults.iter().any(|(_, fault)| is_here(fault))
+    }
+
+    /// Takes the creation times from some records of a page, and from those that have none already.
+    fn undate(&mut self, region: usize, page: &mut Value) {
+        let percent = self.faults.iter().find_map(|(_, fault)| match fault {
+            FaultKind::Undated { region: at, percent } if *at == region => Some(*percent),
+            _ => None,
+        });
+        for record in page["Records"].as_array_mut().into_iter().flatten() {
+            let Some(body) = record["dynamodb"].as_object_mut() else { continue };
+            let sequence = body["SequenceNumber"].as_str().unwrap_or_default().to_owned();
+            let known = (region, sequence);
+            if percent.is_some_and(|percent| self.rng.u8(..100) < percent) {
+                self.undated.insert(known.clone());
+            }
+            if self.undated.contains(&known) {
+                body.remove("ApproximateCreationDateTime");
+            }
+        }
+    }
+
+    /// Of which regions records are known to be lost, though no mark of the table says so.
+    pub fn unmarked(&self) -> Vec<&'static str> {
+        let services = self.services.iter().enumerate().zip(NAMES);
+        let is_lost = |region: usize, service: &Service| {
+            service.lost_unread() || self.undated.iter().any(|(at, _)| *at == region)
+        };
+        let unmarked = services.filter(|((at, service), _)| is_lost(*at, service) && !service.is_marked());
+        unmarked.map(|(_, name)| name).collect()
+    }
+
     fn serve(&mut self, request: &Request, now: u64) -> Result<Value, Refusal> {
         let Request { from, to, operation, .. } = request;
         let mut bent = None;
         if let Some(defect) = self.settings.defect {
+            assert!(
+                defect != Defect::BreakDown || self.rng.u8(..100) > 0,
+                "the simulated service breaks down"
+            );
             if self.is_swallowed(defect, request) {
                 return Ok(serde_json::json!({}));
             }
@@ -310,6 +412,7 @@ impl World {
         let is_own = request.from == request.to;
         match defect {
             Defect::AckWithoutDoing => !is_own && request.writes() && self.rng.u8(..20) == 0,
+            Defect::DropMark => as_text(&request.body["Item"]["pk"]).is_some_and(|pk| pk.starts_with("gap/")),
             Defect::NoHeal => is_own && request.writes() && request.operation == "PutItem",
             _ => false,
         }
@@ -355,6 +458,10 @@ impl World {
         if pk.starts_with("watermark/") {
             let hlc = row.get("hlc").and_then(as_number).unwrap_or_default();
             self.oracle.watermark(region, text("sk"), hlc);
+        } else if pk.starts_with("dead-letter/") && row.contains_key("peer") {
+            // Every item that is written here fits into every table.
+            let (peer, reason) = (text("peer"), text("reason"));
+            self.oracle.fail(format!("{}: a write was put aside for {peer}: {reason}", NAMES[region]));
         } else if pk.starts_with("lease/") {
             self.oracle.counts.checkpoints += 1;
             if let Err(why) = self.checkpoints.saved(NAMES[region], text("sk"), row) {

@@ -1,6 +1,6 @@
 //! Seeds of every profile, traces that repeat themselves, and broken rules that must be noticed.
 //!
-//! `TRADEWIND_SIM_SEEDS` sets how many seeds of each profile run; the default is about 270
+//! `TRADEWIND_SIM_SEEDS` sets how many seeds of each profile run; the default is about 300
 //! seeds, which take some ten minutes of one core that other work shares.
 
 use std::ops::Range;
@@ -98,8 +98,29 @@ fn records_that_are_trimmed_unread_are_told_of() {
 }
 
 #[test]
+fn seeds_with_a_gateway_in_the_services_place_pass() {
+    all_pass(Profile::Gateway, 1, seeds(6));
+}
+
+#[test]
+fn seeds_with_a_replica_that_refuses_or_is_another_pass() {
+    all_pass(Profile::Refused, 1, seeds(10));
+}
+
+#[test]
+fn records_that_can_not_be_read_mark_the_table() {
+    let mut unreadable = 0;
+    for seed in seeds(5) {
+        let report = run(&Profile::Unreadable.draw(seed, 1), false);
+        assert!(report.passed(), "seed {seed}: {:?}", report.failures);
+        unreadable += report.tally.unreadable;
+    }
+    assert!(unreadable > 0, "no seed has a record that can't be read");
+}
+
+#[test]
 fn one_seed_gives_one_trace_to_the_letter() {
-    for profile in [Profile::Faulty, Profile::Shards] {
+    for profile in [Profile::Faulty, Profile::Shards, Profile::Unreadable] {
         let scenario = profile.draw(7, 2);
         let (first, second) = (run(&scenario, true), run(&scenario, true));
         assert!(first.lines.len() > 500, "{} lines", first.lines.len());
@@ -125,6 +146,8 @@ fn notices(defect: Defect, profile: Profile) {
     let fails = |seed: &u64| {
         let mut scenario = profile.draw(*seed, 2);
         scenario.settings.defect = Some(defect);
+        // Some keep the world from ever coming to rest.
+        scenario.settings.patience = 10 * 60_000;
         !run(&scenario, false).passed()
     };
     assert!((0..12).any(|seed| fails(&seed)), "{defect:?} goes unnoticed");
@@ -173,6 +196,44 @@ fn a_watermark_that_is_too_high_is_noticed() {
 #[test]
 fn a_record_that_is_lost_is_noticed() {
     notices(Defect::DropRecord, Profile::Calm);
+}
+
+#[test]
+fn a_gateway_that_is_believed_is_noticed() {
+    notices(Defect::SummedGateway, Profile::Gateway);
+}
+
+#[test]
+fn ends_of_shards_that_are_believed_are_noticed() {
+    notices(Defect::BelievedEnds, Profile::Gateway);
+}
+
+#[test]
+fn writes_that_are_put_aside_though_all_are_refused_are_noticed() {
+    notices(Defect::NowAndThen, Profile::Refused);
+}
+
+#[test]
+fn a_table_with_other_keys_that_nobody_looks_at_is_noticed() {
+    notices(Defect::Blind, Profile::Refused);
+}
+
+#[test]
+fn a_mark_that_is_not_made_is_noticed() {
+    notices(Defect::DropMark, Profile::Unreadable);
+    notices(Defect::DropMark, Profile::Trimmed);
+}
+
+#[test]
+fn a_panic_of_the_simulated_service_fails_the_run_at_once() {
+    let mut scenario = Profile::Calm.draw(0, 2);
+    scenario.settings.defect = Some(Defect::BreakDown);
+    let report = run(&scenario, false);
+    assert!(
+        report.failures.iter().all(|why| why.contains("the simulated service breaks down")),
+        "{report:?}"
+    );
+    assert!(!report.passed() && report.virtual_seconds < 120, "{report:?}");
 }
 
 #[test]

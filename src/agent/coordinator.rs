@@ -181,8 +181,7 @@ impl Coordinator {
                 self.shards.change(|all| _ = all.tracks.insert(shard.clone(), states));
                 self.shared.backlogs.begin(&lease);
                 running.insert(shard.clone(), Running { lease: lease.clone(), tenure: Arc::clone(&tenure) });
-                let saves = tokio::sync::Mutex::default();
-                let holding = Holding { lease, ancestors, tenure, saves };
+                let holding = Holding::new(lease, ancestors, tenure);
                 let run = holding.run(Arc::clone(&self.shared), read_leases.clone(), state, stop.clone());
                 holdings.spawn(async move {
                     run.await;

@@ -77,6 +77,7 @@ mod tests {
                     counter: 0,
                     since_millis: 0,
                     made_millis: 0,
+                    jumps: Vec::new(),
                     checkpoints: BTreeMap::new(),
                 },
             )

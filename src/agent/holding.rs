@@ -10,6 +10,7 @@ use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 use tracing::info;
 
+use super::times::Times;
 use super::track::{Command, Meeting, Notice, Shared, Track, TrackState, Until};
 use crate::apply::Tenure;
 use crate::control::{Checkpoint, Lease};
@@ -37,6 +38,8 @@ pub(super) struct Holding {
     pub(super) tenure: Arc<Tenure>,
     /// The number of saves so far; held while one is made, so that they land in this order.
     pub(super) saves: Mutex<u64>,
+    /// When records were created, where the service's clock was ahead.
+    pub(super) times: Mutex<Times>,
 }
 
 /// Where a destination goes on.
@@ -53,6 +56,10 @@ enum Ended {
 }
 
 impl Holding {
+    pub(super) fn new(lease: Lease, ancestors: Vec<ShardId>, tenure: Arc<Tenure>) -> Self {
+        Self { lease, ancestors, tenure, saves: Mutex::default(), times: Mutex::default() }
+    }
+
     fn parent<'a>(&self, leases: &'a Leases) -> Option<&'a Lease> {
         self.ancestors.last().and_then(|parent| leases.get(parent))
     }
@@ -107,7 +114,9 @@ impl Holding {
         state: watch::Sender<TrackState>,
         stop: CancellationToken,
     ) {
-        let holding = Arc::new(self);
+        let mut holding = self;
+        holding.note_jumps(&leases.borrow());
+        let holding = Arc::new(holding);
         let (in_time, late) = holding.split(&shared, &leases.borrow());
         let mut tracks: JoinSet<Ended> = JoinSet::new();
         let (notices, mut incoming) = mpsc::unbounded_channel();
@@ -150,6 +159,15 @@ impl Holding {
                     None => return,
                 },
             }
+        }
+    }
+
+    /// Takes over what this shard's readers, and its ancestors', have found of the service's clock.
+    fn note_jumps(&mut self, leases: &Leases) {
+        let times = self.times.get_mut();
+        let ancestors = self.ancestors.iter().filter_map(|shard| leases.get(shard));
+        for lease in ancestors.chain([&self.lease]).filter(|lease| !lease.jumps.is_empty()) {
+            times.insert(lease.shard.clone(), lease.jumps.clone());
         }
     }
 
@@ -278,10 +296,11 @@ mod tests {
                 counter: 0,
                 since_millis,
                 made_millis,
+                jumps: Vec::new(),
                 checkpoints,
             };
             let tenure = Arc::new(Tenure::until(tokio::time::Instant::now()));
-            let holding = Holding { lease, ancestors: Vec::new(), tenure, saves: Mutex::default() };
+            let holding = Holding::new(lease, Vec::new(), tenure);
             holding.trimmed_unread(&From { checkpoint, begun: true }, 5_000, KEPT)
         };
         for (done, parents, made, since, expected) in [

@@ -34,6 +34,7 @@ mod retention;
 mod table;
 mod tables;
 mod terms;
+mod times;
 mod track;
 
 use std::collections::BTreeMap;

@@ -19,9 +19,10 @@ use super::holding::{From, Holding};
 use super::progress::{Needs, PageEnd, Progress};
 use super::recorder::Recorder;
 use super::terms::Terms;
+use super::times::Created;
 use crate::apply::{AttributeNames, Complaints, Job, Lanes, Ledger, Pauses, Source};
 use crate::config::{Conflicts, Tuning};
-use crate::control::{Cause, Checkpoint, ControlTable, Gap, Held};
+use crate::control::{Cause, Checkpoint, ControlTable, Gap, Held, Jump};
 use crate::lag::wall_millis;
 use crate::log_key::log_key;
 use crate::protocol::{Action, Conflict, Floors, Hlc, KeyId, Origin, Selections, Version, is_credible};
@@ -100,7 +101,7 @@ impl Shared {
             peers,
             from_millis,
             until_millis,
-            found_millis: wall_millis(),
+            found_millis: own_millis(&self.stream.client),
         };
         error!(region = %self.origin, table = self.table, "{gap}; the table is marked: run `tradewind verify`");
         Some(gap)
@@ -230,8 +231,6 @@ pub(super) struct Track {
     notices: mpsc::UnboundedSender<Notice>,
     state: watch::Sender<TrackState>,
     is_main: bool,
-    /// The last record had a time that nobody believes.
-    is_ahead: bool,
     /// The shard has been read to its end, and its keys are forgotten.
     is_over: bool,
     stop: CancellationToken,
@@ -292,7 +291,6 @@ impl Track {
             notices,
             state,
             is_main,
-            is_ahead: false,
             is_over: false,
             stop,
             shared,
@@ -432,7 +430,7 @@ impl Track {
             peers: self.shared.peers.clone(),
             from_millis: from - from % HOUR_MILLIS,
             until_millis: until.next_multiple_of(HOUR_MILLIS),
-            found_millis: wall_millis(),
+            found_millis: now,
         };
         if self.is_main {
             self.shared.tally.unreadable.add();
@@ -450,21 +448,21 @@ impl Track {
         self.unmarked.push(gap);
     }
 
-    async fn page(&mut self, page: Page) {
+    async fn page(&mut self, mut page: Page) {
         let seen = Instant::now();
         let now = own_millis(&self.shared.stream.client);
+        if !self.set_right(&mut page, now).await {
+            return;
+        }
         let end = PageEnd::of(&page, now);
-        self.note_time(&page, now);
         let before = self.needs();
         let mut told_by = None;
         let full = page.records.len() >= 1_000;
         for (sequence, record) in page.records {
             let ordinal = self.progress.next_ordinal();
             let created_millis = record.created_millis;
-            // Until a time that lies ahead, a key would be remembered; its stamp says the same.
-            let is_ahead = !is_credible(created_millis, now);
             let is_crowded = !full && self.keys.of_table() >= self.shared.tuning.memory_keys;
-            let stamp_in_place = self.is_main && (is_ahead || is_crowded);
+            let stamp_in_place = self.is_main && is_crowded;
             let acts =
                 page.shard == self.holding.lease.shard && created_millis >= self.holding.lease.since_millis;
             let Shared { origin, table, .. } = &*self.shared;
@@ -520,23 +518,83 @@ impl Track {
         self.note_backlogs(self.progress.behind(&end, now), now);
     }
 
-    /// Tells once when records begin to have times that can't be right, and once when they no longer do.
-    fn note_time(&mut self, page: &Page, now: u64) {
-        let Some((_, last)) = page.records.last() else { return };
-        let is_ahead = !is_credible(last.created_millis, now);
-        if self.is_main && is_ahead != std::mem::replace(&mut self.is_ahead, is_ahead) {
-            let Shared { origin: region, table, .. } = &*self.shared;
-            if is_ahead {
-                let ahead_s = last.created_millis.saturating_sub(now) / 1000;
-                warn!(
-                    %region, table, shard = %page.shard, ahead_s,
-                    "the stream's records have times that are ahead of this machine's clock: until then these writes \
-                     win over all that other regions write without knowing of them, and nothing is promised by such \
-                     times; set the clock of the service, or this one, by NTP"
-                );
-            } else {
-                info!(%region, table, shard = %page.shard, "the stream's records have credible times again");
+    /// Puts the times of a page right whose service's clock is ahead; whether what is decided of that is durable,
+    /// which it must be before a record is judged. If not, the track is about to end.
+    async fn set_right(&self, page: &mut Page, now: u64) -> bool {
+        let mut times = self.holding.times.lock().await;
+        for (sequence, record) in &mut page.records {
+            loop {
+                match times.created(&page.shard, sequence, record.created_millis, now) {
+                    Created::At(millis) => {
+                        record.created_millis = millis;
+                        break;
+                    }
+                    Created::Jumped(jump) => {
+                        let ahead_s = jump.ahead_millis / 1000;
+                        let jumps = times.with(&page.shard, jump);
+                        if !self.save_jumps(&jumps).await {
+                            return false;
+                        }
+                        times.insert(page.shard.clone(), jumps);
+                        self.tell_of_jump(&page.shard, ahead_s);
+                    }
+                }
             }
+        }
+        let ahead_millis = times.ahead_millis(&page.shard);
+        page.served_millis = page.served_millis.map(|served| {
+            if is_credible(served, now) { served } else { served.saturating_sub(ahead_millis) }
+        });
+        true
+    }
+
+    /// Saves where the service's clock was ahead, for as long as the lease is held and the track is to go on.
+    async fn save_jumps(&self, jumps: &[Jump]) -> bool {
+        let Shared { control, table, space, origin: region, .. } = &*self.shared;
+        let tenure = &self.holding.tenure;
+        loop {
+            let save =
+                tokio::time::timeout(SAVE_TIMEOUT, control.save_jumps(space, &self.holding.lease, jumps));
+            let saved = tokio::select! {
+                biased;
+                () = tenure.ended() => return false,
+                () = self.stop.cancelled() => return false,
+                saved = save => saved,
+            };
+            match saved {
+                Ok(Ok(Held::Yes)) => return true,
+                Ok(Ok(Held::No)) => {
+                    tenure.end();
+                    return false;
+                }
+                Ok(Err(fault)) => {
+                    warn!(%region, table, %fault, "could not save in the control table how far the stream's clock is ahead; retrying");
+                }
+                Err(_) => warn!(
+                    %region, table,
+                    "the control table did not take how far the stream's clock is ahead within {} s; retrying",
+                    SAVE_TIMEOUT.as_secs()
+                ),
+            }
+            tokio::select! {
+                biased;
+                () = tenure.ended() => return false,
+                () = self.stop.cancelled() => return false,
+                () = tokio::time::sleep(SAVE_AGAIN) => {}
+            }
+        }
+    }
+
+    fn tell_of_jump(&self, shard: &ShardId, ahead_s: u64) {
+        let Shared { origin: region, table, .. } = &*self.shared;
+        if ahead_s > 0 {
+            warn!(
+                %region, table, %shard, ahead_s,
+                "the stream's records have times that are ahead of this machine's clock: they count as if written so \
+                 much earlier; set the clock of the service, or this one, by NTP"
+            );
+        } else {
+            info!(%region, table, %shard, "the stream's records have credible times again");
         }
     }
 
@@ -809,7 +867,7 @@ impl Track {
         })
     }
 
-    /// Keys that were moved to disk can't be read, so nothing more can be judged: the lease is taken anew, and they
+    /// Keys that were moved to disk can't be read, so nothing more can be judged: the lease is taken again, and they
     /// are read from the stream once more.
     fn begin_again(&self, error: &SpillError) {
         let Shared { origin: region, table, .. } = &*self.shared;

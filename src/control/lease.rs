@@ -13,6 +13,7 @@ use aws_sdk_dynamodb::operation::update_item::builders::UpdateItemFluentBuilder;
 use aws_sdk_dynamodb::types::{AttributeValue, ReturnValue};
 
 use super::hold::HoldRow;
+use super::jump::{self, Jump};
 use super::{AgentId, ControlTable, PK, Row, SK, number, read_number, read_text, text};
 use crate::fault::Fault;
 use crate::protocol::{Floors, Hlc, Origin, is_credible};
@@ -38,6 +39,8 @@ pub struct Lease {
     pub since_millis: u64,
     /// When the lease was made, by the stream's clock, in milliseconds since the Unix epoch; 0 if nobody knows.
     pub made_millis: u64,
+    /// Where the service's clock was ahead, in order.
+    pub jumps: Vec<Jump>,
     pub checkpoints: BTreeMap<Origin, Checkpoint>,
 }
 
@@ -268,7 +271,7 @@ impl ControlTable {
         Ok(())
     }
 
-    fn lease_row(&self, space: &str, shard: &ShardId) -> UpdateItemFluentBuilder {
+    pub(super) fn lease_row(&self, space: &str, shard: &ShardId) -> UpdateItemFluentBuilder {
         let update = self.client.update_item().table_name(&self.name);
         update.key(PK, text(pk(space))).key(SK, text(&*shard.0))
     }
@@ -335,6 +338,7 @@ pub(super) fn read(row: &Row) -> Option<Lease> {
         counter: read_number(row, COUNTER)?,
         since_millis: read_number(row, "sinceMillis").unwrap_or_default(),
         made_millis: read_number(row, "madeMillis").unwrap_or_default(),
+        jumps: jump::read(row),
         checkpoints: checkpoints.collect(),
     })
 }
@@ -424,7 +428,8 @@ mod tests {
             let owner = owner.as_deref().map(AgentId::from);
             let shard = ShardId("shard".into());
             let parent = parent.map(|parent| ShardId(parent.as_str().into()));
-            let lease = Lease { shard, parent, owner, counter, since_millis, made_millis, checkpoints };
+            let jumps = Vec::new();
+            let lease = Lease { shard, parent, owner, counter, since_millis, made_millis, jumps, checkpoints };
             let mut row = Row::from([
                 (SK.to_owned(), text("shard")),
                 (COUNTER.to_owned(), number(counter)),

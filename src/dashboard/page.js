@@ -197,10 +197,12 @@ function verdict({ regions, links, verified }) {
   const paused = links.find((link) => link.paused_until), flowing = links.filter((link) => !link.paused_until);
   const lags = flowing.map(lagOf), worst = Math.max(0, ...lags.map((lag) => lag ?? Infinity));
   const slowest = flowing[lags.findIndex((lag) => (lag ?? Infinity) === worst)];
-  const troubled = regions.flatMap((region) => region.agents.flatMap((agent) => agent.tables)).filter((table) => table.trouble);
+  const tables = regions.flatMap((region) => region.agents.flatMap((agent) => agent.tables));
+  const troubled = tables.filter((table) => table.trouble), refused = tables.flatMap((table) => Object.keys(table.refused ?? {}).map((peer) => [peer, table.table]));
   let kind = level(Number.isFinite(worst) ? worst : null), text;
   if (silent.length) { kind = "late"; text = `No agent is heard of in ${silent.join(", ")}`; }
   else if (troubled.length) { kind = "late"; text = `${troubled[0].table} is not being replicated`; }
+  else if (refused.length) { kind = "late"; text = `${refused[0][0]} refuses all writes to ${refused[0][1]}`; }
   else if (verified[0]?.items_differing) { kind = "late"; text = `${verified[0].table}: replicas differ`; }
   else if (paused && kind === "good") { kind = "paused"; text = `${paused.origin} → ${paused.peer} is paused until ${clock(paused.paused_until)}`; }
   else if (kind === "unknown") text = "Waiting for all regions to report";
@@ -235,13 +237,16 @@ function cards({ regions }) {
     figures(numbers, [["Writes/s", rate(region.writes_per_second)], ["Stream delay p50", ms(region.stream_delay?.p50_ms)], ["Conflicts", count(region.total.conflicts)]]);
     const rows = region.agents.flatMap((agent) => agent.tables.map((table) => make("tr", {},
       make("td", {}, table.table, table.trouble ? make("div", { class: "trouble" }, table.trouble) : null,
+        ...Object.entries(table.refused ?? {}).map(([peer, reason]) => make("div", { class: "trouble" }, `${peer} takes no writes, and all wait: ${reason}`)),
         table.marks ? make("div", { class: "trouble" }, "writes may be missing at peers: run tradewind verify") : null),
       make("td", {}, table.shards.join(", ") + (table.shard_count > table.shards.length ? ` and ${table.shard_count - table.shards.length} more` : "") || "none"),
       make("td", {}, make("code", { title: agent.agent }, agent.agent.slice(0, 6))),
       make("td", { class: "num" }, count(table.keys) + (table.keys_on_disk ? ` and ${count(table.keys_on_disk)} on disk` : "")))));
+    const intercepted = region.agents.flatMap((agent) => Object.entries(agent.intercepted ?? {})).map(([place, { count: answers, seconds_ago, last }]) =>
+      make("p", { class: "trouble" }, `${count(answers)} answers to an agent were not ${place}'s own, the last one ${time(seconds_ago)} ago: ${last}`));
     const more = region.agents.reduce((total, agent) => total + agent.more_tables, 0);
     return make("article", { class: "card" },
-      make("h3", {}, region.region, make("span", { "data-level": kind }, told)), numbers,
+      make("h3", {}, region.region, make("span", { "data-level": kind }, told)), numbers, ...intercepted,
       rows.length ? make("div", { class: "scroll" }, make("table", { class: "grid-table" },
         make("thead", {}, make("tr", {}, ...["Table", "Shards", "Owner", "Keys held"].map((name, i) => make("th", { scope: "col", class: i === 3 ? "num" : null }, name)))),
         make("tbody", {}, ...rows))) : make("p", { class: "empty" }, "No table is known."),

@@ -11,12 +11,15 @@ use super::overview::{Heard, Overview};
 use super::recent::Recent;
 use super::report::Report;
 use crate::agent::Figures;
+use crate::answer::Interceptions;
 use crate::control::{AgentId, Agreement, SavedReport};
 use crate::lag::wall_millis;
 use crate::protocol::Origin;
 
 /// How many points of the past are kept: a quarter of an hour, at two seconds each.
 const POINTS: usize = 450;
+/// How long it is told that something else answered in a region's place.
+const OF_LATE: Duration = Duration::from_hours(1);
 
 /// What one agent knows of all.
 #[derive(Debug)]
@@ -25,6 +28,8 @@ pub struct Board {
     figures: Figures,
     /// How often each agent reports.
     interval: Duration,
+    /// What something else has answered in each region's place.
+    interceptions: BTreeMap<Origin, Interceptions>,
     state: Mutex<State>,
 }
 
@@ -72,9 +77,14 @@ pub struct RegionPoint {
 }
 
 impl Board {
-    pub(super) fn new(regions: Vec<Origin>, figures: Figures, interval: Duration) -> Self {
+    pub(super) fn new(
+        regions: Vec<Origin>,
+        figures: Figures,
+        interval: Duration,
+        interceptions: BTreeMap<Origin, Interceptions>,
+    ) -> Self {
         let state = State { recent: Recent::new(), others: BTreeMap::new(), history: VecDeque::new() };
-        Self { regions, figures, interval, state: Mutex::new(state) }
+        Self { regions, figures, interval, interceptions, state: Mutex::new(state) }
     }
 
     /// All regions as they stand now.
@@ -114,7 +124,14 @@ impl Board {
 
     /// What the agent itself has to say now.
     pub(super) fn report(&self) -> Report {
-        Report::make(&self.figures, &self.lock().recent, self.interval)
+        let intercepted = self.interceptions.iter();
+        let intercepted = intercepted.filter_map(|(at, noted)| Some((at.clone(), noted.within(OF_LATE)?)));
+        Report::make(&self.figures, &self.lock().recent, self.interval, intercepted.collect())
+    }
+
+    /// How often something else has answered this agent in each region's place.
+    pub(crate) fn intercepted(&self) -> impl Iterator<Item = (&Origin, u64)> {
+        self.interceptions.iter().map(|(region, noted)| (region, noted.count()))
     }
 
     /// Takes note of something that the agent did, or has read.

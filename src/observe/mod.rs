@@ -53,7 +53,8 @@ impl Observer {
         let local = regions.get(figures.region())?.clone();
         let interval = config.tuning.heartbeat_interval;
         let names = config.regions.iter().map(|region| region.name.clone()).collect();
-        let board = Arc::new(Board::new(names, figures, interval));
+        let answers = regions.iter().map(|(name, region)| (name.clone(), region.interceptions.clone()));
+        let board = Arc::new(Board::new(names, figures, interval, answers.collect()));
         let others = regions.values().filter(|region| region.name != local.name);
         let peers: BTreeMap<_, _> =
             others.map(|region| (region.name.clone(), ControlTable::of(region))).collect();

@@ -6,6 +6,7 @@ use std::time::Duration;
 use serde::Serialize;
 
 use super::report::{PeerReport, Report, TableEntry};
+use crate::answer::Intercepted;
 use crate::control::Verified;
 use crate::lag::{LagSummary, Spread, wall_millis};
 use crate::protocol::Origin;
@@ -55,6 +56,9 @@ pub struct AgentView {
     pub silent_seconds: f64,
     pub heard: bool,
     pub running_seconds: f64,
+    /// The regions in whose place something else has answered it within an hour.
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    pub intercepted: BTreeMap<Origin, Intercepted>,
     pub tables: Vec<TableEntry>,
     pub more_tables: usize,
 }
@@ -224,6 +228,7 @@ impl AgentView {
             silent_seconds: silent.as_secs_f64(),
             heard: heard.is_of_late(),
             running_seconds: report.running_seconds,
+            intercepted: report.intercepted.clone(),
             tables: report.tables.clone(),
             more_tables: report.more_tables,
         }

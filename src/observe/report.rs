@@ -7,6 +7,7 @@ use serde::{Deserialize, Serialize};
 
 use super::recent::Recent;
 use crate::agent::{Figures, TableStanding};
+use crate::answer::Intercepted;
 use crate::control::{Agreement, Verified};
 use crate::lag::{LagSummary, Spread, wall_millis};
 use crate::protocol::Origin;
@@ -46,6 +47,9 @@ pub struct Report {
     pub stream_delay: Option<LagSummary>,
     #[serde(default)]
     pub peers: BTreeMap<Origin, PeerReport>,
+    /// The regions in whose place something else has answered within an hour, the own one among them.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub intercepted: BTreeMap<Origin, Intercepted>,
     #[serde(default)]
     pub tables: Vec<TableEntry>,
     /// Tables that are not told of one by one.
@@ -113,7 +117,12 @@ pub struct TableEntry {
 
 impl Report {
     /// What an agent has to say now.
-    pub(super) fn make(figures: &Figures, recent: &Recent, interval: Duration) -> Self {
+    pub(super) fn make(
+        figures: &Figures,
+        recent: &Recent,
+        interval: Duration,
+        intercepted: BTreeMap<Origin, Intercepted>,
+    ) -> Self {
         let mut standings = figures.standings();
         let mut total = TallySnapshot::default();
         let mut peers: BTreeMap<Origin, PeerReport> = BTreeMap::new();
@@ -153,6 +162,7 @@ impl Report {
             replicated_per_second: recent.per_second(|tally| tally.replicated),
             stream_delay: recent.stream_delay(),
             peers,
+            intercepted,
             tables: standings.iter().take(TABLES).map(|table| TableEntry::of(table, recent)).collect(),
             more_tables,
         }

@@ -17,8 +17,7 @@ pub const AHEAD_MILLIS: u64 = SLACK_MILLIS / 2;
 /// Whether an agent whose clock says `now` believes a time.
 ///
 /// What is promised to others and what is forgotten rests on times that never sink. One that lies far ahead
-/// would count until then, and make replicated writes pass for old copies. An agent's clock that is behind
-/// makes its promises late, never untrue.
+/// would count until then, and make replicated writes pass for old copies.
 pub fn is_credible(millis: u64, now: u64) -> bool {
     millis <= now.saturating_add(AHEAD_MILLIS)
 }

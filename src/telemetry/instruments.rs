@@ -157,10 +157,11 @@ pub fn register(agents: Vec<Figures>) {
     gauge(
         "tradewind.refused",
         "",
-        "1 while the region refuses the writes of all keys as invalid, and they wait",
+        "1 while the region refuses the writes of all keys as invalid, and they wait, else 0",
         |table, observer| {
-            for peer in table.refused.keys() {
-                observer.observe(1.0, &with(table, "peer", peer));
+            for peer in table.paused.keys().chain([&table.region]) {
+                let refuses = table.refused.contains_key(peer);
+                observer.observe(f64::from(u8::from(refuses)), &with(table, "peer", peer));
             }
         },
     );
@@ -263,6 +264,19 @@ pub fn register_boards(boards: Vec<Arc<Board>>) {
         "How long ago verify compared the table's replicas last",
         |agreement| agreement.verified.map(|verified| verified.age().as_secs_f64()),
     );
+    let answering = boards.clone();
+    let counter = meter.u64_observable_counter("tradewind.intercepted").with_unit("{answer}");
+    counter
+        .with_description("Answers that were not the region's own, but of something in its place")
+        .with_callback(move |observer| {
+            for board in &answering {
+                let region = KeyValue::new("region", board.figures().region().to_string());
+                for (place, count) in board.intercepted() {
+                    observer.observe(count, &[region.clone(), KeyValue::new("peer", place.to_string())]);
+                }
+            }
+        })
+        .build();
     let gauge = meter.f64_observable_gauge("tradewind.heartbeat.age");
     gauge
         .with_unit("s")

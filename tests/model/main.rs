@@ -173,6 +173,8 @@ mod deep {
         #[ignore = "deep"]
         a_crash_with_watermarks_and_pages: 2 regions, 1 writes, crashes = 1, ticks = 2, pages = true, init = Init::Shared;
         #[ignore = "deep"]
+        a_crash_with_watermarks_and_put_backs: 2 regions, 2 writes, crashes = 1, ticks = 0, pages = true, init = Init::Shared;
+        #[ignore = "deep"]
         a_crash_with_two_keys: 2 regions, 3 writes, keys = 2, crashes = 1, ticks = 0, settles = false, pages = true;
         #[ignore = "deep"]
         a_crash_while_stamping_in_place: 2 regions, 2 writes, crashes = 1, ticks = 0, settles = false, pages = true, stamp_in_place = true;
@@ -190,6 +192,11 @@ mod hazards {
     }
 
     // It takes minutes.
+    settings! { |set| notices(Defect::NoTerms, set);
+        #[ignore = "deep"]
+        floors_of_the_rewind_position_alone: 2 regions, 3 writes, crashes = 1, ticks = 0, init = Init::Shared;
+    }
+
     settings! { |set| notices(Defect::OneLook, set);
         #[ignore = "deep"]
         settled_at_the_first_look: 2 regions, 2 writes, init = Init::Different, seeds = true, ticks = 2;

@@ -78,6 +78,8 @@ pub(crate) enum Defect {
     NoSlack,
     /// Of the floors, those of the rewind position are made durable, and no later ones.
     NoTerms,
+    /// Nor those by which what is done was told from a replicated write.
+    NotToldBy,
     /// Watermarks count though requests from before them are under way.
     EagerSettle,
     /// What is not for a region is not sent there, not even as a delete.
@@ -121,7 +123,7 @@ pub(crate) enum Defect {
 }
 
 impl Defect {
-    const ALL: [Self; 44] = [
+    const ALL: [Self; 45] = [
         Self::None,
         Self::NoFingerprint,
         Self::StampNotAbove,
@@ -146,6 +148,7 @@ impl Defect {
         Self::ForgetBeforeRead,
         Self::NoSlack,
         Self::NoTerms,
+        Self::NotToldBy,
         Self::EagerSettle,
         Self::NotSent,
         Self::NoHold,

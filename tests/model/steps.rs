@@ -343,7 +343,9 @@ impl Model {
                 }
                 region.agent.durable = next;
                 if s.left.crashes > 0 && self.set.defect != Defect::NoTerms {
-                    region.agent.terms = region.agent.terms(rewind, &next.done[..self.set.regions]);
+                    let not_told_by = self.set.defect == Defect::NotToldBy;
+                    let terms = region.agent.terms(rewind, &next.done[..self.set.regions], !not_told_by);
+                    region.agent.terms = terms;
                 }
             }
             Step::Crash { region } => {

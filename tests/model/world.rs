@@ -342,9 +342,10 @@ impl Agent {
     }
 
     /// What is made durable of the floors, beside those of the rewind position.
-    pub(crate) fn terms(&self, rewind: u8, done: &[u8]) -> Vec<(u8, [u8; FLOORS])> {
+    pub(crate) fn terms(&self, rewind: u8, done: &[u8], told_by: bool) -> Vec<(u8, [u8; FLOORS])> {
         let most = done.iter().copied().max().unwrap_or_default();
-        let told = (rewind..most).filter(|p| self.log.get(usize::from(*p)).is_some_and(|(.., told)| *told));
+        let told = |p: &u8| told_by && self.log.get(usize::from(*p)).is_some_and(|(.., told)| *told);
+        let told = (rewind..most).filter(told);
         // What is read once more has not been read so far.
         let kept = self.terms.iter().map(|(from, _)| *from).filter(|from| *from >= self.read);
         let mut from: Vec<u8> = told.chain(kept).chain(done.iter().copied()).collect();

@@ -20,6 +20,18 @@ await look(chromium, url, screenshots, async ({ call, see, eventually, must, pic
   const total = "[...document.querySelectorAll('#totals div')].map((entry) => entry.textContent).join(' ')";
   await must("totals", `/Writes replicated[\\d,]*[1-9]/.test(${total}) && /Heals/.test(${total}) && /Throttled/.test(${total})`);
 
+  // What must be seen to: a peer that refuses all writes, and something that answers in a region's place.
+  await must("a table that is held, and answers that are not the region's", `(() => {
+    const overview = structuredClone(state.overview);
+    overview.regions[0].agents[0].tables[0].refused = { oregon: "ValidationException: no" };
+    overview.regions[0].agents[0].intercepted = { oregon: { count: 7, seconds_ago: 3, last: "HTTP 502 to GetRecords" } };
+    verdict(overview); cards(overview);
+    const told = document.querySelector("#verdict").textContent + document.querySelector("#regions").textContent;
+    verdict(state.overview); cards(state.overview);
+    return told.includes("✕ oregon refuses all writes to") && told.includes("oregon takes no writes, and all wait: ValidationException: no")
+      && told.includes("7 answers to an agent were not oregon's own, the last one 3.0 s ago: HTTP 502 to GetRecords");
+  })()`);
+
   // It lives.
   const before = await see("document.querySelector('#updated').textContent");
   await eventually("a second look", `document.querySelector('#updated').textContent !== ${JSON.stringify(before)}`);

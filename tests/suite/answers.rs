@@ -119,6 +119,15 @@ async fn a_proxys_page_is_told_with_its_status() {
     }
     world.put(DUBLIN, row("a", "one")).await;
     world.await_item(TOKYO, &key("a"), &row("a", "one")).await;
+    // It is told afterwards, too, in every region.
+    let status = || async { run(world.tradewind(TOKYO, &["status"])).await.1 };
+    let told = eventually("the page in status", status, |text| text.contains("answers to an agent")).await;
+    let line = told.lines().find(|line| line.contains("answers to an agent")).unwrap_or_default();
+    assert!(line.starts_with("dublin: 6 answers to an agent were not dublin's own, the last one "), "{told}");
+    assert!(line.contains(": HTTP 503 to GetRecords, but not from DynamoDB: it is a page"), "{told}");
+    let (_, doctor) = run_json(world.tradewind(TOKYO, &["doctor"])).await;
+    let found = doctor["findings"].as_array().expect("findings");
+    assert!(found.iter().any(|found| found["name"] == "intercepted"), "{doctor:#}");
     process.kill().await;
 }
 

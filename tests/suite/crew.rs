@@ -118,7 +118,7 @@ async fn an_agent_that_wakes_up_without_its_lease_writes_nothing_more() {
 
 /// How long it takes from `kill -9` of the agent that reads a shard until a write that was made
 /// right after it is at the peer, with everything tuned as it comes:
-/// `cargo nextest run --test suite --run-ignored only --no-capture -E 'test(failover_times)'`
+/// `tests/scale failover`.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 #[ignore = "a measurement, of three minutes"]
 async fn failover_times() {
@@ -126,7 +126,8 @@ async fn failover_times() {
     world.tuning = tradewind::config::Tuning::default();
     let mut crew = vec![start(&world, DUBLIN).await, start(&world, DUBLIN).await];
     let mut times = Vec::new();
-    for round in 0..20 {
+    let rounds = std::env::var("TRADEWIND_FAILOVERS").ok().and_then(|rounds| rounds.parse().ok());
+    for round in 0..rounds.unwrap_or(20) {
         let names: Vec<String> = crew.iter().map(|(_, name)| name.clone()).collect();
         let held = |owner: &Option<String>| owner.as_ref().is_some_and(|owner| names.contains(owner));
         let owner = eventually("an owner", || owner_of_dublin(&world), held).await;

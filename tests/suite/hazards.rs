@@ -163,6 +163,16 @@ async fn an_old_copy_put_back_after_a_delete_is_a_new_write() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_copy_put_back_after_another_region_deleted_its_item_is_a_new_write() {
+    let world = World::running(3).await;
+    let copy = stamped_copy(&world).await;
+    world.delete(DUBLIN, key("a")).await;
+    assert!(world.converged().await.is_empty());
+    world.put(TOKYO, copy).await;
+    expect_everywhere(&world, "first").await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_stamp_moved_to_other_data_does_not_hide_a_write() {
     let world = World::running(3).await;
     let mut copy = stamped_copy(&world).await;

@@ -2,7 +2,6 @@
 
 use std::time::Duration;
 
-use aws_sdk_dynamodb::types::{PutRequest, WriteRequest};
 use tradewind::control::SK;
 use tradewind::item_json::item_json;
 use tradewind::protocol::Item;
@@ -88,17 +87,7 @@ fn image(rows: &[Item], letter: &Item, side: &str) -> String {
 async fn thousands_of_items_are_drained() {
     const ITEMS: usize = 2_000;
     let mut world = World::prepared(2, crate::world::PLAIN).await;
-    for batch in 0..ITEMS / 25 {
-        let put = |i: usize| {
-            let item = row(&format!("key {i}"), "one of many");
-            let put = PutRequest::builder().set_item(Some(item)).build().unwrap();
-            WriteRequest::builder().put_request(put).build()
-        };
-        let puts = (batch * 25..(batch + 1) * 25).map(put).collect();
-        let write = world.app(0).batch_write_item().request_items(&world.table, puts);
-        let left = write.send().await.expect("a batch").unprocessed_items.unwrap_or_default();
-        assert!(left.is_empty());
-    }
+    world.put_all(0, (0..ITEMS).map(|i| row(&format!("key {i}"), "one of many"))).await;
     world.tuning.concurrency = 64;
     world.start_agents().await;
     // A slow engine takes minutes.

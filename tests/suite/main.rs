@@ -17,6 +17,7 @@
 )]
 
 mod add_region;
+mod ahead;
 mod anti_entropy;
 mod calls;
 mod clock;

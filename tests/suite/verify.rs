@@ -250,3 +250,31 @@ async fn a_missing_replica_ends_verify_with_69() {
     assert_eq!((code, &*text), (69, ""), "{log}");
     assert!(log.contains("tokyo") && log.contains("--create-tables"), "{log}");
 }
+
+/// How much memory `verify` takes at its most, with many small items in two regions: `tests/scale compare`.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[ignore = "a measurement, of minutes"]
+async fn peak_memory_of_verify() {
+    let items = std::env::var("TRADEWIND_VERIFY_ITEMS").ok().and_then(|items| items.parse().ok());
+    let items: usize = items.unwrap_or(100_000);
+    let world = World::prepared(2, PLAIN).await;
+    let rows = || (0..items).map(|i| row(&format!("item {i:06}"), "as long as an order's number, or so"));
+    tokio::join!(world.put_all(DUBLIN, rows()), world.put_all(TOKYO, rows()));
+    let arguments = ["verify", "--settle", "0s", "--segments", "1", "--memory-mib", "1"];
+    let mut command = world.tradewind(DUBLIN, &arguments);
+    let mut verify = command.stdout(std::process::Stdio::null()).spawn().expect("a process");
+    let status = format!("/proc/{}/status", verify.id().expect("a running process"));
+    let mut peak = 0;
+    loop {
+        // It is gone once the process has ended.
+        let told = std::fs::read_to_string(&status).unwrap_or_default();
+        let line = told.lines().find_map(|line| line.strip_prefix("VmHWM:"));
+        let kib = line.and_then(|line| line.trim().trim_end_matches(" kB").parse::<u64>().ok());
+        peak = peak.max(kib.unwrap_or_default());
+        if let Ok(ended) = timeout(Duration::from_millis(20), verify.wait()).await {
+            assert_eq!(ended.expect("a process").code(), Some(0));
+            break;
+        }
+    }
+    eprintln!("{items} items a region: at most {} MiB with --memory-mib 1", peak / 1024);
+}

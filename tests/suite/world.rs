@@ -7,8 +7,8 @@ use std::time::Duration;
 
 use aws_sdk_dynamodb::Client;
 use aws_sdk_dynamodb::types::{
-    AttributeDefinition, AttributeValue, BillingMode, KeySchemaElement, KeyType, ScalarAttributeType,
-    StreamSpecification, StreamViewType,
+    AttributeDefinition, AttributeValue, BillingMode, KeySchemaElement, KeyType, PutRequest,
+    ScalarAttributeType, StreamSpecification, StreamViewType, WriteRequest,
 };
 use tempfile::TempDir;
 use tokio::process::Command;
@@ -371,6 +371,21 @@ impl World {
     /// An application's client in a region.
     pub(crate) fn app(&self, region: usize) -> &Client {
         &self.places[region].app
+    }
+
+    /// Has an application put items, 25 at a time, each alone under its key.
+    pub(crate) async fn put_all(&self, region: usize, items: impl Iterator<Item = Item>) {
+        let put = |item| {
+            let put = PutRequest::builder().set_item(Some(item)).build().unwrap();
+            WriteRequest::builder().put_request(put).build()
+        };
+        let mut puts = items.map(put).peekable();
+        while puts.peek().is_some() {
+            let batch = puts.by_ref().take(25).collect();
+            let write = self.app(region).batch_write_item().request_items(&self.table, batch);
+            let left = write.send().await.expect("a batch").unprocessed_items.unwrap_or_default();
+            assert!(left.is_empty());
+        }
     }
 
     pub(crate) async fn put(&self, region: usize, item: Item) {

@@ -24,8 +24,8 @@ const CHECKSUM: &str = "x-amz-crc32";
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Fate {
     Pass,
-    /// It is answered as if it had taken effect, and goes no further.
-    Pretend,
+    /// It is answered with this as if it had taken effect, and goes no further.
+    Pretend(&'static str),
     /// It is answered with this error, and goes no further.
     Fail(&'static str),
     /// Something in between answers in the service's place, with this status and body.
@@ -60,6 +60,11 @@ pub trait Tamper: Send + Sync + 'static {
     /// Changes a good answer.
     fn answer(&self, _operation: &str, body: String) -> String {
         body
+    }
+
+    /// Whether an answer goes on with its checksum, where the service has sent one.
+    fn sums(&self) -> bool {
+        true
     }
 
     /// What the service's clock is to say, in the place of what it says.
@@ -148,8 +153,8 @@ async fn handle(State(shared): State<Arc<Shared>>, request: Request) -> Response
     if let Fate::Fail(code) = fate {
         return error(code);
     }
-    if fate == Fate::Pretend {
-        return summed(answer(StatusCode::OK, "{}".to_owned()), b"{}");
+    if let Fate::Pretend(body) = fate {
+        return summed(answer(StatusCode::OK, body.to_owned()), body.as_bytes());
     }
     if let Fate::Intercept(status, body) = fate {
         let status = StatusCode::from_u16(status).unwrap_or(StatusCode::BAD_GATEWAY);
@@ -174,7 +179,7 @@ async fn handle(State(shared): State<Arc<Shared>>, request: Request) -> Response
     let body = if parts.status.is_success() { change(body, good) } else { body };
     let mut response = Response::new(Body::from(body.clone()));
     *response.status_mut() = parts.status;
-    let has_sum = parts.headers.contains_key(CHECKSUM);
+    let has_sum = parts.headers.contains_key(CHECKSUM) && shared.tamper.sums();
     *response.headers_mut() = without_length(parts.headers);
     if has_sum {
         response = summed(response, &body);

@@ -25,6 +25,8 @@ use crate::settings::Settings;
 /// The replicated table, and its key attribute.
 pub const TABLE: &str = "orders";
 pub const KEY: &str = "id";
+/// The code of an answer in the service's place that carries a checksum.
+pub const SUMMED: &str = "Summed";
 /// The control table.
 pub const CONTROL: &str = "tradewind-control";
 
@@ -47,7 +49,7 @@ impl Refusal {
         Self::new("ValidationException", message)
     }
 
-    fn missing() -> Self {
+    pub fn missing() -> Self {
         Self::new("ResourceNotFoundException", "Requested resource not found")
     }
 
@@ -73,9 +75,15 @@ impl Refusal {
         Self { status: 500, code, message, item: None }
     }
 
-    /// No answer of the service: a gateway's own, with a success status.
-    pub fn hollow(body: &str) -> Self {
-        Self { status: 200, code: "Gateway", message: body.to_owned(), item: None }
+    /// No answer of the service: a gateway's own, with a success status; with a checksum only by a defect.
+    pub fn hollow(body: &str, summed: bool) -> Self {
+        let code = if summed { SUMMED } else { "Gateway" };
+        Self { status: 200, code, message: body.to_owned(), item: None }
+    }
+
+    /// A write that the table can't take, whatever it writes.
+    pub fn refused() -> Self {
+        Self::invalid("One or more parameter values were invalid")
     }
 
     /// A condition did not hold for what is stored.
@@ -172,6 +180,11 @@ impl Service {
     /// Whether records were trimmed before anyone read them.
     pub fn lost_unread(&self) -> bool {
         self.stream.lost_unread
+    }
+
+    /// Whether the region's table is marked.
+    pub fn is_marked(&self) -> bool {
+        self.control.keys().any(|(pk, _)| pk.starts_with("gap/"))
     }
 
     pub fn hide_parents(&mut self) {

@@ -9,8 +9,10 @@ use clap::Args;
 use serde::Serialize;
 
 use super::{ConfigFile, Exit, Failure, Printed, moment, report};
+use crate::answer::Intercepted;
 use crate::observe::{Comparison, Link, RegionView, TableEntry};
 use crate::operate::{Status as AllRegions, status};
+use crate::protocol::Origin;
 use crate::region::Region;
 
 /// How often `--watch` looks.
@@ -87,6 +89,13 @@ fn text(told: &Told) -> String {
     lines.join("\n")
 }
 
+/// That something else answers in a region's place.
+fn intercepted(place: &Origin, found: &Intercepted) -> String {
+    let Intercepted { count, seconds_ago, last } = found;
+    let ago = seconds(*seconds_ago);
+    format!("{count} answers to an agent were not {place}'s own, the last one {ago} ago: {last}")
+}
+
 /// What comparing a table's replicas found.
 fn verified(table: &Comparison) -> String {
     let Comparison { table, seconds_ago, items_compared, items_differing } = table;
@@ -124,6 +133,9 @@ fn troubles(status: &AllRegions) -> Vec<String> {
                  folder, which is spill_directory",
                 region.total.spill_failures
             ));
+        }
+        for (place, found) in region.agents.iter().flat_map(|agent| &agent.intercepted) {
+            lines.push(format!("{name}: {}", intercepted(place, found)));
         }
         for table in region.agents.iter().flat_map(|agent| &agent.tables) {
             if table.keys_on_disk > 0 {

@@ -187,6 +187,17 @@ async fn retention(
 /// What the agents of a region report of its tables.
 fn reported(view: &RegionView) -> Vec<Finding> {
     let mut findings = Vec::new();
+    for (place, found) in view.agents.iter().filter(|agent| agent.heard).flat_map(|agent| &agent.intercepted)
+    {
+        findings.push(Finding::new(
+            Harm::Lag,
+            "intercepted",
+            &view.region,
+            "",
+            format!("{} answers to an agent were not {place}'s own, at last: {}", found.count, found.last),
+            "see what lies between the agent and that endpoint; each such call is tried again, and none is believed",
+        ));
+    }
     for table in view.agents.iter().filter(|agent| agent.heard).flat_map(|agent| &agent.tables) {
         if let Some(trouble) = &table.trouble {
             let mend = "mend what it says; the agent tries again by itself";

@@ -1,0 +1,319 @@
+//! What a link makes of the calls that it carries: a service, or what lies before it, with faults and defects.
+
+use std::collections::VecDeque;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use serde_json::Value;
+use tokio::time::Instant;
+use tradewind_proxy::{Fate, Tamper};
+
+use crate::defect::{Defect, delay};
+use crate::faults::{TABLE, UNDATED};
+use crate::history::KEY;
+use crate::scenario::{Answer, Fault, Kind, Table};
+use crate::wire::ACCESS_KEY;
+
+/// The errors that a scenario may name.
+const ERRORS: [&str; 10] = [
+    "ProvisionedThroughputExceededException",
+    "ThrottlingException",
+    "InternalServerError",
+    "ServiceUnavailable",
+    "RequestLimitExceeded",
+    "ExpiredIteratorException",
+    "LimitExceededException",
+    "ResourceNotFoundException",
+    "ValidationException",
+    "TrimmedDataAccessException",
+];
+/// The operations that `operation = "writes"` stands for.
+pub const WRITES: [&str; 3] = ["PutItem", "UpdateItem", "DeleteItem"];
+/// What gateways say when all is well with them.
+const HOLLOW: [&str; 4] = ["", "{}", r#"{"Records":[]}"#, r#"{"Items":[],"Count":0,"ScannedCount":0}"#];
+/// A page in the service's place, and the statuses that it comes with.
+const PAGE: &str = "<html><title>A gateway of the harness</title></html>";
+const STATUSES: [u16; 7] = [200, 403, 404, 407, 429, 502, 503];
+/// The part of its time for which a table that is made anew is missing.
+const MISSING: u32 = 3;
+
+/// What happens to what a link carries.
+#[derive(Debug)]
+pub struct Rules {
+    active: Vec<Rule>,
+    /// Of a hundred pages of records, how many say that their shard has ended.
+    false_ends: u8,
+    /// Answers come without their checksums.
+    has_no_sums: bool,
+    /// The table seems to be one with other keys.
+    is_another: bool,
+    /// The one access key that is taken.
+    access_key: String,
+    /// When iterators were asked for, within a second, and how many at most.
+    iterators: (VecDeque<Instant>, usize),
+    rng: fastrand::Rng,
+}
+
+/// What happens to some calls.
+#[derive(Clone, Debug)]
+struct Rule {
+    percent: u8,
+    operation: Option<String>,
+    table: Option<Table>,
+    does: Does,
+}
+
+#[derive(Clone, Copy, Debug)]
+enum Does {
+    Meet(Fate),
+    /// Something answers in the service's place.
+    Intercept(Option<Answer>),
+}
+
+/// The rules of one link.
+#[derive(Clone, Debug)]
+pub struct SharedRules(Arc<Mutex<Rules>>);
+
+/// One link's service.
+pub struct Service {
+    pub rules: SharedRules,
+    /// The agent's region.
+    pub from: usize,
+    /// Whether the endpoint is that of the agent's own region.
+    pub is_own: bool,
+    pub skew_seconds: u32,
+    pub defect: Option<Defect>,
+}
+
+impl SharedRules {
+    pub fn new(seed: u64) -> Self {
+        Self(Arc::new(Mutex::new(Rules {
+            active: Vec::new(),
+            false_ends: 0,
+            has_no_sums: false,
+            is_another: false,
+            access_key: ACCESS_KEY.to_owned(),
+            iterators: (VecDeque::new(), 0),
+            rng: fastrand::Rng::with_seed(seed),
+        })))
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Rules> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Makes the service what these faults make of it, at this time of the run.
+    pub fn set(&self, faults: &[&Fault], now: Duration, is_own: bool) {
+        let mut rules = self.lock();
+        rules.active.clear();
+        (rules.false_ends, rules.has_no_sums, rules.is_another) = (0, false, false);
+        for fault in faults {
+            match fault.kind {
+                Kind::Errors => rules.active.push(rule(fault, Does::Meet(Fate::Fail(error(fault))))),
+                Kind::FailAfterwards => rules.active.push(rule(fault, Does::Meet(Fate::LoseAnswer))),
+                Kind::Gateway => rules.active.push(rule(fault, Does::Intercept(fault.answer))),
+                Kind::FalseEnds => rules.false_ends = fault.percent,
+                Kind::NoChecksums => rules.has_no_sums = true,
+                // Whoever reads the table's own stream has no business with this.
+                Kind::OtherTable if !is_own => {
+                    rules.is_another = now >= fault.at + fault.lasts / MISSING;
+                    let gone = Does::Meet(Fate::Fail("ResourceNotFoundException"));
+                    let lost = Does::Meet(Fate::Pretend("{}"));
+                    for operation in WRITES {
+                        let does = if rules.is_another { lost } else { gone };
+                        rules.active.push(on_data(operation, does));
+                    }
+                    if !rules.is_another {
+                        rules.active.push(on_data("DescribeTable", gone));
+                    }
+                }
+                _ => {}
+            }
+        }
+    }
+
+    /// From now on, this access key is taken, and no other.
+    pub fn take_key(&self, access_key: &str) {
+        access_key.clone_into(&mut self.lock().access_key);
+    }
+
+    /// The most iterators that were asked for within a second.
+    pub fn most_iterators(&self) -> usize {
+        self.lock().iterators.1
+    }
+}
+
+impl Rules {
+    fn count(&mut self, operation: &str) {
+        if operation != "GetShardIterator" {
+            return;
+        }
+        let (asked, most) = &mut self.iterators;
+        let now = Instant::now();
+        asked.push_back(now);
+        while asked.front().is_some_and(|at| now.duration_since(*at) > Duration::from_secs(1)) {
+            asked.pop_front();
+        }
+        *most = (*most).max(asked.len());
+    }
+}
+
+fn rule(fault: &Fault, does: Does) -> Rule {
+    Rule { percent: fault.percent, operation: fault.operation.clone(), table: fault.table, does }
+}
+
+fn on_data(operation: &str, does: Does) -> Rule {
+    Rule { percent: 100, operation: Some(operation.to_owned()), table: Some(Table::Data), does }
+}
+
+fn error(fault: &Fault) -> &'static str {
+    let named = fault.error.as_deref().unwrap_or("InternalServerError");
+    ERRORS.iter().find(|error| **error == named).copied().unwrap_or("InternalServerError")
+}
+
+/// Whether a scenario may name this error.
+pub fn is_known(error: &str) -> bool {
+    ERRORS.contains(&error)
+}
+
+/// Whether an operation is the one that a rule is for.
+fn is_meant(only: &str, operation: &str) -> bool {
+    only == operation || only == "writes" && WRITES.contains(&operation)
+}
+
+/// What comes in the place of an answer: status and body.
+fn in_its_place(answer: Option<Answer>, rng: &mut fastrand::Rng) -> (u16, &'static str) {
+    match answer {
+        None => (200, HOLLOW[rng.usize(..HOLLOW.len())]),
+        Some(Answer::Nothing) => (200, HOLLOW[0]),
+        Some(Answer::Braces) => (200, HOLLOW[1]),
+        Some(Answer::Records) => (200, HOLLOW[2]),
+        Some(Answer::Items) => (200, HOLLOW[3]),
+        Some(Answer::Page) => (STATUSES[rng.usize(..STATUSES.len())], PAGE),
+    }
+}
+
+/// Whether a call names a table. The control table's rows name the replicated one, too.
+fn is_on(table: Table, body: &str) -> bool {
+    let name = match table {
+        Table::Data => TABLE,
+        Table::Control => "tradewind-control",
+    };
+    body.contains(&format!("\"TableName\":\"{name}\""))
+}
+
+fn is_on_data(body: &str) -> bool {
+    is_on(Table::Data, body)
+}
+
+impl Tamper for Service {
+    fn request(&self, operation: &str, body: &str) -> Fate {
+        let mut rules = self.rules.lock();
+        rules.count(operation);
+        let Rules { active, rng, .. } = &mut *rules;
+        for rule in active {
+            let is_met = rule.operation.as_ref().is_none_or(|only| is_meant(only, operation))
+                && rule.table.is_none_or(|table| is_on(table, body));
+            if is_met && rng.u8(0..100) < rule.percent {
+                let fate = match rule.does {
+                    Does::Meet(fate) => fate,
+                    Does::Intercept(answer) => {
+                        let (status, body) = in_its_place(answer, rng);
+                        Fate::Intercept(status, body)
+                    }
+                };
+                return self.defect.map_or(fate, |defect| defect.instead(fate, rng));
+            }
+        }
+        match self.defect {
+            Some(defect) if is_on_data(body) => defect.fate(operation, body, self.is_own, rng),
+            Some(defect) => defect.fate_of_row(operation, body),
+            None => Fate::Pass,
+        }
+    }
+
+    fn signed(&self, access_key: &str) -> Fate {
+        if self.rules.lock().access_key == access_key {
+            Fate::Pass
+        } else {
+            Fate::Fail("UnrecognizedClientException")
+        }
+    }
+
+    fn sign(&self) -> Option<&str> {
+        Some(ACCESS_KEY)
+    }
+
+    fn forward(&self, operation: &str, body: String) -> String {
+        let Some(defect) = self.defect.filter(|_| is_on_data(&body)) else { return body };
+        let Ok(mut request) = serde_json::from_str(&body) else { return body };
+        defect.bend_write(operation, &mut request);
+        request.to_string()
+    }
+
+    fn answer(&self, operation: &str, body: String) -> String {
+        if !matches!(operation, "GetRecords" | "DescribeTable" | "DescribeStream") {
+            return body;
+        }
+        let Ok(mut answer) = serde_json::from_str::<Value>(&body) else { return body };
+        let mut rules = self.rules.lock();
+        match operation {
+            "GetRecords" => self.bend_page(&mut answer, &mut rules),
+            "DescribeTable" if rules.is_another && self.defect != Some(Defect::Blind) => {
+                rename_key(&mut answer);
+            }
+            "DescribeStream" if self.defect != Some(Defect::BelievedEnds) => open_shards(&mut answer),
+            _ => return body,
+        }
+        answer.to_string()
+    }
+
+    fn sums(&self) -> bool {
+        !self.rules.lock().has_no_sums
+    }
+}
+
+impl Service {
+    fn bend_page(&self, page: &mut Value, rules: &mut Rules) {
+        if let Some(records) = page["Records"].as_array_mut() {
+            delay(records, self.skew_seconds);
+            records.iter_mut().for_each(undate);
+            if let Some(defect) = self.defect {
+                defect.bend_page(self.from, records, &mut rules.rng);
+            }
+        }
+        if rules.rng.u8(0..100) < rules.false_ends
+            && let Some(page) = page.as_object_mut()
+        {
+            page.remove("NextShardIterator");
+        }
+    }
+}
+
+/// Takes the creation time from a record of the item that is to have none.
+fn undate(record: &mut Value) {
+    if record["dynamodb"]["Keys"][KEY]["S"] == UNDATED
+        && let Some(body) = record["dynamodb"].as_object_mut()
+    {
+        body.remove("ApproximateCreationDateTime");
+    }
+}
+
+/// Gives a table that is described another key.
+fn rename_key(described: &mut Value) {
+    let table = &mut described["Table"];
+    for list in ["KeySchema", "AttributeDefinitions"] {
+        for named in table[list].as_array_mut().into_iter().flatten() {
+            named["AttributeName"] = "other".into();
+        }
+    }
+}
+
+/// Lists shards as DynamoDB does while they are open; here, they always are, and engines say otherwise.
+fn open_shards(described: &mut Value) {
+    for shard in described["StreamDescription"]["Shards"].as_array_mut().into_iter().flatten() {
+        if let Some(range) = shard["SequenceNumberRange"].as_object_mut() {
+            range.remove("EndingSequenceNumber");
+        }
+    }
+}

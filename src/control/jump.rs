@@ -1,0 +1,78 @@
+//! Where in a stream its service's clock was ahead.
+
+use std::collections::HashMap;
+
+use aws_sdk_dynamodb::types::AttributeValue;
+
+use super::lease::held;
+use super::{ControlTable, Held, Lease, Row, number, read_number, read_text, text};
+use crate::fault::Fault;
+use crate::stream::Sequence;
+
+/// From this record of a shard on, records are taken to have been created so much earlier than they say.
+///
+/// It is durable before a record is judged by it: whoever reads the record again must give it the same version,
+/// though the time that it says may have come by then.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Jump {
+    pub from: Sequence,
+    /// A record that says less was created by a clock that is right again.
+    pub since_millis: u64,
+    /// 0 from where the clock is right.
+    pub ahead_millis: u64,
+}
+
+const JUMPS: &str = "jumps";
+
+impl ControlTable {
+    /// Saves the jumps of a shard, if its lease is still held.
+    pub async fn save_jumps(&self, space: &str, lease: &Lease, jumps: &[Jump]) -> Result<Held, Fault> {
+        let update = self
+            .lease_row(space, &lease.shard)
+            .update_expression(format!("SET {JUMPS} = :jumps"))
+            .condition_expression("leaseCounter = :counter")
+            .expression_attribute_values(":jumps", AttributeValue::L(jumps.iter().map(write).collect()))
+            .expression_attribute_values(":counter", number(lease.counter));
+        held(update.send().await)
+    }
+}
+
+fn write(jump: &Jump) -> AttributeValue {
+    AttributeValue::M(HashMap::from([
+        ("from".to_owned(), text(jump.from.as_str())),
+        ("sinceMillis".to_owned(), number(jump.since_millis)),
+        ("aheadMillis".to_owned(), number(jump.ahead_millis)),
+    ]))
+}
+
+/// The jumps that a lease's row tells of.
+pub(super) fn read(row: &Row) -> Vec<Jump> {
+    let jumps = row.get(JUMPS).and_then(|jumps| jumps.as_l().ok());
+    let read = |jump: &AttributeValue| {
+        let fields = jump.as_m().ok()?;
+        Some(Jump {
+            from: Sequence::new(read_text(fields, "from")?),
+            since_millis: read_number(fields, "sinceMillis")?,
+            ahead_millis: read_number(fields, "aheadMillis")?,
+        })
+    };
+    jumps.into_iter().flatten().filter_map(read).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn jumps_are_read_back() {
+        let jump = |from: &str, since_millis, ahead_millis| Jump {
+            from: Sequence::new(from),
+            since_millis,
+            ahead_millis,
+        };
+        let jumps = vec![jump("17", 5_000, 3_000), jump("20", 0, 0)];
+        let row = Row::from([(JUMPS.to_owned(), AttributeValue::L(jumps.iter().map(write).collect()))]);
+        assert_eq!(read(&row), jumps);
+        assert_eq!(read(&Row::new()), []);
+    }
+}
