@@ -179,8 +179,10 @@ pub struct Tuning {
     pub concurrency: usize,
     /// How much may wait for one peer, in MiB, before the peer gets a cursor of its own.
     pub queue_mib: usize,
-    /// How many keys are remembered before local writes are stamped in place.
+    /// How many keys are remembered in memory; what is more is on disk. Beyond, local writes are stamped in place.
     pub memory_keys: usize,
+    /// Where files for what is remembered on disk are made; by default, where the system has temporary ones.
+    pub spill_directory: Option<PathBuf>,
     /// How long a stream is read on before what a watermark says is taken as settled.
     #[serde(deserialize_with = "duration")]
     pub settle: Duration,
@@ -222,6 +224,7 @@ impl Default for Tuning {
             concurrency: 64,
             queue_mib: 16,
             memory_keys: 1_000_000,
+            spill_directory: None,
             settle: Duration::from_mins(1),
             stream_retention: Duration::from_hours(24),
             drain_timeout: Duration::from_secs(30),

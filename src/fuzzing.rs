@@ -44,7 +44,7 @@ pub fn records(bytes: &[u8]) {
         match feed.byte() {
             0 => return,
             1 => floors.raise(&feed.origin(), Hlc::at_millis(feed.millis())),
-            2 => memory.forget(&[feed.origin()], &floors, None),
+            2 => _ = memory.forget(&[feed.origin()], &floors, None),
             3 => in_place = !in_place,
             _ => {}
         }

@@ -23,6 +23,7 @@ pub mod operate;
 pub mod protocol;
 pub mod region;
 pub mod schema;
+pub mod spill;
 pub mod stream;
 pub mod tally;
 pub mod telemetry;

@@ -77,6 +77,8 @@ tally! {
     gaps,
     /// Records that could not be read.
     unreadable,
+    /// Times that remembered keys could not be moved to disk, or read from there.
+    spill_failures,
     /// Times that the table's replication broke down and was started again; only by a defect.
     breakdowns,
 }

@@ -120,15 +120,35 @@ impl Crew {
         })
     }
 
-    /// The keys that the agents hold in memory.
+    /// The keys that the agents remember.
     pub fn remembered(&self) -> usize {
         self.slots
             .iter()
             .map(|slot| match &slot.state {
-                State::Running(agent) => agent.figures().remembered(),
+                State::Running(agent) => {
+                    let (in_memory, on_disk) = agent.figures().remembered();
+                    in_memory + on_disk
+                }
                 _ => 0,
             })
             .sum()
+    }
+
+    /// An agent that holds more keys in memory than it is to, whatever waits for it.
+    pub fn crowded(&self) -> Option<String> {
+        let most = self.config.tuning.memory_keys;
+        self.slots.iter().find_map(|slot| match &slot.state {
+            State::Running(agent) => {
+                let (in_memory, _) = agent.figures().remembered();
+                (in_memory > most).then(|| {
+                    format!(
+                        "an agent of {} holds {in_memory} keys in memory, and {most} at most",
+                        agent.figures().region()
+                    )
+                })
+            }
+            _ => None,
+        })
     }
 
     /// What the agents have done, all their lives together.

@@ -224,7 +224,7 @@ impl Stage<'_> {
         }
         while self.crew.remembered() > 0 {
             if self.clock.now() > deadline {
-                return vec![format!("{} keys are still held in memory at rest", self.crew.remembered())];
+                return vec![format!("{} keys are still remembered at rest", self.crew.remembered())];
             }
             tokio::time::sleep(Duration::from_millis(PACE)).await;
             self.tend().await;
@@ -237,7 +237,9 @@ impl Stage<'_> {
     }
 
     fn failures(&self) -> Vec<String> {
-        let broken = self.world.lock().oracle.failures.clone();
-        broken.into_iter().chain(panics::seen()).collect()
+        let mut failures = self.world.lock().oracle.failures.clone();
+        failures.extend(self.crew.crowded());
+        failures.extend(panics::seen());
+        failures
     }
 }

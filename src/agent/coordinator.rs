@@ -56,12 +56,6 @@ impl Shards {
         if state.settled { least.unwrap_or(state.rounds) } else { 0 }
     }
 
-    /// The keys that are held in memory.
-    pub(super) fn remembered(&self) -> usize {
-        let state = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        state.tracks.values().map(|track| track.borrow().remembered).sum()
-    }
-
     fn change(&self, change: impl FnOnce(&mut State)) {
         change(&mut self.0.lock().unwrap_or_else(PoisonError::into_inner));
     }

@@ -15,6 +15,7 @@ use crate::apply::{Pauses, Refusals};
 use crate::control::{AgentId, PausedPeers};
 use crate::lag::{LagBook, PeerLag, Spread};
 use crate::protocol::Origin;
+use crate::spill::Remembered;
 use crate::stream::ShardId;
 use crate::tally::{Tally, TallySnapshot};
 
@@ -68,8 +69,10 @@ pub struct TableStanding {
     pub unread: BTreeMap<ShardId, Duration>,
     /// Those that the stream does not let be read, though they are asked for.
     pub failing: BTreeSet<ShardId>,
-    /// The keys held in memory.
-    pub remembered: usize,
+    /// The keys that are remembered in memory.
+    pub in_memory: usize,
+    /// Those that are remembered on disk.
+    pub on_disk: usize,
 }
 
 /// One table of an agent, whether it is being replicated or not.
@@ -80,6 +83,7 @@ pub(super) struct TableStatus {
     pub(super) lag: Arc<LagBook>,
     pub(super) backlogs: Arc<Backlogs>,
     pub(super) refusals: Arc<Refusals>,
+    pub(super) remembered: Arc<Remembered>,
     standing: Mutex<Standing>,
 }
 
@@ -130,6 +134,7 @@ impl Figures {
             lag,
             backlogs: Arc::default(),
             refusals: Arc::default(),
+            remembered: Arc::default(),
             standing: Mutex::default(),
         });
         lock(&self.0.tables).push(Arc::clone(&status));
@@ -159,12 +164,11 @@ impl Figures {
         lock(&self.0.tables).iter().map(|table| table.idle_calls()).min().unwrap_or_default()
     }
 
-    /// The keys that the agent holds in memory: those whose items do not say their own version.
-    pub fn remembered(&self) -> usize {
-        let remembered = |table: &Arc<TableStatus>| {
-            lock(&table.standing).shards.as_ref().map(|shards| shards.remembered()).unwrap_or_default()
-        };
-        lock(&self.0.tables).iter().map(remembered).sum()
+    /// The keys that the agent remembers, those whose items do not say their own version: in memory, and on disk.
+    pub fn remembered(&self) -> (usize, usize) {
+        let tables = lock(&self.0.tables);
+        let sum = |of: fn(&Remembered) -> usize| tables.iter().map(|table| of(&table.remembered)).sum();
+        (sum(Remembered::in_memory), sum(Remembered::on_disk))
     }
 
     /// Why not all is being replicated that should be: the first reason.
@@ -195,21 +199,22 @@ impl Figures {
     pub fn standings(&self) -> Vec<TableStanding> {
         let paused = self.paused();
         let standing = |table: &Arc<TableStatus>| {
-            let shards = lock(&table.standing).shards.clone();
+            let is_replicating = lock(&table.standing).shards.is_some();
             let arrivals = table.backlogs.arrivals();
             TableStanding {
                 region: self.0.region.clone(),
                 table: table.name.clone(),
                 trouble: table.trouble(),
                 tally: table.tally.snapshot(),
-                is_replicating: shards.is_some(),
+                is_replicating,
                 backlogs: table.backlogs.by_peer(),
                 paused: arrivals.keys().map(|peer| (peer.clone(), paused.contains_key(peer))).collect(),
                 refused: table.refusals.all(),
                 arrivals,
                 unread: table.backlogs.unread(),
                 failing: table.backlogs.failing(),
-                remembered: shards.map(|shards| shards.remembered()).unwrap_or_default(),
+                in_memory: table.remembered.in_memory(),
+                on_disk: table.remembered.on_disk(),
             }
         };
         lock(&self.0.tables).iter().map(standing).collect()

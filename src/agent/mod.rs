@@ -13,7 +13,6 @@
 //! | `coordinator` | shares the table's shards out among the crew |
 //! | `promises` | what all leases together promise a peer |
 //! | `recorder` | records conflicts, where that is asked for |
-//! | `remembered` | how many keys all tracks of a table hold in memory |
 //! | `retention` | how near a peer's backlog is to being lost |
 //! | `holding` | one shard that this agent reads |
 //! | `track` | one reading of the shard |
@@ -31,7 +30,6 @@ mod plan;
 mod progress;
 mod promises;
 mod recorder;
-mod remembered;
 mod retention;
 mod table;
 mod tables;
@@ -120,6 +118,14 @@ impl Agent {
         }
         let local = regions[&local.name].clone();
         let site = Site::new(config.clone(), local, regions.clone());
+        if let Err(error) = site.spill.check() {
+            let memory_keys = config.tuning.memory_keys;
+            warn!(
+                region, %error, memory_keys,
+                "more keys than memory is to hold can't be moved to disk; then they stay in memory, which grows with \
+                 the backlog. Name a folder that can be written to as spill_directory"
+            );
+        }
         let me = AgentId::from(format!("{:016x}", fastrand::Rng::new().u64(..)).as_str());
         let figures = Figures::new(site.local.name.clone(), me.clone());
         let first = FirstTry::make(site, figures.clone()).await?;

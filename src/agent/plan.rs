@@ -13,13 +13,14 @@ use super::StartError;
 use super::figures::TableStatus;
 use super::table::TablePlan;
 use crate::apply::Pauses;
-use crate::config::{Config, TableConfig};
+use crate::config::{Config, TableConfig, Tuning};
 use crate::contained::caught;
 use crate::discovery;
 use crate::fault::{Fault, FaultKind};
 use crate::protocol::{Origin, STAMP};
 use crate::region::Region;
 use crate::schema::{Described, StreamState, describe};
+use crate::spill::Spill;
 
 /// How many tables are described at once, by an agent that has many.
 const DESCRIBED_AT_ONCE: usize = 8;
@@ -32,6 +33,8 @@ pub(super) struct Site {
     pub(super) local: Region,
     /// The peers that nothing is written to for now.
     pub(super) pauses: Arc<Pauses>,
+    /// Where keys are kept for which there is no room in memory.
+    pub(super) spill: Arc<Spill>,
     regions: BTreeMap<Origin, Region>,
     turns: Semaphore,
 }
@@ -48,7 +51,10 @@ pub(super) enum Seen {
 
 impl Site {
     pub(super) fn new(config: Config, local: Region, regions: BTreeMap<Origin, Region>) -> Self {
-        Self { config, local, pauses: Arc::default(), regions, turns: Semaphore::new(DESCRIBED_AT_ONCE) }
+        let Tuning { memory_keys, spill_directory, .. } = &config.tuning;
+        let spill = Arc::new(Spill::new(*memory_keys, spill_directory.clone()));
+        let turns = Semaphore::new(DESCRIBED_AT_ONCE);
+        Self { config, local, pauses: Arc::default(), spill, regions, turns }
     }
 
     /// Checks a local replica, and gives a region that does not answer until then.
@@ -103,6 +109,8 @@ impl Site {
             backlogs: status.backlogs.clone(),
             pauses: Arc::clone(&self.pauses),
             refusals: Arc::clone(&status.refusals),
+            remembered: Arc::clone(&status.remembered),
+            spill: Arc::clone(&self.spill),
         })
     }
 

@@ -25,6 +25,7 @@ use crate::lag::LagBook;
 use crate::protocol::{Floors, Hlc, Origin};
 use crate::region::Region;
 use crate::schema::{Described, KeySchema, describe};
+use crate::spill::{Remembered, Spill};
 use crate::stream::{Lineage, Pacer, Stream, list, own_millis};
 use crate::tally::Tally;
 
@@ -44,6 +45,8 @@ pub(super) struct TablePlan {
     pub(super) backlogs: Arc<Backlogs>,
     pub(super) pauses: Arc<Pauses>,
     pub(super) refusals: Arc<Refusals>,
+    pub(super) remembered: Arc<Remembered>,
+    pub(super) spill: Arc<Spill>,
 }
 
 impl TablePlan {
@@ -182,7 +185,8 @@ impl TablePlan {
             watermarks,
             own_watermark,
             asked,
-            remembered: Arc::default(),
+            remembered: Arc::clone(&self.remembered),
+            spill: Arc::clone(&self.spill),
             backlogs: Arc::clone(&self.backlogs),
             pauses: Arc::clone(&self.pauses),
             wake: Notify::new(),

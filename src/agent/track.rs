@@ -5,7 +5,6 @@
 
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
-use std::sync::atomic::AtomicUsize;
 use std::time::Duration;
 
 use tokio::sync::{Notify, mpsc, watch};
@@ -19,7 +18,6 @@ use super::backlog::Backlogs;
 use super::holding::{From, Holding};
 use super::progress::{Needs, PageEnd, Progress};
 use super::recorder::Recorder;
-use super::remembered::Remembered;
 use super::terms::Terms;
 use super::times::Created;
 use crate::apply::{AttributeNames, Complaints, Job, Lanes, Ledger, Pauses, Source};
@@ -27,9 +25,8 @@ use crate::config::{Conflicts, Tuning};
 use crate::control::{Cause, Checkpoint, ControlTable, Gap, Held, Jump};
 use crate::lag::wall_millis;
 use crate::log_key::log_key;
-use crate::protocol::{
-    Action, Conflict, Floors, Hlc, KeyId, KeyMemory, Origin, Selections, Version, is_credible,
-};
+use crate::protocol::{Action, Conflict, Floors, Hlc, KeyId, Origin, Selections, Version, is_credible};
+use crate::spill::{Keys, Remembered, Spill, SpillError};
 use crate::stream::{Page, Position, ShardId, Stream, StreamEvent, UnreadableRecord, own_millis};
 use crate::tally::Tally;
 use crate::telemetry::Trace;
@@ -75,8 +72,10 @@ pub(super) struct Shared {
     pub(super) own_watermark: watch::Receiver<Hlc>,
     /// What the table's agents are asked.
     pub(super) asked: watch::Receiver<Asked>,
-    /// The keys that all tracks hold in memory.
-    pub(super) remembered: Arc<AtomicUsize>,
+    /// The keys that all tracks remember.
+    pub(super) remembered: Arc<Remembered>,
+    /// Where those are kept for which there is no room in memory.
+    pub(super) spill: Arc<Spill>,
     /// How far each peer is behind, for people.
     pub(super) backlogs: Arc<Backlogs>,
     /// The peers that nothing is written to for now.
@@ -212,15 +211,15 @@ pub(super) enum Until {
 pub(super) struct Track {
     shared: Arc<Shared>,
     holding: Arc<Holding>,
-    memory: KeyMemory,
-    remembered: Remembered,
+    keys: Keys,
     /// What may be forgotten.
     floors: Floors,
     /// What tells a put-back from the replicated write that it copies.
     terms: Terms,
     /// Watermarks that wait until the stream has been read past the moment they were seen.
     unsettled: VecDeque<(Instant, Floors)>,
-    /// A lower bound of the oldest record that the memory needs; exact at each sweep.
+    /// A lower bound of the oldest record that the memory needs. Of a shard that has been read to its end, whose
+    /// floors rise no more, this is all that is left to know: nothing is judged by its keys any more.
     oldest: u64,
     progress: Progress,
     feeds: BTreeMap<Origin, Feed>,
@@ -232,6 +231,8 @@ pub(super) struct Track {
     notices: mpsc::UnboundedSender<Notice>,
     state: watch::Sender<TrackState>,
     is_main: bool,
+    /// The shard has been read to its end, and its keys are forgotten.
+    is_over: bool,
     stop: CancellationToken,
 }
 
@@ -242,8 +243,6 @@ pub(super) struct TrackState {
     pub(super) idle_calls: u32,
     /// It reads what was written just now.
     pub(super) near_tip: bool,
-    /// The keys that are held in memory.
-    pub(super) remembered: usize,
 }
 
 impl Track {
@@ -279,8 +278,7 @@ impl Track {
             })
             .collect();
         Self {
-            memory: KeyMemory::new(shared.origin.clone()),
-            remembered: Remembered::among(&shared.remembered),
+            keys: Keys::new(shared.origin.clone(), &shared.spill, &shared.remembered),
             floors,
             terms,
             unsettled: VecDeque::new(),
@@ -293,6 +291,7 @@ impl Track {
             notices,
             state,
             is_main,
+            is_over: false,
             stop,
             shared,
             holding,
@@ -349,6 +348,9 @@ impl Track {
                     }
                     tokio::time::sleep(SAVE_AGAIN).await;
                 }
+            }
+            if holding.tenure.has_ended() {
+                return None;
             }
             // Once more afterwards: the meeting may have been missed meanwhile.
             if self.has_met(&mut until) && self.checkpoint().await && self.has_met(&mut until) {
@@ -459,7 +461,7 @@ impl Track {
         for (sequence, record) in page.records {
             let ordinal = self.progress.next_ordinal();
             let created_millis = record.created_millis;
-            let is_crowded = !full && self.remembered.all() >= self.shared.tuning.memory_keys;
+            let is_crowded = !full && self.keys.of_table() >= self.shared.tuning.memory_keys;
             let stamp_in_place = self.is_main && is_crowded;
             let acts =
                 page.shard == self.holding.lease.shard && created_millis >= self.holding.lease.since_millis;
@@ -469,14 +471,17 @@ impl Track {
             let judging = Instant::now();
             self.terms.come_to(&page.shard, &sequence);
             let floors = self.terms.floors();
-            let judgement = self.memory.judge(ordinal, record, floors, stamp_in_place);
+            let judgement = match self.keys.judge(ordinal, record, floors, stamp_in_place) {
+                Ok(judgement) => judgement,
+                Err(error) => return self.begin_again(&error),
+            };
             if judgement.by_floors {
                 told_by = Some(Arc::clone(floors));
             }
             if let Some(trace) = &trace {
                 trace.classified(judging, judgement.verdict);
             }
-            self.remembered.note(self.memory.len());
+            self.make_room();
             let is_new = |feed: &Feed| acts && !feed.start.covers(&sequence);
             if self.is_main && self.feeds.values().any(is_new) {
                 self.shared.tally.count_verdict(judgement.verdict);
@@ -700,9 +705,7 @@ impl Track {
             && self.feeds.values().all(|feed| feed.is_fed() && feed.ledger.is_empty())
             && (!self.is_main || self.feeds.len() == self.shared.lanes.len());
         let near_tip = self.progress.near_tip();
-        let remembered = self.memory.len();
         self.state.send_modify(|state| {
-            state.remembered = remembered;
             state.idle_calls = if idle { state.idle_calls.saturating_add(1) } else { 0 };
             state.near_tip = near_tip;
         });
@@ -746,9 +749,7 @@ impl Track {
             self.unmarked.pop();
         }
         self.settle();
-        self.memory.forget(&self.shared.peers, &self.floors, self.shared.asked.borrow().hold);
-        self.remembered.note(self.memory.len());
-        self.oldest = self.memory.oldest().unwrap_or_else(|| self.progress.next());
+        self.forget().await;
         let now = self.needs();
         let mut changed: Vec<(Origin, Checkpoint)> = Vec::new();
         let mut least = self.progress.next();
@@ -831,6 +832,52 @@ impl Track {
                 self.terms.raise(&watermarks);
             }
         }
+    }
+
+    /// Forgets what may be forgotten; at the end of the shard everything, once it is known how far back that reaches.
+    async fn forget(&mut self) {
+        if self.is_over {
+            return;
+        }
+        let hold = self.shared.asked.borrow().hold;
+        // What can't be read any more is missed when a record needs it.
+        let _ = self.keys.forget(&self.shared.peers, &self.floors, hold);
+        self.oldest = self.keys.oldest().unwrap_or_else(|| self.progress.next());
+        if self.progress.is_closed() {
+            self.keys.clear();
+            self.is_over = true;
+        }
+        while self.make_room() {
+            tokio::task::yield_now().await;
+        }
+    }
+
+    /// Moves keys to disk, if there are too many in memory; whether any were.
+    fn make_room(&mut self) -> bool {
+        self.keys.make_room().unwrap_or_else(|error| {
+            let Shared { origin: region, table, tuning: Tuning { memory_keys, .. }, .. } = &*self.shared;
+            self.shared.tally.spill_failures.add();
+            error!(
+                %region, table, %error, memory_keys,
+                "more keys are remembered than memory is to hold, and they can't be moved to disk: they stay in memory, \
+                 which grows with the backlog; nothing is lost. Make room in that folder, or name another one as \
+                 spill_directory; trying again in a minute"
+            );
+            false
+        })
+    }
+
+    /// Keys that were moved to disk can't be read, so nothing more can be judged: the lease is taken again, and they
+    /// are read from the stream once more.
+    fn begin_again(&self, error: &SpillError) {
+        let Shared { origin: region, table, .. } = &*self.shared;
+        self.shared.tally.spill_failures.add();
+        error!(
+            %region, table, shard = %self.holding.lease.shard, %error,
+            "keys that were moved to disk can't be read: the shard is read again from its last checkpoint, and nothing \
+             is lost. Look at the disk, or name another folder as spill_directory"
+        );
+        self.holding.tenure.end();
     }
 
     /// Hands on the peers that have done all that they were given.

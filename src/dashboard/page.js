@@ -241,7 +241,7 @@ function cards({ regions }) {
         table.marks ? make("div", { class: "trouble" }, "writes may be missing at peers: run tradewind verify") : null),
       make("td", {}, table.shards.join(", ") + (table.shard_count > table.shards.length ? ` and ${table.shard_count - table.shards.length} more` : "") || "none"),
       make("td", {}, make("code", { title: agent.agent }, agent.agent.slice(0, 6))),
-      make("td", { class: "num" }, count(table.keys)))));
+      make("td", { class: "num" }, count(table.keys) + (table.keys_on_disk ? ` and ${count(table.keys_on_disk)} on disk` : "")))));
     const intercepted = region.agents.flatMap((agent) => Object.entries(agent.intercepted ?? {})).map(([place, { count: answers, seconds_ago, last }]) =>
       make("p", { class: "trouble" }, `${count(answers)} answers to an agent were not ${place}'s own, the last one ${time(seconds_ago)} ago: ${last}`));
     const more = region.agents.reduce((total, agent) => total + agent.more_tables, 0);

@@ -89,8 +89,10 @@ pub struct TableEntry {
     /// The regions that refuse all writes, which wait, each with its reason.
     #[serde(skip_serializing_if = "BTreeMap::is_empty")]
     pub refused: BTreeMap<Origin, String>,
-    /// Keys held in memory.
+    /// Keys that are remembered in memory.
     pub keys: usize,
+    /// Keys that are remembered on disk.
+    pub keys_on_disk: usize,
     /// The shards that the agent reads: the first few, of so many.
     pub shards: Vec<String>,
     pub shard_count: usize,
@@ -181,7 +183,8 @@ impl TableEntry {
             trouble: table.trouble.clone(),
             replicating: table.is_replicating,
             refused: table.refused.clone(),
-            keys: table.remembered,
+            keys: table.in_memory,
+            keys_on_disk: table.on_disk,
             shards: table.unread.keys().take(SHARDS).map(ToString::to_string).collect(),
             shard_count: table.unread.len(),
             unread: table.unread.values().max().copied().map_or(0.0, rounded),

@@ -102,7 +102,7 @@ pub(super) enum Tip {
 
 /// What is known of one key beyond its current image.
 #[derive(Clone, Debug)]
-pub(super) struct KeyState {
+pub struct KeyState {
     /// The highest version that the local stream has shown.
     pub(super) latest: Version,
     pub(super) tip: Tip,
@@ -117,9 +117,9 @@ pub(super) struct KeyState {
 /// A stamp that a record showed.
 #[derive(Clone, Debug)]
 pub(super) struct Seen {
-    nonce: Nonce,
-    version: Version,
-    ordinal: u64,
+    pub(super) nonce: Nonce,
+    pub(super) version: Version,
+    pub(super) ordinal: u64,
 }
 
 /// A heal, and the record that asked for it.
@@ -178,10 +178,33 @@ impl KeyState {
         self.stamps.iter().any(|seen| seen.nonce == nonce)
     }
 
-    fn oldest(&self) -> u64 {
+    /// The oldest record that is still needed to arrive at this.
+    pub(super) fn oldest(&self) -> u64 {
         let since = if self.tip == Tip::Carried { u64::MAX } else { self.since };
         let heal = self.heal.as_ref().map(|heal| heal.ordinal);
         self.stamps.iter().map(|seen| seen.ordinal).chain(heal).fold(since, u64::min)
+    }
+}
+
+/// What is forgotten once certain floors are in force. Floors only rise, so a later sweep forgets all that an
+/// earlier one did: who has missed some need only make the last.
+#[derive(Clone, Debug)]
+pub struct Sweep {
+    pub(super) floors: Floors,
+    /// What this region's own agent is done with.
+    pub(super) own: Hlc,
+    /// What every region is done with.
+    pub(super) all: Hlc,
+}
+
+impl Sweep {
+    /// Forgets of a key what may be forgotten; whether anything is left.
+    pub fn leaves(&self, state: &mut KeyState) -> bool {
+        state.forget(&self.floors, self.own);
+        if state.tip != Tip::Carried && state.latest.hlc < self.all && state.heal.is_none() {
+            return false;
+        }
+        !state.is_plain()
     }
 }
 
@@ -238,19 +261,38 @@ impl KeyMemory {
     /// A heal hangs on the record that asked for it, which may be much younger than the version.
     /// While a seeder has a hold on the table, nothing is forgotten: seeds are older than what they
     /// meet, and come when every region may have that.
-    pub fn forget(&mut self, peers: &[Origin], floors: &Floors, hold: Option<u64>) {
+    ///
+    /// Returns what the keys that are [set aside](Self::set_aside) are to be swept by.
+    pub fn forget(&mut self, peers: &[Origin], floors: &Floors, hold: Option<u64>) -> Option<Sweep> {
         if hold.is_some_and(|hold| !floors.is_over(hold)) {
-            return;
+            return None;
         }
         let own = floors.before(&self.origin);
-        let floor = peers.iter().map(|peer| floors.before(peer)).fold(own, Hlc::min);
-        self.keys.retain(|_, state| {
-            state.forget(floors, own);
-            if state.tip != Tip::Carried && state.latest.hlc < floor && state.heal.is_none() {
-                return false;
-            }
-            !state.is_plain()
-        });
+        let all = peers.iter().map(|peer| floors.before(peer)).fold(own, Hlc::min);
+        let sweep = Sweep { floors: floors.clone(), own, all };
+        self.keys.retain(|_, state| sweep.leaves(state));
+        Some(sweep)
+    }
+
+    /// Takes out the `count` keys with the lowest versions, the first to be forgotten, in the order of keys. Each
+    /// must be [put back](Self::put_back) before a record of it is judged.
+    pub fn set_aside(&mut self, count: usize) -> Vec<(KeyId, KeyState)> {
+        let mut clocks: Vec<Hlc> = self.keys.values().map(|state| state.latest.hlc).collect();
+        let count = count.min(clocks.len());
+        let Some(last) = count.checked_sub(1) else { return Vec::new() };
+        let (_, bound, _) = clocks.select_nth_unstable(last);
+        let bound = *bound;
+        self.keys.extract_if(.., |_, state| state.latest.hlc <= bound).take(count).collect()
+    }
+
+    /// Gives back what is known of a key that was set aside.
+    pub fn put_back(&mut self, key: KeyId, state: KeyState) {
+        self.keys.insert(key, state);
+    }
+
+    /// Whether anything is remembered of the key here.
+    pub fn knows(&self, key: &KeyId) -> bool {
+        self.keys.contains_key(key)
     }
 
     /// The ordinal of the oldest record that is still needed to rebuild this memory.

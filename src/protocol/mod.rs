@@ -12,12 +12,14 @@
 //! | `record` | what the protocol reads of a stream record |
 //! | `classify` | whose write a record shows |
 //! | `memory` | what is remembered of a key, and when it may be forgotten |
+//! | `aside` | keys that are kept elsewhere: as bytes, and what tells of many of them at once |
 //! | `resolve` | which writes a record asks for |
 //! | `guard` | what such a write expects to find, and what follows where it finds something else |
 //! | `seed` | which copies bring regions to the same item |
 //! | `selection` | what of the items goes to which region |
 //! | `tests` | `classify`, `memory` and `resolve` as tables: record in, verdict and writes out |
 
+mod aside;
 mod classify;
 mod fingerprint;
 mod guard;
@@ -31,9 +33,10 @@ mod stamp;
 mod tests;
 mod version;
 
+pub use aside::{Malformed, Outline};
 pub use fingerprint::{Fingerprint, KeyId};
 pub use guard::{Guard, Next, StampGuard};
-pub use memory::{AHEAD_MILLIS, Floors, KeyMemory, SLACK_MILLIS, is_credible};
+pub use memory::{AHEAD_MILLIS, Floors, KeyMemory, KeyState, SLACK_MILLIS, Sweep, is_credible};
 pub use record::{Item, Record};
 pub use resolve::{Action, Body, Conflict, Home, Judgement, Verdict, Write};
 pub use seed::{Seed, Seeding, seed};

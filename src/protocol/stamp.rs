@@ -47,6 +47,14 @@ impl Nonce {
         self.0 >> Self::RANDOM == u64::from(Self::tag(region))
     }
 
+    pub(super) fn number(self) -> u64 {
+        self.0
+    }
+
+    pub(super) fn from_number(number: u64) -> Self {
+        Self(number)
+    }
+
     fn tag(region: &Origin) -> u16 {
         let digest = Sha256::digest(region.as_str());
         u16::from_be_bytes([digest[0], digest[1]])

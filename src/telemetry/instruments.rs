@@ -198,8 +198,11 @@ pub fn register(agents: Vec<Figures>) {
     gauge("tradewind.shards", "{shard}", "Shards that this agent reads", |table, observer| {
         observer.observe(count(table.unread.len()), &of_table(table));
     });
-    gauge("tradewind.keys", "{key}", "Keys held in memory", |table, observer| {
-        observer.observe(count(table.remembered), &of_table(table));
+    gauge("tradewind.keys", "{key}", "Keys that are remembered in memory", |table, observer| {
+        observer.observe(count(table.in_memory), &of_table(table));
+    });
+    gauge("tradewind.keys.on_disk", "{key}", "Keys that are remembered on disk", |table, observer| {
+        observer.observe(count(table.on_disk), &of_table(table));
     });
     gauge("tradewind.replicating", "", "1 while the table is being replicated, else 0", |table, observer| {
         observer.observe(f64::from(u8::from(table.is_replicating)), &of_table(table));

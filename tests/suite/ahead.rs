@@ -6,9 +6,10 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use aws_sdk_dynamodb::primitives::{DateTime, DateTimeFormat};
 use serde_json::Value;
+use tradewind::protocol::Stamp;
 use tradewind_proxy::Tamper;
 
-use crate::items::{key, row, stamp_of};
+use crate::items::{key, row};
 use crate::process::run_json;
 use crate::world::{PLAIN, World, eventually};
 
@@ -83,7 +84,7 @@ async fn a_clock_that_was_ahead_brings_nothing_back() {
     let most = u64::try_from((now() + Duration::from_secs(60)).as_millis()).expect("a time of our era");
     for pk in ["a", "b"] {
         let stored = world.stored(TOKYO, &key(pk)).await.expect("an item");
-        let version = &stamp_of(&stored).expect("a stamp").version;
+        let version = Stamp::read(&stored).expect("a stamp").version;
         assert!(version.hlc.millis() < most, "it wins over whatever comes until then: {version}");
     }
     for row in world.control_rows(TOKYO, "watermark/").await {

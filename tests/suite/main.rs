@@ -57,6 +57,7 @@ mod rolled_back;
 mod run;
 mod seeding;
 mod selections;
+mod spill;
 mod start;
 mod stopping;
 mod supervised;

@@ -214,7 +214,7 @@ async fn the_rest_forget_keys_again() {
         tokio::time::sleep(std::time::Duration::from_millis(500)).await;
     }
     // Oregon's watermark holds them back.
-    let held = world.agent(DUBLIN).figures().remembered();
+    let (held, _) = world.agent(DUBLIN).figures().remembered();
     assert!(held >= 20, "{held}");
     let files = [DUBLIN, TOKYO].map(|region| Without::oregon(&world, region));
     let mut agents = Vec::new();
@@ -225,7 +225,7 @@ async fn the_rest_forget_keys_again() {
     assert_eq!(remove(&world, &[]).await.0, 0);
     let held = || async {
         clock(&world, [DUBLIN, TOKYO]).await;
-        agents[DUBLIN].figures().remembered()
+        agents[DUBLIN].figures().remembered().0
     };
     eventually("few keys", held, |held| *held <= 2).await;
 }

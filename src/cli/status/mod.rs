@@ -10,7 +10,7 @@ use serde::Serialize;
 
 use super::{ConfigFile, Exit, Failure, Printed, moment, report};
 use crate::answer::Intercepted;
-use crate::observe::{Comparison, Link, RegionView};
+use crate::observe::{Comparison, Link, RegionView, TableEntry};
 use crate::operate::{Status as AllRegions, status};
 use crate::protocol::Origin;
 use crate::region::Region;
@@ -127,10 +127,23 @@ fn troubles(status: &AllRegions) -> Vec<String> {
                 region.total.unguarded
             ));
         }
+        if region.total.spill_failures > 0 {
+            lines.push(format!(
+                "{name}: remembered keys could not be moved to disk, or read from there, {} times: the log names the \
+                 folder, which is spill_directory",
+                region.total.spill_failures
+            ));
+        }
         for (place, found) in region.agents.iter().flat_map(|agent| &agent.intercepted) {
             lines.push(format!("{name}: {}", intercepted(place, found)));
         }
         for table in region.agents.iter().flat_map(|agent| &agent.tables) {
+            if table.keys_on_disk > 0 {
+                let TableEntry { table, keys, keys_on_disk, .. } = table;
+                lines.push(format!(
+                    "{name}/{table}: {keys} keys are remembered in memory, {keys_on_disk} on disk"
+                ));
+            }
             if table.marks > 0 {
                 let table = &table.table;
                 lines.push(format!("{name}/{table}: writes may be missing at peers: run `tradewind verify`"));
