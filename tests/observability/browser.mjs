@@ -78,6 +78,9 @@ export async function look(chromium, url, screenshots, body) {
     const { targetId } = await call("Target.createTarget", { url: "about:blank" });
     ({ sessionId: session } = await call("Target.attachToTarget", { targetId, flatten: true }));
     for (const domain of ["Page", "Runtime", "Network", "Log"]) await call(`${domain}.enable`);
+    // As a person would type it.
+    const token = process.env.TRADEWIND_TOKEN;
+    if (token) await call("Network.setExtraHTTPHeaders", { headers: { Authorization: `Bearer ${token}` } });
     await call("Page.navigate", { url });
     await body({ call, see, eventually, must, picture, key, requests, problems });
 
