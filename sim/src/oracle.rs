@@ -8,6 +8,7 @@
 
 use std::collections::{BTreeMap, HashMap};
 
+use crate::clock::EPOCH_MILLIS;
 use crate::item::{Item, STAMP, as_text, data_digest};
 use crate::service::Change;
 use crate::settings::{NAMES, Settings};
@@ -130,7 +131,7 @@ impl Oracle {
         let old = Stamp::of(change.old.as_deref());
         let new = Stamp::of(change.new.as_deref());
         let mut worlds = self.keys.remove(&change.key).unwrap_or_else(|| vec![World::new(self.regions)]);
-        if change.created > now + BELIEVED && writer == Writer::App {
+        if change.created > EPOCH_MILLIS + now + BELIEVED && writer == Writer::App {
             // What it counts as, its region's agent says, which has not read it.
             worlds.clear();
         }
