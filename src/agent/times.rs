@@ -62,9 +62,8 @@ impl Times {
             Some(_) if !is_decided && is_credible(millis, now) => {
                 return Created::Jumped(Jump { from, since_millis: 0, ahead_millis: 0 });
             }
-            Some(_) => {}
-            None if is_decided || is_credible(millis, now) => return Created::At(millis),
-            None => {}
+            None if is_credible(millis, now) => return Created::At(millis),
+            _ => {}
         }
         if is_decided {
             return Created::At(millis);
