@@ -85,8 +85,8 @@ pub(super) struct TableStatus {
 
 #[derive(Debug, Default)]
 struct Standing {
-    /// While it runs.
-    shards: Option<Arc<Shards>>,
+    /// While it runs: of each stream that is read.
+    shards: Option<Vec<Arc<Shards>>>,
     trouble: Option<StartError>,
 }
 
@@ -162,7 +162,7 @@ impl Figures {
     /// The keys that the agent holds in memory: those whose items do not say their own version.
     pub fn remembered(&self) -> usize {
         let remembered = |table: &Arc<TableStatus>| {
-            lock(&table.standing).shards.as_ref().map(|shards| shards.remembered()).unwrap_or_default()
+            lock(&table.standing).shards.iter().flatten().map(|shards| shards.remembered()).sum::<usize>()
         };
         lock(&self.0.tables).iter().map(remembered).sum()
     }
@@ -195,7 +195,7 @@ impl Figures {
     pub fn standings(&self) -> Vec<TableStanding> {
         let paused = self.paused();
         let standing = |table: &Arc<TableStatus>| {
-            let shards = lock(&table.standing).shards.clone();
+            let shards: Option<Vec<Arc<Shards>>> = lock(&table.standing).shards.clone();
             let arrivals = table.backlogs.arrivals();
             TableStanding {
                 region: self.0.region.clone(),
@@ -209,7 +209,7 @@ impl Figures {
                 arrivals,
                 unread: table.backlogs.unread(),
                 failing: table.backlogs.failing(),
-                remembered: shards.map(|shards| shards.remembered()).unwrap_or_default(),
+                remembered: shards.iter().flatten().map(|shards| shards.remembered()).sum(),
             }
         };
         lock(&self.0.tables).iter().map(standing).collect()
@@ -230,7 +230,7 @@ impl Figures {
 }
 
 impl TableStatus {
-    pub(super) fn started(&self, shards: Arc<Shards>) {
+    pub(super) fn started(&self, shards: Vec<Arc<Shards>>) {
         *lock(&self.standing) = Standing { shards: Some(shards), trouble: None };
     }
 
@@ -249,7 +249,8 @@ impl TableStatus {
     }
 
     fn idle_calls(&self) -> u32 {
-        lock(&self.standing).shards.as_ref().map(|shards| shards.idle_calls()).unwrap_or_default()
+        let shards = lock(&self.standing).shards.clone().unwrap_or_default();
+        shards.iter().map(|shards| shards.idle_calls()).min().unwrap_or_default()
     }
 
     fn is_drained(&self, calls: u32) -> bool {

@@ -164,7 +164,9 @@ impl Holding {
         let newest = all.values().map(|from| from.checkpoint.millis).max().unwrap_or_default();
         let in_time = |destination: &Origin, from: &From| {
             *destination == shared.origin
-                || from.checkpoint.millis + LATE_MILLIS >= newest && self.may_begin(destination, leases)
+                || from.checkpoint.millis + LATE_MILLIS >= newest
+                    && self.may_begin(destination, leases)
+                    && shared.may_begin(destination)
         };
         let (in_time, late): (BTreeMap<_, _>, BTreeMap<_, _>) =
             all.into_iter().partition(|(destination, from)| in_time(destination, from));
@@ -211,7 +213,15 @@ impl CatchUp {
         mut leases: watch::Receiver<Leases>,
         stop: CancellationToken,
     ) -> Ended {
-        let Shared { origin, table, .. } = &*self.shared;
+        let Shared { origin, table, before, .. } = &*self.shared;
+        if let Some(before) = before {
+            tokio::select! {
+                biased;
+                () = stop.cancelled() => return Ended::CatchUp(self.peer, None),
+                () = self.holding.tenure.ended() => return Ended::CatchUp(self.peer, None),
+                () = before.over(&self.peer) => {}
+            }
+        }
         let from = match from {
             Some(from) => from,
             None => tokio::select! {

@@ -9,6 +9,7 @@
 //! | `crew` | which agents of the region are alive |
 //! | `asked` | what is asked of the table's agents: barriers, holds |
 //! | `backlog` | how far each peer is behind, for people |
+//! | `succession` | which streams of a table are read, one after the other |
 //! | `table` | one table: lanes, watermarks |
 //! | `coordinator` | shares the table's shards out among the crew |
 //! | `promises` | what all leases together promise a peer |
@@ -33,6 +34,7 @@ mod promises;
 mod recorder;
 mod remembered;
 mod retention;
+mod succession;
 mod table;
 mod tables;
 mod track;

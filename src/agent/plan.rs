@@ -11,6 +11,7 @@ use tracing::warn;
 
 use super::StartError;
 use super::figures::TableStatus;
+use super::succession::Succession;
 use super::table::TablePlan;
 use crate::apply::Pauses;
 use crate::config::{Config, TableConfig};
@@ -90,13 +91,23 @@ impl Site {
         }
         let peers = table.replicas.iter().filter(|(name, _)| *name != self.local.name);
         let peers: Vec<Region> = peers.filter_map(|(name, _)| self.regions.get(name).cloned()).collect();
-        status.backlogs.for_peers(peers.iter().map(|peer| peer.name.clone()).collect());
+        let names: Vec<Origin> = peers.iter().map(|peer| peer.name.clone()).collect();
+        status.backlogs.for_peers(names.clone());
+        let succession = Succession {
+            local: self.local.clone(),
+            table: table.name.clone(),
+            peers: names,
+            tally: Arc::clone(&status.tally),
+        };
+        let control_table = &self.local.control_table;
+        let streams = self.patiently(control_table, deadline, || succession.streams(&stream_arn)).await?;
         Ok(TablePlan {
             table: table.clone(),
             tuning: self.config.tuning.clone(),
             peers,
             local: self.local.clone(),
-            stream_arn,
+            streams,
+            succession,
             key_schema: described.key_schema,
             tally: status.tally.clone(),
             lag: status.lag.clone(),

@@ -20,6 +20,7 @@ use super::holding::{From, Holding};
 use super::progress::{Needs, PageEnd, Progress};
 use super::recorder::Recorder;
 use super::remembered::Remembered;
+use super::succession::Behind;
 use crate::apply::{AttributeNames, Complaints, Job, Lanes, Ledger, Pauses, Source};
 use crate::config::{Conflicts, Tuning};
 use crate::control::{Cause, Checkpoint, ControlTable, Gap, Held};
@@ -59,6 +60,8 @@ pub(super) struct Shared {
     pub(super) tuning: Tuning,
     pub(super) control: ControlTable,
     pub(super) stream: Stream,
+    /// Who has not all of the stream before yet, and must not begin with this one.
+    pub(super) before: Option<Arc<Behind>>,
     pub(super) tally: Arc<Tally>,
     pub(super) conflicts: Conflicts,
     /// Where conflicts are recorded, if they are to be.
@@ -114,6 +117,11 @@ impl Shared {
 
     fn retention_millis(&self) -> u64 {
         u64::try_from(self.tuning.stream_retention.as_millis()).unwrap_or(u64::MAX)
+    }
+
+    /// Whether a destination has all of the stream before.
+    pub(super) fn may_begin(&self, destination: &Origin) -> bool {
+        self.before.as_ref().is_none_or(|before| !before.contains(destination))
     }
 
     /// What of an action is to be done at a destination, if anything.

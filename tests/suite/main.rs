@@ -49,6 +49,7 @@ mod patterns;
 mod pause;
 mod random;
 mod recorded_conflicts;
+mod recycled;
 mod refused;
 mod remove_region;
 mod replicate;

@@ -1,0 +1,191 @@
+//! Which streams of a table are read, and in which order: where a table has another stream than before, the one
+//! before is read to its end first, for each destination by itself, and what may be in neither is marked.
+
+use std::collections::BTreeSet;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use tracing::{debug, error, info, warn};
+
+use super::promises::Promises;
+use crate::control::{Cause, ControlTable, Gap, TableStream, lease_space, stream_label};
+use crate::fault::{Fault, FaultKind, persist};
+use crate::lag::wall_millis;
+use crate::protocol::Origin;
+use crate::region::Region;
+use crate::stream::{Lineage, own_millis};
+use crate::tally::Tally;
+
+/// A stream may be made before it shows all that is written.
+const ENABLING_MILLIS: u64 = 60_000;
+/// How often a destination looks whether its turn has come.
+const LOOK: Duration = Duration::from_millis(250);
+/// That a stream is not there counts once it has been said twice, this far apart.
+const AGAIN: Duration = Duration::from_secs(1);
+
+/// Which destinations have not all of a stream yet, as the agent last saw it.
+#[derive(Debug)]
+pub(super) struct Behind(Mutex<BTreeSet<Origin>>);
+
+impl Behind {
+    pub(super) fn all(destinations: impl IntoIterator<Item = Origin>) -> Arc<Self> {
+        Arc::new(Self(Mutex::new(destinations.into_iter().collect())))
+    }
+
+    pub(super) fn are(&self, behind: BTreeSet<Origin>) {
+        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = behind;
+    }
+
+    pub(super) fn contains(&self, destination: &Origin) -> bool {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).contains(destination)
+    }
+
+    /// Returns once the destination has all of the stream.
+    pub(super) async fn over(&self, destination: &Origin) {
+        while self.contains(destination) {
+            tokio::time::sleep(LOOK).await;
+        }
+    }
+}
+
+/// The streams of one table, one after the other.
+#[derive(Clone, Debug)]
+pub(super) struct Succession {
+    pub(super) local: Region,
+    pub(super) table: String,
+    pub(super) peers: Vec<Origin>,
+    pub(super) tally: Arc<Tally>,
+}
+
+impl Succession {
+    /// The streams to be read, the oldest first; the last is the one that the table has now. Where agents have not
+    /// read that before, the table is marked first.
+    pub(super) async fn streams(&self, arn: &str) -> Result<Vec<TableStream>, Fault> {
+        let control = ControlTable::of(&self.local);
+        let mut known = control.table_streams(&self.table).await?;
+        if !known.iter().any(|stream| stream.label() == stream_label(arn)) {
+            let follows = |stream: &TableStream, label: &str| stream.before.as_deref() == Some(label);
+            let last = known.iter().find(|last| !known.iter().any(|other| follows(other, last.label())));
+            let before = last.map(|last| last.label().to_owned());
+            let new = TableStream { arn: arn.to_owned(), before, is_done: false };
+            if let Some(last) = last {
+                warn!(
+                    region = %self.local.name, table = self.table, before = last.label(), now = new.label(),
+                    "the table has another stream: its stream was turned off and on, or it was deleted and made again"
+                );
+                // Of one that can't be read, what follows tells.
+                if last.is_done || self.is_readable(last).await? {
+                    self.mark(Cause::OtherStream, last, &new).await?;
+                }
+            }
+            control.begin_stream(&self.table, &new).await?;
+            known.push(new);
+        }
+        let of = |label: &str| known.iter().find(|stream| stream.label() == label);
+        let mut streams: Vec<TableStream> = of(stream_label(arn)).cloned().into_iter().collect();
+        let before =
+            |next: &TableStream| next.before.as_deref().and_then(of).filter(|stream| !stream.is_done);
+        while let Some(stream) = streams.last().and_then(before).filter(|_| streams.len() < known.len()) {
+            streams.push(stream.clone());
+        }
+        streams.reverse();
+        let mut readable = Vec::new();
+        for (stream, next) in streams.iter().zip(streams.iter().skip(1)) {
+            if self.is_readable(stream).await? {
+                let (before, now) = (stream.label(), next.label());
+                info!(region = %self.local.name, table = self.table, before, now, "what the stream before holds is read first");
+                readable.push(stream.clone());
+            } else {
+                self.give_up(stream, next).await?;
+            }
+        }
+        readable.extend(streams.pop());
+        Ok(readable)
+    }
+
+    /// Notes that a stream has been read to its end, for all.
+    pub(super) async fn finish(&self, stream: &TableStream) {
+        let control = ControlTable::of(&self.local);
+        let saved = persist(
+            || control.end_stream(&self.table, stream),
+            |fault| debug!(%fault, "can't note that a stream has been read to its end; trying again"),
+        );
+        if let Err(fault) = saved.await {
+            warn!(region = %self.local.name, table = self.table, %fault, "can't note that a stream has been read to its end");
+        }
+        let (region, table, before) = (&self.local.name, &self.table, stream.label());
+        info!(%region, table, before, "the stream before has been read to its end");
+    }
+
+    /// Returns once a stream that was to be read can't be, and the table is marked for that.
+    pub(super) async fn lose(&self, stream: &TableStream, next: &TableStream, interval: Duration) {
+        loop {
+            tokio::time::sleep(interval).await;
+            match self.is_readable(stream).await {
+                Ok(true) => {}
+                Ok(false) => match self.give_up(stream, next).await {
+                    Ok(()) => return,
+                    Err(fault) => warn!(
+                        region = %self.local.name, table = self.table, %fault,
+                        "a gap's mark can't be saved; trying again"
+                    ),
+                },
+                Err(fault) => debug!(%fault, "the stream before can't be described; trying again"),
+            }
+        }
+    }
+
+    /// Marks the table for a stream that can't be read any more, and lets that be.
+    async fn give_up(&self, stream: &TableStream, next: &TableStream) -> Result<(), Fault> {
+        self.mark(Cause::StreamGone, stream, next).await?;
+        ControlTable::of(&self.local).end_stream(&self.table, stream).await
+    }
+
+    /// Marks the table: from what all leases of the stream before had promised, until the next one began.
+    async fn mark(&self, cause: Cause, before: &TableStream, next: &TableStream) -> Result<(), Fault> {
+        let control = ControlTable::of(&self.local);
+        let mut leases = control.leases(&lease_space(&self.table, &before.arn)).await?.leases;
+        let now = own_millis(&self.local.streams);
+        leases.values_mut().for_each(|lease| lease.disbelieve(now));
+        let promises = Promises { lineage: &Lineage::from_iter([]), leases: &leases };
+        let promised = self.peers.iter().map(|peer| promises.to(peer)).min().unwrap_or_default();
+        let until_millis = next.made_millis().map_or(now, |made| now.min(made + ENABLING_MILLIS));
+        let gap = Gap {
+            origin: self.local.name.clone(),
+            cause,
+            shard: next.label().to_owned(),
+            peers: self.peers.clone(),
+            from_millis: promised.max(before.made_millis().unwrap_or_default()).min(until_millis),
+            until_millis,
+            found_millis: wall_millis(),
+        };
+        control.save_gap(&self.table, &gap).await?;
+        self.tally.gaps.add();
+        error!(
+            region = %self.local.name, table = self.table,
+            "{gap}; the table is marked: run `tradewind verify`, and where replicas differ `tradewind repair`"
+        );
+        Ok(())
+    }
+
+    /// Whether a stream is still there.
+    async fn is_readable(&self, stream: &TableStream) -> Result<bool, Fault> {
+        if self.is_there(stream).await? {
+            return Ok(true);
+        }
+        tokio::time::sleep(AGAIN).await;
+        self.is_there(stream).await
+    }
+
+    async fn is_there(&self, stream: &TableStream) -> Result<bool, Fault> {
+        let describe = self.local.streams.describe_stream().stream_arn(&stream.arn).limit(1);
+        match describe.send().await.map_err(Fault::from) {
+            // Some servers answer with the table's present stream instead.
+            Ok(answer) => Ok(answer
+                .stream_description
+                .is_some_and(|found| found.stream_label.is_none_or(|label| label == stream.label()))),
+            Err(fault) if fault.kind == FaultKind::Missing => Ok(false),
+            Err(fault) => Err(fault),
+        }
+    }
+}
