@@ -77,6 +77,9 @@ tally! {
     gaps,
     /// Records that could not be read.
     unreadable,
+    /// Replicated writes whose origin is no region of the table here: agents of another setup made them, and they go
+    /// to no peer.
+    foreign,
     /// Times that the table's replication broke down and was started again; only by a defect.
     breakdowns,
 }

@@ -11,6 +11,7 @@ use super::StartError;
 use super::backlog::{Backlog, Backlogs};
 use super::coordinator::Shards;
 use super::crew::Crew;
+use super::foreign::Foreign;
 use crate::apply::{Pauses, Refusals};
 use crate::control::{AgentId, PausedPeers};
 use crate::lag::{LagBook, PeerLag, Spread};
@@ -62,6 +63,8 @@ pub struct TableStanding {
     pub paused: BTreeMap<Origin, bool>,
     /// The regions that refuse all writes, each with its reason.
     pub refused: BTreeMap<Origin, String>,
+    /// The writes of agents of another setup, by the region that their stamps name: no peer gets them.
+    pub foreign: BTreeMap<Origin, u64>,
     /// How old what each other origin has promised this region is.
     pub arrivals: BTreeMap<Origin, Duration>,
     /// The shards that this agent reads, and how long ago each was read.
@@ -80,6 +83,7 @@ pub(super) struct TableStatus {
     pub(super) lag: Arc<LagBook>,
     pub(super) backlogs: Arc<Backlogs>,
     pub(super) refusals: Arc<Refusals>,
+    pub(super) foreign: Arc<Foreign>,
     standing: Mutex<Standing>,
 }
 
@@ -130,6 +134,7 @@ impl Figures {
             lag,
             backlogs: Arc::default(),
             refusals: Arc::default(),
+            foreign: Arc::default(),
             standing: Mutex::default(),
         });
         lock(&self.0.tables).push(Arc::clone(&status));
@@ -206,6 +211,7 @@ impl Figures {
                 backlogs: table.backlogs.by_peer(),
                 paused: arrivals.keys().map(|peer| (peer.clone(), paused.contains_key(peer))).collect(),
                 refused: table.refusals.all(),
+                foreign: table.foreign.all(),
                 arrivals,
                 unread: table.backlogs.unread(),
                 failing: table.backlogs.failing(),

@@ -10,6 +10,7 @@
 //! | `asked` | what is asked of the table's agents: barriers, holds |
 //! | `backlog` | how far each peer is behind, for people |
 //! | `succession` | which streams of a table are read, one after the other |
+//! | `foreign` | writes of agents of another setup |
 //! | `table` | one table: lanes, watermarks |
 //! | `coordinator` | shares the table's shards out among the crew |
 //! | `promises` | what all leases together promise a peer |
@@ -26,6 +27,7 @@ mod coordinator;
 mod crew;
 mod family;
 mod figures;
+mod foreign;
 mod holding;
 mod keeper;
 mod plan;

@@ -16,6 +16,7 @@ use super::table::TablePlan;
 use crate::apply::Pauses;
 use crate::config::{Config, TableConfig};
 use crate::contained::caught;
+use crate::control::{ControlTable, Setup};
 use crate::discovery;
 use crate::fault::{Fault, FaultKind};
 use crate::protocol::{Origin, STAMP};
@@ -100,6 +101,11 @@ impl Site {
             tally: Arc::clone(&status.tally),
         };
         let control_table = &self.local.control_table;
+        let (control, setup) = (ControlTable::of(&self.local), Setup::of(table, &self.local.name));
+        let claimed = self.patiently(control_table, deadline, || control.claim(&table.name, &setup)).await?;
+        if let Some(reason) = claimed {
+            return Err(self.not_ready(physical, reason));
+        }
         let streams = self.patiently(control_table, deadline, || succession.streams(&stream_arn)).await?;
         Ok(TablePlan {
             table: table.clone(),
@@ -114,6 +120,7 @@ impl Site {
             backlogs: status.backlogs.clone(),
             pauses: Arc::clone(&self.pauses),
             refusals: Arc::clone(&status.refusals),
+            foreign: Arc::clone(&status.foreign),
         })
     }
 

@@ -15,6 +15,7 @@ use super::asked::{Asked, Holds};
 use super::backlog::Backlogs;
 use super::coordinator::{Coordinator, Shards};
 use super::crew::Crew;
+use super::foreign::Foreign;
 use super::recorder::Recorder;
 use super::retention::Retention;
 use super::succession::{Behind, Succession};
@@ -48,6 +49,7 @@ pub(super) struct TablePlan {
     pub(super) backlogs: Arc<Backlogs>,
     pub(super) pauses: Arc<Pauses>,
     pub(super) refusals: Arc<Refusals>,
+    pub(super) foreign: Arc<Foreign>,
 }
 
 impl TablePlan {
@@ -235,6 +237,7 @@ impl Common {
             remembered: Arc::clone(&self.remembered),
             backlogs: Arc::clone(&plan.backlogs),
             pauses: Arc::clone(&plan.pauses),
+            foreign: Arc::clone(&plan.foreign),
             wake: Notify::new(),
         }
     }

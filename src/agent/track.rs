@@ -16,6 +16,7 @@ use tracing::{Instrument, debug, error, info, info_span, warn};
 
 use super::asked::Asked;
 use super::backlog::Backlogs;
+use super::foreign::Foreign;
 use super::holding::{From, Holding};
 use super::progress::{Needs, PageEnd, Progress};
 use super::recorder::Recorder;
@@ -82,6 +83,8 @@ pub(super) struct Shared {
     pub(super) backlogs: Arc<Backlogs>,
     /// The peers that nothing is written to for now.
     pub(super) pauses: Arc<Pauses>,
+    /// Writes of agents of another setup.
+    pub(super) foreign: Arc<Foreign>,
     /// Wakes whoever shares the shards out: one has ended.
     pub(super) wake: Notify,
 }
@@ -122,6 +125,22 @@ impl Shared {
     /// Whether a destination has all of the stream before.
     pub(super) fn may_begin(&self, destination: &Origin) -> bool {
         self.before.as_ref().is_none_or(|before| !before.contains(destination))
+    }
+
+    /// Tells now and then of replicated writes whose origin is no region of this setup.
+    fn note_origin(&self, origin: &Origin) {
+        if self.lanes.contains_key(origin) {
+            return;
+        }
+        self.tally.foreign.add();
+        if let Some(writes) = self.foreign.note(origin) {
+            warn!(
+                region = %self.origin, table = self.table, %origin, writes,
+                "agents of another setup write to this table: the stamps name a region that is not among the table's \
+                 regions in this configuration. Such writes pass for replicated, and go to no peer: let one setup \
+                 have all regions of the table"
+            );
+        }
     }
 
     /// What of an action is to be done at a destination, if anything.
@@ -476,6 +495,11 @@ impl Track {
             let is_new = |feed: &Feed| acts && !feed.start.covers(&sequence);
             if self.is_main && self.feeds.values().any(is_new) {
                 self.shared.tally.count_verdict(judgement.verdict);
+                if let Some((_, Version { origin, .. })) = &judgement.arrived
+                    && !judgement.is_seed
+                {
+                    self.shared.note_origin(origin);
+                }
                 if let Some(conflict) = judgement.conflict {
                     self.report(&conflict);
                     let own = self.feeds.get(&self.shared.origin).filter(|feed| is_new(feed));

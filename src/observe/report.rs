@@ -85,6 +85,10 @@ pub struct TableEntry {
     /// The regions that refuse all writes, which wait, each with its reason.
     #[serde(skip_serializing_if = "BTreeMap::is_empty")]
     pub refused: BTreeMap<Origin, String>,
+    /// The writes of agents of another setup since the agent started, by the region that their stamps name: no peer
+    /// gets them.
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    pub foreign: BTreeMap<Origin, u64>,
     /// Keys held in memory.
     pub keys: usize,
     /// The shards that the agent reads: the first few, of so many.
@@ -171,6 +175,7 @@ impl TableEntry {
             trouble: table.trouble.clone(),
             replicating: table.is_replicating,
             refused: table.refused.clone(),
+            foreign: table.foreign.clone(),
             keys: table.remembered,
             shards: table.unread.keys().take(SHARDS).map(ToString::to_string).collect(),
             shard_count: table.unread.len(),

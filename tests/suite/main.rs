@@ -27,6 +27,7 @@ mod process;
 mod world;
 
 mod answers;
+mod chains;
 mod command_line;
 mod conflicts;
 mod contained;

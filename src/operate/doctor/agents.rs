@@ -9,7 +9,7 @@ use tracing::debug;
 use super::place::{Place, Seen};
 use super::{Finding, Harm};
 use crate::config::{Config, TableConfig};
-use crate::control::{AgentId, Beat, ControlTable, stream_label};
+use crate::control::{AgentId, Beat, ControlTable, Setup, stream_label};
 use crate::lag::{moment, wall_millis};
 use crate::observe::{Overview, RegionView};
 use crate::operate::agents::running;
@@ -36,6 +36,7 @@ pub(super) async fn look(
         }
         for table in tables.iter().filter(|table| table.is_in(&region.name)) {
             findings.extend(rows(region, table).await);
+            findings.extend(owner(region, table).await);
             let seen = places.get(&region.name).and_then(|place| place.tables.get(&table.name));
             if let Some(seen) = seen {
                 findings.extend(streams(region, table, seen).await);
@@ -116,6 +117,21 @@ async fn rows(region: &Region, table: &TableConfig) -> Vec<Finding> {
         Err(fault) => debug!(region = %region.name, %fault, "the dead letters can't be read"),
     }
     findings
+}
+
+/// A table whose rows are another setup's.
+async fn owner(region: &Region, table: &TableConfig) -> Option<Finding> {
+    let setup = Setup::of(table, &region.name);
+    match ControlTable::of(region).belongs_elsewhere(&table.name, &setup).await {
+        Ok(reason) => reason.map(|reason| {
+            let mend = "a control table for each setup, or one file with all regions; agents of this one refuse to start";
+            Finding::new(Harm::Halt, "other_setup", &region.name, &table.name, reason, mend)
+        }),
+        Err(fault) => {
+            debug!(region = %region.name, %fault, "whose the table's rows are can't be looked up");
+            None
+        }
+    }
 }
 
 /// A table that has another stream than its agents have read last.
@@ -227,6 +243,21 @@ fn reported(view: &RegionView) -> Vec<Finding> {
             let mend = "make the replicas' keys and indexes alike, or see to the encryption key there; the agent tries \
                         again by itself";
             findings.push(Finding::new(Harm::Halt, "refused", &view.region, &table.table, wrong, mend));
+        }
+        for (origin, writes) in &table.foreign {
+            let wrong = format!(
+                "{writes} writes since the agent started came from {origin}, which is not among the table's regions in \
+                 this file: agents of another setup made them, so they pass for replicated and go to no peer"
+            );
+            let mend = "put all regions of the table into one file; then run `tradewind verify` and `repair`";
+            findings.push(Finding::new(
+                Harm::Halt,
+                "foreign_writes",
+                &view.region,
+                &table.table,
+                wrong,
+                mend,
+            ));
         }
         if table.throttled > 0 {
             findings.push(Finding::new(
