@@ -17,7 +17,7 @@ use super::family::Family;
 use super::holding::{Holding, Leases};
 use super::promises::Promises;
 use super::retention::{Backlog, Retention};
-use super::succession::Behind;
+use super::succession::Before;
 use super::track::{Shared, TrackState};
 use crate::apply::Tenure;
 use crate::config::Start;
@@ -83,7 +83,7 @@ pub(super) struct Coordinator {
     pub(super) me: AgentId,
     pub(super) start: Start,
     /// Of a stream that has a successor: who has not all of it yet. Once all have, it is over.
-    pub(super) behind: Option<Arc<Behind>>,
+    pub(super) behind: Option<Arc<Before>>,
     /// When the list was asked for that first showed a destination at the end of all shards.
     pub(super) at_end: BTreeMap<Origin, Instant>,
     pub(super) crew: watch::Receiver<Crew>,
@@ -195,7 +195,9 @@ impl Coordinator {
                 return true;
             }
             let family = Family { lineage: &lineage, leases: &rows };
-            let ancestors: Vec<_> = taken.iter().map(|lease| family.ancestors(&lease.shard)).collect();
+            let older = self.shared.before.as_ref().map(|before| before.shards()).unwrap_or_default();
+            let ancestors = |lease: &Lease| [older.clone(), family.ancestors(&lease.shard)].concat();
+            let ancestors: Vec<_> = taken.iter().map(ancestors).collect();
             leases.send_replace(rows);
             for (lease, ancestors) in taken.into_iter().zip(ancestors) {
                 let (state, states) = watch::channel(TrackState::default());
@@ -448,7 +450,7 @@ impl Coordinator {
             }
         }
         let is_over = left.is_empty();
-        behind.are(left);
+        behind.note(left, rows.clone());
         is_over
     }
 

@@ -10,6 +10,7 @@ use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 use tracing::info;
 
+use super::succession::Before;
 use super::track::{Command, Meeting, Notice, Shared, Track, TrackState, Until};
 use crate::apply::Tenure;
 use crate::control::{Checkpoint, Lease};
@@ -31,7 +32,7 @@ pub(super) type Leases = BTreeMap<ShardId, Lease>;
 #[derive(Debug)]
 pub(super) struct Holding {
     pub(super) lease: Lease,
-    /// The shard's ancestors that are still listed, the oldest first.
+    /// The shard's ancestors that are still listed, the oldest first; those of the stream before come before them.
     pub(super) ancestors: Vec<ShardId>,
     /// Ends when another agent has taken the lease.
     pub(super) tenure: Arc<Tenure>,
@@ -58,13 +59,14 @@ impl Holding {
     }
 
     /// Where a destination goes on: where the lease says; in a shard that it has not begun, with
-    /// the key memory that it had at the end of the parent.
-    fn from(&self, destination: &Origin, leases: &Leases) -> From {
+    /// the key memory that it had at the end of the parent, or of the stream before.
+    fn from(&self, destination: &Origin, leases: &Leases, before: Option<&Before>) -> From {
         if let Some(checkpoint) = self.lease.checkpoints.get(destination) {
             return From { checkpoint: checkpoint.clone(), begun: true };
         }
         let at_parents_end = self.parent(leases).and_then(|parent| parent.checkpoints.get(destination));
-        let (mut rewind, floors, millis) = match at_parents_end.cloned() {
+        let at_its_end = || before.filter(|_| self.lease.parent.is_none())?.checkpoint(destination);
+        let (mut rewind, floors, millis) = match at_parents_end.cloned().or_else(at_its_end) {
             Some(Checkpoint { rewind, floors, millis, .. }) => (rewind, floors, millis),
             None => (BTreeMap::new(), Floors::default(), 0),
         };
@@ -159,7 +161,9 @@ impl Holding {
         let all: BTreeMap<Origin, From> = shared
             .lanes
             .keys()
-            .map(|destination| (destination.clone(), self.from(destination, leases)))
+            .map(|destination| {
+                (destination.clone(), self.from(destination, leases, shared.before.as_deref()))
+            })
             .collect();
         let newest = all.values().map(|from| from.checkpoint.millis).max().unwrap_or_default();
         let in_time = |destination: &Origin, from: &From| {
@@ -229,7 +233,7 @@ impl CatchUp {
                 () = stop.cancelled() => return Ended::CatchUp(self.peer, None),
                 () = self.holding.tenure.ended() => return Ended::CatchUp(self.peer, None),
                 leases = leases.wait_for(|leases| self.holding.may_begin(&self.peer, leases)) => match leases {
-                    Ok(leases) => self.holding.from(&self.peer, &leases),
+                    Ok(leases) => self.holding.from(&self.peer, &leases, before.as_deref()),
                     Err(_) => return Ended::CatchUp(self.peer, None),
                 },
             },

@@ -93,12 +93,12 @@ impl Keeper {
 
     /// Replicates until it is stopped, or can't go on.
     async fn replicate(&self, plan: TablePlan, stop: &CancellationToken) -> Ended {
-        let shards: Vec<Arc<Shards>> = plan.streams.iter().map(|_| Arc::default()).collect();
+        let shards: Vec<Arc<Shards>> = plan.stages.iter().map(|_| Arc::default()).collect();
         let (origin, table) = (&self.site.local.name, &self.table.name);
         info!(region = %origin, table, peers = plan.peers.len(), agent = %self.me, "replicating");
         self.status.started(shards.clone());
         let leave = stop.child_token();
-        let stream_arn = plan.streams.last().map(|stream| stream.arn.clone()).unwrap_or_default();
+        let stream_arn = plan.stages.last().map(|stage| stage.stream.arn.clone()).unwrap_or_default();
         let mut running = JoinSet::new();
         running.spawn(plan.run(self.me.clone(), self.crew.clone(), shards, leave.clone()));
         tokio::select! {

@@ -106,13 +106,13 @@ impl Site {
         if let Some(reason) = claimed {
             return Err(self.not_ready(physical, reason));
         }
-        let streams = self.patiently(control_table, deadline, || succession.streams(&stream_arn)).await?;
+        let stages = self.patiently(control_table, deadline, || succession.stages(&stream_arn)).await?;
         Ok(TablePlan {
             table: table.clone(),
             tuning: self.config.tuning.clone(),
             peers,
             local: self.local.clone(),
-            streams,
+            stages,
             succession,
             key_schema: described.key_schema,
             tally: status.tally.clone(),

@@ -2,18 +2,20 @@
 //! before is read to its end first, for each destination by itself, and what may be in neither is marked.
 
 use std::collections::BTreeSet;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use tracing::{debug, error, info, warn};
 
+use super::family::Family;
+use super::holding::Leases;
 use super::promises::Promises;
-use crate::control::{Cause, ControlTable, Gap, TableStream, lease_space, stream_label};
+use crate::control::{Cause, Checkpoint, ControlTable, Gap, TableStream, lease_space, stream_label};
 use crate::fault::{Fault, FaultKind, persist};
 use crate::lag::wall_millis;
 use crate::protocol::Origin;
 use crate::region::Region;
-use crate::stream::{Lineage, own_millis};
+use crate::stream::{Lineage, ShardId, own_millis};
 use crate::tally::Tally;
 
 /// A stream may be made before it shows all that is written.
@@ -23,29 +25,84 @@ const LOOK: Duration = Duration::from_millis(250);
 /// That a stream is not there counts once it has been said twice, this far apart.
 const AGAIN: Duration = Duration::from_secs(1);
 
-/// Which destinations have not all of a stream yet, as the agent last saw it.
+/// The stream before the one that is read: who has not all of it yet, and what whoever has must know of it.
 #[derive(Debug)]
-pub(super) struct Behind(Mutex<BTreeSet<Origin>>);
+pub(super) struct Before {
+    stream: TableStream,
+    state: Mutex<State>,
+}
 
-impl Behind {
-    pub(super) fn all(destinations: impl IntoIterator<Item = Origin>) -> Arc<Self> {
-        Arc::new(Self(Mutex::new(destinations.into_iter().collect())))
+#[derive(Debug)]
+struct State {
+    behind: BTreeSet<Origin>,
+    /// As they were when those who are not behind had come to its end.
+    leases: Leases,
+}
+
+impl Before {
+    /// A stream that is still to be read, for these.
+    pub(super) fn behind(stream: &TableStream, destinations: impl IntoIterator<Item = Origin>) -> Arc<Self> {
+        let state = State { behind: destinations.into_iter().collect(), leases: Leases::new() };
+        Arc::new(Self { stream: stream.clone(), state: Mutex::new(state) })
     }
 
-    pub(super) fn are(&self, behind: BTreeSet<Origin>) {
-        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = behind;
+    pub(super) fn note(&self, behind: BTreeSet<Origin>, leases: Leases) {
+        *self.lock() = State { behind, leases };
     }
 
-    pub(super) fn contains(&self, destination: &Origin) -> bool {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).contains(destination)
+    /// Whether a destination has not all of the stream yet, and must not begin with the next.
+    pub(super) fn holds(&self, destination: &Origin) -> bool {
+        self.lock().behind.contains(destination)
     }
 
-    /// Returns once the destination has all of the stream.
+    /// Returns once a destination has all of the stream.
     pub(super) async fn over(&self, destination: &Origin) {
-        while self.contains(destination) {
+        while self.holds(destination) {
             tokio::time::sleep(LOOK).await;
         }
     }
+
+    /// The shards that the key memory may be rebuilt from, parents before children.
+    pub(super) fn shards(&self) -> Vec<ShardId> {
+        let state = self.lock();
+        let rewinds = state.leases.values().flat_map(|lease| lease.checkpoints.values());
+        let older = rewinds.flat_map(|checkpoint| checkpoint.rewind.keys());
+        let older: BTreeSet<&ShardId> = older.filter(|shard| shard.is_of_other_stream()).collect();
+        let family = Family { lineage: &Lineage::from_iter([]), leases: &state.leases };
+        let mut own: Vec<&ShardId> = state.leases.keys().collect();
+        own.sort_by_key(|shard| family.ancestors(shard).len());
+        older.into_iter().chain(own).map(|shard| shard.of_stream(self.stream.label())).collect()
+    }
+
+    /// Where a destination begins with a shard of the next stream: with the key memory that it had at the end of
+    /// this one.
+    pub(super) fn checkpoint(&self, destination: &Origin) -> Option<Checkpoint> {
+        let state = self.lock();
+        let ends = state.leases.values().filter_map(|lease| lease.checkpoints.get(destination).cloned());
+        ends.reduce(|mut all, end| {
+            all.rewind.extend(end.rewind);
+            all.floors = all.floors.meet(&end.floors);
+            all.millis = all.millis.min(end.millis);
+            all
+        })
+        .map(|mut all| {
+            let label = self.stream.label();
+            all.rewind = all.rewind.into_iter().map(|(shard, at)| (shard.of_stream(label), at)).collect();
+            all
+        })
+    }
+
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// A stream to be read.
+#[derive(Clone, Debug)]
+pub(super) struct Stage {
+    pub(super) stream: TableStream,
+    /// The one before it, if that can be read, or is known to have been read to its end.
+    pub(super) before: Option<TableStream>,
 }
 
 /// The streams of one table, one after the other.
@@ -60,14 +117,14 @@ pub(super) struct Succession {
 impl Succession {
     /// The streams to be read, the oldest first; the last is the one that the table has now. Where agents have not
     /// read that before, the table is marked first.
-    pub(super) async fn streams(&self, arn: &str) -> Result<Vec<TableStream>, Fault> {
+    pub(super) async fn stages(&self, arn: &str) -> Result<Vec<Stage>, Fault> {
         let control = ControlTable::of(&self.local);
         let mut known = control.table_streams(&self.table).await?;
         if !known.iter().any(|stream| stream.label() == stream_label(arn)) {
             let follows = |stream: &TableStream, label: &str| stream.before.as_deref() == Some(label);
             let last = known.iter().find(|last| !known.iter().any(|other| follows(other, last.label())));
             let before = last.map(|last| last.label().to_owned());
-            let new = TableStream { arn: arn.to_owned(), before, is_done: false };
+            let new = TableStream { arn: arn.to_owned(), before, is_done: false, is_lost: false };
             if let Some(last) = last {
                 warn!(
                     region = %self.local.name, table = self.table, before = last.label(), now = new.label(),
@@ -89,25 +146,46 @@ impl Succession {
             streams.push(stream.clone());
         }
         streams.reverse();
-        let mut readable = Vec::new();
-        for (stream, next) in streams.iter().zip(streams.iter().skip(1)) {
-            if self.is_readable(stream).await? {
-                let (before, now) = (stream.label(), next.label());
-                info!(region = %self.local.name, table = self.table, before, now, "what the stream before holds is read first");
-                readable.push(stream.clone());
-            } else {
+        let first = streams.first().and_then(|first| of(first.before.as_deref()?));
+        let mut before = first.filter(|first| !first.is_lost).cloned();
+        let mut stages: Vec<Stage> = Vec::new();
+        for (i, stream) in streams.iter().enumerate() {
+            if let Some(next) = streams.get(i + 1)
+                && !self.is_readable(stream).await?
+            {
                 self.give_up(stream, next).await?;
+                before = before.filter(|_| !stages.is_empty());
+                continue;
+            }
+            let last = before.replace(stream.clone());
+            stages.push(Stage { stream: stream.clone(), before: last });
+        }
+        if let [past @ .., Stage { stream: now, .. }] = &*stages {
+            for Stage { stream: past, .. } in past {
+                let (before, now) = (past.label(), now.label());
+                info!(region = %self.local.name, table = self.table, before, now, "what the stream before holds is read first");
             }
         }
-        readable.extend(streams.pop());
-        Ok(readable)
+        Ok(stages)
+    }
+
+    /// What the leases of a stream say that has been read to its end.
+    pub(super) async fn recall(&self, before: &Before) {
+        let control = ControlTable::of(&self.local);
+        let space = lease_space(&self.table, &before.stream.arn);
+        let read = || control.leases(&space);
+        let found =
+            persist(read, |fault| debug!(%fault, "can't read the leases of the stream before; trying again"));
+        if let Ok(found) = found.await {
+            before.note(BTreeSet::new(), found.leases);
+        }
     }
 
     /// Notes that a stream has been read to its end, for all.
     pub(super) async fn finish(&self, stream: &TableStream) {
         let control = ControlTable::of(&self.local);
         let saved = persist(
-            || control.end_stream(&self.table, stream),
+            || control.end_stream(&self.table, stream, false),
             |fault| debug!(%fault, "can't note that a stream has been read to its end; trying again"),
         );
         if let Err(fault) = saved.await {
@@ -138,7 +216,7 @@ impl Succession {
     /// Marks the table for a stream that can't be read any more, and lets that be.
     async fn give_up(&self, stream: &TableStream, next: &TableStream) -> Result<(), Fault> {
         self.mark(Cause::StreamGone, stream, next).await?;
-        ControlTable::of(&self.local).end_stream(&self.table, stream).await
+        ControlTable::of(&self.local).end_stream(&self.table, stream, true).await
     }
 
     /// Marks the table: from what all leases of the stream before had promised, until the next one began.

@@ -16,9 +16,10 @@ use super::backlog::Backlogs;
 use super::coordinator::{Coordinator, Shards};
 use super::crew::Crew;
 use super::foreign::Foreign;
+use super::holding::Leases;
 use super::recorder::Recorder;
 use super::retention::Retention;
-use super::succession::{Behind, Succession};
+use super::succession::{Before, Stage, Succession};
 use super::track::Shared;
 use crate::apply::{AttributeNames, Complaints, Destination, Fitness, Lanes, Pauses, Refusals, Replica};
 use crate::config::{Conflicts, Start, TableConfig, Tuning};
@@ -41,7 +42,7 @@ pub(super) struct TablePlan {
     pub(super) local: Region,
     pub(super) peers: Vec<Region>,
     /// The streams to be read, the oldest first: the last is the one that the table has now.
-    pub(super) streams: Vec<TableStream>,
+    pub(super) stages: Vec<Stage>,
     pub(super) succession: Succession,
     pub(super) key_schema: KeySchema,
     pub(super) tally: Arc<Tally>,
@@ -66,10 +67,16 @@ impl TablePlan {
         let (mut tasks, mut readings) = (JoinSet::new(), JoinSet::new());
         let (common, promises) = self.share(&mut tasks);
         let promises = Arc::new(promises);
-        let mut before: Option<Arc<Behind>> = None;
-        for (i, (stream, shards)) in self.streams.iter().zip(shards).enumerate() {
-            let next = self.streams.get(i + 1).cloned();
-            let behind = next.as_ref().map(|_| Behind::all(common.lanes.keys().cloned()));
+        let mut last: Option<Arc<Before>> = None;
+        for (i, (stage, shards)) in self.stages.iter().zip(shards).enumerate() {
+            let Stage { stream, before } = stage;
+            let next = self.stages.get(i + 1).map(|next| next.stream.clone());
+            let behind = next.as_ref().map(|_| Before::behind(stream, common.lanes.keys().cloned()));
+            // What is not read any more has been read to its end.
+            let is_read = last.is_some();
+            let before =
+                before.as_ref().map(|before| last.take().unwrap_or_else(|| Before::behind(before, [])));
+            last.clone_from(&behind);
             let (lineage, seen) = watch::channel(None);
             let look = Arc::new(Notify::new());
             let (client, arn) = (self.local.streams.clone(), stream.arn.clone());
@@ -101,7 +108,8 @@ impl TablePlan {
             };
             let reading = Reading {
                 coordinator,
-                before: std::mem::replace(&mut before, behind),
+                before,
+                is_read,
                 stream: stream.clone(),
                 next,
                 succession: self.succession.clone(),
@@ -206,7 +214,7 @@ impl Common {
         lineage: watch::Receiver<Option<Lineage>>,
         look: &Arc<Notify>,
         asked: watch::Receiver<Asked>,
-        before: Option<Arc<Behind>>,
+        before: Option<Arc<Before>>,
     ) -> Shared {
         let Tuning { poll_interval, idle_poll_interval, .. } = plan.tuning;
         let stream = Stream {
@@ -246,8 +254,9 @@ impl Common {
 /// One stream that is being read.
 struct Reading {
     coordinator: Coordinator,
-    /// Who has not all of the stream before it.
-    before: Option<Arc<Behind>>,
+    before: Option<Arc<Before>>,
+    /// Whether the one before is being read, too.
+    is_read: bool,
     stream: TableStream,
     next: Option<TableStream>,
     succession: Succession,
@@ -260,8 +269,15 @@ impl Reading {
     /// Reads it until it is stopped, or until nothing of it is left to be read; whether nothing is left to be read
     /// of any.
     async fn run(self, stop: CancellationToken) -> bool {
-        let Self { coordinator, before, stream, next, succession, interval, shards } = self;
+        let Self { coordinator, before, is_read, stream, next, succession, interval, shards } = self;
         if let Some(before) = before {
+            if !is_read {
+                tokio::select! {
+                    biased;
+                    () = stop.cancelled() => return next.is_none(),
+                    () = succession.recall(&before) => {}
+                }
+            }
             let origin = coordinator.shared.origin.clone();
             tokio::select! {
                 biased;
@@ -286,9 +302,9 @@ impl Reading {
             () = succession.lose(&stream, &next, interval) => {
                 leave.cancel();
                 reading.await;
+                behind.note(BTreeSet::new(), Leases::new());
             }
         }
-        behind.are(BTreeSet::new());
         shards.are_over();
         false
     }

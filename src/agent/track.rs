@@ -21,7 +21,7 @@ use super::holding::{From, Holding};
 use super::progress::{Needs, PageEnd, Progress};
 use super::recorder::Recorder;
 use super::remembered::Remembered;
-use super::succession::Behind;
+use super::succession::Before;
 use crate::apply::{AttributeNames, Complaints, Job, Lanes, Ledger, Pauses, Source};
 use crate::config::{Conflicts, Tuning};
 use crate::control::{Cause, Checkpoint, ControlTable, Gap, Held};
@@ -61,8 +61,8 @@ pub(super) struct Shared {
     pub(super) tuning: Tuning,
     pub(super) control: ControlTable,
     pub(super) stream: Stream,
-    /// Who has not all of the stream before yet, and must not begin with this one.
-    pub(super) before: Option<Arc<Behind>>,
+    /// The stream before.
+    pub(super) before: Option<Arc<Before>>,
     pub(super) tally: Arc<Tally>,
     pub(super) conflicts: Conflicts,
     /// Where conflicts are recorded, if they are to be.
@@ -124,7 +124,7 @@ impl Shared {
 
     /// Whether a destination has all of the stream before.
     pub(super) fn may_begin(&self, destination: &Origin) -> bool {
-        self.before.as_ref().is_none_or(|before| !before.contains(destination))
+        self.before.as_ref().is_none_or(|before| !before.holds(destination))
     }
 
     /// Tells now and then of replicated writes whose origin is no region of this setup.

@@ -1,6 +1,8 @@
 //! The streams of a table that its agents know, each with the one before it: a table whose stream is turned off
 //! and on, or that is deleted and made again, has another stream.
 
+use aws_sdk_dynamodb::types::AttributeValue;
+
 use super::lease::held;
 use super::{ControlTable, EXPIRES, PK, Row, SK, lease, lease_space, number, read_text, text};
 use crate::fault::Fault;
@@ -12,8 +14,10 @@ pub struct TableStream {
     pub arn: String,
     /// The label of the one before it; the first one that agents knew has none.
     pub before: Option<String>,
-    /// Nothing of it is left to be read, and nothing is read again.
+    /// Nothing of it is left to be replicated, and nothing is replicated again.
     pub is_done: bool,
+    /// It can't be read any more.
+    pub is_lost: bool,
 }
 
 /// What tells one stream of a table from another: the moment of its creation, on most servers.
@@ -36,6 +40,7 @@ const STREAM: &str = "stream ";
 const ARN: &str = "streamArn";
 const BEFORE: &str = "streamBefore";
 const DONE: &str = "doneMillis";
+const LOST: &str = "lost";
 /// How long the rows of a stream are kept that nobody reads any more, in seconds.
 const KEPT: u64 = 2 * 86_400;
 
@@ -60,15 +65,16 @@ impl ControlTable {
         held(put.send().await).map(|_| ())
     }
 
-    /// Notes that nothing of a stream is left to be read, and lets its rows, leases among them, go two days later:
+    /// Notes that nothing of a stream is left to be replicated, or that it can't be read any more, and lets its rows, leases among them, go two days later:
     /// an agent that has not noticed yet must not begin it once more.
-    pub async fn end_stream(&self, table: &str, stream: &TableStream) -> Result<(), Fault> {
+    pub async fn end_stream(&self, table: &str, stream: &TableStream, is_lost: bool) -> Result<(), Fault> {
         let now = wall_millis();
         let expires = now / 1000 + KEPT;
         let update = self.client.update_item().table_name(&self.name);
         let update = update.key(PK, text(pk(table))).key(SK, text(sk(stream)));
         let update = update
-            .update_expression(format!("SET {DONE} = :now, #expires = :expires"))
+            .update_expression(format!("SET {DONE} = :now, {LOST} = :lost, #expires = :expires"))
+            .expression_attribute_values(":lost", AttributeValue::Bool(is_lost))
             .condition_expression("attribute_exists(#pk)")
             .expression_attribute_names("#pk", PK)
             .expression_attribute_names("#expires", EXPIRES)
@@ -106,6 +112,7 @@ pub(super) fn read(row: &Row) -> Option<TableStream> {
         arn: read_text(row, ARN)?.to_owned(),
         before: read_text(row, BEFORE).map(str::to_owned),
         is_done: row.contains_key(DONE),
+        is_lost: row.get(LOST) == Some(&AttributeValue::Bool(true)),
     })
 }
 
@@ -117,7 +124,7 @@ mod tests {
     fn a_label_says_when_its_stream_was_made() {
         let made = |label: &str| {
             let arn = format!("arn:aws:dynamodb:eu-west-1:1:table/orders/stream/{label}");
-            let stream = TableStream { arn, before: None, is_done: false };
+            let stream = TableStream { arn, before: None, is_done: false, is_lost: false };
             assert_eq!(stream.label(), label);
             stream.made_millis()
         };

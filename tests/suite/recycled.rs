@@ -164,6 +164,8 @@ async fn the_old_stream_is_read_for_a_peer_that_is_away_and_the_new_one_for_the_
     world.delete(DUBLIN, key("doomed")).await;
     put(&world, "new").await;
     arrives(&world, OREGON, "new").await;
+    // Whatever times its records have: what was remembered of the old stream still is.
+    world.await_absent(OREGON, &key("doomed")).await;
     assert_eq!(world.tally(DUBLIN).gaps, 1);
     // A restart forgets nothing of it.
     world.crash_agent(DUBLIN);
