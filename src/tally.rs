@@ -73,7 +73,7 @@ tally! {
     throttled,
     /// Attempts that failed otherwise, and were made again.
     retries,
-    /// Records trimmed from the stream before they were read, by occurrence.
+    /// Times that a table was marked since records were trimmed before they were read, or since it has another stream.
     gaps,
     /// Records that could not be read.
     unreadable,

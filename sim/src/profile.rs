@@ -32,12 +32,14 @@ pub enum Profile {
     Away,
     /// An agent is down for longer than the streams keep records.
     Trimmed,
+    /// Streams are turned off and on at once, under crashes and cut links: nothing is lost.
+    Recycled,
 }
 
 const MINUTE: u64 = 60_000;
 
 impl Profile {
-    pub const ALL: [Self; 12] = [
+    pub const ALL: [Self; 13] = [
         Self::Calm,
         Self::Counters,
         Self::Faulty,
@@ -50,6 +52,7 @@ impl Profile {
         Self::Scale,
         Self::Away,
         Self::Trimmed,
+        Self::Recycled,
     ];
 
     pub fn name(self) -> &'static str {
@@ -66,6 +69,7 @@ impl Profile {
             Self::Scale => "scale",
             Self::Away => "away",
             Self::Trimmed => "trimmed",
+            Self::Recycled => "recycled",
         }
     }
 
@@ -90,6 +94,7 @@ impl Profile {
             regions,
             agents: match self {
                 Self::Crowd => rng.usize(2..=4),
+                Self::Recycled => rng.usize(1..=2),
                 Self::Scale => 5,
                 Self::Away => 3,
                 _ => 1,
@@ -98,6 +103,7 @@ impl Profile {
                 Self::Crowd => rng.usize(2..=12),
                 Self::Scale => 1_000,
                 Self::Away => 4,
+                Self::Recycled => rng.usize(1..=4),
                 _ => 1,
             },
             keys: match self {
@@ -156,6 +162,7 @@ impl Profile {
             Self::Scale => (4, 2, 20, 0, 0),
             Self::Away => (1, 1, 1, 0, 0),
             Self::Trimmed => (4, 2, 0, 6, 0),
+            Self::Recycled => (20, 4, 20, 6, 0),
         };
         let mut some = |a_ten_minutes: u64, draw: fn(&Settings, &mut Rng) -> FaultKind, rng: &mut Rng| {
             let most = (a_ten_minutes * minutes).div_ceil(10);
@@ -170,6 +177,11 @@ impl Profile {
         some(crashes, agent_fault, rng);
         some(rolls, shard_fault, rng);
         some(steps, clock_fault, rng);
+        some(
+            if self == Self::Recycled { 20 } else { 0 },
+            |settings, rng| FaultKind::Recycle { region: rng.usize(..settings.regions) },
+            rng,
+        );
         match self {
             Self::Ahead => {
                 let region = rng.usize(..settings.regions);

@@ -12,7 +12,6 @@ use super::holding::Leases;
 use super::promises::Promises;
 use crate::control::{Cause, Checkpoint, ControlTable, Gap, TableStream, lease_space, stream_label};
 use crate::fault::{Fault, FaultKind, persist};
-use crate::lag::wall_millis;
 use crate::protocol::Origin;
 use crate::region::Region;
 use crate::stream::{Lineage, ShardId, own_millis};
@@ -185,7 +184,7 @@ impl Succession {
     pub(super) async fn finish(&self, stream: &TableStream) {
         let control = ControlTable::of(&self.local);
         let saved = persist(
-            || control.end_stream(&self.table, stream, false),
+            || control.end_stream(&self.table, stream, false, own_millis(&self.local.streams)),
             |fault| debug!(%fault, "can't note that a stream has been read to its end; trying again"),
         );
         if let Err(fault) = saved.await {
@@ -216,7 +215,8 @@ impl Succession {
     /// Marks the table for a stream that can't be read any more, and lets that be.
     async fn give_up(&self, stream: &TableStream, next: &TableStream) -> Result<(), Fault> {
         self.mark(Cause::StreamGone, stream, next).await?;
-        ControlTable::of(&self.local).end_stream(&self.table, stream, true).await
+        let now = own_millis(&self.local.streams);
+        ControlTable::of(&self.local).end_stream(&self.table, stream, true, now).await
     }
 
     /// Marks the table: from what all leases of the stream before had promised, until the next one began.
@@ -235,7 +235,7 @@ impl Succession {
             peers: self.peers.clone(),
             from_millis: promised.max(before.made_millis().unwrap_or_default()).min(until_millis),
             until_millis,
-            found_millis: wall_millis(),
+            found_millis: now,
         };
         control.save_gap(&self.table, &gap).await?;
         self.tally.gaps.add();

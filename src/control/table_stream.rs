@@ -6,7 +6,7 @@ use aws_sdk_dynamodb::types::AttributeValue;
 use super::lease::held;
 use super::{ControlTable, EXPIRES, PK, Row, SK, lease, lease_space, number, read_text, text};
 use crate::fault::Fault;
-use crate::lag::{epoch_millis, wall_millis};
+use crate::lag::epoch_millis;
 
 /// One stream of a table.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -67,8 +67,13 @@ impl ControlTable {
 
     /// Notes that nothing of a stream is left to be replicated, or that it can't be read any more, and lets its rows, leases among them, go two days later:
     /// an agent that has not noticed yet must not begin it once more.
-    pub async fn end_stream(&self, table: &str, stream: &TableStream, is_lost: bool) -> Result<(), Fault> {
-        let now = wall_millis();
+    pub async fn end_stream(
+        &self,
+        table: &str,
+        stream: &TableStream,
+        is_lost: bool,
+        now: u64,
+    ) -> Result<(), Fault> {
         let expires = now / 1000 + KEPT;
         let update = self.client.update_item().table_name(&self.name);
         let update = update.key(PK, text(pk(table))).key(SK, text(sk(stream)));
