@@ -66,14 +66,14 @@ impl Holding {
         }
         let at_parents_end = self.parent(leases).and_then(|parent| parent.checkpoints.get(destination));
         let at_its_end = || before.filter(|_| self.lease.parent.is_none())?.checkpoint(destination);
-        let (mut rewind, floors, millis) = match at_parents_end.cloned().or_else(at_its_end) {
-            Some(Checkpoint { rewind, floors, millis, .. }) => (rewind, floors, millis),
-            None => (BTreeMap::new(), Floors::default(), 0),
+        let (mut rewind, floors, terms, millis) = match at_parents_end.cloned().or_else(at_its_end) {
+            Some(Checkpoint { rewind, floors, terms, millis, .. }) => (rewind, floors, terms, millis),
+            None => (BTreeMap::new(), Floors::default(), Vec::new(), 0),
         };
         rewind.retain(|_, position| *position != Position::End);
         rewind.insert(self.lease.shard.clone(), Position::TrimHorizon);
         From {
-            checkpoint: Checkpoint { done: Position::TrimHorizon, rewind, floors, millis, barrier: 0 },
+            checkpoint: Checkpoint { done: Position::TrimHorizon, rewind, floors, terms, millis, barrier: 0 },
             begun: false,
         }
     }
@@ -280,7 +280,8 @@ mod tests {
             let shard = ShardId("shard".into());
             let rewind = BTreeMap::new();
             let (done, floors) = (Position::from(done), Floors::default());
-            let checkpoint = Checkpoint { done, rewind, floors, millis: parents_millis, barrier: 0 };
+            let checkpoint =
+                Checkpoint { done, rewind, floors, terms: Vec::new(), millis: parents_millis, barrier: 0 };
             // What is saved before anything was read.
             let blank = Checkpoint { rewind: BTreeMap::new(), millis: 0, ..checkpoint.clone() };
             let checkpoints = BTreeMap::from([("tokyo".parse().expect("a name"), blank)]);

@@ -39,6 +39,7 @@ mod retention;
 mod succession;
 mod table;
 mod tables;
+mod terms;
 mod track;
 
 use std::collections::BTreeMap;

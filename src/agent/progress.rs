@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-use crate::control::Checkpoint;
+use crate::control::{Checkpoint, Term};
 use crate::protocol::{Floors, is_credible};
 use crate::stream::{Page, Position, ShardId};
 
@@ -36,6 +36,8 @@ struct JudgedPage {
     reached: Reached,
     /// What the memory needed, and the floors, before the page was judged.
     before: Needs,
+    /// The floors that told one of its records from a replicated write.
+    told_by: Option<Arc<Floors>>,
 }
 
 /// What it takes to arrive at a state of the key memory.
@@ -116,7 +118,7 @@ impl Progress {
     }
 
     /// Notes a page whose records have all been judged.
-    pub(super) fn judged(&mut self, page: &PageEnd, before: Needs) {
+    pub(super) fn judged(&mut self, page: &PageEnd, before: Needs, told_by: Option<Arc<Floors>>) {
         if page.shard == self.shard {
             self.tip.note(page, self.settle);
             self.barriers.read(self.tip.shown_to, self.next);
@@ -125,7 +127,8 @@ impl Progress {
         let Some(position) = position else { return };
         let millis = page.credible_millis.unwrap_or_else(|| self.reached(&page.shard).millis);
         let reached = Reached { position, millis };
-        self.pages.push_back(JudgedPage { shard: page.shard.clone(), next: self.next, reached, before });
+        let shard = page.shard.clone();
+        self.pages.push_back(JudgedPage { shard, next: self.next, reached, before, told_by });
     }
 
     /// How far the shard has been judged.
@@ -224,6 +227,7 @@ impl Progress {
             rewind.insert(page.shard.clone(), page.reached.position.clone());
         }
         rewind.retain(|shard, position| *shard == self.shard || *position != Position::End);
+        let terms = self.terms(kept, done, floors, &needs.floors);
         let own = self.pages.iter().take(done).rev().find(|page| page.shard == self.shard);
         let unread = Reached { position: Position::TrimHorizon, millis: 0 };
         let own = own.map(|page| &page.reached).or_else(|| self.base.get(&self.shard)).unwrap_or(&unread);
@@ -231,7 +235,33 @@ impl Progress {
         let busy = self.pages.iter().skip(done).any(|page| page.shard == self.shard);
         let millis = if busy { own.millis } else { own.millis.max(self.stream_millis()) };
         let barrier = self.barriers.passed(unfinished);
-        Checkpoint { done: own.position.clone(), rewind, floors: Floors::clone(floors), millis, barrier }
+        let floors = Floors::clone(floors);
+        Checkpoint { done: own.position.clone(), rewind, floors, terms, millis, barrier }
+    }
+
+    /// The floors by which the pages from `kept` to `done` were judged, where a record was told by them, and those
+    /// in force after these pages; as far as they are not those at `kept`.
+    ///
+    /// What is forgotten hangs on the floors: a record that comes after a rewind must be judged by those of the
+    /// first time, or an application's put-back passes for the replicated write that it copies.
+    fn terms(&self, kept: usize, done: usize, floors: &Arc<Floors>, after: &Arc<Floors>) -> Vec<Term> {
+        let mut reached = self.base.clone();
+        let mut terms: Vec<Term> = Vec::new();
+        let mut in_force = floors;
+        for (i, page) in self.pages.iter().take(done).enumerate() {
+            if let Some(told_by) = page.told_by.as_ref().filter(|told_by| i >= kept && *told_by != in_force) {
+                let after = reached.get(&page.shard).map_or(Position::TrimHorizon, |at| at.position.clone());
+                terms.push(Term { shard: page.shard.clone(), after, floors: Floors::clone(told_by) });
+                in_force = told_by;
+            }
+            reached.insert(page.shard.clone(), page.reached.clone());
+        }
+        if after != in_force {
+            let shard = self.pages.iter().take(done).last().map_or(&self.shard, |page| &page.shard);
+            let at = reached.get(shard).map_or(Position::TrimHorizon, |at| at.position.clone());
+            terms.push(Term { shard: shard.clone(), after: at, floors: Floors::clone(after) });
+        }
+        terms
     }
 
     /// Drops the pages that no destination needs any more.
@@ -366,6 +396,7 @@ impl PageEnd {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::protocol::Hlc;
     use crate::stream::Sequence;
 
     fn shard() -> ShardId {
@@ -373,6 +404,10 @@ mod tests {
     }
 
     fn judge(progress: &mut Progress, records: u64, oldest: u64) {
+        judge_by(progress, records, Needs { oldest, floors: Arc::default() }, None);
+    }
+
+    fn judge_by(progress: &mut Progress, records: u64, before: Needs, told_by: Option<Arc<Floors>>) {
         for _ in 0..records {
             progress.next_ordinal();
         }
@@ -390,7 +425,7 @@ mod tests {
             asked: Instant::now(),
             served_millis: None,
         };
-        progress.judged(&page, Needs { oldest, floors: Arc::default() });
+        progress.judged(&page, before, told_by);
     }
 
     #[test]
@@ -412,7 +447,7 @@ mod tests {
                 asked: Instant::now() + STREAM_DELAY,
                 served_millis: Some(119_000),
             };
-            progress.judged(&page, Needs { oldest: 0, floors: Arc::default() });
+            progress.judged(&page, Needs { oldest: 0, floors: Arc::default() }, None);
             let barrier = |unfinished| {
                 progress.checkpoint(unfinished, &Needs { oldest: 0, floors: Arc::default() }).barrier
             };
@@ -446,6 +481,32 @@ mod tests {
         assert_eq!(at(&progress, 29, 30), pair("20", "10"));
         assert_eq!(at(&progress, 30, 30), pair("30", "30"));
         assert_eq!(at(&progress, 30, 25), pair("30", "20"));
+    }
+
+    #[test]
+    fn the_floors_that_told_what_a_record_was_are_kept_with_the_rewind_position() {
+        let floors = |millis: u64| {
+            let mut floors = Floors::default();
+            floors.raise(&"tokyo".parse().expect("a name"), Hlc::at_millis(millis));
+            Arc::new(floors)
+        };
+        let base = BTreeMap::from([(shard(), (Position::TrimHorizon, 0))]);
+        let mut progress = Progress::new(shard(), base, Duration::from_mins(1));
+        for (in_force, told) in [(1, false), (2, true), (2, true), (3, false), (3, false)] {
+            let told_by = told.then(|| floors(in_force));
+            judge_by(&mut progress, 10, Needs { oldest: 0, floors: floors(in_force) }, told_by);
+        }
+        let terms = |unfinished: u64, oldest: u64| {
+            let checkpoint = progress.checkpoint(unfinished, &Needs { oldest, floors: floors(4) });
+            let at = |term: Term| (term.after.to_string(), Arc::new(term.floors));
+            (Arc::new(checkpoint.floors), checkpoint.terms.into_iter().map(at).collect::<Vec<_>>())
+        };
+        let told = |after: &str, millis| (after.to_owned(), floors(millis));
+        assert_eq!(terms(10, 0), (floors(1), vec![told("10", 2)]));
+        assert_eq!(terms(40, 0), (floors(1), vec![told("10", 2), told("40", 3)]));
+        assert_eq!(terms(50, 0), (floors(1), vec![told("10", 2), told("50", 4)]));
+        assert_eq!(terms(50, 10), (floors(2), vec![told("50", 4)]));
+        assert_eq!(terms(50, 50), (floors(4), vec![]));
     }
 
     #[test]

@@ -77,18 +77,23 @@ impl Before {
     /// this one.
     pub(super) fn checkpoint(&self, destination: &Origin) -> Option<Checkpoint> {
         let state = self.lock();
-        let ends = state.leases.values().filter_map(|lease| lease.checkpoints.get(destination).cloned());
-        ends.reduce(|mut all, end| {
+        let lineage = Lineage::from_iter([]);
+        let parents = Family { lineage: &lineage, leases: &state.leases }.parents();
+        let last = state.leases.values().filter(|lease| !parents.contains(&lease.shard));
+        let ends = last.filter_map(|lease| lease.checkpoints.get(destination).cloned());
+        let mut all = ends.reduce(|mut all, end| {
             all.rewind.extend(end.rewind);
             all.floors = all.floors.meet(&end.floors);
+            // Shards side by side are read again one after the other: what was in force late in one was not yet in
+            // force early in another.
+            all.terms.clear();
             all.millis = all.millis.min(end.millis);
             all
-        })
-        .map(|mut all| {
-            let label = self.stream.label();
-            all.rewind = all.rewind.into_iter().map(|(shard, at)| (shard.of_stream(label), at)).collect();
-            all
-        })
+        })?;
+        let label = self.stream.label();
+        all.rewind = all.rewind.into_iter().map(|(shard, at)| (shard.of_stream(label), at)).collect();
+        all.terms.iter_mut().for_each(|term| term.shard = term.shard.of_stream(label));
+        Some(all)
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {

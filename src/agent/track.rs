@@ -22,6 +22,7 @@ use super::progress::{Needs, PageEnd, Progress};
 use super::recorder::Recorder;
 use super::remembered::Remembered;
 use super::succession::Before;
+use super::terms::Terms;
 use crate::apply::{AttributeNames, Complaints, Job, Lanes, Ledger, Pauses, Source};
 use crate::config::{Conflicts, Tuning};
 use crate::control::{Cause, Checkpoint, ControlTable, Gap, Held};
@@ -239,7 +240,10 @@ pub(super) struct Track {
     holding: Arc<Holding>,
     memory: KeyMemory,
     remembered: Remembered,
-    floors: Arc<Floors>,
+    /// What may be forgotten.
+    floors: Floors,
+    /// What tells a put-back from the replicated write that it copies.
+    terms: Terms,
     /// Watermarks that wait until the stream has been read past the moment they were seen.
     unsettled: VecDeque<(Instant, Floors)>,
     /// A lower bound of the oldest record that the memory needs; exact at each sweep.
@@ -284,6 +288,9 @@ impl Track {
         let floors = destinations.values().map(|from| from.checkpoint.floors.clone());
         let floors = floors.reduce(|a, b| a.meet(&b)).unwrap_or_default();
         let is_main = destinations.contains_key(&shared.origin);
+        let terms = destinations.values().flat_map(|from| from.checkpoint.terms.clone());
+        let from = base.iter().map(|(shard, (position, _))| (shard.clone(), position.clone())).collect();
+        let terms = Terms::new(floors.clone(), holding.in_order(from), terms);
         let known_millis = destinations.values().map(|from| from.checkpoint.millis).min();
         let unread = destinations.iter().filter_map(|(destination, from)| {
             let since = holding.trimmed_unread(from, shared.trimmed_to()?, shared.retention_millis())?;
@@ -302,7 +309,8 @@ impl Track {
         Self {
             memory: KeyMemory::new(shared.origin.clone()),
             remembered: Remembered::among(&shared.remembered),
-            floors: Arc::new(floors),
+            floors,
+            terms,
             unsettled: VecDeque::new(),
             oldest: 0,
             progress: Progress::new(holding.lease.shard.clone(), base, shared.tuning.settle),
@@ -473,6 +481,7 @@ impl Track {
         let end = PageEnd::of(&page, now);
         self.note_time(&page, now);
         let before = self.needs();
+        let mut told_by = None;
         let full = page.records.len() >= 1_000;
         for (sequence, record) in page.records {
             let ordinal = self.progress.next_ordinal();
@@ -487,7 +496,12 @@ impl Track {
             let trace = if acts { Trace::begin(origin, table, &record.key, page.asked, seen) } else { None };
             record.old.iter().chain(&record.new).for_each(|image| self.shared.names.note(image));
             let judging = Instant::now();
-            let judgement = self.memory.judge(ordinal, record, &self.floors, stamp_in_place);
+            self.terms.come_to(&page.shard, &sequence);
+            let floors = self.terms.floors();
+            let judgement = self.memory.judge(ordinal, record, floors, stamp_in_place);
+            if judgement.by_floors {
+                told_by = Some(Arc::clone(floors));
+            }
             if let Some(trace) = &trace {
                 trace.classified(judging, judgement.verdict);
             }
@@ -524,7 +538,10 @@ impl Track {
                 }
             }
         }
-        self.progress.judged(&end, before);
+        self.progress.judged(&end, before, told_by);
+        if let Some(position) = &end.position {
+            self.terms.passed(&end.shard, position);
+        }
         self.note_idle(&end);
         let now = end.served_millis.unwrap_or_else(wall_millis);
         self.note_backlogs(self.progress.behind(&end, now), now);
@@ -648,7 +665,7 @@ impl Track {
     }
 
     fn needs(&self) -> Needs {
-        Needs { oldest: self.oldest, floors: Arc::clone(&self.floors) }
+        Needs { oldest: self.oldest, floors: Arc::clone(self.terms.floors()) }
     }
 
     fn note_idle(&self, end: &PageEnd) {
@@ -784,8 +801,8 @@ impl Track {
         let Some(read_to) = self.progress.read_to() else { return };
         while self.unsettled.front().is_some_and(|(seen, _)| *seen <= read_to) {
             if let Some((_, watermarks)) = self.unsettled.pop_front() {
-                let floors = Arc::make_mut(&mut self.floors);
-                watermarks.iter().for_each(|(origin, hlc)| floors.raise(origin, hlc));
+                self.floors.raise_all(&watermarks);
+                self.terms.raise(&watermarks);
             }
         }
     }

@@ -50,10 +50,20 @@ pub struct Checkpoint {
     pub rewind: BTreeMap<ShardId, Position>,
     /// The floors that were in force at `rewind`.
     pub floors: Floors,
+    /// Those that were in force later on, as far as what is read once more hangs on them.
+    pub terms: Vec<Term>,
     /// No write that is not yet done will have a creation time below this one, in milliseconds.
     pub millis: u64,
     /// All that was written before this barrier was raised has been done.
     pub barrier: u64,
+}
+
+/// Floors by which records were judged from a place in the stream on.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Term {
+    pub shard: ShardId,
+    pub after: Position,
+    pub floors: Floors,
 }
 
 impl Checkpoint {
@@ -87,7 +97,10 @@ impl Lease {
     /// Takes back what times say in which nobody believes whose clock says `now`.
     pub fn disbelieve(&mut self, now: u64) {
         for checkpoint in self.checkpoints.values_mut() {
-            checkpoint.floors = checkpoint.floors.credible(now);
+            let terms = checkpoint.terms.iter_mut().map(|term| &mut term.floors);
+            for floors in terms.chain([&mut checkpoint.floors]) {
+                *floors = floors.credible(now);
+            }
             if !is_credible(checkpoint.millis, now) {
                 checkpoint.millis = 0;
             }
@@ -284,17 +297,29 @@ pub(super) fn pk(space: &str) -> String {
 }
 
 fn write(checkpoint: &Checkpoint) -> AttributeValue {
-    let floors =
-        checkpoint.floors.iter().map(|(origin, floor)| (origin.to_string(), number(u64::from(floor))));
+    let terms = checkpoint.terms.iter().map(|Term { shard, after, floors }| {
+        AttributeValue::M(HashMap::from([
+            ("shard".to_owned(), text(&*shard.0)),
+            ("after".to_owned(), text(after.to_string())),
+            ("floors".to_owned(), write_floors(floors)),
+        ]))
+    });
     let rewind =
         checkpoint.rewind.iter().map(|(shard, position)| (shard.to_string(), text(position.to_string())));
     AttributeValue::M(HashMap::from([
         ("done".to_owned(), text(checkpoint.done.to_string())),
         ("rewind".to_owned(), AttributeValue::M(rewind.collect())),
-        ("floors".to_owned(), AttributeValue::M(floors.collect())),
+        ("floors".to_owned(), write_floors(&checkpoint.floors)),
+        ("terms".to_owned(), AttributeValue::L(terms.collect())),
         ("millis".to_owned(), number(checkpoint.millis)),
         ("barrier".to_owned(), number(checkpoint.barrier)),
     ]))
+}
+
+fn write_floors(floors: &Floors) -> AttributeValue {
+    AttributeValue::M(
+        floors.iter().map(|(origin, floor)| (origin.to_string(), number(u64::from(floor)))).collect(),
+    )
 }
 
 pub(super) fn read(row: &Row) -> Option<Lease> {
@@ -313,18 +338,31 @@ pub(super) fn read(row: &Row) -> Option<Lease> {
     })
 }
 
-fn read_checkpoint(fields: &Row) -> Option<Checkpoint> {
+fn read_floors(fields: &Row) -> Option<Floors> {
     let mut floors = Floors::default();
     for (origin, floor) in fields.get("floors")?.as_m().ok()? {
         floors.raise(&origin.parse().ok()?, Hlc::from(floor.as_n().ok()?.parse::<u64>().ok()?));
     }
+    Some(floors)
+}
+
+fn read_term(value: &AttributeValue) -> Option<Term> {
+    let fields = value.as_m().ok()?;
+    let shard = ShardId(read_text(fields, "shard")?.into());
+    Some(Term { shard, after: read_text(fields, "after")?.into(), floors: read_floors(fields)? })
+}
+
+fn read_checkpoint(fields: &Row) -> Option<Checkpoint> {
+    // A row from before there were any has none.
+    let terms = fields.get("terms").and_then(|terms| terms.as_l().ok()).into_iter().flatten();
     let rewind = fields.get("rewind")?.as_m().ok()?.iter();
     let rewind =
         rewind.map(|(shard, at)| Some((ShardId(shard.as_str().into()), at.as_s().ok()?.as_str().into())));
     Some(Checkpoint {
         done: read_text(fields, "done")?.into(),
         rewind: rewind.collect::<Option<_>>()?,
-        floors,
+        floors: read_floors(fields)?,
+        terms: terms.map(read_term).collect::<Option<_>>()?,
         millis: read_number(fields, "millis")?,
         barrier: read_number(fields, "barrier").unwrap_or_default(),
     })
@@ -346,19 +384,30 @@ mod tests {
     }
 
     fn checkpoints() -> impl Strategy<Value = Checkpoint> {
-        let floors = btree_map("[a-z0-9_-]{1,32}", any::<u64>(), 0..4);
         let rewind = btree_map("shardId-[0-9]{1,20}", positions(), 0..3);
-        (positions(), rewind, floors, any::<u64>(), any::<u64>()).prop_map(
-            |(done, rewind, raised, millis, barrier)| {
-                let mut floors = Floors::default();
-                for (origin, hlc) in raised {
-                    floors.raise(&origin.parse().expect("a name"), Hlc::from(hlc));
-                }
+        let term = ("shardId-[0-9]{1,20}", positions(), floors()).prop_map(|(shard, after, floors)| Term {
+            shard: ShardId(shard.as_str().into()),
+            after,
+            floors,
+        });
+        let terms = proptest::collection::vec(term, 0..3);
+        (positions(), rewind, floors(), terms, any::<u64>(), any::<u64>()).prop_map(
+            |(done, rewind, floors, terms, millis, barrier)| {
                 let rewind =
                     rewind.into_iter().map(|(shard, at)| (ShardId(shard.as_str().into()), at)).collect();
-                Checkpoint { done, rewind, floors, millis, barrier }
+                Checkpoint { done, rewind, floors, terms, millis, barrier }
             },
         )
+    }
+
+    fn floors() -> impl Strategy<Value = Floors> {
+        btree_map("[a-z0-9_-]{1,32}", any::<u64>(), 0..4).prop_map(|raised| {
+            let mut floors = Floors::default();
+            for (origin, hlc) in raised {
+                floors.raise(&origin.parse().expect("a name"), Hlc::from(hlc));
+            }
+            floors
+        })
     }
 
     proptest! {

@@ -50,7 +50,7 @@ pub use conflict::{ConflictTable, SavedConflict};
 pub use dead_letter::{DeadLetter, SavedLetter};
 pub use gap::{Cause, Gap};
 pub use hold::HoldRow;
-pub use lease::{Checkpoint, Held, Lease, LeaseTable, lease_space};
+pub use lease::{Checkpoint, Held, Lease, LeaseTable, Term, lease_space};
 pub use pause::PausedPeers;
 pub use report::SavedReport;
 pub use row_id::RowId;

@@ -90,7 +90,7 @@ fn is_copy(
     floors: &Floors,
 ) -> bool {
     // What a heal may still come with is no copy's, whatever the floors say.
-    let may_heal = |state: &KeyState| state.may_heal(&stamp.version);
+    let may_heal = |state: &KeyState| state.may_heal(&stamp.version, floors.before(own));
     let is_late = floors.passed(&stamp.version) && !known.is_some_and(may_heal);
     match known {
         _ if !stamp.nonce.is_of(own) => true,

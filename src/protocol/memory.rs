@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use super::classify::classify;
+use super::classify::{Kind, classify};
 use super::resolve::{Judgement, Reader, resolve};
 use super::{Hlc, KeyId, Nonce, Origin, Record, Stamp, Version};
 
@@ -43,6 +43,11 @@ impl Floors {
         *floor = (*floor).max(to);
     }
 
+    /// Raises each to what it is in another place.
+    pub fn raise_all(&mut self, others: &Self) {
+        others.iter().for_each(|(origin, floor)| self.raise(origin, floor));
+    }
+
     pub fn get(&self, origin: &Origin) -> Hlc {
         self.0.get(origin).copied().unwrap_or_default()
     }
@@ -69,7 +74,12 @@ impl Floors {
     }
 
     pub(super) fn passed(&self, version: &Version) -> bool {
-        version.hlc < less_slack(self.get(&version.origin))
+        version.hlc < self.before(&version.origin)
+    }
+
+    /// No version of an origin below this can show up any more.
+    pub(super) fn before(&self, origin: &Origin) -> Hlc {
+        less_slack(self.get(origin))
     }
 
     /// Whether no seed that was written under this hold can show up any more.
@@ -121,6 +131,12 @@ pub(super) struct Healing {
     pub(super) ordinal: u64,
 }
 
+impl Healing {
+    fn is_done(&self, own: Hlc) -> bool {
+        Hlc::at_millis(self.millis) < own
+    }
+}
+
 impl KeyState {
     /// How many stamps are kept a key. A put-back of a copy with an older one is taken for the
     /// replicated write that it copies, and healed away.
@@ -147,16 +163,16 @@ impl KeyState {
     }
 
     fn forget(&mut self, floors: &Floors, own: Hlc) {
-        self.heal.take_if(|heal| Hlc::at_millis(heal.millis) < own);
+        self.heal.take_if(|heal| heal.is_done(own));
         if self.stamps.iter().any(|seen| floors.passed(&seen.version)) {
             let stamps = std::mem::take(&mut self.stamps).into_vec();
             self.stamps = stamps.into_iter().filter(|seen| !floors.passed(&seen.version)).collect();
         }
     }
 
-    /// Whether a heal with this version may still come.
-    pub(super) fn may_heal(&self, version: &Version) -> bool {
-        self.heal.as_ref().is_some_and(|heal| heal.version == *version)
+    /// Whether a heal with this version may still come, where all is done of what was written here before `own`.
+    pub(super) fn may_heal(&self, version: &Version, own: Hlc) -> bool {
+        self.heal.as_ref().is_some_and(|heal| heal.version == *version && !heal.is_done(own))
     }
 
     pub(super) fn has_seen(&self, nonce: Nonce) -> bool {
@@ -200,12 +216,16 @@ impl KeyMemory {
         let key = KeyId::of(&record.key);
         let known = self.keys.get(&key);
         let kind = classify(&record, known, &self.origin, floors);
+        // Of a stamp, the floors say what the memory may have forgotten.
+        let by_floors = kind == Kind::LocalPut { is_stray: true }
+            && classify(&record, None, &self.origin, &Floors::default()) != kind;
         // Where the memory told nothing that the record does not, a rebuild may begin here.
         let is_plain = known.is_none() || classify(&record, None, &self.origin, floors) == kind;
         let record_millis = record.created_millis;
         let reader =
             Reader { own: &self.origin, floors, key, ordinal, record_millis, is_plain, stamp_in_place };
         let (judgement, next) = resolve(&reader, record, kind, known);
+        let judgement = Judgement { by_floors, ..judgement };
         match next {
             Some(state) => self.keys.insert(key, state),
             None => self.keys.remove(&key),
@@ -223,8 +243,8 @@ impl KeyMemory {
         if hold.is_some_and(|hold| !floors.is_over(hold)) {
             return;
         }
-        let own = less_slack(floors.get(&self.origin));
-        let floor = peers.iter().map(|peer| less_slack(floors.get(peer))).fold(own, Hlc::min);
+        let own = floors.before(&self.origin);
+        let floor = peers.iter().map(|peer| floors.before(peer)).fold(own, Hlc::min);
         self.keys.retain(|_, state| {
             state.forget(floors, own);
             if state.tip != Tip::Carried && state.latest.hlc < floor && state.heal.is_none() {

@@ -151,11 +151,14 @@ pub struct Judgement {
     pub arrived: Option<(KeyId, Version)>,
     /// Whether a seeder made what has come.
     pub is_seed: bool,
+    /// It is an application's put-back, and only the floors say so. Whoever reads the record again must judge it by
+    /// the same floors, so they must be durable before anything is done about it.
+    pub by_floors: bool,
 }
 
 impl Judgement {
     fn new(verdict: Verdict, actions: Vec<Action>) -> Self {
-        Self { verdict, actions, conflict: None, arrived: None, is_seed: false }
+        Self { verdict, actions, conflict: None, arrived: None, is_seed: false, by_floors: false }
     }
 
     /// It is a replicated write that has come, by its stamp.

@@ -37,8 +37,9 @@ impl Model {
         let (memory, id) = self.protocol(r, &region.agent, s.left.crashes, ordinal, &rec);
         let judged = Rc::clone(&self.cat.judgements[id as usize]);
         let agent = &mut s.regions[r].agent;
+        let floors = agent.judging(ordinal);
         agent.log.truncate(ordinal.into());
-        agent.log.push((agent.floors, oldest));
+        agent.log.push((floors, oldest, judged.by_floors));
         agent.memory = memory;
         agent.read += 1;
         if let Some(arrived) = judged.arrived {
@@ -76,9 +77,10 @@ impl Model {
         // Who made a write, only a defect asks.
         let truth = (self.set.defect != Defect::None).then_some(rec.truth);
         let crashed = self.set.defect == Defect::Recall && left < self.set.crashes;
-        let Agent { memory, floors, in_place, .. } = agent;
+        let Agent { memory, in_place, .. } = agent;
+        let floors = agent.judging(ordinal);
         let question =
-            (small(r), *memory, ordinal, rec.time, rec.old, rec.new, *floors, *in_place, truth, crashed);
+            (small(r), *memory, ordinal, rec.time, rec.old, rec.new, floors, *in_place, truth, crashed);
         if let Some(known) = self.answers.judged.get(&question) {
             return *known;
         }
@@ -92,7 +94,7 @@ impl Model {
         let key = self.cat.keys[usize::from(rec.key)].clone();
         let record = Record { created_millis: u64::from(rec.time) * UNIT_MILLIS, key, old, new };
         let mut mem = self.cat.get_memory(*memory).clone();
-        let judgement = mem.judge(ordinal.into(), record, &self.floors(*floors), *in_place);
+        let judgement = mem.judge(ordinal.into(), record, &self.floors(floors), *in_place);
         if self.set.defect == Defect::NoChainMemory && judgement.verdict == Verdict::LocalPut {
             mem = KeyMemory::new(self.cat.origins[r].clone());
         }
@@ -105,6 +107,7 @@ impl Model {
             for_here: vec![],
             arrived: judgement.arrived.as_ref().map(|(_, version)| v_of(version)),
             conflict: judgement.conflict.map(|c| (v_of(&c.lost), v_of(&c.won))),
+            by_floors: judgement.by_floors,
         };
         for action in judgement.actions {
             if let Action::Push(write) = &action {
@@ -247,7 +250,7 @@ impl Model {
         let least = done[..self.set.regions].iter().copied().min().unwrap_or_default().min(agent.read);
         let now = self.oldest(agent).unwrap_or(least);
         // As the memory was before the first record that is not done.
-        let then = agent.log.get(usize::from(least)).map_or(now, |(_, since)| *since);
+        let then = agent.log.get(usize::from(least)).map_or(now, |(_, since, _)| *since);
         match self.set.defect {
             Defect::MemoryLost => least,
             Defect::LateRewind => least.min(now),

@@ -71,6 +71,8 @@ pub(crate) struct Judged {
     pub(crate) conflict: Option<(V, V)>,
     /// The replicated version that has come.
     pub(crate) arrived: Option<V>,
+    /// Only the floors say that it is a put-back.
+    pub(crate) by_floors: bool,
 }
 
 /// Things of one kind, each kept once.
@@ -118,6 +120,7 @@ impl Catalogue {
             for_here: vec![],
             conflict: None,
             arrived: None,
+            by_floors: false,
         };
         let key = |name: &&str| Item::from([("pk".to_owned(), AttributeValue::S((*name).to_owned()))]);
         let even = (0..BARE).step_by(2).map(|data| AttributeValue::N(data.to_string())).collect();

@@ -71,6 +71,9 @@ impl Model {
         let key = usize::from(rec.key);
         let before = s.regions[r].stream[..usize::from(ordinal)].iter().rev().find(|b| b.key == rec.key);
         let before = before.map(|before| before.truth);
+        let unmarked = s.regions[r].stream[..usize::from(ordinal)].iter().rev();
+        let unmarked = unmarked.filter(|b| b.truth != Truth::AgentMark).find(|b| b.key == rec.key);
+        let is_over_put_back = unmarked.is_some_and(|b| b.truth == Truth::PutBack);
         let (old, new) = (self.cat.get(rec.old), self.cat.get(rec.new));
         let region = &mut s.regions[r];
         let highest = region.highest[key];
@@ -88,7 +91,7 @@ impl Model {
                     self.tally.limit("rolled back in haste");
                 } else if rec.old == ABSENT || old.data == BARE {
                     self.tally.limit("older puts over newer deletes");
-                } else if before == Some(Truth::PutBack) {
+                } else if is_over_put_back {
                     self.tally.limit("older puts over the same data put back");
                 } else {
                     self.fail(format!(
@@ -159,6 +162,8 @@ impl Model {
         if !rec.truth.is_agent() {
             if rec.truth == Truth::Delete && old.mark {
                 limit = Some("deletes of a marked item");
+            } else if rec.truth == Truth::PutBack && old.data == new.data && !new.mark {
+                limit = Some("copies put back over the same data");
             } else {
                 return self.fail(format!("an application's write in {} was taken for an echo", NAMES[r]));
             }
@@ -197,10 +202,7 @@ impl Model {
     /// on it, and may have acted in part, it must say the same again.
     pub(crate) fn judge_again(&mut self, r: usize, ordinal: u8, rec: &Rec, judged: &Judged, acts: bool) {
         let first = &self.cat.judgements[rec.judged as usize];
-        if rec.truth == Truth::PutBack && first.verdict.is_local() != judged.verdict.is_local() {
-            self.tally.limit("put-backs judged otherwise after a crash");
-            self.is_beyond = true;
-        } else if acts && (first.verdict, first.version) != (judged.verdict, judged.version) {
+        if acts && (first.verdict, first.version) != (judged.verdict, judged.version) {
             let show = |j: &Judged| {
                 format!(
                     "{:?} {}",

@@ -76,6 +76,8 @@ pub(crate) enum Defect {
     ForgetBeforeRead,
     /// Memory is forgotten right up to the watermarks.
     NoSlack,
+    /// Of the floors, those of the rewind position are made durable, and no later ones.
+    NoTerms,
     /// Watermarks count though requests from before them are under way.
     EagerSettle,
     /// What is not for a region is not sent there, not even as a delete.
@@ -119,7 +121,7 @@ pub(crate) enum Defect {
 }
 
 impl Defect {
-    const ALL: [Self; 43] = [
+    const ALL: [Self; 44] = [
         Self::None,
         Self::NoFingerprint,
         Self::StampNotAbove,
@@ -143,6 +145,7 @@ impl Defect {
         Self::ForgetBeforeDone,
         Self::ForgetBeforeRead,
         Self::NoSlack,
+        Self::NoTerms,
         Self::EagerSettle,
         Self::NotSent,
         Self::NoHold,

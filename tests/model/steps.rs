@@ -17,8 +17,6 @@ pub(crate) struct Model {
     pub(crate) tally: Tally,
     /// Why the state that is being built is a wrong one.
     pub(crate) failure: Option<String>,
-    /// The state that is being built lies beyond a limit which costs convergence.
-    pub(crate) is_beyond: bool,
     pub(crate) answers: Answers,
 }
 
@@ -36,7 +34,6 @@ impl Model {
             cat: Catalogue::new(),
             tally: Tally::default(),
             failure: None,
-            is_beyond: false,
             answers: Answers::default(),
         }
     }
@@ -93,6 +90,7 @@ impl Model {
             act_from: [0; MAX],
             log: vec![],
             durable: Durable { floors, watermark: [floor; MAX], ..Durable::default() },
+            terms: vec![],
             in_place: false,
         };
         // Back steps must not end before the clock's zero.
@@ -142,7 +140,7 @@ impl Model {
     fn take(&mut self, state: &State, step: Step, out: &mut Vec<Next>) {
         let next = self.step(state, step);
         let failure = self.failure.take();
-        if let (Some(next), false) = (next, std::mem::take(&mut self.is_beyond)) {
+        if let Some(next) = next {
             out.push((step, next, failure));
         }
     }
@@ -344,6 +342,9 @@ impl Model {
                     return None;
                 }
                 region.agent.durable = next;
+                if s.left.crashes > 0 && self.set.defect != Defect::NoTerms {
+                    region.agent.terms = region.agent.terms(rewind, &next.done[..self.set.regions]);
+                }
             }
             Step::Crash { region } => {
                 s.left.crashes -= 1;

@@ -95,9 +95,12 @@ pub(crate) struct Agent {
     pub(crate) queue: Vec<Pending>,
     /// By destination: records before are not acted on (again).
     pub(crate) act_from: [u8; MAX],
-    /// Per record read: the floors in force, and where a rebuild of the memory before it starts.
-    pub(crate) log: Vec<([u8; FLOORS], u8)>,
+    /// Per record read: the floors in force, where a rebuild of the memory before it starts, and whether the
+    /// floors said what it is.
+    pub(crate) log: Vec<([u8; FLOORS], u8, bool)>,
     pub(crate) durable: Durable,
+    /// The floors that count besides those of the rewind position, from which record on; durable with it.
+    pub(crate) terms: Vec<(u8, [u8; FLOORS])>,
     pub(crate) in_place: bool,
 }
 
@@ -328,8 +331,30 @@ impl Agent {
         self.queue.iter().position(|pending| pending.dest == dest && pending.key == key)
     }
 
+    /// The floors by which the record at a position is judged.
+    pub(crate) fn judging(&self, position: u8) -> [u8; FLOORS] {
+        let terms = self.terms.iter().filter(|(from, _)| *from <= position);
+        terms.fold(self.floors, |floors, (_, term)| std::array::from_fn(|i| floors[i].max(term[i])))
+    }
+
     pub(crate) fn floors_at(&self, position: u8) -> [u8; FLOORS] {
-        self.log.get(usize::from(position)).map_or(self.floors, |(floors, _)| *floors)
+        self.log.get(usize::from(position)).map_or_else(|| self.judging(position), |(floors, ..)| *floors)
+    }
+
+    /// What is made durable of the floors, beside those of the rewind position.
+    pub(crate) fn terms(&self, rewind: u8, done: &[u8]) -> Vec<(u8, [u8; FLOORS])> {
+        let most = done.iter().copied().max().unwrap_or_default();
+        let told = (rewind..most).filter(|p| self.log.get(usize::from(*p)).is_some_and(|(.., told)| *told));
+        // What is read once more has not been read so far.
+        let kept = self.terms.iter().map(|(from, _)| *from).filter(|from| *from >= self.read);
+        let mut from: Vec<u8> = told.chain(kept).chain(done.iter().copied()).collect();
+        from.sort_unstable();
+        from.dedup();
+        let mut terms: Vec<_> = from.into_iter().map(|from| (from, self.floors_at(from))).collect();
+        let at_rewind = self.floors_at(rewind);
+        terms.dedup_by_key(|(_, floors)| *floors);
+        terms.retain(|(_, floors)| *floors != at_rewind);
+        terms
     }
 }
 
@@ -372,7 +397,7 @@ impl State {
                 (&region.seen, region.puts).hash(&mut h);
             }
             if crashes > 0 {
-                (&region.stream, &agent.log, agent.durable).hash(&mut h);
+                (&region.stream, &agent.log, agent.durable, &agent.terms).hash(&mut h);
             } else {
                 region.stream[usize::from(agent.read)..].hash(&mut h);
             }
