@@ -177,11 +177,6 @@ impl Profile {
         some(crashes, agent_fault, rng);
         some(rolls, shard_fault, rng);
         some(steps, clock_fault, rng);
-        some(
-            if self == Self::Recycled { 20 } else { 0 },
-            |settings, rng| FaultKind::Recycle { region: rng.usize(..settings.regions) },
-            rng,
-        );
         match self {
             Self::Ahead => {
                 let region = rng.usize(..settings.regions);
@@ -217,6 +212,13 @@ impl Profile {
                         let at = settings.safety * sixth / 6;
                         faults.push(Fault { at, lasts: 0, kind: FaultKind::Roll { region } });
                     }
+                }
+            }
+            // Once a region: what was on for so short a time that no agent saw it, none reads.
+            Self::Recycled => {
+                for region in 0..settings.regions {
+                    let at = rng.u64(..settings.safety);
+                    faults.push(Fault { at, lasts: 0, kind: FaultKind::Recycle { region } });
                 }
             }
             Self::Trimmed => {
