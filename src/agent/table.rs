@@ -190,7 +190,9 @@ impl TablePlan {
             Recorder::start(name.clone(), kept, &self.tuning, Arc::clone(&self.tally), tasks)
         });
         let remembered = Arc::default();
-        (Common { control, recorder, names, lanes, watermarks, own_watermark, remembered }, promises)
+        let Tuning { poll_interval, idle_poll_interval, .. } = self.tuning;
+        let pacer = Arc::new(Pacer::new(poll_interval, idle_poll_interval));
+        (Common { control, recorder, names, lanes, watermarks, own_watermark, remembered, pacer }, promises)
     }
 }
 
@@ -203,6 +205,7 @@ struct Common {
     watermarks: watch::Receiver<Floors>,
     own_watermark: watch::Receiver<Hlc>,
     remembered: Arc<AtomicUsize>,
+    pacer: Arc<Pacer>,
 }
 
 impl Common {
@@ -216,11 +219,10 @@ impl Common {
         asked: watch::Receiver<Asked>,
         before: Option<Arc<Before>>,
     ) -> Shared {
-        let Tuning { poll_interval, idle_poll_interval, .. } = plan.tuning;
         let stream = Stream {
             client: plan.local.streams.clone(),
             arn: arn.to_owned(),
-            pacer: Arc::new(Pacer::new(poll_interval, idle_poll_interval)),
+            pacer: Arc::clone(&self.pacer),
             lineage,
             look: Arc::clone(look),
         };

@@ -25,6 +25,12 @@ impl ShardId {
         self.0.contains('/')
     }
 
+    /// The shard as its own stream calls it.
+    #[must_use]
+    pub(super) fn at_home(&self) -> Self {
+        if self.is_of_other_stream() { Self(self.in_stream().1.into()) } else { self.clone() }
+    }
+
     /// The stream that it is of, if that is another one, and its name there.
     pub(super) fn in_stream(&self) -> (Option<&str>, &str) {
         match self.0.split_once('/') {

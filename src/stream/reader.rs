@@ -80,7 +80,7 @@ pub enum StreamEvent {
 pub struct Stream {
     pub client: Client,
     pub arn: String,
-    /// Shared by all of an agent's readers of the stream.
+    /// Shared by all of an agent's readers of the table's streams.
     pub pacer: Arc<Pacer>,
     /// The shards that there are; see [`super::list`].
     pub lineage: watch::Receiver<Option<Lineage>>,
@@ -371,7 +371,7 @@ impl ShardReader {
     async fn get_records(&self, iterator: &str) -> Answer<Records> {
         let (clock, summed) = (ServiceClock::default(), Summed::default());
         let call = || async {
-            self.stream.pacer.attempt(&self.shard).await;
+            self.stream.pacer.attempt(&self.shard.at_home()).await;
             let request = self.stream.client.get_records().shard_iterator(iterator).limit(PAGE);
             let request = request.customize().interceptor(clock.clone()).interceptor(summed.clone());
             let result = request.send().await;
