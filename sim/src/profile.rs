@@ -261,7 +261,11 @@ impl Profile {
                 let kind = match rng.u8(..10) {
                     _ if key == 0 && settings.sole_keys > 0 => WriteKind::Lock,
                     0..6 if key < settings.sole_keys || self == Self::Counters => WriteKind::Add,
-                    _ => write_kind(is_long, settings, rng),
+                    _ => match write_kind(is_long, settings, rng) {
+                        // How a copy is judged at the beginning of a next stream is not searched.
+                        WriteKind::PutBack { .. } if self == Self::Recycled => WriteKind::Update,
+                        kind => kind,
+                    },
                 };
                 let number = writes.len() as u64 + 1;
                 let anywhere = rng.usize(..settings.regions);

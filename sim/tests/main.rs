@@ -99,7 +99,7 @@ fn records_that_are_trimmed_unread_are_told_of() {
 
 #[test]
 fn seeds_with_streams_that_are_turned_off_and_on_pass() {
-    all_pass(Profile::Recycled, 3, seeds(12));
+    all_pass(Profile::Recycled, 3, seeds(8));
 }
 
 #[test]

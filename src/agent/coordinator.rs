@@ -216,13 +216,24 @@ impl Coordinator {
                 });
             }
         }
+        self.wind_down(holdings, running, next).await;
+        false
+    }
+
+    /// Finishes what is under way, and gives all leases up.
+    async fn wind_down(
+        &self,
+        mut holdings: JoinSet<ShardId>,
+        mut running: BTreeMap<ShardId, Running>,
+        mut next: Instant,
+    ) {
         loop {
             tokio::select! {
                 biased;
                 ended = holdings.join_next() => match ended {
                     Some(Ok(shard)) => self.ended(&shard, &mut running).await,
                     Some(Err(error)) => error!(%error, table = self.shared.table, "a shard's task broke down"),
-                    None => return false,
+                    None => return,
                 },
                 () = tokio::time::sleep_until(next) => {
                     next = Instant::now() + self.shared.tuning.lease_interval(running.len());

@@ -139,9 +139,8 @@ impl Keeper {
     fn trouble(&self, ended: Ended) -> Option<StartError> {
         let (region, table) = (self.site.local.name.clone(), self.site.name_of(&self.table).to_owned());
         match ended {
-            Ended::Stopped => None,
-            // What there is to tell, the next plan tells.
-            Ended::OtherStream => None,
+            // Of another stream, the next plan tells.
+            Ended::Stopped | Ended::OtherStream => None,
             Ended::Deleted(fault) => Some(self.site.fault(&table, fault)),
             Ended::BrokeDown(reason) => {
                 self.status.tally.breakdowns.add();

@@ -60,7 +60,7 @@ impl Site {
         status: &TableStatus,
         deadline: Instant,
     ) -> Result<TablePlan, StartError> {
-        caught(self.check(table, status, deadline)).await.unwrap_or_else(|panic| {
+        caught(Box::pin(self.check(table, status, deadline))).await.unwrap_or_else(|panic| {
             let (region, table) = (self.local.name.clone(), self.name_of(table).to_owned());
             Err(StartError::BrokeDown { region, table, reason: panic.to_string() })
         })

@@ -257,7 +257,7 @@ impl Progress {
             reached.insert(page.shard.clone(), page.reached.clone());
         }
         if after != in_force {
-            let shard = self.pages.iter().take(done).last().map_or(&self.shard, |page| &page.shard);
+            let shard = self.pages.iter().take(done).next_back().map_or(&self.shard, |page| &page.shard);
             let at = reached.get(shard).map_or(Position::TrimHorizon, |at| at.position.clone());
             terms.push(Term { shard: shard.clone(), after: at, floors: Floors::clone(after) });
         }

@@ -229,16 +229,18 @@ impl Succession {
         let control = ControlTable::of(&self.local);
         let mut leases = control.leases(&lease_space(&self.table, &before.arn)).await?.leases;
         let now = own_millis(&self.local.streams);
-        leases.values_mut().for_each(|lease| lease.disbelieve(now));
+        for lease in leases.values_mut() {
+            lease.disbelieve(now);
+        }
         let promises = Promises { lineage: &Lineage::from_iter([]), leases: &leases };
-        let promised = self.peers.iter().map(|peer| promises.to(peer)).min().unwrap_or_default();
+        let since = self.peers.iter().map(|peer| promises.to(peer)).min().unwrap_or_default();
         let until_millis = next.made_millis().map_or(now, |made| now.min(made + ENABLING_MILLIS));
         let gap = Gap {
             origin: self.local.name.clone(),
             cause,
             shard: next.label().to_owned(),
             peers: self.peers.clone(),
-            from_millis: promised.max(before.made_millis().unwrap_or_default()).min(until_millis),
+            from_millis: since.max(before.made_millis().unwrap_or_default()).min(until_millis),
             until_millis,
             found_millis: now,
         };
