@@ -73,12 +73,15 @@ tally! {
     throttled,
     /// Attempts that failed otherwise, and were made again.
     retries,
-    /// Records trimmed from the stream before they were read, by occurrence.
+    /// Times that a table was marked since records were trimmed before they were read, or since it has another stream.
     gaps,
     /// Records that could not be read.
     unreadable,
     /// Times that remembered keys could not be moved to disk, or read from there.
     spill_failures,
+    /// Replicated writes whose origin is no region of the table here: agents of another setup made them, and they go
+    /// to no peer.
+    foreign,
     /// Times that the table's replication broke down and was started again; only by a defect.
     breakdowns,
 }

@@ -38,6 +38,8 @@ pub enum Profile {
     Refused,
     /// Records come without a creation time.
     Unreadable,
+    /// Streams are turned off and on at once, under crashes and cut links: nothing is lost.
+    Recycled,
 }
 
 const MINUTE: u64 = 60_000;
@@ -45,7 +47,7 @@ const MINUTE: u64 = 60_000;
 const BURST: usize = 15;
 
 impl Profile {
-    pub const ALL: [Self; 15] = [
+    pub const ALL: [Self; 16] = [
         Self::Calm,
         Self::Counters,
         Self::Faulty,
@@ -61,6 +63,7 @@ impl Profile {
         Self::Gateway,
         Self::Refused,
         Self::Unreadable,
+        Self::Recycled,
     ];
 
     pub fn name(self) -> &'static str {
@@ -80,6 +83,7 @@ impl Profile {
             Self::Gateway => "gateway",
             Self::Refused => "refused",
             Self::Unreadable => "unreadable",
+            Self::Recycled => "recycled",
         }
     }
 
@@ -108,6 +112,7 @@ impl Profile {
             regions,
             agents: match self {
                 Self::Crowd => rng.usize(2..=4),
+                Self::Recycled => rng.usize(1..=2),
                 Self::Scale => 5,
                 Self::Away => 3,
                 _ => 1,
@@ -116,6 +121,7 @@ impl Profile {
                 Self::Crowd => rng.usize(2..=12),
                 Self::Scale => 1_000,
                 Self::Away => 4,
+                Self::Recycled => rng.usize(1..=4),
                 _ => 1,
             },
             keys: match self {
@@ -180,6 +186,7 @@ impl Profile {
             // What comes back from another fault would be refused one by one, and be put aside, as it should be.
             Self::Refused => (0, 0, 4, 4, 0),
             Self::Unreadable => (6, 4, 10, 4, 0),
+            Self::Recycled => (20, 4, 20, 6, 0),
         };
         let mut some = |a_ten_minutes: u64, draw: fn(&Settings, &mut Rng) -> FaultKind, rng: &mut Rng| {
             let most = (a_ten_minutes * minutes).div_ceil(10);
@@ -236,6 +243,13 @@ impl Profile {
                         let at = settings.safety * sixth / 6;
                         faults.push(Fault { at, lasts: 0, kind: FaultKind::Roll { region } });
                     }
+                }
+            }
+            // Once a region: what was on for so short a time that no agent saw it, none reads.
+            Self::Recycled => {
+                for region in 0..settings.regions {
+                    let at = rng.u64(..settings.safety);
+                    faults.push(Fault { at, lasts: 0, kind: FaultKind::Recycle { region } });
                 }
             }
             Self::Trimmed => {

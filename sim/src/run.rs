@@ -102,6 +102,9 @@ async fn play(scenario: &Scenario, keeps_text: bool) -> Option<Report> {
     if trimmed && tally.gaps == 0 {
         failures.push("records were trimmed before they were read, and no agent said so".to_owned());
     }
+    for service in world.services.iter().filter(|service| service.is_recycled_unmarked()) {
+        failures.push(format!("the stream of {} was turned off and on, and no agent said so", service.name));
+    }
     if failures.is_empty() {
         let unmarked = world.unmarked().into_iter();
         failures.extend(unmarked.map(|region| format!("{region}: records are lost, and no mark says so")));

@@ -159,6 +159,8 @@ pub enum FaultKind {
     Roll { region: usize },
     /// Every open shard ends and has two children.
     Split { region: usize },
+    /// The table's stream is turned off, and on again at once: it has another one.
+    Recycle { region: usize },
     /// The region's clock is set forwards or back.
     ClockStep { region: usize, millis: i64 },
 }
@@ -180,6 +182,7 @@ impl FaultKind {
             | Self::Undated { region, .. }
             | Self::Roll { region }
             | Self::Split { region }
+            | Self::Recycle { region }
             | Self::ClockStep { region, .. } => vec![*region],
             Self::Crash { .. } | Self::Stop { .. } | Self::Isolate { .. } => Vec::new(),
         }
@@ -194,7 +197,7 @@ impl FaultKind {
 
     /// Whether it is over at once.
     pub fn is_moment(&self) -> bool {
-        matches!(self, Self::Roll { .. } | Self::Split { .. } | Self::ClockStep { .. })
+        matches!(self, Self::Roll { .. } | Self::Split { .. } | Self::Recycle { .. } | Self::ClockStep { .. })
     }
 }
 

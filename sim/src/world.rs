@@ -141,6 +141,7 @@ impl World {
         self.disturbed = Some(now);
         match fault {
             FaultKind::Roll { region } => self.services[*region].roll(false, now),
+            FaultKind::Recycle { region } => self.services[*region].recycle(now),
             FaultKind::Split { region } => self.services[*region].roll(true, now),
             FaultKind::ClockStep { region, millis } => self.services[*region].clock.offset += millis,
             lasting => self.faults.push((number, lasting.clone())),

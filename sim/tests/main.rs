@@ -119,8 +119,13 @@ fn records_that_can_not_be_read_mark_the_table() {
 }
 
 #[test]
+fn seeds_with_streams_that_are_turned_off_and_on_pass() {
+    all_pass(Profile::Recycled, 3, seeds(8));
+}
+
+#[test]
 fn one_seed_gives_one_trace_to_the_letter() {
-    for profile in [Profile::Faulty, Profile::Shards, Profile::Unreadable] {
+    for profile in [Profile::Faulty, Profile::Shards, Profile::Unreadable, Profile::Recycled] {
         let scenario = profile.draw(7, 2);
         let (first, second) = (run(&scenario, true), run(&scenario, true));
         assert!(first.lines.len() > 500, "{} lines", first.lines.len());

@@ -17,6 +17,7 @@ use super::family::Family;
 use super::holding::{Holding, Leases};
 use super::promises::Promises;
 use super::retention::{Backlog, Retention};
+use super::succession::Before;
 use super::track::{Shared, TrackState};
 use crate::apply::Tenure;
 use crate::config::Start;
@@ -45,6 +46,8 @@ struct State {
     /// How often that was found so in a row.
     rounds: u32,
     tracks: BTreeMap<ShardId, watch::Receiver<TrackState>>,
+    /// The stream has been read to its end, for all: nobody need wait for it.
+    is_over: bool,
 }
 
 impl Shards {
@@ -52,8 +55,15 @@ impl Shards {
     /// none to read, how often that was found so.
     pub(super) fn idle_calls(&self) -> u32 {
         let state = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if state.is_over {
+            return u32::MAX;
+        }
         let least = state.tracks.values().map(|track| track.borrow().idle_calls).min();
         if state.settled { least.unwrap_or(state.rounds) } else { 0 }
+    }
+
+    pub(super) fn are_over(&self) {
+        self.change(|state| state.is_over = true);
     }
 
     fn change(&self, change: impl FnOnce(&mut State)) {
@@ -66,12 +76,16 @@ pub(super) struct Coordinator {
     pub(super) shared: Arc<Shared>,
     pub(super) me: AgentId,
     pub(super) start: Start,
+    /// Of a stream that has a successor: who has not all of it yet. Once all have, it is over.
+    pub(super) behind: Option<Arc<Before>>,
+    /// When the list was asked for that first showed a destination at the end of all shards.
+    pub(super) at_end: BTreeMap<Origin, Instant>,
     pub(super) crew: watch::Receiver<Crew>,
     pub(super) lineage: watch::Receiver<Option<Lineage>>,
     /// Asks for a fresh lineage.
     pub(super) look: Arc<Notify>,
     /// What may be told to each peer, and to ourselves: what is durably done there.
-    pub(super) promises: BTreeMap<Origin, watch::Sender<Hlc>>,
+    pub(super) promises: Arc<BTreeMap<Origin, watch::Sender<Hlc>>>,
     /// Tells the tracks what the table's agents are asked.
     pub(super) asked: watch::Sender<Asked>,
     pub(super) holds: Holds,
@@ -103,8 +117,9 @@ struct Running {
 }
 
 impl Coordinator {
-    /// Holds leases until it is stopped; then finishes what is under way, and gives them up.
-    pub(super) async fn run(mut self, stop: CancellationToken) {
+    /// Holds leases until it is stopped; then finishes what is under way, and gives them up. Whether the stream
+    /// has come to its end before that, for all.
+    pub(super) async fn run(mut self, stop: CancellationToken) -> bool {
         let (leases, read_leases) = watch::channel(Leases::new());
         let mut holdings: JoinSet<ShardId> = JoinSet::new();
         let mut running: BTreeMap<ShardId, Running> = BTreeMap::new();
@@ -122,7 +137,7 @@ impl Coordinator {
                         // The table's task ends with it, and is begun again.
                         Err(broken) => match broken.try_into_panic() {
                             Ok(panic) => std::panic::resume_unwind(panic),
-                            Err(_) => return,
+                            Err(_) => return false,
                         },
                     }
                     self.look.notify_one();
@@ -135,13 +150,13 @@ impl Coordinator {
                 }
                 changed = self.lineage.changed() => {
                     if changed.is_err() {
-                        return;
+                        return false;
                     }
                     next = next.min(soonest);
                 }
                 changed = self.crew.changed() => {
                     if changed.is_err() {
-                        return;
+                        return false;
                     }
                     next = next.min(soonest);
                 }
@@ -170,8 +185,13 @@ impl Coordinator {
             soonest = Instant::now()
                 + self.shared.tuning.lease_interval(rows.len()) * u32::from(rows.len() > FEW) / 5;
             self.promise(&lineage, &rows);
+            if self.is_over(&lineage, &rows) && running.is_empty() {
+                return true;
+            }
             let family = Family { lineage: &lineage, leases: &rows };
-            let ancestors: Vec<_> = taken.iter().map(|lease| family.ancestors(&lease.shard)).collect();
+            let older = self.shared.before.as_ref().map(|before| before.shards()).unwrap_or_default();
+            let ancestors = |lease: &Lease| [older.clone(), family.ancestors(&lease.shard)].concat();
+            let ancestors: Vec<_> = taken.iter().map(ancestors).collect();
             leases.send_replace(rows);
             for (lease, ancestors) in taken.into_iter().zip(ancestors) {
                 let (state, states) = watch::channel(TrackState::default());
@@ -189,6 +209,17 @@ impl Coordinator {
                 });
             }
         }
+        self.wind_down(holdings, running, next).await;
+        false
+    }
+
+    /// Finishes what is under way, and gives all leases up.
+    async fn wind_down(
+        &self,
+        mut holdings: JoinSet<ShardId>,
+        mut running: BTreeMap<ShardId, Running>,
+        mut next: Instant,
+    ) {
         loop {
             tokio::select! {
                 biased;
@@ -403,10 +434,34 @@ impl Coordinator {
         }
     }
 
+    /// Whether the stream has a successor, and all destinations have all of it; tells those who wait for their turn.
+    fn is_over(&mut self, lineage: &Lineage, rows: &Leases) -> bool {
+        let Some(behind) = &self.behind else { return false };
+        let has_row = |shard: &ShardId| rows.contains_key(shard);
+        let is_whole = lineage.shards().all(has_row);
+        let mut left = BTreeSet::new();
+        for destination in self.shared.lanes.keys() {
+            if !is_whole || !rows.values().all(|lease| lease.is_done_for(destination)) {
+                self.at_end.remove(destination);
+                left.insert(destination.clone());
+                continue;
+            }
+            // One list may miss a shard.
+            let first = *self.at_end.entry(destination.clone()).or_insert(lineage.asked);
+            if lineage.asked == first {
+                left.insert(destination.clone());
+                self.look.notify_one();
+            }
+        }
+        let is_over = left.is_empty();
+        behind.note(left, rows.clone());
+        is_over
+    }
+
     /// Tells each peer what is durably with it: all writes older than its least advanced shard.
     fn promise(&mut self, lineage: &Lineage, rows: &Leases) {
         let promises = Promises { lineage, leases: rows };
-        for (peer, promise) in &self.promises {
+        for (peer, promise) in &*self.promises {
             let millis = promises.to(peer);
             let hlc = Hlc::at_millis(millis);
             if let Some(now) = lineage.listed_millis

@@ -11,6 +11,7 @@ use super::StartError;
 use super::backlog::{Backlog, Backlogs};
 use super::coordinator::Shards;
 use super::crew::Crew;
+use super::foreign::Foreign;
 use crate::apply::{Pauses, Refusals};
 use crate::control::{AgentId, PausedPeers};
 use crate::lag::{LagBook, PeerLag, Spread};
@@ -63,6 +64,8 @@ pub struct TableStanding {
     pub paused: BTreeMap<Origin, bool>,
     /// The regions that refuse all writes, each with its reason.
     pub refused: BTreeMap<Origin, String>,
+    /// The writes of agents of another setup, by the region that their stamps name: no peer gets them.
+    pub foreign: BTreeMap<Origin, u64>,
     /// How old what each other origin has promised this region is.
     pub arrivals: BTreeMap<Origin, Duration>,
     /// The shards that this agent reads, and how long ago each was read.
@@ -84,13 +87,14 @@ pub(super) struct TableStatus {
     pub(super) backlogs: Arc<Backlogs>,
     pub(super) refusals: Arc<Refusals>,
     pub(super) remembered: Arc<Remembered>,
+    pub(super) foreign: Arc<Foreign>,
     standing: Mutex<Standing>,
 }
 
 #[derive(Debug, Default)]
 struct Standing {
-    /// While it runs.
-    shards: Option<Arc<Shards>>,
+    /// While it runs: of each stream that is read.
+    shards: Option<Vec<Arc<Shards>>>,
     trouble: Option<StartError>,
 }
 
@@ -135,6 +139,7 @@ impl Figures {
             backlogs: Arc::default(),
             refusals: Arc::default(),
             remembered: Arc::default(),
+            foreign: Arc::default(),
             standing: Mutex::default(),
         });
         lock(&self.0.tables).push(Arc::clone(&status));
@@ -210,6 +215,7 @@ impl Figures {
                 backlogs: table.backlogs.by_peer(),
                 paused: arrivals.keys().map(|peer| (peer.clone(), paused.contains_key(peer))).collect(),
                 refused: table.refusals.all(),
+                foreign: table.foreign.all(),
                 arrivals,
                 unread: table.backlogs.unread(),
                 failing: table.backlogs.failing(),
@@ -235,7 +241,7 @@ impl Figures {
 }
 
 impl TableStatus {
-    pub(super) fn started(&self, shards: Arc<Shards>) {
+    pub(super) fn started(&self, shards: Vec<Arc<Shards>>) {
         *lock(&self.standing) = Standing { shards: Some(shards), trouble: None };
     }
 
@@ -254,7 +260,8 @@ impl TableStatus {
     }
 
     fn idle_calls(&self) -> u32 {
-        lock(&self.standing).shards.as_ref().map(|shards| shards.idle_calls()).unwrap_or_default()
+        let shards = lock(&self.standing).shards.clone().unwrap_or_default();
+        shards.iter().map(|shards| shards.idle_calls()).min().unwrap_or_default()
     }
 
     fn is_drained(&self, calls: u32) -> bool {

@@ -10,10 +10,11 @@ use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 use tracing::info;
 
+use super::succession::Before;
 use super::times::Times;
 use super::track::{Command, Meeting, Notice, Shared, Track, TrackState, Until};
 use crate::apply::Tenure;
-use crate::control::{Checkpoint, Lease};
+use crate::control::{Checkpoint, Lease, Term};
 use crate::protocol::{Floors, Origin};
 use crate::stream::{Position, ShardId};
 
@@ -32,7 +33,7 @@ pub(super) type Leases = BTreeMap<ShardId, Lease>;
 #[derive(Debug)]
 pub(super) struct Holding {
     pub(super) lease: Lease,
-    /// The shard's ancestors that are still listed, the oldest first.
+    /// The shard's ancestors that are still listed, the oldest first; those of the stream before come before them.
     pub(super) ancestors: Vec<ShardId>,
     /// Ends when another agent has taken the lease.
     pub(super) tenure: Arc<Tenure>,
@@ -65,13 +66,20 @@ impl Holding {
     }
 
     /// Where a destination goes on: where the lease says; in a shard that it has not begun, with
-    /// the key memory that it had at the end of the parent.
-    fn from(&self, destination: &Origin, leases: &Leases) -> From {
+    /// the key memory that it had at the end of the parent, or of the stream before.
+    fn from(&self, destination: &Origin, leases: &Leases, before: Option<&Before>) -> From {
         if let Some(checkpoint) = self.lease.checkpoints.get(destination) {
             return From { checkpoint: checkpoint.clone(), begun: true };
         }
         let at_parents_end = self.parent(leases).and_then(|parent| parent.checkpoints.get(destination));
-        let (mut rewind, floors, terms, millis) = match at_parents_end.cloned() {
+        let at_its_end = || {
+            let (mut checkpoint, floors) =
+                before.filter(|_| self.lease.parent.is_none())?.checkpoint(destination)?;
+            let (shard, after) = (self.lease.shard.clone(), Position::TrimHorizon);
+            checkpoint.terms.push(Term { shard, after, floors });
+            Some(checkpoint)
+        };
+        let (mut rewind, floors, terms, millis) = match at_parents_end.cloned().or_else(at_its_end) {
             Some(Checkpoint { rewind, floors, terms, millis, .. }) => (rewind, floors, terms, millis),
             None => (BTreeMap::new(), Floors::default(), Vec::new(), 0),
         };
@@ -177,12 +185,16 @@ impl Holding {
         let all: BTreeMap<Origin, From> = shared
             .lanes
             .keys()
-            .map(|destination| (destination.clone(), self.from(destination, leases)))
+            .map(|destination| {
+                (destination.clone(), self.from(destination, leases, shared.before.as_deref()))
+            })
             .collect();
         let newest = all.values().map(|from| from.checkpoint.millis).max().unwrap_or_default();
         let in_time = |destination: &Origin, from: &From| {
             *destination == shared.origin
-                || from.checkpoint.millis + LATE_MILLIS >= newest && self.may_begin(destination, leases)
+                || from.checkpoint.millis + LATE_MILLIS >= newest
+                    && self.may_begin(destination, leases)
+                    && shared.may_begin(destination)
         };
         let (in_time, late): (BTreeMap<_, _>, BTreeMap<_, _>) =
             all.into_iter().partition(|(destination, from)| in_time(destination, from));
@@ -229,7 +241,15 @@ impl CatchUp {
         mut leases: watch::Receiver<Leases>,
         stop: CancellationToken,
     ) -> Ended {
-        let Shared { origin, table, .. } = &*self.shared;
+        let Shared { origin, table, before, .. } = &*self.shared;
+        if let Some(before) = before {
+            tokio::select! {
+                biased;
+                () = stop.cancelled() => return Ended::CatchUp(self.peer, None),
+                () = self.holding.tenure.ended() => return Ended::CatchUp(self.peer, None),
+                () = before.over(&self.peer) => {}
+            }
+        }
         let from = match from {
             Some(from) => from,
             None => tokio::select! {
@@ -237,7 +257,7 @@ impl CatchUp {
                 () = stop.cancelled() => return Ended::CatchUp(self.peer, None),
                 () = self.holding.tenure.ended() => return Ended::CatchUp(self.peer, None),
                 leases = leases.wait_for(|leases| self.holding.may_begin(&self.peer, leases)) => match leases {
-                    Ok(leases) => self.holding.from(&self.peer, &leases),
+                    Ok(leases) => self.holding.from(&self.peer, &leases, before.as_deref()),
                     Err(_) => return Ended::CatchUp(self.peer, None),
                 },
             },

@@ -93,12 +93,12 @@ impl Keeper {
 
     /// Replicates until it is stopped, or can't go on.
     async fn replicate(&self, plan: TablePlan, stop: &CancellationToken) -> Ended {
-        let shards = Arc::new(Shards::default());
+        let shards: Vec<Arc<Shards>> = plan.stages.iter().map(|_| Arc::default()).collect();
         let (origin, table) = (&self.site.local.name, &self.table.name);
         info!(region = %origin, table, peers = plan.peers.len(), agent = %self.me, "replicating");
-        self.status.started(Arc::clone(&shards));
+        self.status.started(shards.clone());
         let leave = stop.child_token();
-        let stream_arn = plan.stream_arn.clone();
+        let stream_arn = plan.stages.last().map(|stage| stage.stream.arn.clone()).unwrap_or_default();
         let mut running = JoinSet::new();
         running.spawn(plan.run(self.me.clone(), self.crew.clone(), shards, leave.clone()));
         tokio::select! {
@@ -139,15 +139,8 @@ impl Keeper {
     fn trouble(&self, ended: Ended) -> Option<StartError> {
         let (region, table) = (self.site.local.name.clone(), self.site.name_of(&self.table).to_owned());
         match ended {
-            Ended::Stopped => None,
-            Ended::OtherStream => {
-                warn!(
-                    %region, table,
-                    "the table has another stream: it was made anew, or its stream was off for a while; what was \
-                     written in between may be missing at the peers; run `tradewind verify`"
-                );
-                None
-            }
+            // Of another stream, the next plan tells.
+            Ended::Stopped | Ended::OtherStream => None,
             Ended::Deleted(fault) => Some(self.site.fault(&table, fault)),
             Ended::BrokeDown(reason) => {
                 self.status.tally.breakdowns.add();

@@ -9,6 +9,8 @@
 //! | `crew` | which agents of the region are alive |
 //! | `asked` | what is asked of the table's agents: barriers, holds |
 //! | `backlog` | how far each peer is behind, for people |
+//! | `succession` | which streams of a table are read, one after the other |
+//! | `foreign` | writes of agents of another setup |
 //! | `table` | one table: lanes, watermarks |
 //! | `coordinator` | shares the table's shards out among the crew |
 //! | `promises` | what all leases together promise a peer |
@@ -24,6 +26,7 @@ mod coordinator;
 mod crew;
 mod family;
 mod figures;
+mod foreign;
 mod holding;
 mod keeper;
 mod plan;
@@ -31,6 +34,7 @@ mod progress;
 mod promises;
 mod recorder;
 mod retention;
+mod succession;
 mod table;
 mod tables;
 mod terms;

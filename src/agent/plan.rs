@@ -11,10 +11,12 @@ use tracing::warn;
 
 use super::StartError;
 use super::figures::TableStatus;
+use super::succession::Succession;
 use super::table::TablePlan;
 use crate::apply::Pauses;
 use crate::config::{Config, TableConfig, Tuning};
 use crate::contained::caught;
+use crate::control::{ControlTable, Setup};
 use crate::discovery;
 use crate::fault::{Fault, FaultKind};
 use crate::protocol::{Origin, STAMP};
@@ -64,7 +66,7 @@ impl Site {
         status: &TableStatus,
         deadline: Instant,
     ) -> Result<TablePlan, StartError> {
-        caught(self.check(table, status, deadline)).await.unwrap_or_else(|panic| {
+        caught(Box::pin(self.check(table, status, deadline))).await.unwrap_or_else(|panic| {
             let (region, table) = (self.local.name.clone(), self.name_of(table).to_owned());
             Err(StartError::BrokeDown { region, table, reason: panic.to_string() })
         })
@@ -96,13 +98,28 @@ impl Site {
         }
         let peers = table.replicas.iter().filter(|(name, _)| *name != self.local.name);
         let peers: Vec<Region> = peers.filter_map(|(name, _)| self.regions.get(name).cloned()).collect();
-        status.backlogs.for_peers(peers.iter().map(|peer| peer.name.clone()).collect());
+        let names: Vec<Origin> = peers.iter().map(|peer| peer.name.clone()).collect();
+        status.backlogs.for_peers(names.clone());
+        let succession = Succession {
+            local: self.local.clone(),
+            table: table.name.clone(),
+            peers: names,
+            tally: Arc::clone(&status.tally),
+        };
+        let control_table = &self.local.control_table;
+        let (control, setup) = (ControlTable::of(&self.local), Setup::of(table, &self.local.name));
+        let claimed = self.patiently(control_table, deadline, || control.claim(&table.name, &setup)).await?;
+        if let Some(reason) = claimed {
+            return Err(self.not_ready(physical, reason));
+        }
+        let stages = self.patiently(control_table, deadline, || succession.stages(&stream_arn)).await?;
         Ok(TablePlan {
             table: table.clone(),
             tuning: self.config.tuning.clone(),
             peers,
             local: self.local.clone(),
-            stream_arn,
+            stages,
+            succession,
             key_schema: described.key_schema,
             tally: status.tally.clone(),
             lag: status.lag.clone(),
@@ -111,6 +128,7 @@ impl Site {
             refusals: Arc::clone(&status.refusals),
             remembered: Arc::clone(&status.remembered),
             spill: Arc::clone(&self.spill),
+            foreign: Arc::clone(&status.foreign),
         })
     }
 

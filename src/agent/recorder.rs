@@ -25,7 +25,7 @@ use crate::tally::Tally;
 const CONCURRENCY: usize = 16;
 
 /// Queues conflicts to be saved.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(super) struct Recorder {
     sender: mpsc::UnboundedSender<Entry>,
     /// What may still be queued, in KiB.

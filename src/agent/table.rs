@@ -14,12 +14,15 @@ use super::asked::{Asked, Holds};
 use super::backlog::Backlogs;
 use super::coordinator::{Coordinator, Shards};
 use super::crew::Crew;
+use super::foreign::Foreign;
+use super::holding::Leases;
 use super::recorder::Recorder;
 use super::retention::Retention;
+use super::succession::{Before, Stage, Succession};
 use super::track::Shared;
 use crate::apply::{AttributeNames, Complaints, Destination, Fitness, Lanes, Pauses, Refusals, Replica};
-use crate::config::{Conflicts, TableConfig, Tuning};
-use crate::control::{AgentId, ConflictTable, ControlTable, lease_space};
+use crate::config::{Conflicts, Start, TableConfig, Tuning};
+use crate::control::{AgentId, ConflictTable, ControlTable, TableStream, lease_space};
 use crate::fault::{FaultKind, persist};
 use crate::lag::LagBook;
 use crate::protocol::{Floors, Hlc, Origin};
@@ -38,7 +41,9 @@ pub(super) struct TablePlan {
     pub(super) tuning: Tuning,
     pub(super) local: Region,
     pub(super) peers: Vec<Region>,
-    pub(super) stream_arn: String,
+    /// The streams to be read, the oldest first: the last is the one that the table has now.
+    pub(super) stages: Vec<Stage>,
+    pub(super) succession: Succession,
     pub(super) key_schema: KeySchema,
     pub(super) tally: Arc<Tally>,
     pub(super) lag: Arc<LagBook>,
@@ -47,6 +52,7 @@ pub(super) struct TablePlan {
     pub(super) refusals: Arc<Refusals>,
     pub(super) remembered: Arc<Remembered>,
     pub(super) spill: Arc<Spill>,
+    pub(super) foreign: Arc<Foreign>,
 }
 
 impl TablePlan {
@@ -56,54 +62,80 @@ impl TablePlan {
         self,
         me: AgentId,
         crew: watch::Receiver<Crew>,
-        shards: Arc<Shards>,
+        shards: Vec<Arc<Shards>>,
         stop: CancellationToken,
     ) -> Result<(), JoinError> {
-        // With this set, everything that belongs to the table ends.
-        let mut tasks = JoinSet::new();
-        let (lineage, seen) = watch::channel(None);
-        let look = Arc::new(Notify::new());
-        let (client, arn) = (self.local.streams.clone(), self.stream_arn.clone());
-        // What they log says whose stream it is.
-        let span = info_span!("stream", region = %self.local.name, table = self.table.name);
-        tasks.spawn(list(client, arn, Arc::clone(&look), lineage).instrument(span));
-        let (asked, told) = watch::channel(Asked::default());
-        let (shared, promises) = self.share(seen.clone(), &look, told, &mut tasks);
-        let coordinator = Coordinator {
-            shared,
-            me,
-            start: self.table.start,
-            crew,
-            lineage: seen,
-            look,
-            promises,
-            asked,
-            holds: Holds::default(),
-            shards,
-            absent: BTreeMap::new(),
-            orphans: BTreeMap::new(),
-            free: BTreeSet::new(),
-            retention: Retention::default(),
-            rng: fastrand::Rng::new(),
-        };
-        let mut coordinator = std::pin::pin!(coordinator.run(stop));
+        // With these sets, everything that belongs to the table ends.
+        let (mut tasks, mut readings) = (JoinSet::new(), JoinSet::new());
+        let (common, promises) = self.share(&mut tasks);
+        let promises = Arc::new(promises);
+        let mut last: Option<Arc<Before>> = None;
+        for (i, (stage, shards)) in self.stages.iter().zip(shards).enumerate() {
+            let Stage { stream, before } = stage;
+            let next = self.stages.get(i + 1).map(|next| next.stream.clone());
+            let behind = next.as_ref().map(|_| Before::behind(stream, common.lanes.keys().cloned()));
+            // What is not read any more has been read to its end.
+            let is_read = last.is_some();
+            let before =
+                before.as_ref().map(|before| last.take().unwrap_or_else(|| Before::behind(before, [])));
+            last.clone_from(&behind);
+            let (lineage, seen) = watch::channel(None);
+            let look = Arc::new(Notify::new());
+            let (client, arn) = (self.local.streams.clone(), stream.arn.clone());
+            // What they log says whose stream it is.
+            let span = info_span!("stream", region = %self.local.name, table = self.table.name);
+            tasks.spawn(list(client, arn, Arc::clone(&look), lineage).instrument(span));
+            let (asked, told) = watch::channel(Asked::default());
+            let shared = common.of_stream(&self, &stream.arn, seen.clone(), &look, told, before.clone());
+            // What was written to a stream that follows on another was written to a table that was replicated.
+            let start = if stream.before.is_some() { Start::TrimHorizon } else { self.table.start };
+            let coordinator = Coordinator {
+                shared: Arc::new(shared),
+                me: me.clone(),
+                start,
+                behind: behind.clone(),
+                at_end: BTreeMap::new(),
+                crew: crew.clone(),
+                lineage: seen,
+                look,
+                promises: Arc::clone(&promises),
+                asked,
+                holds: Holds::default(),
+                shards: Arc::clone(&shards),
+                absent: BTreeMap::new(),
+                orphans: BTreeMap::new(),
+                free: BTreeSet::new(),
+                retention: Retention::default(),
+                rng: fastrand::Rng::new(),
+            };
+            let reading = Reading {
+                coordinator,
+                before,
+                is_read,
+                stream: stream.clone(),
+                next,
+                succession: self.succession.clone(),
+                interval: self.tuning.discovery_interval,
+                shards,
+            };
+            readings.spawn(reading.run(stop.clone()));
+        }
         loop {
             tokio::select! {
                 biased;
-                () = &mut coordinator => return Ok(()),
+                Some(ended) = readings.join_next() => {
+                    let is_last = ended?;
+                    if readings.is_empty() || (is_last && !stop.is_cancelled()) {
+                        return Ok(());
+                    }
+                }
                 Some(ended) = tasks.join_next() => ended?,
             }
         }
     }
 
-    /// Starts what all tracks share: the lanes, their gates, and the watermarks' coming and going.
-    fn share(
-        &self,
-        lineage: watch::Receiver<Option<Lineage>>,
-        look: &Arc<Notify>,
-        asked: watch::Receiver<Asked>,
-        tasks: &mut JoinSet<()>,
-    ) -> (Arc<Shared>, BTreeMap<Origin, watch::Sender<Hlc>>) {
+    /// Starts what all streams share: the lanes, their gates, and the watermarks' coming and going.
+    fn share(&self, tasks: &mut JoinSet<()>) -> (Common, BTreeMap<Origin, watch::Sender<Hlc>>) {
         let control = ControlTable::of(&self.local);
         let name = self.table.name.clone();
         let mut lanes = BTreeMap::new();
@@ -155,43 +187,129 @@ impl TablePlan {
         let (local, backlogs) = (self.local.clone(), Arc::clone(&self.backlogs));
         let learnt = Arc::clone(&names);
         tasks.spawn(observe(local, control.clone(), name.clone(), interval, seen, learnt, backlogs));
-        let Tuning { poll_interval, idle_poll_interval, .. } = self.tuning;
-        let stream = Stream {
-            client: self.local.streams.clone(),
-            arn: self.stream_arn.clone(),
-            pacer: Arc::new(Pacer::new(poll_interval, idle_poll_interval)),
-            lineage,
-            look: Arc::clone(look),
-        };
-        let conflicts = self.table.conflicts;
-        let recorder = (conflicts == Conflicts::Table).then(|| {
+        let recorder = (self.table.conflicts == Conflicts::Table).then(|| {
             let kept = ConflictTable::of(&self.local);
             Recorder::start(name.clone(), kept, &self.tuning, Arc::clone(&self.tally), tasks)
         });
-        let shared = Shared {
-            origin: self.local.name.clone(),
-            space: lease_space(&name, &self.stream_arn),
-            table: name,
-            peers: self.peers.iter().map(|peer| peer.name.clone()).collect(),
-            selections: self.table.selections.clone(),
-            tuning: self.tuning.clone(),
-            control,
-            stream,
-            tally: Arc::clone(&self.tally),
-            conflicts,
-            recorder,
-            names,
-            lanes,
-            watermarks,
-            own_watermark,
-            asked,
-            remembered: Arc::clone(&self.remembered),
-            spill: Arc::clone(&self.spill),
-            backlogs: Arc::clone(&self.backlogs),
-            pauses: Arc::clone(&self.pauses),
-            wake: Notify::new(),
+        let Tuning { poll_interval, idle_poll_interval, .. } = self.tuning;
+        let pacer = Arc::new(Pacer::new(poll_interval, idle_poll_interval));
+        (Common { control, recorder, names, lanes, watermarks, own_watermark, pacer }, promises)
+    }
+}
+
+/// What all streams of a table share.
+struct Common {
+    control: ControlTable,
+    recorder: Option<Recorder>,
+    names: Arc<AttributeNames>,
+    lanes: BTreeMap<Origin, Arc<Lanes>>,
+    watermarks: watch::Receiver<Floors>,
+    own_watermark: watch::Receiver<Hlc>,
+    pacer: Arc<Pacer>,
+}
+
+impl Common {
+    /// What all tracks of one stream share.
+    fn of_stream(
+        &self,
+        plan: &TablePlan,
+        arn: &str,
+        lineage: watch::Receiver<Option<Lineage>>,
+        look: &Arc<Notify>,
+        asked: watch::Receiver<Asked>,
+        before: Option<Arc<Before>>,
+    ) -> Shared {
+        let stream = Stream {
+            client: plan.local.streams.clone(),
+            arn: arn.to_owned(),
+            pacer: Arc::clone(&self.pacer),
+            lineage,
+            look: Arc::clone(look),
         };
-        (Arc::new(shared), promises)
+        Shared {
+            origin: plan.local.name.clone(),
+            space: lease_space(&plan.table.name, arn),
+            table: plan.table.name.clone(),
+            peers: plan.peers.iter().map(|peer| peer.name.clone()).collect(),
+            selections: plan.table.selections.clone(),
+            tuning: plan.tuning.clone(),
+            control: self.control.clone(),
+            stream,
+            before,
+            tally: Arc::clone(&plan.tally),
+            conflicts: plan.table.conflicts,
+            recorder: self.recorder.clone(),
+            names: Arc::clone(&self.names),
+            lanes: self.lanes.clone(),
+            watermarks: self.watermarks.clone(),
+            own_watermark: self.own_watermark.clone(),
+            asked,
+            remembered: Arc::clone(&plan.remembered),
+            spill: Arc::clone(&plan.spill),
+            backlogs: Arc::clone(&plan.backlogs),
+            pauses: Arc::clone(&plan.pauses),
+            foreign: Arc::clone(&plan.foreign),
+            wake: Notify::new(),
+        }
+    }
+}
+
+/// One stream that is being read.
+struct Reading {
+    coordinator: Coordinator,
+    before: Option<Arc<Before>>,
+    /// Whether the one before is being read, too.
+    is_read: bool,
+    stream: TableStream,
+    next: Option<TableStream>,
+    succession: Succession,
+    /// How often it is looked whether a stream that is not the table's any more is still there.
+    interval: Duration,
+    shards: Arc<Shards>,
+}
+
+impl Reading {
+    /// Reads it until it is stopped, or until nothing of it is left to be read; whether nothing is left to be read
+    /// of any.
+    async fn run(self, stop: CancellationToken) -> bool {
+        let Self { coordinator, before, is_read, stream, next, succession, interval, shards } = self;
+        if let Some(before) = before {
+            if !is_read {
+                tokio::select! {
+                    biased;
+                    () = stop.cancelled() => return next.is_none(),
+                    () = succession.recall(&before) => {}
+                }
+            }
+            let origin = coordinator.shared.origin.clone();
+            tokio::select! {
+                biased;
+                () = stop.cancelled() => return next.is_none(),
+                () = before.over(&origin) => {}
+            }
+        }
+        let (Some(next), Some(behind)) = (next, coordinator.behind.clone()) else {
+            coordinator.run(stop).await;
+            return true;
+        };
+        let leave = stop.child_token();
+        let mut reading = std::pin::pin!(coordinator.run(leave.clone()));
+        tokio::select! {
+            biased;
+            is_over = &mut reading => {
+                if !is_over {
+                    return true;
+                }
+                succession.finish(&stream).await;
+            }
+            () = succession.lose(&stream, &next, interval) => {
+                leave.cancel();
+                reading.await;
+                behind.note(BTreeSet::new(), Leases::new());
+            }
+        }
+        shards.are_over();
+        false
     }
 }
 

@@ -15,9 +15,11 @@ use tracing::{Instrument, debug, error, info, info_span, warn};
 
 use super::asked::Asked;
 use super::backlog::Backlogs;
+use super::foreign::Foreign;
 use super::holding::{From, Holding};
 use super::progress::{Needs, PageEnd, Progress};
 use super::recorder::Recorder;
+use super::succession::Before;
 use super::terms::Terms;
 use super::times::Created;
 use crate::apply::{AttributeNames, Complaints, Job, Lanes, Ledger, Pauses, Source};
@@ -58,6 +60,8 @@ pub(super) struct Shared {
     pub(super) tuning: Tuning,
     pub(super) control: ControlTable,
     pub(super) stream: Stream,
+    /// The stream before.
+    pub(super) before: Option<Arc<Before>>,
     pub(super) tally: Arc<Tally>,
     pub(super) conflicts: Conflicts,
     /// Where conflicts are recorded, if they are to be.
@@ -80,6 +84,8 @@ pub(super) struct Shared {
     pub(super) backlogs: Arc<Backlogs>,
     /// The peers that nothing is written to for now.
     pub(super) pauses: Arc<Pauses>,
+    /// Writes of agents of another setup.
+    pub(super) foreign: Arc<Foreign>,
     /// Wakes whoever shares the shards out: one has ended.
     pub(super) wake: Notify,
 }
@@ -115,6 +121,27 @@ impl Shared {
 
     fn retention_millis(&self) -> u64 {
         u64::try_from(self.tuning.stream_retention.as_millis()).unwrap_or(u64::MAX)
+    }
+
+    /// Whether a destination has all of the stream before.
+    pub(super) fn may_begin(&self, destination: &Origin) -> bool {
+        self.before.as_ref().is_none_or(|before| !before.holds(destination))
+    }
+
+    /// Tells now and then of replicated writes whose origin is no region of this setup.
+    fn note_origin(&self, origin: &Origin) {
+        if self.lanes.contains_key(origin) {
+            return;
+        }
+        self.tally.foreign.add();
+        if let Some(writes) = self.foreign.note(origin) {
+            warn!(
+                region = %self.origin, table = self.table, %origin, writes,
+                "agents of another setup write to this table: the stamps name a region that is not among the table's \
+                 regions in this configuration. Such writes pass for replicated, and go to no peer: let one setup \
+                 have all regions of the table"
+            );
+        }
     }
 
     /// What of an action is to be done at a destination, if anything.
@@ -485,6 +512,11 @@ impl Track {
             let is_new = |feed: &Feed| acts && !feed.start.covers(&sequence);
             if self.is_main && self.feeds.values().any(is_new) {
                 self.shared.tally.count_verdict(judgement.verdict);
+                if let Some((_, Version { origin, .. })) = &judgement.arrived
+                    && !judgement.is_seed
+                {
+                    self.shared.note_origin(origin);
+                }
                 if let Some(conflict) = judgement.conflict {
                     self.report(&conflict);
                     let own = self.feeds.get(&self.shared.origin).filter(|feed| is_new(feed));

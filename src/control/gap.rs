@@ -1,6 +1,6 @@
-//! Gaps: records of a region's stream whose writes were not replicated, since the records were trimmed
-//! before, or could not be read. A table with a gap is marked by a row until `verify` has found its replicas
-//! equal.
+//! Gaps: writes of a region that were not replicated, since their records were trimmed before, or could not be
+//! read, or since there was no stream to show them. A table with a gap is marked by a row until `verify` has found
+//! its replicas equal.
 
 use std::fmt;
 
@@ -19,6 +19,7 @@ pub struct Gap {
     /// The region whose stream held the records.
     pub origin: Origin,
     pub cause: Cause,
+    /// Of another stream, its label.
     pub shard: String,
     pub peers: Vec<Origin>,
     /// Creation times, in milliseconds since the Unix epoch: nothing before is missing.
@@ -37,20 +38,36 @@ pub enum Cause {
     Trimmed,
     /// They could not be read, and were passed over.
     Unreadable,
+    /// The table has another stream than before, and what was written between the two is in neither.
+    OtherStream,
+    /// The same, and what the stream before still held can't be read any more.
+    StreamGone,
 }
 
 impl fmt::Display for Gap {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let peers = self.peers.iter().map(Origin::as_str).collect::<Vec<_>>().join(", ");
-        let cause = match self.cause {
-            Cause::Trimmed => "their records were trimmed from the stream before they were replicated",
-            Cause::Unreadable => {
-                "some of their records in the stream could not be read, and were passed over"
+        let (cause, place) = match self.cause {
+            Cause::Trimmed => {
+                ("their records were trimmed from the stream before they were replicated", "shard")
             }
+            Cause::Unreadable => {
+                ("some of their records in the stream could not be read, and were passed over", "shard")
+            }
+            Cause::OtherStream => (
+                "the table's stream was turned off and on, or the table was deleted and made again, and what was \
+                 written in between is in no stream",
+                "new stream",
+            ),
+            Cause::StreamGone => (
+                "the table's stream was turned off and on, or the table was deleted and made again, and the stream \
+                 before can't be read any more",
+                "new stream",
+            ),
         };
         write!(
             f,
-            "writes made in {} from {} to {} may be missing in {peers}: {cause} (shard {})",
+            "writes made in {} from {} to {} may be missing in {peers}: {cause} ({place} {})",
             self.origin,
             moment(self.from_millis),
             moment(self.until_millis),
@@ -66,6 +83,7 @@ impl Gap {
             Cause::Unreadable => {
                 format!("{} {} {} unreadable", self.shard, self.from_millis, self.until_millis)
             }
+            Cause::OtherStream | Cause::StreamGone => format!("{} {}", self.shard, self.cause.name()),
         }
     }
 
@@ -80,11 +98,15 @@ impl Cause {
         match self {
             Self::Trimmed => "trimmed",
             Self::Unreadable => "unreadable",
+            Self::OtherStream => "other_stream",
+            Self::StreamGone => "stream_gone",
         }
     }
 
     fn named(name: &str) -> Option<Self> {
-        [Self::Trimmed, Self::Unreadable].into_iter().find(|cause| cause.name() == name)
+        [Self::Trimmed, Self::Unreadable, Self::OtherStream, Self::StreamGone]
+            .into_iter()
+            .find(|cause| cause.name() == name)
     }
 }
 

@@ -14,7 +14,7 @@ use aws_sdk_dynamodb::types::{AttributeValue, ReturnValue};
 
 use super::hold::HoldRow;
 use super::jump::{self, Jump};
-use super::{AgentId, ControlTable, PK, Row, SK, number, read_number, read_text, text};
+use super::{AgentId, ControlTable, PK, Row, SK, number, read_number, read_text, stream_label, text};
 use crate::fault::Fault;
 use crate::protocol::{Floors, Hlc, Origin, is_credible};
 use crate::stream::{Position, ShardId};
@@ -22,8 +22,7 @@ use crate::stream::{Position, ShardId};
 /// Where the leases of one stream of a table are kept: a table that is made anew under its old
 /// name has another stream, and some servers give its shards the old names.
 pub fn lease_space(table: &str, stream_arn: &str) -> String {
-    let label = stream_arn.rsplit_once("/stream/").map_or(stream_arn, |(_, label)| label);
-    format!("{table}/{label}")
+    format!("{table}/{}", stream_label(stream_arn))
 }
 
 /// One shard's row.

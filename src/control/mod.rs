@@ -5,6 +5,8 @@
 //! | row | pk | sk | who writes it |
 //! | --- | --- | --- | --- |
 //! | lease, with its checkpoints | `lease/<table>/<stream>` | the shard | the agent that holds it |
+//! | stream that agents read, with the one before it | `table/<table>` | `stream`, its label | this region's agents |
+//! | whose the table's rows are | `table/<table>` | `setup` | this region's agents |
 //! | barrier, with holds | `lease/<table>/<stream>` | `barrier` | whoever waits; seeders |
 //! | beat | `agent` | the agent | that agent |
 //! | pause | `agent` | `pause`, the peer | whoever pauses |
@@ -30,6 +32,8 @@ mod removal;
 mod report;
 mod row_id;
 mod seeding;
+mod setup;
+mod table_stream;
 mod verified;
 mod watermark;
 
@@ -53,6 +57,8 @@ pub use pause::PausedPeers;
 pub use report::SavedReport;
 pub use row_id::RowId;
 pub use seeding::{SeededSegment, SegmentPosition};
+pub use setup::Setup;
+pub use table_stream::{TableStream, stream_label};
 pub use verified::{Agreement, Verified};
 pub use watermark::Watermarks;
 
@@ -124,7 +130,8 @@ impl ControlTable {
 pub(crate) fn read_any(row: &Row) {
     let _ = (lease::read(row), watermark::read(row), gap::read(row), verified::read(row));
     let _ = (beat::read(row), pause::read(row), report::read(row), seeding::read(row));
-    let _ = (dead_letter::read(row.clone()), conflict::read(row.clone()));
+    let _ = (dead_letter::read(row.clone()), conflict::read(row.clone()), table_stream::read(row));
+    let _ = setup::read(row);
 }
 
 fn text(value: impl Into<String>) -> AttributeValue {

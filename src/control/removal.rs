@@ -5,7 +5,7 @@ use aws_sdk_dynamodb::types::AttributeValue;
 use super::beat::BEATS;
 use super::lease::DESTINATION;
 use super::report::REPORTS;
-use super::{ControlTable, Gap, PK, Row, SK, lease, read_text, text};
+use super::{ControlTable, Gap, PK, Row, SK, lease, read_text, table_stream, text};
 use crate::fault::Fault;
 use crate::protocol::Origin;
 
@@ -83,7 +83,8 @@ impl ControlTable {
         let mut removed = 0;
         let watermarks = tables.iter().map(|table| format!("watermark/{table}"));
         let leases = spaces.iter().map(|space| lease::pk(space));
-        for pk in watermarks.chain(leases).chain([BEATS.to_owned(), REPORTS.to_owned()]) {
+        let streams = tables.iter().map(|table| table_stream::pk(table));
+        for pk in watermarks.chain(leases).chain(streams).chain([BEATS.to_owned(), REPORTS.to_owned()]) {
             for row in self.rows(&pk).await? {
                 let Some(sk) = read_text(&row, SK) else { continue };
                 removed += usize::from(self.remove(&pk, sk).await?);

@@ -89,6 +89,10 @@ pub struct TableEntry {
     /// The regions that refuse all writes, which wait, each with its reason.
     #[serde(skip_serializing_if = "BTreeMap::is_empty")]
     pub refused: BTreeMap<Origin, String>,
+    /// The writes of agents of another setup since the agent started, by the region that their stamps name: no peer
+    /// gets them.
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    pub foreign: BTreeMap<Origin, u64>,
     /// Keys that are remembered in memory.
     pub keys: usize,
     /// Keys that are remembered on disk.
@@ -183,6 +187,7 @@ impl TableEntry {
             trouble: table.trouble.clone(),
             replicating: table.is_replicating,
             refused: table.refused.clone(),
+            foreign: table.foreign.clone(),
             keys: table.in_memory,
             keys_on_disk: table.on_disk,
             shards: table.unread.keys().take(SHARDS).map(ToString::to_string).collect(),

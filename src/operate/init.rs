@@ -14,7 +14,7 @@ use tokio::time::Instant;
 
 use super::OperateError;
 use crate::config::{Config, TableConfig};
-use crate::control::{EXPIRES, PK, SK};
+use crate::control::{ControlTable, EXPIRES, PK, SK, Setup};
 use crate::fault::{Fault, FaultKind};
 use crate::protocol::{Origin, STAMP};
 use crate::region::Region;
@@ -173,6 +173,14 @@ impl Plan {
             };
             if let Some(reason) = &found.managed {
                 self.problem(region, physical, reason.clone());
+            }
+            let setup = Setup::of(table, name);
+            match ControlTable::of(region).belongs_elsewhere(&table.name, &setup).await {
+                Ok(Some(reason)) => self.problem(region, physical, reason),
+                Ok(None) => {}
+                // It is about to be made, or made right.
+                Err(fault) if matches!(fault.kind, FaultKind::Missing | FaultKind::Invalid) => {}
+                Err(fault) => return Err(OperateError::at(region, &region.control_table, fault)),
             }
             self.stream(region, physical, &found);
             match &first {

@@ -8,7 +8,7 @@ use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
 
 use crate::config::{TableConfig, Tuning};
-use crate::control::{ControlTable, Lease, LeaseTable, lease_space};
+use crate::control::{ControlTable, Lease, LeaseTable, lease_space, stream_label};
 use crate::fault::Fault;
 use crate::protocol::{Action, KeyMemory, Origin};
 use crate::region::Region;
@@ -24,8 +24,8 @@ pub struct Left {
     pub table: String,
     /// Applications' writes in the stream that some peer has not got.
     pub writes: u64,
-    /// Records were trimmed before they were replicated, or there is no stream: nobody can say what
-    /// is missing.
+    /// Records were trimmed before they were replicated, there is no stream, or another one than before: nobody can
+    /// say what is missing.
     pub unknown: bool,
 }
 
@@ -37,7 +37,9 @@ pub(super) async fn left(region: &Region, table: &TableConfig, tuning: &Tuning) 
         left.unknown = true;
         return Ok(left);
     };
-    let LeaseTable { leases, .. } = ControlTable::of(region).leases(&lease_space(&table.name, &arn)).await?;
+    let control = ControlTable::of(region);
+    let known = control.table_streams(&table.name).await?;
+    let LeaseTable { leases, .. } = control.leases(&lease_space(&table.name, &arn)).await?;
     let lineage = list_once(&region.streams, &arn).await?;
     let peers: Vec<Origin> =
         table.replicas.iter().map(|(name, _)| name.clone()).filter(|name| *name != region.name).collect();
@@ -50,6 +52,10 @@ pub(super) async fn left(region: &Region, table: &TableConfig, tuning: &Tuning) 
     });
     let begins_late = |lease: &Lease| peers.iter().any(|peer| begins_late(lease, &leases, peer, trimmed_to));
     left.unknown |= leases.values().any(begins_late);
+    // The table has another stream than agents have read, or they have not read the one before to its end.
+    let (now, before): (Vec<_>, Vec<_>) =
+        known.into_iter().partition(|stream| stream.label() == stream_label(&arn));
+    left.unknown |= before.iter().any(|stream| now.is_empty() || !stream.is_done);
     let (client, pacer) =
         (region.streams.clone(), Arc::new(Pacer::new(tuning.poll_interval, tuning.idle_poll_interval)));
     let (_listed, seen) = watch::channel(Some(lineage.clone()));

@@ -255,10 +255,14 @@ async fn spaces(region: &Region, tables: &[TableConfig]) -> Result<Vec<String>, 
     let mut spaces = Vec::new();
     for table in tables {
         let Some(physical) = table.name_in(&region.name) else { continue };
+        let known = ControlTable::of(region).table_streams(&table.name).await;
+        let known = known.map_err(|fault| OperateError::at(region, &region.control_table, fault))?;
+        spaces.extend(known.iter().map(|stream| lease_space(&table.name, &stream.arn)));
         match describe(region, physical).await {
             Ok(described) => {
                 if let StreamState::On { arn } = described.stream {
                     spaces.push(lease_space(&table.name, &arn));
+                    spaces.dedup();
                 }
             }
             Err(fault) if fault.kind == FaultKind::Missing => {}

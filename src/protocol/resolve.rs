@@ -149,6 +149,8 @@ pub struct Judgement {
     /// A replicated write of this version has come. What was written here before, below it, need not be pushed
     /// to where it was made any more.
     pub arrived: Option<(KeyId, Version)>,
+    /// Whether a seeder made what has come.
+    pub is_seed: bool,
     /// It is an application's put-back, and only the floors say so. Whoever reads the record again must judge it by
     /// the same floors, so they must be durable before anything is done about it.
     pub by_floors: bool,
@@ -156,7 +158,12 @@ pub struct Judgement {
 
 impl Judgement {
     fn new(verdict: Verdict, actions: Vec<Action>) -> Self {
-        Self { verdict, actions, conflict: None, arrived: None, by_floors: false }
+        Self { verdict, actions, conflict: None, arrived: None, is_seed: false, by_floors: false }
+    }
+
+    /// It is a replicated write that has come, by its stamp.
+    fn come(self, reader: &Reader<'_>, stamp: &Stamp) -> Self {
+        Self { arrived: Some((reader.key, stamp.version.clone())), is_seed: stamp.hold().is_some(), ..self }
     }
 
     fn nothing(verdict: Verdict) -> Self {
@@ -296,8 +303,8 @@ fn replicated_put(
             let mut state = reader.state(stamp.version.clone(), Tip::Carried, known, true);
             state.remember_replaced(&record, reader);
             let conflict = conflict(reader.own, record, stamp, known);
-            let arrived = Some((reader.key, stamp.version.clone()));
-            let judgement = Judgement { conflict, arrived, ..Judgement::nothing(Verdict::EchoPut) };
+            let judgement =
+                Judgement { conflict, ..Judgement::nothing(Verdict::EchoPut) }.come(reader, stamp);
             (judgement, (!state.is_plain()).then_some(state))
         }
         Some(state) => heal(reader, Verdict::EchoPut, record, stamp, state),
@@ -321,16 +328,15 @@ fn replicated_mark(
             state.remember_replaced(&record, reader);
             state.remember(mark, reader.ordinal, reader.floors);
             let conflict = conflict(reader.own, record, mark, known);
-            let arrived = Some((reader.key, mark.version.clone()));
-            (Judgement { conflict, arrived, ..Judgement::new(Verdict::EchoMark, actions) }, Some(state))
+            let judgement = Judgement { conflict, ..Judgement::new(Verdict::EchoMark, actions) };
+            (judgement.come(reader, mark), Some(state))
         }
         // A mark where a newer delete already left nothing: only the mark itself is in the way.
         Some(state) if state.tip == Tip::Absent => {
             let mut state = state.clone();
             state.remember(mark, reader.ordinal, reader.floors);
             let actions = carry_out(&record);
-            let arrived = Some((reader.key, mark.version.clone()));
-            (Judgement { arrived, ..Judgement::new(Verdict::EchoMark, actions) }, Some(state))
+            (Judgement::new(Verdict::EchoMark, actions).come(reader, mark), Some(state))
         }
         Some(state) => heal(reader, Verdict::EchoMark, record, mark, state),
     }
@@ -369,8 +375,7 @@ fn heal(
             home: None,
         })
     });
-    let arrived = Some((reader.key, stamp.version.clone()));
-    (Judgement { arrived, ..Judgement::new(verdict, actions.into_iter().collect()) }, Some(next))
+    (Judgement::new(verdict, actions.into_iter().collect()).come(reader, stamp), Some(next))
 }
 
 impl KeyState {

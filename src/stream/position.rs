@@ -14,6 +14,32 @@ impl fmt::Display for ShardId {
     }
 }
 
+impl ShardId {
+    /// The same shard, as one of another stream of the table than the one that is read.
+    #[must_use]
+    pub fn of_stream(&self, label: &str) -> Self {
+        if self.is_of_other_stream() { self.clone() } else { Self(format!("{label}/{self}").into()) }
+    }
+
+    pub fn is_of_other_stream(&self) -> bool {
+        self.0.contains('/')
+    }
+
+    /// The shard as its own stream calls it.
+    #[must_use]
+    pub(super) fn at_home(&self) -> Self {
+        if self.is_of_other_stream() { Self(self.in_stream().1.into()) } else { self.clone() }
+    }
+
+    /// The stream that it is of, if that is another one, and its name there.
+    pub(super) fn in_stream(&self) -> (Option<&str>, &str) {
+        match self.0.split_once('/') {
+            Some((label, name)) => (Some(label), name),
+            None => (None, &self.0),
+        }
+    }
+}
+
 /// A record's sequence number: 21 to 40 decimal digits, which grow within a shard.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Sequence(Arc<str>);

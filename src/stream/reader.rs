@@ -80,7 +80,7 @@ pub enum StreamEvent {
 pub struct Stream {
     pub client: Client,
     pub arn: String,
-    /// Shared by all of an agent's readers of the stream.
+    /// Shared by all of an agent's readers of the table's streams.
     pub pacer: Arc<Pacer>,
     /// The shards that there are; see [`super::list`].
     pub lineage: watch::Receiver<Option<Lineage>>,
@@ -95,6 +95,14 @@ impl Stream {
     /// up to a minute that all has been read.
     fn gives_all_there_is(&self) -> bool {
         self.arn.split(':').nth(3) == Some(DYNAMODB_LOCAL)
+    }
+
+    /// The stream of a shard, which may be one before this, and the shard's name there.
+    fn place<'a>(&self, shard: &'a ShardId) -> (String, &'a str) {
+        match (shard.in_stream(), self.arn.rsplit_once("/stream/")) {
+            ((Some(label), name), Some((table, _))) => (format!("{table}/stream/{label}"), name),
+            ((_, name), _) => (self.arn.clone(), name),
+        }
     }
 
     /// Reads shards one after the other, each from its position to its end, and sends what it
@@ -248,7 +256,9 @@ impl ShardReader {
         end.times += 1;
         let (times, since) = (end.times, end.since);
         let listed = self.stream.lineage.borrow();
-        if listed.as_ref().is_some_and(|lineage| lineage.has_ended(&self.shard)) {
+        // A stream that has been turned off for another one has ended, with all its shards.
+        let is_over = self.shard.is_of_other_stream();
+        if is_over || listed.as_ref().is_some_and(|lineage| lineage.has_ended(&self.shard)) {
             let enough = |summed| times >= if summed { ENDS_SUMMED } else { ENDS };
             return empty_and_summed.is_some_and(enough);
         }
@@ -334,8 +344,8 @@ impl ShardReader {
 
     async fn get_iterator(&self) -> Answer<Option<String>> {
         let call = || async {
-            let request =
-                self.stream.client.get_shard_iterator().stream_arn(&self.stream.arn).shard_id(&*self.shard.0);
+            let (arn, shard) = self.stream.place(&self.shard);
+            let request = self.stream.client.get_shard_iterator().stream_arn(arn).shard_id(shard);
             let request = match &self.position {
                 Position::After(sequence) => request
                     .shard_iterator_type(ShardIteratorType::AfterSequenceNumber)
@@ -361,7 +371,7 @@ impl ShardReader {
     async fn get_records(&self, iterator: &str) -> Answer<Records> {
         let (clock, summed) = (ServiceClock::default(), Summed::default());
         let call = || async {
-            self.stream.pacer.attempt(&self.shard).await;
+            self.stream.pacer.attempt(&self.shard.at_home()).await;
             let request = self.stream.client.get_records().shard_iterator(iterator).limit(PAGE);
             let request = request.customize().interceptor(clock.clone()).interceptor(summed.clone());
             let result = request.send().await;

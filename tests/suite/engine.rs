@@ -45,6 +45,16 @@ impl Engine {
         }
     }
 
+    /// Why the stream before can't be read once a table has another one, if it can't.
+    pub(crate) fn drops_old_streams(&self) -> Option<&'static str> {
+        match self {
+            Self::Embedded => {
+                Some("a table has one stream at most, and shows that whatever stream is asked for")
+            }
+            Self::DynamoDbLocal(_) | Self::Ministack(_) => None,
+        }
+    }
+
     /// Why a table's next stream can't be told from the one before, if it can't.
     pub(crate) fn mixes_streams_up(&self) -> Option<&'static str> {
         match self {

@@ -28,6 +28,7 @@ mod process;
 mod world;
 
 mod answers;
+mod chains;
 mod command_line;
 mod conflicts;
 mod contained;
@@ -50,6 +51,7 @@ mod patterns;
 mod pause;
 mod random;
 mod recorded_conflicts;
+mod recycled;
 mod refused;
 mod remove_region;
 mod replicate;

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use aws_sdk_dynamodb::types::{ScalarAttributeType, StreamSpecification, StreamViewType};
+use aws_sdk_dynamodb::types::{ScalarAttributeType, StreamViewType};
 use serde_json::json;
 use tradewind::agent::{Agent, StartError, TableReport};
 
@@ -59,13 +59,6 @@ async fn replicates_its_next_stream(world: &mut World, table: &str) {
     }
 }
 
-async fn set_stream(world: &World, region: usize, on: bool) {
-    let spec = StreamSpecification::builder().stream_enabled(on);
-    let spec = spec.set_stream_view_type(on.then_some(StreamViewType::NewAndOldImages)).build().unwrap();
-    let update = world.app(region).update_table().table_name(&world.table).stream_specification(spec);
-    update.send().await.expect("another stream");
-}
-
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_table_without_a_stream_is_replicated_once_it_has_one() {
     let (mut world, good, bad) = world().await;
@@ -79,7 +72,7 @@ async fn a_table_without_a_stream_is_replicated_once_it_has_one() {
     assert_eq!(agent.figures().idle_calls(), 0);
 
     world.table.clone_from(&bad);
-    set_stream(&world, DUBLIN, true).await;
+    world.set_stream(DUBLIN, true).await;
     await_no_trouble(&agent, &bad).await;
     is_replicated(&mut world, &bad, "a").await;
     agent.stop().await;
@@ -172,11 +165,11 @@ async fn a_stream_turned_off_under_its_agent_is_told_and_read_again_once_it_is_o
     }
     let agent = start(&world, DUBLIN, &[&good, &bad]).await.expect("an agent");
     is_replicated(&mut world, &bad, "a").await;
-    set_stream(&world, DUBLIN, false).await;
+    world.set_stream(DUBLIN, false).await;
     await_trouble(&agent, &bad, "no stream").await;
     is_replicated(&mut world, &good, "a").await;
     world.table.clone_from(&bad);
-    set_stream(&world, DUBLIN, true).await;
+    world.set_stream(DUBLIN, true).await;
     await_no_trouble(&agent, &bad).await;
     replicates_its_next_stream(&mut world, &bad).await;
     agent.stop().await;

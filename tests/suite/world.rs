@@ -163,6 +163,15 @@ impl World {
         make_table(make.set_stream_specification(spec), keys).await;
     }
 
+    /// Turns the table's stream on or off.
+    pub(crate) async fn set_stream(&self, region: usize, on: bool) {
+        let spec = StreamSpecification::builder().stream_enabled(on);
+        let spec = spec.set_stream_view_type(on.then_some(StreamViewType::NewAndOldImages));
+        let update = self.app(region).update_table().table_name(&self.table);
+        let update = update.stream_specification(spec.build().expect("a whole specification"));
+        update.send().await.expect("another stream");
+    }
+
     pub(crate) async fn make_control_table(&self, region: usize) {
         let keys = [(PK, ScalarAttributeType::S), (SK, ScalarAttributeType::S)];
         make_table(self.app(region).create_table().table_name(&self.control), &keys).await;

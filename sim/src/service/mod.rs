@@ -141,7 +141,10 @@ pub struct Service {
     pub clock: RegionClock,
     items: BTreeMap<String, Arc<Item>>,
     control: BTreeMap<(String, String), Arc<Item>>,
-    stream: Stream,
+    /// The table's streams, the present one last.
+    streams: Vec<Stream>,
+    shards: usize,
+    is_recycled: bool,
 }
 
 impl Service {
@@ -156,7 +159,9 @@ impl Service {
             clock,
             items: BTreeMap::new(),
             control: BTreeMap::new(),
-            stream: Stream::new(habits, settings.shards),
+            streams: vec![Stream::new(habits, settings.shards)],
+            shards: settings.shards,
+            is_recycled: false,
         }
     }
 
@@ -170,16 +175,47 @@ impl Service {
     }
 
     pub fn roll(&mut self, split: bool, now: u64) {
-        self.stream.roll(split, now);
+        self.stream().roll(split, now);
+    }
+
+    /// Turns the stream off, and on again at once.
+    pub fn recycle(&mut self, now: u64) {
+        let shards = self.shards;
+        let next = self.stream().follow(shards, now);
+        self.streams.push(next);
+        self.is_recycled = true;
+    }
+
+    /// Whether the stream was turned off and on, and no agent has marked the table.
+    pub fn is_recycled_unmarked(&self) -> bool {
+        self.is_recycled && !self.control.keys().any(|(pk, _)| pk.starts_with("gap/"))
+    }
+
+    fn stream(&mut self) -> &mut Stream {
+        let last = self.streams.len() - 1;
+        &mut self.streams[last]
+    }
+
+    /// The stream that a call names, by its ARN or by a shard that it alone has.
+    fn stream_of(&mut self, request: &Value) -> Result<&mut Stream, Refusal> {
+        let arn = request["StreamArn"].as_str().and_then(|arn| arn.rsplit_once('/'));
+        let shard = request["ShardIterator"].as_str().and_then(|iterator| iterator.split('|').next());
+        let is_it = |stream: &&mut Stream| match (arn, shard) {
+            (Some((_, label)), _) => stream.label == label,
+            (_, Some(shard)) => stream.has(shard),
+            _ => false,
+        };
+        self.streams.iter_mut().find(is_it).ok_or_else(Refusal::missing)
     }
 
     pub fn trim(&mut self, now: u64) {
-        self.stream.trim(now);
+        self.streams.iter_mut().for_each(|stream| stream.trim(now));
+        self.streams.retain(|stream| !stream.is_gone());
     }
 
     /// Whether records were trimmed before anyone read them.
     pub fn lost_unread(&self) -> bool {
-        self.stream.lost_unread
+        self.streams.iter().any(|stream| stream.lost_unread)
     }
 
     /// Whether the region's table is marked.
@@ -188,7 +224,7 @@ impl Service {
     }
 
     pub fn hide_parents(&mut self) {
-        self.stream.hides_parents = true;
+        self.stream().hides_parents = true;
     }
 
     /// Replaces an item; where that changes something, the stream tells of it `lag` later.
@@ -204,7 +240,7 @@ impl Service {
         };
         let keys = Arc::new(Item::from([(KEY.to_owned(), json!({ "S": key }))]));
         let created = self.clock.creation(now);
-        self.stream.append(StreamRecord::new(keys, old.clone(), new.clone(), created, now, now + lag));
+        self.stream().append(StreamRecord::new(keys, old.clone(), new.clone(), created, now, now + lag));
         Some(Change { key: key.to_owned(), old, new, created, is_copy: false })
     }
 
@@ -222,18 +258,24 @@ impl Service {
             "PutItem" | "UpdateItem" | "DeleteItem" => self.change_row(operation, request),
             "Query" => Outcome::answer(self.query(request)),
             "DescribeTable" => Outcome::answer(self.describe(request)),
-            "DescribeStream" => Outcome::answer(Ok(self.stream.describe(request, now))),
-            "GetShardIterator" => Outcome::answer(self.stream.iterator(request, now)),
-            "GetRecords" => match self.stream.records(request, page, now) {
-                Ok(served) => Outcome {
-                    answer: Ok(served.answer),
-                    change: None,
-                    control: None,
-                    records: served.records,
-                    too_early: served.too_early,
-                },
-                Err(refusal) => Outcome::answer(Err(refusal)),
-            },
+            "DescribeStream" => {
+                Outcome::answer(self.stream_of(request).map(|stream| stream.describe(request, now)))
+            }
+            "GetShardIterator" => {
+                Outcome::answer(self.stream_of(request).and_then(|stream| stream.iterator(request, now)))
+            }
+            "GetRecords" => {
+                match self.stream_of(request).and_then(|stream| stream.records(request, page, now)) {
+                    Ok(served) => Outcome {
+                        answer: Ok(served.answer),
+                        change: None,
+                        control: None,
+                        records: served.records,
+                        too_early: served.too_early,
+                    },
+                    Err(refusal) => Outcome::answer(Err(refusal)),
+                }
+            }
             other => panic!("the simulated service does not know {other}"),
         }
     }
@@ -332,11 +374,11 @@ impl Service {
             "AttributeDefinitions": definitions,
             "KeySchema": schema,
         });
-        if is_replica {
+        if let Some(Stream { label, .. }) = self.streams.last().filter(|_| is_replica) {
             table["StreamSpecification"] =
                 json!({ "StreamEnabled": true, "StreamViewType": "NEW_AND_OLD_IMAGES" });
             table["LatestStreamArn"] =
-                json!(format!("arn:aws:dynamodb:{}:1:table/{TABLE}/stream/1", self.name));
+                json!(format!("arn:aws:dynamodb:{}:1:table/{TABLE}/stream/{label}", self.name));
         }
         Ok(json!({ "Table": table }))
     }
@@ -344,7 +386,7 @@ impl Service {
     /// Moves every checkpoint to the tip of its shard, done or not: a defect.
     pub fn skip_ahead(&mut self) {
         for row in self.control.iter_mut().filter(|((pk, _), _)| pk.starts_with("lease/")) {
-            let Some(tip) = self.stream.tip(&row.0.1) else { continue };
+            let Some(tip) = self.streams.last().and_then(|stream| stream.tip(&row.0.1)) else { continue };
             let item = Arc::make_mut(row.1);
             for value in item.values_mut() {
                 if let Some(fields) = value.get_mut("M") {

@@ -65,7 +65,11 @@ struct Shard {
 /// The stream of one table.
 #[derive(Debug)]
 pub(super) struct Stream {
+    /// What tells it from the table's other streams.
+    pub(super) label: String,
     shards: BTreeMap<String, Shard>,
+    /// It is not the table's any more: it only can be read.
+    is_off: bool,
     made: u64,
     sequence: u128,
     habits: Habits,
@@ -85,20 +89,51 @@ pub(super) struct Served {
 
 impl Stream {
     pub(super) fn new(habits: Habits, shards: usize) -> Self {
-        let mut stream = Self {
+        let stream = Self {
+            label: "1".to_owned(),
             shards: BTreeMap::new(),
+            is_off: false,
             made: 0,
             sequence: FIRST_SEQUENCE,
             habits,
             lost_unread: false,
             hides_parents: false,
         };
+        stream.with_shards(shards, 0)
+    }
+
+    /// Ends this stream, and begins the next at the same moment: no write is in neither.
+    pub(super) fn follow(&mut self, shards: usize, now: u64) -> Self {
+        for shard in self.shards.values_mut() {
+            shard.closed.get_or_insert(now);
+        }
+        self.is_off = true;
+        let next = Self {
+            label: format!("{}+", self.label),
+            shards: BTreeMap::new(),
+            is_off: false,
+            lost_unread: false,
+            ..*self
+        };
+        next.with_shards(shards, now)
+    }
+
+    /// Whether nothing of it is kept any more.
+    pub(super) fn is_gone(&self) -> bool {
+        self.is_off && self.shards.is_empty()
+    }
+
+    pub(super) fn has(&self, shard: &str) -> bool {
+        self.shards.contains_key(shard)
+    }
+
+    fn with_shards(mut self, shards: usize, now: u64) -> Self {
         let step = u64::MAX / shards as u64;
         for number in 0..shards as u64 {
             let to = if number + 1 == shards as u64 { u64::MAX } else { (number + 1) * step - 1 };
-            stream.add_shard(None, (number * step, to), 0);
+            self.add_shard(None, (number * step, to), now);
         }
-        stream
+        self
     }
 
     fn add_shard(&mut self, parent: Option<String>, range: (u64, u64), now: u64) {
@@ -203,7 +238,8 @@ impl Stream {
             shards.push(listed);
         }
         let last = shards.last().map(|shard| shard["ShardId"].clone());
-        let mut described = json!({ "Shards": shards, "StreamStatus": "ENABLED" });
+        let status = if self.is_off { "DISABLED" } else { "ENABLED" };
+        let mut described = json!({ "Shards": shards, "StreamStatus": status });
         if let (Some(last), true) = (last, rest.peek().is_some()) {
             described["LastEvaluatedShardId"] = last;
         }

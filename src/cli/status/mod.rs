@@ -152,6 +152,13 @@ fn troubles(status: &AllRegions) -> Vec<String> {
                 let table = &table.table;
                 lines.push(format!("{name}/{table}: {peer} takes no writes, and all wait: {reason}"));
             }
+            for (origin, writes) in &table.foreign {
+                let table = &table.table;
+                lines.push(format!(
+                    "{name}/{table}: {writes} writes came from {origin}, which is not among its regions here, and go to \
+                     no peer: another setup writes to it"
+                ));
+            }
             if let Some(trouble) = &table.trouble {
                 lines.push(format!("{name}/{}: not being replicated: {trouble}", table.table));
             }

@@ -6,10 +6,10 @@ use std::time::Duration;
 use aws_sdk_dynamodb::types::ProvisionedThroughputDescription;
 use tracing::debug;
 
-use super::place::Place;
+use super::place::{Place, Seen};
 use super::{Finding, Harm};
 use crate::config::{Config, TableConfig};
-use crate::control::{AgentId, Beat, ControlTable};
+use crate::control::{AgentId, Beat, ControlTable, Setup, stream_label};
 use crate::lag::{moment, wall_millis};
 use crate::observe::{Overview, RegionView};
 use crate::operate::agents::running;
@@ -17,6 +17,7 @@ use crate::operate::init::is_on_demand;
 use crate::operate::{status, watermarks};
 use crate::protocol::{Origin, is_credible};
 use crate::region::Region;
+use crate::schema::StreamState;
 
 /// The part of a provisioned capacity from which on there is none to spare.
 const FULL: f64 = 0.8;
@@ -35,6 +36,11 @@ pub(super) async fn look(
         }
         for table in tables.iter().filter(|table| table.is_in(&region.name)) {
             findings.extend(rows(region, table).await);
+            findings.extend(owner(region, table).await);
+            let seen = places.get(&region.name).and_then(|place| place.tables.get(&table.name));
+            if let Some(seen) = seen {
+                findings.extend(streams(region, table, seen).await);
+            }
         }
     }
     let overview = status(config, regions).await.overview;
@@ -111,6 +117,46 @@ async fn rows(region: &Region, table: &TableConfig) -> Vec<Finding> {
         Err(fault) => debug!(region = %region.name, %fault, "the dead letters can't be read"),
     }
     findings
+}
+
+/// A table whose rows are another setup's.
+async fn owner(region: &Region, table: &TableConfig) -> Option<Finding> {
+    let setup = Setup::of(table, &region.name);
+    match ControlTable::of(region).belongs_elsewhere(&table.name, &setup).await {
+        Ok(reason) => reason.map(|reason| {
+            let mend = "a control table for each setup, or one file with all regions; agents of this one refuse to start";
+            Finding::new(Harm::Halt, "other_setup", &region.name, &table.name, reason, mend)
+        }),
+        Err(fault) => {
+            debug!(region = %region.name, %fault, "whose the table's rows are can't be looked up");
+            None
+        }
+    }
+}
+
+/// A table that has another stream than its agents have read last.
+async fn streams(region: &Region, table: &TableConfig, seen: &Seen) -> Option<Finding> {
+    let StreamState::On { arn } = &seen.described.stream else { return None };
+    let known = match ControlTable::of(region).table_streams(&table.name).await {
+        Ok(known) => known,
+        Err(fault) => {
+            debug!(region = %region.name, %fault, "the streams that agents have read can't be looked up");
+            return None;
+        }
+    };
+    let is_other = !known.is_empty() && !known.iter().any(|stream| stream.label() == stream_label(arn));
+    is_other.then(|| {
+        Finding::new(
+            Harm::DataLoss,
+            "other_stream",
+            &region.name,
+            &table.name,
+            "the table has another stream than its agents have read: its stream was turned off and on, or it was \
+             deleted and made again, and what was written in between is in no stream",
+            "start an agent here: it marks the table, and reads what the old stream still holds; then run `tradewind \
+             verify`, and where replicas differ `tradewind repair`",
+        )
+    })
 }
 
 /// How old the oldest write is that a peer lacks, beside what streams keep.
@@ -208,6 +254,21 @@ fn reported(view: &RegionView) -> Vec<Finding> {
             let mend = "make the replicas' keys and indexes alike, or see to the encryption key there; the agent tries \
                         again by itself";
             findings.push(Finding::new(Harm::Halt, "refused", &view.region, &table.table, wrong, mend));
+        }
+        for (origin, writes) in &table.foreign {
+            let wrong = format!(
+                "{writes} writes since the agent started came from {origin}, which is not among the table's regions in \
+                 this file: agents of another setup made them, so they pass for replicated and go to no peer"
+            );
+            let mend = "put all regions of the table into one file; then run `tradewind verify` and `repair`";
+            findings.push(Finding::new(
+                Harm::Halt,
+                "foreign_writes",
+                &view.region,
+                &table.table,
+                wrong,
+                mend,
+            ));
         }
         if table.throttled > 0 {
             findings.push(Finding::new(
