@@ -81,7 +81,7 @@ async fn a_clock_that_was_ahead_brings_nothing_back() {
     assert_eq!(contents.len(), 2, "deleted items are back: {contents:?}");
     world.still_quiet().await;
     assert_eq!(world.total().conflicts, 0);
-    let most = u64::try_from((now() + Duration::from_secs(60)).as_millis()).expect("a time of our era");
+    let most = u64::try_from((now() + Duration::from_mins(1)).as_millis()).expect("a time of our era");
     for pk in ["a", "b"] {
         let stored = world.stored(TOKYO, &key(pk)).await.expect("an item");
         let version = Stamp::read(&stored).expect("a stamp").version;
