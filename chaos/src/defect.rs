@@ -133,7 +133,7 @@ impl Defect {
     pub fn bend_page(self, region: usize, records: &mut Vec<Value>, rng: &mut fastrand::Rng) {
         match self {
             Self::LostPages if rng.u8(0..4) == 0 => records.clear(),
-            Self::LyingClock if region == 0 => delay(records, 90),
+            Self::LyingClock if region == 0 => delay(records, 20),
             _ => {}
         }
     }

@@ -3,15 +3,16 @@
 use std::fmt::Write as _;
 use std::time::Duration;
 
-use crate::scenario::PLACES;
+use crate::scenario::{MOST_SKEW_SECONDS, PLACES};
 
 /// Makes a scenario, as TOML.
 pub fn scenario(seed: u64, lasts: Duration) -> String {
     let mut rng = fastrand::Rng::with_seed(seed);
     let seconds = u32::try_from(lasts.as_secs()).unwrap_or(u32::MAX).max(12);
     let agents = rng.u32(1..=2);
-    let skews: Vec<String> =
-        (0..PLACES.len()).map(|_| if rng.bool() { rng.u32(0..60) } else { 0 }.to_string()).collect();
+    let skews: Vec<String> = (0..PLACES.len())
+        .map(|_| if rng.bool() { rng.u32(0..=MOST_SKEW_SECONDS) } else { 0 }.to_string())
+        .collect();
     let (rate, keys, conflicts) = (rng.u32(10..30), rng.u32(2..30), rng.u32(10..90));
     let (delete, put_back) = (rng.u32(1..6), rng.u32(0..3));
     let (count, lock) = (rng.u32(1..5), rng.u32(1..3));

@@ -7,6 +7,9 @@ use serde::{Deserialize, Deserializer};
 use crate::Result;
 use crate::service::is_known;
 
+/// How far ahead a service clock may be: less than an agent believes.
+pub const MOST_SKEW_SECONDS: u32 = 25;
+
 /// What the regions are called, with AWS's names.
 pub const PLACES: [(&str, &str); 3] =
     [("dublin", "eu-west-1"), ("oregon", "us-west-2"), ("tokyo", "ap-northeast-1")];
@@ -79,7 +82,7 @@ pub struct Scenario {
     /// How many keys each agent remembers before it stamps in place what its region's application writes. Default:
     /// as many as agents remember by default.
     pub memory_keys: Option<usize>,
-    /// How far each region's service clock is ahead, in seconds.
+    /// How far each region's service clock is ahead, in seconds, from 0 to [`MOST_SKEW_SECONDS`].
     #[serde(default)]
     pub skew_seconds: Vec<u32>,
     /// Who takes each region's agents' logs. Default: a file.
@@ -276,6 +279,13 @@ impl Scenario {
         }
         if scenario.agents == 0 || scenario.agents > 4 {
             return Err(at("agents: expected 1 to 4").into());
+        }
+        if scenario.skew_seconds.iter().any(|skew| *skew > MOST_SKEW_SECONDS) {
+            return Err(at(
+                "skew_seconds: expected at most 25; an agent does not believe a clock that is ahead by more \
+                           than 30 s, and the checker does not know what it takes a write's time for",
+            )
+            .into());
         }
         let load = &scenario.workload;
         if load.rate == 0 || load.keys == 0 || load.weights().iter().sum::<u32>() == 0 {

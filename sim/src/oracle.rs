@@ -57,6 +57,8 @@ pub struct Oracle {
     written_at: HashMap<(usize, String), u64>,
     /// The highest watermark of each origin, at any peer.
     watermarks: Vec<u64>,
+    /// From which record on a region's clock is further ahead than its agent believes.
+    ahead_since: Vec<Option<u64>>,
     pub counts: Counts,
     pub failures: Vec<String>,
     /// Something is wrong, or was until a moment ago: an agent may have lost its patience.
@@ -78,6 +80,8 @@ struct World {
 
 /// How far ahead a record's time may be to be taken as it is, in milliseconds.
 const BELIEVED: u64 = 30_000;
+/// How far record times may go back, in milliseconds.
+const SLACK: u64 = 60_000;
 /// How long an agent waits, at least, for the one of a region whose write it can't compare, in milliseconds.
 const PATIENCE: u64 = 3_000;
 /// Histories of a key beyond which it is no longer judged, but for convergence.
@@ -116,6 +120,7 @@ impl Oracle {
             stamped: HashMap::new(),
             written_at: HashMap::new(),
             watermarks: vec![0; regions],
+            ahead_since: vec![None; regions],
             counts: Counts::default(),
             failures: Vec::new(),
             is_disturbed: false,
@@ -131,7 +136,7 @@ impl Oracle {
         let old = Stamp::of(change.old.as_deref());
         let new = Stamp::of(change.new.as_deref());
         let mut worlds = self.keys.remove(&change.key).unwrap_or_else(|| vec![World::new(self.regions)]);
-        if change.created > EPOCH_MILLIS + now + BELIEVED && writer == Writer::App {
+        if self.is_ahead(region, change.created, now) && writer == Writer::App {
             // What it counts as, its region's agent says, which has not read it.
             worlds.clear();
         }
@@ -150,6 +155,16 @@ impl Oracle {
         };
         self.counts.most_worlds = self.counts.most_worlds.max(worlds.len());
         self.keys.insert(change.key.clone(), worlds);
+    }
+
+    /// Whether a region's agent may take a change to be older than it says.
+    fn is_ahead(&mut self, region: usize, created: u64, now: u64) -> bool {
+        let since = &mut self.ahead_since[region];
+        since.take_if(|since| created + SLACK < *since);
+        if since.is_none() && created > EPOCH_MILLIS + now + BELIEVED {
+            *since = Some(created);
+        }
+        since.is_some()
     }
 
     fn by_app(&mut self, worlds: Vec<World>, seen: &Seen) -> Vec<World> {

@@ -123,7 +123,7 @@ impl Holding {
         stop: CancellationToken,
     ) {
         let mut holding = self;
-        holding.note_jumps(&leases.borrow());
+        holding.note_jumps(&leases.borrow(), shared.before.as_deref());
         let holding = Arc::new(holding);
         let (in_time, late) = holding.split(&shared, &leases.borrow());
         let mut tracks: JoinSet<Ended> = JoinSet::new();
@@ -171,8 +171,9 @@ impl Holding {
     }
 
     /// Takes over what this shard's readers, and its ancestors', have found of the service's clock.
-    fn note_jumps(&mut self, leases: &Leases) {
+    fn note_jumps(&mut self, leases: &Leases, before: Option<&Before>) {
         let times = self.times.get_mut();
+        before.map(Before::jumps).into_iter().flatten().for_each(|(shard, jumps)| times.insert(shard, jumps));
         let ancestors = self.ancestors.iter().filter_map(|shard| leases.get(shard));
         for lease in ancestors.chain([&self.lease]).filter(|lease| !lease.jumps.is_empty()) {
             times.insert(lease.shard.clone(), lease.jumps.clone());

@@ -10,7 +10,7 @@ use tracing::{debug, error, info, warn};
 use super::family::Family;
 use super::holding::Leases;
 use super::promises::Promises;
-use crate::control::{Cause, Checkpoint, ControlTable, Gap, TableStream, lease_space, stream_label};
+use crate::control::{Cause, Checkpoint, ControlTable, Gap, Jump, TableStream, lease_space, stream_label};
 use crate::fault::{Fault, FaultKind, persist};
 use crate::protocol::{Floors, Origin};
 use crate::region::Region;
@@ -71,6 +71,13 @@ impl Before {
         let mut own: Vec<&ShardId> = state.leases.keys().collect();
         own.sort_by_key(|shard| family.ancestors(shard).len());
         older.into_iter().chain(own).map(|shard| shard.of_stream(self.stream.label())).collect()
+    }
+
+    /// Where the clock of the stream's service was ahead.
+    pub(super) fn jumps(&self) -> Vec<(ShardId, Vec<Jump>)> {
+        let state = self.lock();
+        let jumped = state.leases.values().filter(|lease| !lease.jumps.is_empty());
+        jumped.map(|lease| (lease.shard.of_stream(self.stream.label()), lease.jumps.clone())).collect()
     }
 
     /// Where a destination begins with a shard of the next stream: with the key memory that it had at the end of

@@ -561,6 +561,8 @@ impl Track {
                         record.created_millis = millis;
                         break;
                     }
+                    // What was written to a shard before this one has been decided on.
+                    Created::Jumped(_) if page.shard != self.holding.lease.shard => break,
                     Created::Jumped(jump) => {
                         let ahead_s = jump.ahead_millis / 1000;
                         let jumps = times.with(&page.shard, jump);

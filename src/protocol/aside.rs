@@ -73,7 +73,7 @@ impl KeyState {
             write_version(out, version);
             out.extend(ordinal.to_be_bytes());
         }
-        if let Some(Healing { version, millis, ordinal }) = heal {
+        if let Some(Healing { version, millis, ordinal }) = heal.as_deref() {
             write_version(out, version);
             out.extend(millis.to_be_bytes());
             out.extend(ordinal.to_be_bytes());
@@ -102,7 +102,7 @@ impl KeyState {
             None
         } else {
             let version = read_version(input, own)?;
-            Some(Healing { version, millis: number(input)?, ordinal: number(input)? })
+            Some(Box::new(Healing { version, millis: number(input)?, ordinal: number(input)? }))
         };
         if input.is_empty() { Ok(Self { latest, tip, stamps, heal, since }) } else { Err(Malformed) }
     }
@@ -166,7 +166,10 @@ mod tests {
             ordinal,
         });
         (versions(), tips, vec(seen, 0..4), option::of(heals), 0..99_u64).prop_map(
-            |(latest, tip, stamps, heal, since)| KeyState { latest, tip, stamps: stamps.into(), heal, since },
+            |(latest, tip, stamps, heal, since)| {
+                let heal = heal.map(Box::new);
+                KeyState { latest, tip, stamps: stamps.into(), heal, since }
+            },
         )
     }
 

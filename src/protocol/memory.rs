@@ -109,7 +109,7 @@ pub struct KeyState {
     /// The stamps seen meanwhile, the newest last.
     pub(super) stamps: Box<[Seen]>,
     /// The last heal that was asked for, while it may still come.
-    pub(super) heal: Option<Healing>,
+    pub(super) heal: Option<Box<Healing>>,
     /// The record from which on the stream must be read again to arrive at this version and tip.
     pub(super) since: u64,
 }

@@ -355,7 +355,7 @@ fn heal(
     next.tip = Tip::Stale;
     next.remember(stamp, reader.ordinal, reader.floors);
     let version = state.latest.clone();
-    next.heal = Some(Healing { version, millis: reader.record_millis, ordinal: reader.ordinal });
+    next.heal = Some(Box::new(Healing { version, millis: reader.record_millis, ordinal: reader.ordinal }));
     let body = match (state.tip, record.old) {
         (Tip::Bare | Tip::Carried, Some(mut image)) => {
             image.remove(STAMP);
