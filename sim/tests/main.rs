@@ -29,37 +29,37 @@ fn all_pass(profile: Profile, minutes: u64, seeds: Range<u64>) {
 
 #[test]
 fn calm_seeds_pass() {
-    all_pass(Profile::Calm, 1, seeds(20));
+    all_pass(Profile::Calm, 1, seeds(10));
 }
 
 #[test]
 fn counters_and_locks_never_go_back() {
-    all_pass(Profile::Counters, 1, seeds(20));
+    all_pass(Profile::Counters, 1, seeds(14));
 }
 
 #[test]
 fn faulty_seeds_pass() {
-    all_pass(Profile::Faulty, 1, seeds(60));
+    all_pass(Profile::Faulty, 1, seeds(40));
 }
 
 #[test]
 fn seeds_with_crashes_pass() {
-    all_pass(Profile::Crashes, 1, seeds(50));
+    all_pass(Profile::Crashes, 1, seeds(30));
 }
 
 #[test]
 fn seeds_with_rolling_shards_pass() {
-    all_pass(Profile::Shards, 1, seeds(40));
+    all_pass(Profile::Shards, 1, seeds(25));
 }
 
 #[test]
 fn seeds_with_a_clock_that_is_ahead_for_a_while_pass() {
-    all_pass(Profile::Ahead, 1, seeds(20));
+    all_pass(Profile::Ahead, 1, seeds(15));
 }
 
 #[test]
 fn seeds_with_skewed_clocks_pass() {
-    all_pass(Profile::Skew, 1, seeds(40));
+    all_pass(Profile::Skew, 1, seeds(25));
 }
 
 #[test]
@@ -69,7 +69,7 @@ fn seeds_with_a_long_outage_pass() {
 
 #[test]
 fn seeds_with_a_crowd_pass() {
-    all_pass(Profile::Crowd, 1, seeds(20));
+    all_pass(Profile::Crowd, 1, seeds(12));
 }
 
 /// `cargo test --release -p tradewind-sim -- --ignored a_thousand_shards`
@@ -120,7 +120,7 @@ fn records_that_can_not_be_read_mark_the_table() {
 
 #[test]
 fn seeds_with_streams_that_are_turned_off_and_on_pass() {
-    all_pass(Profile::Recycled, 3, seeds(8));
+    all_pass(Profile::Recycled, 3, seeds(5));
 }
 
 #[test]

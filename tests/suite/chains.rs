@@ -29,14 +29,14 @@ async fn finds(file: &Without, harm: &str, name: &str) -> bool {
 async fn what_another_setup_writes_is_not_forwarded_and_that_is_told() {
     let mut world = World::prepared(3, PLAIN).await;
     world.tuning.heartbeat_interval = Duration::from_secs(1);
-    let first = Without::oregon(&world, TOKYO);
+    let first = [DUBLIN, TOKYO].map(|region| Without::oregon(&world, region));
     world.control = format!("{}-second", world.control);
     for region in [TOKYO, OREGON] {
         world.make_control_table(region).await;
     }
-    let second = Without::region(&world, "dublin", TOKYO);
+    let [second, at_oregon] = [TOKYO, OREGON].map(|region| Without::region(&world, "dublin", region));
     let mut agents = Vec::new();
-    for (file, region) in [(&first, "dublin"), (&first, "tokyo"), (&second, "oregon")] {
+    for (file, region) in [(&first[0], "dublin"), (&first[1], "tokyo"), (&at_oregon, "oregon")] {
         agents.push(Agent::start(&file.config(&world), region).await.expect("an agent"));
     }
     let mut meets = second.start_process("tokyo");
