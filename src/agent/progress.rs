@@ -1,6 +1,7 @@
 //! How far a track has got: the pages it has judged, and what may be checkpointed of them.
 
 use std::collections::{BTreeMap, VecDeque};
+use std::ops::Range;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -226,8 +227,8 @@ impl Progress {
         for page in self.pages.iter().take(kept) {
             rewind.insert(page.shard.clone(), page.reached.position.clone());
         }
+        let terms = self.terms(kept..done, &rewind, floors, &needs.floors);
         rewind.retain(|shard, position| *shard == self.shard || *position != Position::End);
-        let terms = self.terms(kept, done, floors, &needs.floors);
         let own = self.pages.iter().take(done).rev().find(|page| page.shard == self.shard);
         let unread = Reached { position: Position::TrimHorizon, millis: 0 };
         let own = own.map(|page| &page.reached).or_else(|| self.base.get(&self.shard)).unwrap_or(&unread);
@@ -239,27 +240,36 @@ impl Progress {
         Checkpoint { done: own.position.clone(), rewind, floors, terms, millis, barrier }
     }
 
-    /// The floors by which the pages from `kept` to `done` were judged, where a record was told by them, and those
-    /// in force after these pages; as far as they are not those at `kept`.
+    /// The floors by which these pages were judged, where a record was told by them, and those in force `after` them;
+    /// as far as they are not those in force before, where each shard was at `rewind`.
     ///
     /// What is forgotten hangs on the floors: a record that comes after a rewind must be judged by those of the
     /// first time, or an application's put-back passes for the replicated write that it copies.
-    fn terms(&self, kept: usize, done: usize, floors: &Arc<Floors>, after: &Arc<Floors>) -> Vec<Term> {
-        let mut reached = self.base.clone();
-        let mut terms: Vec<Term> = Vec::new();
+    fn terms(
+        &self,
+        pages: Range<usize>,
+        rewind: &BTreeMap<ShardId, Position>,
+        floors: &Arc<Floors>,
+        after: &Arc<Floors>,
+    ) -> Vec<Term> {
+        let mut reached: BTreeMap<&ShardId, &Position> = rewind.iter().collect();
+        let at = |reached: &BTreeMap<&ShardId, &Position>, shard: &ShardId, floors: &Floors| Term {
+            shard: shard.clone(),
+            after: reached.get(shard).map_or(Position::TrimHorizon, |position| (*position).clone()),
+            floors: floors.clone(),
+        };
+        let last = pages.end.checked_sub(1).and_then(|last| self.pages.get(last));
+        let mut terms = Vec::new();
         let mut in_force = floors;
-        for (i, page) in self.pages.iter().take(done).enumerate() {
-            if let Some(told_by) = page.told_by.as_ref().filter(|told_by| i >= kept && *told_by != in_force) {
-                let after = reached.get(&page.shard).map_or(Position::TrimHorizon, |at| at.position.clone());
-                terms.push(Term { shard: page.shard.clone(), after, floors: Floors::clone(told_by) });
+        for page in self.pages.range(pages) {
+            if let Some(told_by) = page.told_by.as_ref().filter(|told_by| *told_by != in_force) {
+                terms.push(at(&reached, &page.shard, told_by));
                 in_force = told_by;
             }
-            reached.insert(page.shard.clone(), page.reached.clone());
+            reached.insert(&page.shard, &page.reached.position);
         }
         if after != in_force {
-            let shard = self.pages.iter().take(done).next_back().map_or(&self.shard, |page| &page.shard);
-            let at = reached.get(shard).map_or(Position::TrimHorizon, |at| at.position.clone());
-            terms.push(Term { shard: shard.clone(), after: at, floors: Floors::clone(after) });
+            terms.push(at(&reached, last.map_or(&self.shard, |page| &page.shard), after));
         }
         terms
     }

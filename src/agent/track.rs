@@ -585,37 +585,33 @@ impl Track {
     /// Saves where the service's clock was ahead, for as long as the lease is held and the track is to go on.
     async fn save_jumps(&self, jumps: &[Jump]) -> bool {
         let Shared { control, table, space, origin: region, .. } = &*self.shared;
-        let tenure = &self.holding.tenure;
-        loop {
-            let save =
-                tokio::time::timeout(SAVE_TIMEOUT, control.save_jumps(space, &self.holding.lease, jumps));
-            let saved = tokio::select! {
-                biased;
-                () = tenure.ended() => return false,
-                () = self.stop.cancelled() => return false,
-                saved = save => saved,
-            };
-            match saved {
-                Ok(Ok(Held::Yes)) => return true,
-                Ok(Ok(Held::No)) => {
-                    tenure.end();
-                    return false;
+        let Holding { lease, tenure, .. } = &*self.holding;
+        let save = async {
+            loop {
+                match tokio::time::timeout(SAVE_TIMEOUT, control.save_jumps(space, lease, jumps)).await {
+                    Ok(Ok(Held::Yes)) => return true,
+                    Ok(Ok(Held::No)) => {
+                        tenure.end();
+                        return false;
+                    }
+                    Ok(Err(fault)) => warn!(
+                        %region, table, %fault,
+                        "could not save in the control table how far the stream's clock is ahead; retrying"
+                    ),
+                    Err(_) => warn!(
+                        %region, table,
+                        "the control table did not take how far the stream's clock is ahead within {} s; retrying",
+                        SAVE_TIMEOUT.as_secs()
+                    ),
                 }
-                Ok(Err(fault)) => {
-                    warn!(%region, table, %fault, "could not save in the control table how far the stream's clock is ahead; retrying");
-                }
-                Err(_) => warn!(
-                    %region, table,
-                    "the control table did not take how far the stream's clock is ahead within {} s; retrying",
-                    SAVE_TIMEOUT.as_secs()
-                ),
+                tokio::time::sleep(SAVE_AGAIN).await;
             }
-            tokio::select! {
-                biased;
-                () = tenure.ended() => return false,
-                () = self.stop.cancelled() => return false,
-                () = tokio::time::sleep(SAVE_AGAIN) => {}
-            }
+        };
+        tokio::select! {
+            biased;
+            () = tenure.ended() => false,
+            () = self.stop.cancelled() => false,
+            is_saved = save => is_saved,
         }
     }
 

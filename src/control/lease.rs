@@ -192,9 +192,7 @@ impl ControlTable {
         if let Some(parent) = parent {
             row.insert(PARENT.to_owned(), text(&*parent.0));
         }
-        let put = self.client.put_item().table_name(&self.name).set_item(Some(row));
-        let put = put.condition_expression("attribute_not_exists(#pk)").expression_attribute_names("#pk", PK);
-        held(put.send().await).map(|_| ())
+        self.put_new(row).await
     }
 
     /// Takes a lease as it was read; the answer is the lease as it is now, if it was still so.
@@ -268,6 +266,13 @@ impl ControlTable {
         let delete = self.client.delete_item().table_name(&self.name);
         delete.key(PK, text(pk(space))).key(SK, text(&*shard.0)).send().await?;
         Ok(())
+    }
+
+    /// Puts a row, unless it is there.
+    pub(super) async fn put_new(&self, row: Row) -> Result<(), Fault> {
+        let put = self.client.put_item().table_name(&self.name).set_item(Some(row));
+        let put = put.condition_expression("attribute_not_exists(#pk)").expression_attribute_names("#pk", PK);
+        held(put.send().await).map(|_| ())
     }
 
     pub(super) fn lease_row(&self, space: &str, shard: &ShardId) -> UpdateItemFluentBuilder {

@@ -60,13 +60,11 @@ impl ControlTable {
         if let Some(before) = &stream.before {
             row.insert(BEFORE.to_owned(), text(before));
         }
-        let put = self.client.put_item().table_name(&self.name).set_item(Some(row));
-        let put = put.condition_expression("attribute_not_exists(#pk)").expression_attribute_names("#pk", PK);
-        held(put.send().await).map(|_| ())
+        self.put_new(row).await
     }
 
-    /// Notes that nothing of a stream is left to be replicated, or that it can't be read any more, and lets its rows, leases among them, go two days later:
-    /// an agent that has not noticed yet must not begin it once more.
+    /// Notes that nothing of a stream is left to be replicated, or that it can't be read any more, and lets its rows,
+    /// leases among them, go two days later: an agent that has not noticed yet must not begin it once more.
     pub async fn end_stream(
         &self,
         table: &str,

@@ -42,10 +42,7 @@ impl Sweep {
     pub fn forgets_all(&self, keys: &Outline) -> bool {
         keys.latest.is_none_or(|latest| latest < self.all)
             && keys.heal_millis.is_none_or(|millis| Hlc::at_millis(millis) < self.own)
-            && keys
-                .stamps
-                .iter()
-                .all(|(origin, hlc)| self.floors.passed(&Version { hlc, origin: origin.clone() }))
+            && keys.stamps.iter().all(|(origin, hlc)| hlc < self.floors.before(origin))
     }
 }
 
