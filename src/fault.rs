@@ -86,8 +86,7 @@ impl FaultKind {
         let (least, most) = match self {
             Self::Throttled | Self::HotPartition => (50, 5_000),
             Self::Unreachable => (100, 5_000),
-            Self::Refused | Self::Missing => (1_000, 15_000),
-            Self::Invalid => (0, 0),
+            Self::Refused | Self::Missing | Self::Invalid => (1_000, 15_000),
         };
         (Duration::from_millis(least), Duration::from_millis(most))
     }
@@ -253,6 +252,26 @@ where
         })
         .notify(|fault, _| notify(fault))
         .await
+}
+
+/// Tries until it succeeds, whatever the fault is: for what may not be left undone. `notify` hears of each failed
+/// attempt.
+///
+/// It waits as [`Backoff`] says. Cancel by dropping the future.
+pub async fn insist<T, F>(mut attempt: impl FnMut() -> F, mut notify: impl FnMut(&Fault)) -> T
+where
+    F: Future<Output = Result<T, Fault>>,
+{
+    let mut backoff = Backoff::default();
+    loop {
+        match attempt().await {
+            Ok(done) => return done,
+            Err(fault) => {
+                notify(&fault);
+                tokio::time::sleep(backoff.next(fault.kind)).await;
+            }
+        }
+    }
 }
 
 #[cfg(test)]

@@ -225,7 +225,8 @@ fn config(settings: &Settings) -> Option<Config> {
         idle_poll_interval: millis(settings.idle_poll_interval),
         checkpoint_interval: millis(settings.checkpoint_interval),
         concurrency: settings.concurrency,
-        queue_mib: 1,
+        // Some items are large: a queue that is full of one keeps its agent from reading on.
+        queue_mib: if settings.strict { Tuning::default().queue_mib } else { 1 },
         memory_keys: settings.memory_keys,
         settle: millis(settings.settle),
         stream_retention: millis(settings.retention),

@@ -9,7 +9,7 @@ use tracing::{debug, error, info, warn};
 
 use super::{Fitness, Insistence, Job, Outcome, Pauses, Refusals, Replica};
 use crate::control::{ControlTable, DeadLetter};
-use crate::fault::{Fault, FaultKind, persist};
+use crate::fault::{Fault, FaultKind, insist};
 use crate::lag::LagBook;
 use crate::log_key::log_key;
 use crate::protocol::{Action, Origin, Write};
@@ -197,36 +197,25 @@ impl Destination {
         self.refusals.note(&self.region, None);
     }
 
-    /// Puts a write that can never be applied aside, with its reason, so that the stream goes on.
-    pub(super) async fn bury(&self, job: &Job, fault: &Fault) {
-        let action = &job.action;
-        let trace = job.trace.as_ref().map(Trace::id);
-        let (peer, key) = (self.peer(), log_key(action.key()));
+    /// Puts a write that can never be applied aside, with its reason, so that the stream goes on. It ends only once
+    /// the letter is saved: a write that stands nowhere else must not be passed by.
+    pub(super) async fn bury(&self, write: &Write, trace: Option<&Trace>, fault: &Fault) {
         let Self { origin: region, table, .. } = self;
-        let (Action::Push(write) | Action::Heal(write) | Action::Restamp(write)) = action else {
-            error!(%region, table, %key, %fault, "a marked item can't be deleted");
-            return;
-        };
+        let (peer, key, trace) = (self.peer(), log_key(&write.key), trace.map(Trace::id));
+        let reason = fault.to_string();
+        let letter = DeadLetter { peer: &self.region, write, reason: &reason };
+        let save = || self.control.save_dead_letter(table, &letter, self.dead_letter_days);
+        insist(save, |fault| {
+            error!(
+                %region, peer, table, %key, %fault, trace,
+                "can't save a dead letter in the control table; trying again, and the checkpoint waits for it"
+            );
+        })
+        .await;
         self.tally.dead_letters.add();
         error!(
             %region, peer, table, %key, %fault, trace,
             "the replica can never take this write; it is in the dead letters of the origin's control table"
         );
-        self.save_dead_letter(write, fault).await;
-    }
-
-    async fn save_dead_letter(&self, write: &Write, fault: &Fault) {
-        let Self { origin: region, table, .. } = self;
-        let (peer, key) = (self.peer(), log_key(&write.key));
-        let reason = fault.to_string();
-        let letter = DeadLetter { peer: &self.region, write, reason: &reason };
-        let save = || self.control.save_dead_letter(&self.table, &letter, self.dead_letter_days);
-        let saved = persist(save, |fault| {
-            error!(%region, peer, table, %key, %fault, "can't save a dead letter in the control table; trying again");
-        })
-        .await;
-        if let Err(fault) = saved {
-            error!(%region, peer, table, %key, %fault, "a dead letter can't be saved");
-        }
     }
 }

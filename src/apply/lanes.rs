@@ -361,21 +361,24 @@ impl Dispatcher {
     fn refused(&mut self, key: KeyId, mut begun: Begun, since: Instant, fault: Fault) {
         let before = std::mem::replace(&mut begun.was_refused, true);
         let sentence = if fault.is_of_item() { Sentence::Park } else { self.judge.refused(key, before) };
-        let at = match sentence {
-            Sentence::Park => {
+        let at = match (sentence, begun.job.action.write()) {
+            (Sentence::Park, Some(write)) => {
                 let destination = Arc::clone(&self.destination);
+                let write = write.clone();
                 self.attempts.spawn(async move {
                     let ended = tokio::select! {
                         biased;
                         () = begun.job.tenure.ended() => Ended::Left,
-                        () = destination.bury(&begun.job, &fault) => Ended::Parked(fault),
+                        () = destination.bury(&write, begun.job.trace.as_ref(), &fault) => Ended::Parked(fault),
                     };
                     Attempt { key, begun, since, ended }
                 });
                 return;
             }
-            Sentence::Rest(at) => at,
-            Sentence::Hold => {
+            // A letter can't say what is to be done with a marked item: it is tried until it is done.
+            (Sentence::Park, None) => Instant::now() + begun.backoff.next(fault.kind),
+            (Sentence::Rest(at), _) => at,
+            (Sentence::Hold, _) => {
                 self.destination.hold(&fault);
                 since
             }

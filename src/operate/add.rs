@@ -6,8 +6,10 @@
 //! newest there.
 
 use std::collections::BTreeMap;
+use std::time::Duration;
 
 use serde::Serialize;
+use tokio::time::Instant;
 
 use super::agents::{AgentElsewhere, elsewhere, running};
 use super::left::{Left, left};
@@ -15,6 +17,11 @@ use super::{OperateError, tables};
 use crate::config::Config;
 use crate::protocol::Origin;
 use crate::region::Region;
+
+/// How long an agent that has just been started may take until it is seen to run.
+const START: Duration = Duration::from_secs(5);
+/// How long to wait before looking again for one.
+const LOOK_AGAIN: Duration = Duration::from_millis(250);
 
 /// How ready all is for a region's items.
 #[derive(Debug, Serialize)]
@@ -36,6 +43,11 @@ impl Joining {
     /// Whether the agents elsewhere know the region.
     pub fn is_known(&self) -> bool {
         self.unaware.is_empty() && self.silent.is_empty()
+    }
+
+    /// Whether all that is missing are agents that have perhaps been started a moment ago.
+    fn may_be_starting(&self) -> bool {
+        self.unaware.is_empty() && (!self.silent.is_empty() || self.agents.is_empty())
     }
 
     /// Whether existing items may be brought there.
@@ -60,21 +72,13 @@ pub async fn join(
         .filter(|(name, _)| **name != new.name && taken.iter().any(|table| table.is_in(name)))
         .map(|(name, region)| (name.clone(), region.clone()))
         .collect();
-    let agents = running(new, lease_duration).await;
-    let agents = agents.map_err(|fault| OperateError::at(new, &new.control_table, fault))?;
-    let beating = elsewhere(&others, lease_duration).await?;
-    let silent =
-        others.keys().filter(|name| !beating.iter().any(|(agent, _)| agent.region == **name)).cloned();
-    let mut joining = Joining {
-        region: new.name.clone(),
-        tables: taken.iter().map(|table| table.name.clone()).collect(),
-        agents: agents.keys().map(ToString::to_string).collect(),
-        silent: silent.collect(),
-        unaware: Vec::new(),
-        written: Vec::new(),
-    };
-    let unaware = beating.into_iter().filter(|(_, beat)| !beat.regions.contains(&new.name));
-    joining.unaware = unaware.map(|(agent, _)| agent).collect();
+    let names = taken.iter().map(|table| table.name.clone()).collect();
+    let mut joining = agents_of(&others, new, names, lease_duration).await?;
+    let deadline = Instant::now() + START;
+    while joining.may_be_starting() && Instant::now() < deadline {
+        tokio::time::sleep(LOOK_AGAIN).await;
+        joining = agents_of(&others, new, joining.tables, lease_duration).await?;
+    }
     // Once it has been let in, what is written there is replicated as anything else.
     if !force && (!joining.is_known() || joining.agents.is_empty()) {
         for table in &taken {
@@ -84,4 +88,28 @@ pub async fn join(
         }
     }
     Ok(joining)
+}
+
+/// Which agents run, and which of those elsewhere know the region.
+async fn agents_of(
+    others: &BTreeMap<Origin, Region>,
+    new: &Region,
+    tables: Vec<String>,
+    lease_duration: Duration,
+) -> Result<Joining, OperateError> {
+    let agents = running(new, lease_duration).await;
+    let agents = agents.map_err(|fault| OperateError::at(new, &new.control_table, fault))?;
+    let beating = elsewhere(others, lease_duration).await?;
+    let silent =
+        others.keys().filter(|name| !beating.iter().any(|(agent, _)| agent.region == **name)).cloned();
+    let silent = silent.collect();
+    let unaware = beating.into_iter().filter(|(_, beat)| !beat.regions.contains(&new.name));
+    Ok(Joining {
+        region: new.name.clone(),
+        tables,
+        agents: agents.keys().map(ToString::to_string).collect(),
+        silent,
+        unaware: unaware.map(|(agent, _)| agent).collect(),
+        written: Vec::new(),
+    })
 }

@@ -84,6 +84,14 @@ impl Action {
         }
     }
 
+    /// The write that it makes, unless it carries out a delete.
+    pub fn write(&self) -> Option<&Write> {
+        match self {
+            Self::Push(write) | Self::Heal(write) | Self::Restamp(write) => Some(write),
+            Self::CarryOut { .. } => None,
+        }
+    }
+
     /// Does for the action of the same key that is queued before it for the same peer, where both push
     /// and this was written on top of exactly that; says whether it does. The one before need not be
     /// made then.

@@ -265,3 +265,49 @@ async fn a_replay_that_is_killed_is_run_again_and_all_regions_agree() {
     let (code, verdict) = run_json(world.tradewind(DUBLIN, &["verify"])).await;
     assert_eq!(code, 0, "{verdict:#}");
 }
+
+/// Which of Dublin's calls to its own region are refused as invalid, and how many were.
+async fn refused_at_home(world: &mut World, operation: &'static str, part: &'static str) -> Arc<AtomicU64> {
+    let refused = Arc::new(AtomicU64::new(0));
+    let count = Arc::clone(&refused);
+    let tamper = move |name: &str, body: &str| {
+        // More often than the agent asks before it takes an item for the fault.
+        let refuse = name == operation && body.contains(part) && count.load(Ordering::Relaxed) < 3;
+        count.fetch_add(u64::from(refuse), Ordering::Relaxed);
+        if refuse { Fate::Fail("ValidationException") } else { Fate::Pass }
+    };
+    world.tamper(DUBLIN, DUBLIN, tamper).await;
+    refused
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_letter_that_is_refused_is_saved_in_the_end() {
+    let (mut world, refuses) = refusing(2).await;
+    world.stop_agent(DUBLIN).await;
+    let count = refused_at_home(&mut world, "PutItem", "dead-letter/").await;
+    world.start_agent(DUBLIN).await;
+    refuses.store(true, Ordering::Relaxed);
+    world.put(DUBLIN, row("a", "two")).await;
+    let tries = || async { count.load(Ordering::Relaxed) };
+    eventually("a refused letter", tries, |tries| *tries >= 1).await;
+    // Its record has not been passed: who comes next has it again.
+    world.crash_agent(DUBLIN);
+    world.start_agent(DUBLIN).await;
+    one_letter(&world).await;
+    let listed = list(&world).await;
+    assert_eq!(listed.len(), 1, "{listed:#?}");
+    assert_eq!(count.load(Ordering::Relaxed), 3);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_marked_item_is_deleted_in_the_end() {
+    let mut world = World::prepared(2, PLAIN).await;
+    let refused = refused_at_home(&mut world, "DeleteItem", "\"TableName\":\"orders-").await;
+    world.start_agents().await;
+    world.put(TOKYO, row("a", "one")).await;
+    world.converged().await;
+    world.delete(TOKYO, key("a")).await;
+    let stored = || async { world.stored(DUBLIN, &key("a")).await };
+    eventually("no mark is left", stored, Option::is_none).await;
+    assert_eq!(refused.load(Ordering::Relaxed), 3);
+}

@@ -187,9 +187,8 @@ pub async fn verify(
         let gaps = gaps(table, regions).await;
         let lease_duration = config.tuning.lease_duration;
         let mut verdict = compare(table, regions, &budgets, options, lease_duration, audience).await?;
-        for gap in gaps {
+        for (region, gap) in gaps {
             if verdict.is_settled()
-                && let Some(region) = regions.get(&gap.origin)
                 && let Err(fault) = ControlTable::of(region).close_gap(&table.name, &gap).await
             {
                 warn!(region = %region.name, table = table.name, %fault, "the table's mark can't be taken away");
@@ -207,12 +206,13 @@ pub async fn verify(
     Ok(Verification { tables })
 }
 
-/// What the control tables tell of gaps, as far as they can be read.
-async fn gaps(table: &TableConfig, regions: &BTreeMap<Origin, Region>) -> Vec<Gap> {
+/// What the control tables tell of gaps, as far as they can be read, each with the region whose table does: where
+/// the origin is lost, that is another one.
+async fn gaps<'a>(table: &TableConfig, regions: &'a BTreeMap<Origin, Region>) -> Vec<(&'a Region, Gap)> {
     let mut gaps = Vec::new();
     for region in table.replicas.iter().filter_map(|(name, _)| regions.get(name)) {
         match ControlTable::of(region).agreement(&table.name).await {
-            Ok(found) => gaps.extend(found.gaps),
+            Ok(found) => gaps.extend(found.gaps.into_iter().map(|gap| (region, gap))),
             Err(fault) => debug!(region = %region.name, %fault, "the control table can't be read for gaps"),
         }
     }
