@@ -91,6 +91,8 @@ const MOST_WORLDS: usize = 256;
 #[derive(Clone, Debug)]
 struct Stamp {
     version: Version,
+    /// What the write was made on top of.
+    base: Option<Version>,
     is_mark: bool,
     text: String,
 }
@@ -99,12 +101,16 @@ impl Stamp {
     fn of(item: Option<&Item>) -> Option<Self> {
         let text = as_text(item?.get(STAMP)?)?;
         let words: Vec<&str> = text.split(' ').collect();
-        let [magic, hlc, origin, _, _, fingerprint, nonce] = words.as_slice() else { return None };
-        let origin = NAMES.iter().position(|name| name == origin)?;
-        let hlc = u64::from_str_radix(hlc, 16).ok()?;
+        let [magic, hlc, origin, base_hlc, base_origin, fingerprint, nonce] = words.as_slice() else {
+            return None;
+        };
+        let version = |hlc: &str, origin: &str| {
+            Some((u64::from_str_radix(hlc, 16).ok()?, NAMES.iter().position(|name| *name == origin)?))
+        };
         let well_formed = *magic == "tw1" && nonce.len() == 16;
         let is_mark = fingerprint.starts_with("x-");
-        well_formed.then(|| Self { version: (hlc, origin), is_mark, text: text.to_owned() })
+        let (version, base) = (version(hlc, origin)?, version(base_hlc, base_origin));
+        well_formed.then(|| Self { version, base, is_mark, text: text.to_owned() })
     }
 }
 
@@ -380,7 +386,7 @@ struct Seen<'a> {
 enum Effect {
     /// It is the newest, or changes no data.
     None,
-    /// It takes the place of a newer delete, or of a copy that was put back.
+    /// It takes the place of a newer delete, of a copy that was put back, or of the same data as it was made on.
     Allowed,
     /// It takes the place of a newer write.
     RolledBack,
@@ -411,11 +417,18 @@ impl World {
         let was_stale = std::mem::replace(&mut self.is_stale[region], true);
         if was_stale || stamp.is_mark {
             Effect::None
-        } else if was_absent || self.is_copy[region] {
+        } else if was_absent || self.is_copy[region] || self.is_base(seen, stamp) {
             Effect::Allowed
         } else {
             Effect::RolledBack
         }
+    }
+
+    /// Whether what it replaces has the same data as what it was made on top of: no condition tells the two apart,
+    /// and no application does.
+    fn is_base(&self, seen: &Seen, stamp: &Stamp) -> bool {
+        let made_on = stamp.base.and_then(|base| self.issued.get(&base).copied()).flatten();
+        made_on.is_some() && made_on == seen.change.old.as_ref().map(|old| data_digest(old))
     }
 
     /// Whether the region has nothing to show, since its highest version is a delete.

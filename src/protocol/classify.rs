@@ -96,10 +96,7 @@ fn is_copy(
         _ if !stamp.nonce.is_of(own) => true,
         Some(state) if state.has_seen(stamp.nonce) => true,
         // A seed comes late, and may have the version of a write of this region's own.
-        _ if stamp.hold().is_some() => {
-            known.is_none_or(|state| state.tip == Tip::Carried)
-                && stamp.hold().is_some_and(|hold| floors.is_over(hold))
-        }
+        _ if stamp.hold().is_some() => floors.passed(stamp.comes_until()),
         // An own version is that of a heal, which replaces what another agent wrote, or of a stamp in place.
         // The memory that asked for it may have been left behind by a rebuild that begins between the two.
         _ if stamp.version.origin == *own => {

@@ -76,14 +76,15 @@ impl Floors {
         version.hlc < self.before(&version.origin)
     }
 
-    /// No version of an origin below this can show up any more.
+    /// No version of an origin below this can show up any more, and no seed of a hold below that of seeders.
     pub(super) fn before(&self, origin: &Origin) -> Hlc {
-        less_slack(self.get(origin))
+        let floor = self.get(origin);
+        if *origin == Origin::seeding() { floor } else { less_slack(floor) }
     }
 
     /// Whether no seed that was written under this hold can show up any more.
     pub(super) fn is_over(&self, hold: u64) -> bool {
-        hold < self.get(&Origin::seeding()).into()
+        Hlc::from(hold) < self.before(&Origin::seeding())
     }
 }
 
@@ -118,6 +119,7 @@ pub struct KeyState {
 #[derive(Clone, Debug)]
 pub(super) struct Seen {
     pub(super) nonce: Nonce,
+    /// Until the floors have passed this, it can come a second time.
     pub(super) version: Version,
     pub(super) ordinal: u64,
 }
@@ -143,7 +145,8 @@ impl KeyState {
 
     /// Notes a stamp that a record showed, if what carries it could still arrive a second time.
     pub(super) fn remember(&mut self, stamp: &Stamp, ordinal: u64, floors: &Floors) {
-        if floors.passed(&stamp.version) {
+        let version = stamp.comes_until();
+        if floors.passed(version) {
             return;
         }
         let mut stamps = std::mem::take(&mut self.stamps).into_vec();
@@ -151,8 +154,7 @@ impl KeyState {
         if stamps.len() == Self::STAMPS {
             stamps.remove(0);
         }
-        let (nonce, version) = (stamp.nonce, stamp.version.clone());
-        stamps.push(Seen { nonce, version, ordinal });
+        stamps.push(Seen { nonce: stamp.nonce, version: version.clone(), ordinal });
         self.stamps = stamps.into();
     }
 

@@ -103,8 +103,17 @@ impl Stamp {
 
     /// The number of the hold under which a seeder wrote this, if one did.
     pub fn hold(&self) -> Option<u64> {
-        let base = self.base.as_ref().filter(|base| base.origin == Origin::seeding())?;
-        Some(base.hlc.into())
+        self.seeded().map(|base| base.hlc.into())
+    }
+
+    /// Once the floors have passed this, it can't come any more: a seed may have a version that they passed long
+    /// ago, and comes until its hold is over.
+    pub(super) fn comes_until(&self) -> &Version {
+        self.seeded().unwrap_or(&self.version)
+    }
+
+    fn seeded(&self) -> Option<&Version> {
+        self.base.as_ref().filter(|base| base.origin == Origin::seeding())
     }
 
     /// Whether this stamp was written together with the rest of `item`.

@@ -3,7 +3,8 @@
 //! The agent is that of region `a`. Times are seconds. An image is written `-` (absent), `x` (an
 //! item with this data), `x 5b` (with a stamp of that version), `x 5b kept` (a stamp of other
 //! data), `x 5b mark`, `. 5b mark` (a bare mark) or `x junk` (no agent's stamp); `#7` gives the
-//! stamp a nonce, `@c` has it set in region `c`, `<3c` is its base. `5.1b` is one above `5b`.
+//! stamp a nonce, `@c` has it set in region `c`, `<3c` is its base; with `<3-` it is a seed of hold 3.
+//! `5.1b` is one above `5b`.
 
 use std::fmt::Write as _;
 use std::sync::Arc;
@@ -22,8 +23,12 @@ fn hlc(text: &str) -> Hlc {
 }
 
 fn version(text: &str) -> Version {
-    let (clock, origin) = text.split_at(text.len() - 1);
-    Version { hlc: hlc(clock), origin: origin.parse().expect("a region") }
+    let (clock, name) = text.split_at(text.len() - 1);
+    Version { hlc: hlc(clock), origin: origin(name) }
+}
+
+fn origin(name: &str) -> Origin {
+    if name == "-" { Origin::seeding() } else { name.parse().expect("a region") }
 }
 
 fn show(version: &Version) -> String {
@@ -170,7 +175,7 @@ impl Table {
         if let Some(floors) = step.strip_prefix("floors") {
             for floor in floors.split_whitespace() {
                 let (origin, seconds) = floor.split_once('=').expect("origin=seconds");
-                self.floors.raise(&origin.parse().expect("a region"), hlc(seconds));
+                self.floors.raise(&super::tests::origin(origin), hlc(seconds));
             }
             return String::new();
         }
@@ -447,6 +452,40 @@ fn what_is_put_back_is_an_applications() {
             ("9: y 5b -> z 5b kept", "local put; push z as 9.1a on 5b"),
             ("9: z 5b kept -> -", "local delete; push delete as 9.2a on 9.1a"),
             ("9: - -> y 5b", "local put; stamp y as 9.3a on 9.2a over its stamp; push y as 9.3a on 9.2a"),
+        ],
+    );
+}
+
+#[test]
+fn a_seed_that_is_put_back_is_an_applications() {
+    // The floors passed its version long ago.
+    for hold in ["floors b=99", "floors -=5", "floors -=6"] {
+        check(
+            hold,
+            &[
+                ("floors b=99", ""),
+                ("199: - -> x 3b <5-", "echo put"),
+                ("200: x 3b <5- -> y", "local put; push y as 200a on 3b"),
+                (hold, ""),
+                ("forget", "1 known"),
+                (
+                    "200: y -> x 3b <5-",
+                    "local put; stamp x as 200.1a on 200a over its stamp; push x as 200.1a on 200a",
+                ),
+            ],
+        );
+    }
+    check(
+        "and one that is late is none, until its hold is over",
+        &[
+            ("200: - -> y", "local put; push y as 200a"),
+            ("floors b=99 -=5", ""),
+            ("200: y -> x 3b <5-", "echo put; heal y as 200a"),
+            ("floors -=6", ""),
+            (
+                "201: x 3b <5- -> x 3b <5- #1",
+                "local put; stamp x as 201a on 3b over its stamp; push x as 201a on 3b",
+            ),
         ],
     );
 }

@@ -87,6 +87,7 @@ mod all_is_well {
         one_of_three_takes_some_items: 3 regions, 2 writes, selects = true, ticks = 0;
         a_region_is_seeded: 2 regions, 1 writes, init = Init::Alone, seeds = true, ticks = 2;
         a_clash_is_settled: 2 regions, 1 writes, init = Init::Different, seeds = true;
+        a_seed_is_put_back: 2 regions, 2 writes, init = Init::Different, seeds = true, ticks = 0;
         a_region_is_seeded_with_what_it_wrote: 2 regions, 1 writes, init = Init::Lost, seeds = true, ticks = 2;
         seeds_meet_what_is_replicated: 2 regions, 1 writes, init = Init::Shared, seeds = true, ticks = 2;
         a_seed_takes_long: 2 regions, 1 writes, init = Init::Alone, seeds = true, zombies = 1;

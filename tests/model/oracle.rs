@@ -75,6 +75,8 @@ impl Model {
         let unmarked = unmarked.filter(|b| b.truth != Truth::AgentMark).find(|b| b.key == rec.key);
         let is_over_put_back = unmarked.is_some_and(|b| b.truth == Truth::PutBack);
         let (old, new) = (self.cat.get(rec.old), self.cat.get(rec.new));
+        // A seeder that looked while an older copy had been put back brings it under the copy's version.
+        let is_newest_data = self.set.seeds && s.best[key].1 == new.data;
         let region = &mut s.regions[r];
         let highest = region.highest[key];
         match rec.truth {
@@ -93,6 +95,8 @@ impl Model {
                     self.tally.limit("older puts over newer deletes");
                 } else if is_over_put_back {
                     self.tally.limit("older puts over the same data put back");
+                } else if is_newest_data {
+                    self.tally.limit("seeds of the newest data in an older copy's name");
                 } else {
                     self.fail(format!(
                         "{} saw its write {} rolled back by {version}",
@@ -155,6 +159,13 @@ impl Model {
         }
     }
 
+    /// Whether a region's agent knows that all that was written at a version's origin up to then has come.
+    fn knows_passed(&self, s: &State, r: usize, version: Option<V>) -> bool {
+        version.is_some_and(|(hlc, origin)| {
+            u64::from(s.regions[r].agent.floors[usize::from(origin)]) * UNIT_MILLIS > hlc >> 20
+        })
+    }
+
     fn judge_echo(&mut self, s: &mut State, r: usize, rec: &Rec, judged: &Judged) {
         let (old, new) = (self.cat.get(rec.old), self.cat.get(rec.new));
         let highest = s.regions[r].highest[usize::from(rec.key)];
@@ -164,6 +175,9 @@ impl Model {
                 limit = Some("deletes of a marked item");
             } else if rec.truth == Truth::PutBack && old.data == new.data && !new.mark {
                 limit = Some("copies put back over the same data");
+            } else if rec.truth == Truth::PutBack && new.mark && self.knows_passed(s, r, new.version) {
+                // Its nonce is forgotten by then, and a heal may still come with that very mark.
+                limit = Some("marked copies put back while a heal with their mark may come");
             } else {
                 return self.fail(format!("an application's write in {} was taken for an echo", NAMES[r]));
             }
