@@ -5,6 +5,7 @@ use clap::ValueEnum;
 use serde_json::{Map, Value, json};
 use tradewind_proxy::Fate;
 
+use crate::faults::ELSEWHERE;
 use crate::history::{COUNT, HOLDER, STAMP};
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
@@ -47,6 +48,10 @@ pub enum Defect {
     FragileOutput,
     /// An agent serves nobody.
     Unserved,
+    /// What another setup's agents write passes for an application's.
+    Forwards,
+    /// A managed replica passes for a table like any other.
+    Heedless,
 }
 
 impl Defect {
@@ -134,8 +139,18 @@ impl Defect {
         match self {
             Self::LostPages if rng.u8(0..4) == 0 => records.clear(),
             Self::LyingClock if region == 0 => delay(records, 20),
+            Self::Forwards => records.iter_mut().for_each(make_ours),
             _ => {}
         }
+    }
+}
+
+/// Takes the stamp of another setup's agent from a record.
+fn make_ours(record: &mut Value) {
+    let Some(image) = record.pointer_mut("/dynamodb/NewImage").and_then(Value::as_object_mut) else { return };
+    let stamp = image.get(STAMP).and_then(|stamp| stamp["S"].as_str());
+    if stamp.is_some_and(|stamp| stamp.contains(ELSEWHERE)) {
+        image.remove(STAMP);
     }
 }
 

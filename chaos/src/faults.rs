@@ -14,6 +14,11 @@ use crate::service::{Service, SharedRules};
 pub const TABLE: &str = "chaos-orders";
 /// The key of the item whose records reach agents without a creation time.
 pub const UNDATED: &str = "undated";
+/// The region of another setup whose writes its agents bring, and the keys of those: the last one is the application's
+/// later, the others are left alone.
+pub const ELSEWHERE: &str = "atlantis";
+pub const FOREIGN: [&str; 3] = ["foreign-0", "foreign-1", TAKEN];
+pub const TAKEN: &str = "taken";
 
 /// One agent's way to one endpoint.
 #[derive(Debug)]

@@ -1,6 +1,6 @@
 //! All that was seen of a run: what the checker judges, and the report draws.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet, HashSet};
 
 use serde::Serialize;
 use serde_json::{Map, Value};
@@ -118,6 +118,14 @@ pub struct Read {
     pub write: Option<String>,
 }
 
+/// While this lasted, a region's table had no stream.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+pub struct Silence {
+    pub region: usize,
+    pub from: Millis,
+    pub until: Millis,
+}
+
 /// Everything.
 #[derive(Clone, Debug, Default, Serialize)]
 pub struct History {
@@ -130,4 +138,76 @@ pub struct History {
     pub stored: Vec<Option<BTreeMap<String, Image>>>,
     /// When the last fault ended.
     pub calm: Millis,
+    pub silences: Vec<Silence>,
+    /// The keys whose writes no stream shows, and that are left out for that.
+    pub unseen: BTreeSet<String>,
+}
+
+impl History {
+    /// Leaves some keys out.
+    pub fn forget(&mut self, is_out: impl Fn(&str) -> bool) {
+        self.writes.retain(|write| !is_out(&write.key));
+        self.seen.retain(|seen| !is_out(&seen.key));
+        self.reads.retain(|read| !is_out(&read.key));
+        for items in self.stored.iter_mut().flatten() {
+            items.retain(|key, _| !is_out(key));
+        }
+    }
+}
+
+/// The keys of the writes that were made while there was no stream to show them, and that none shows.
+pub fn unseen(silences: &[Silence], writes: &[AppWrite], seen: &[Seen]) -> BTreeSet<String> {
+    let in_silence = |write: &&AppWrite| {
+        let meets = |silence: &Silence| {
+            silence.region == write.region && silence.from <= write.done && write.sent <= silence.until
+        };
+        silences.iter().any(meets)
+    };
+    // What no stream has shown may come into one later by an agent, which sets another stamp than stood there. A put-back
+    // does that, too, and so passes for hidden.
+    let is_by_app = |seen: &&Seen| {
+        let stamp = |image: &Option<Image>| image.as_ref().and_then(|image| image.stamp.clone());
+        let new = stamp(&seen.new);
+        new.is_none() || new == stamp(&seen.old)
+    };
+    let of = |seen: &Seen| Some((seen.region, seen.new.as_ref()?.write.clone()?));
+    let shown: HashSet<(usize, String)> = if silences.is_empty() {
+        HashSet::new()
+    } else {
+        seen.iter().filter(is_by_app).filter_map(of).collect()
+    };
+    // A delete is in no item, so nobody knows of it.
+    let missing =
+        writes.iter().filter(in_silence).filter(|write| !shown.contains(&(write.region, write.id.clone())));
+    missing.map(|write| write.key.clone()).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_a_silence_hid_is_known_by_its_time_and_by_the_stream() {
+        let write = |id: &str, at| AppWrite {
+            id: id.to_owned(),
+            region: 0,
+            key: format!("key of {id}"),
+            operation: Operation::Put,
+            outcome: Outcome::Acknowledged,
+            count: None,
+            sent: at,
+            done: at + 10,
+        };
+        let writes = [write("before", 50), write("shown", 95), write("hidden", 150), write("after", 201)];
+        let record = |id: &str, stamp: Option<&str>| {
+            let (write, stamp) = (Some(id.to_owned()), stamp.map(str::to_owned));
+            let new = Some(Image { write, count: None, holder: None, stamp, data: String::new() });
+            Seen { region: 0, key: format!("key of {id}"), at: 250, created: 250, old: None, new }
+        };
+        let seen = [record("shown", None), record("hidden", Some("an agent's"))];
+        let silence = |region| Silence { region, from: 100, until: 200 };
+        let keys = |region| unseen(&[silence(region)], &writes, &seen);
+        assert_eq!(keys(0), BTreeSet::from(["key of hidden".to_owned()]));
+        assert_eq!(keys(1), BTreeSet::new());
+    }
 }

@@ -1,11 +1,11 @@
 //! Marks: what is known not to be replicated must be told by rows of the control tables, and nothing else may be put
 //! aside.
 
-use serde_json::{Map, Value};
+use serde_json::{Map, Value, json};
 
 use crate::Result;
-use crate::faults::{TABLE, UNDATED};
-use crate::history::KEY;
+use crate::faults::{ELSEWHERE, FOREIGN, TABLE, TAKEN, UNDATED};
+use crate::history::{History, Image, KEY};
 use crate::play::Wrong;
 use crate::run::POISON;
 use crate::scenario::{Fault, Kind, Scenario};
@@ -36,8 +36,70 @@ pub async fn check(scenario: &Scenario, names: &[String], wires: &[Wire]) -> Res
         if is_due(Kind::Undated) && !of("gap").any(|row| text(row, "cause") == "unreadable") {
             wrong.push(("unmarked", format!("{name} has no mark, and {KEY} {UNDATED} is not replicated")));
         }
+        if is_due(Kind::RecycleStream) {
+            let peers: Vec<_> = names.iter().filter(|peer| *peer != name).collect();
+            let is_other = |row: &&Map<String, Value>| {
+                matches!(text(row, "cause"), "other_stream" | "stream_gone") && text(row, "origin") == name
+            };
+            let is_marked = of("gap").filter(is_other).any(|row| {
+                let told = row.get("peers").map(Value::to_string).unwrap_or_default();
+                peers.iter().all(|peer| told.contains(peer.as_str()))
+            });
+            if !is_marked {
+                wrong.push(("unmarked", format!("{name} has no mark, and another stream than it had")));
+            }
+            if !is_told(&rows, name, |table| table["gaps"].as_u64() > Some(0)) {
+                wrong.push(("untold", format!("no agent of {name} reports a gap")));
+            }
+        }
+        let of_foreign = json!({ ELSEWHERE: FOREIGN.len() });
+        if is_due(Kind::Foreign) && !is_told(&rows, name, |table| table["foreign"] == of_foreign) {
+            wrong.push(("untold", format!("no agent of {name} reports {of_foreign} as another setup's")));
+        }
     }
     Ok(wrong)
+}
+
+/// Whether an agent of this region says so of the table, in its last report.
+fn is_told(rows: &[Map<String, Value>], region: &str, is_said: impl Fn(&Value) -> bool) -> bool {
+    let is_ours = |row: &&Map<String, Value>| {
+        text(row, "pk") == "report" && text(row, "sk").split(' ').next() == Some(region)
+    };
+    rows.iter().filter(is_ours).any(|row| {
+        let report: Value = serde_json::from_str(text(row, "body")).unwrap_or_default();
+        report["tables"].as_array().into_iter().flatten().any(&is_said)
+    })
+}
+
+/// What another setup's agent has written stays as it is, where it is, until an application writes there.
+pub fn check_foreign(scenario: &Scenario, history: &History) -> Vec<Wrong> {
+    let mut of_foreign = scenario.faults.iter().filter(|fault| fault.kind == Kind::Foreign);
+    let Some(home) = of_foreign.find_map(|fault| scenario.region(fault.region.as_ref()?)) else {
+        return Vec::new();
+    };
+    let mut wrong = Vec::new();
+    for key in FOREIGN.into_iter().filter(|key| *key != TAKEN) {
+        for (region, name) in history.regions.iter().enumerate() {
+            let made = history.seen.iter().filter(|seen| seen.region == region && seen.key == key).count();
+            let expected = usize::from(region == home);
+            if made != expected {
+                let how = format!(
+                    "{name}: {made} writes of {key}, which is another setup's, instead of {expected}"
+                );
+                wrong.push(("not left alone", how));
+            }
+        }
+    }
+    wrong
+}
+
+/// Leaves out what another setup has written. What an application made of it is to be everywhere.
+pub fn forget_foreign(history: &mut History) {
+    history.forget(|key| FOREIGN.contains(&key) && key != TAKEN);
+    let is_foreign = |image: &Image| {
+        image.write.as_deref().is_some_and(|write| write.split(' ').next() == Some(ELSEWHERE))
+    };
+    history.seen.retain(|seen| !seen.new.as_ref().is_some_and(is_foreign));
 }
 
 fn text<'a>(row: &'a Map<String, Value>, name: &str) -> &'a str {

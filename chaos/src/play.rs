@@ -1,6 +1,7 @@
 //! What a run does to its regions while others break them: applications write, readers read, and every
 //! stream is followed; at the end, what is stored is read.
 
+use std::collections::BTreeSet;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
@@ -11,7 +12,7 @@ use tokio::time::{Instant, sleep};
 use crate::Result;
 use crate::application::Application;
 use crate::checker::Judgement;
-use crate::history::{AppWrite, History, Millis, Read, Seen};
+use crate::history::{AppWrite, History, Millis, Read, Seen, Silence, unseen};
 use crate::lag::Way;
 use crate::scenario::Scenario;
 use crate::tail::{Place, Tail};
@@ -49,6 +50,9 @@ pub struct Play {
     tails: JoinSet<(usize, Result<bool>)>,
     /// By region: ends its tail.
     ends: Vec<AbortHandle>,
+    /// By region: has its tail look for another stream.
+    looks: Vec<Arc<AtomicBool>>,
+    silences: Vec<Silence>,
     writers: JoinSet<Vec<AppWrite>>,
     readers: JoinSet<()>,
     records: Arc<Mutex<Vec<Seen>>>,
@@ -65,6 +69,7 @@ impl Play {
         let began = Instant::now();
         let (records, reads, over, copies) = Default::default();
         let (mut tails, mut ends) = (JoinSet::new(), Vec::new());
+        let looks: Vec<Arc<AtomicBool>> = regions.wires.iter().map(|_| Arc::default()).collect();
         let (mut writers, mut readers) = (JoinSet::new(), JoinSet::new());
         let mut rng = fastrand::Rng::with_seed(seed);
         for ((region, wire), place) in regions.wires.iter().enumerate().zip(places) {
@@ -75,6 +80,7 @@ impl Play {
                 began,
                 poll: regions.poll,
                 seen: Arc::clone(&records),
+                look: Arc::clone(&looks[region]),
                 over: Arc::clone(&over),
             };
             ends.push(tails.spawn(async move { (region, tail.run(place).await) }));
@@ -97,7 +103,21 @@ impl Play {
             readers.spawn(application().read(Arc::clone(&reads)));
         }
         let is_deleted = vec![false; regions.wires.len()];
-        Ok(Self { regions, scenario, began, is_deleted, tails, ends, writers, readers, records, reads, over })
+        Ok(Self {
+            regions,
+            scenario,
+            began,
+            is_deleted,
+            tails,
+            ends,
+            looks,
+            silences: Vec::new(),
+            writers,
+            readers,
+            records,
+            reads,
+            over,
+        })
     }
 
     pub fn now(&self) -> Millis {
@@ -117,6 +137,22 @@ impl Play {
         Ok(())
     }
 
+    /// Turns the stream of a region's table off or on. What is written in between is in none.
+    pub async fn turn_stream(&mut self, region: usize, on: bool) -> Result<()> {
+        let from = self.now();
+        self.regions.wires[region].turn_stream(on).await?;
+        if !on {
+            self.silences.push(Silence { region, from, until: Millis::MAX });
+            return Ok(());
+        }
+        let until = self.now();
+        if let Some(silence) = self.silences.iter_mut().rfind(|silence| silence.region == region) {
+            silence.until = until;
+        }
+        self.looks[region].store(true, Ordering::Relaxed);
+        Ok(())
+    }
+
     /// Lets the regions come to rest: what was seen, what is wrong, and when it ended. `is_excused` names
     /// keys that may differ.
     pub async fn end(&mut self, is_excused: impl Fn(&str) -> bool) -> Result<(History, Vec<Wrong>, Millis)> {
@@ -124,7 +160,7 @@ impl Play {
         while let Some(writes) = self.writers.join_next().await {
             written.extend(writes?);
         }
-        self.come_to_rest(is_excused).await;
+        self.come_to_rest(&written, is_excused).await;
         self.readers.shutdown().await;
         let end = self.now();
         self.over.store(true, Ordering::Relaxed);
@@ -150,6 +186,8 @@ impl Play {
             reads: take(&self.reads),
             stored,
             calm: millis(self.scenario.calm()),
+            silences: self.silences.clone(),
+            unseen: BTreeSet::new(),
         };
         Ok((history, wrong, end))
     }
@@ -169,12 +207,15 @@ impl Play {
     }
 
     /// Waits until the replicas agree, or had long enough.
-    async fn come_to_rest(&self, is_excused: impl Fn(&str) -> bool) {
+    async fn come_to_rest(&self, written: &[AppWrite], is_excused: impl Fn(&str) -> bool) {
         let deadline = Instant::now() + self.scenario.recover_within;
         let mut agreements = 0;
         while agreements < AGREEMENTS && Instant::now() < deadline {
             sleep(LOOK).await;
-            agreements = if self.agree(&is_excused).await { agreements + 1 } else { 0 };
+            let records = || self.records.lock().unwrap_or_else(PoisonError::into_inner);
+            let unseen = unseen(&self.silences, written, &records());
+            let may_differ = |key: &str| is_excused(key) || unseen.contains(key);
+            agreements = if self.agree(may_differ).await { agreements + 1 } else { 0 };
         }
     }
 

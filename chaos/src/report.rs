@@ -31,6 +31,8 @@ pub struct Report {
     pub writes: usize,
     pub lost_answers: usize,
     pub deletes: usize,
+    /// Keys that are left out, since no stream shows what was written to them, and a mark says so.
+    pub unseen: usize,
     pub agent_writes: usize,
     pub heals: usize,
     pub conflicts: usize,
@@ -119,6 +121,7 @@ impl Report {
             #[expect(clippy::cast_precision_loss, reason = "runs are short")]
             seconds: end as f64 / 1000.0,
             writes: history.writes.len(),
+            unseen: history.unseen.len(),
             lost_answers: history.writes.iter().filter(|write| write.outcome == Outcome::Maybe).count(),
             deletes: history.writes.iter().filter(|write| write.operation == Operation::Delete).count(),
             agent_writes: judgement.agent_writes,

@@ -4,24 +4,27 @@ use std::net::{Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
 use std::time::Duration;
 
+use aws_sdk_dynamodb::types::AttributeValue;
 use clap::ValueEnum;
 use tokio::net::TcpListener;
 use tokio::task::JoinSet;
 use tokio::time::{sleep, timeout};
+use tradewind::protocol::{Fingerprint, Nonce, Origin, STAMP_MAGIC};
 
 use crate::Result;
 use crate::agents::{Agent, Build, Ways, Wish};
 use crate::checker::judge;
 use crate::defect::Defect;
 use crate::endpoints::{Endpoint, Engine};
-use crate::faults::{Link, TABLE, UNDATED};
-use crate::history::{History, Millis};
+use crate::faults::{ELSEWHERE, FOREIGN, Link, TABLE, TAKEN, UNDATED};
+use crate::history::{History, Millis, STAMP, unseen};
 use crate::listener::besiege;
 use crate::marks;
 use crate::play::{Play, Regions, Wrong};
 use crate::report::{Made, Report};
 use crate::scenario::{Fault, Kind, Log, PLACES, Scenario};
-use crate::wire::{ACCESS_KEY, Wire};
+use crate::staging::wall_millis;
+use crate::wire::{ACCESS_KEY, Item, Wire};
 
 /// How often each shard is read.
 const POLL: Duration = Duration::from_millis(60);
@@ -34,6 +37,8 @@ const POISON_BYTES: usize = 400 * 1024 - 60;
 const MOST_ITERATORS: usize = 20;
 /// What a comparison ends with that can't be made.
 const UNAVAILABLE: i32 = 69;
+/// How old another setup's writes are when they come. An engine whose clock has minutes only is not behind them.
+const AGO_MILLIS: u64 = 60_000;
 
 /// How to run a scenario.
 #[derive(Clone, Debug)]
@@ -59,6 +64,8 @@ struct World {
     build: Build,
     /// By the fault's number: it has begun, and it is over.
     met: Vec<(bool, bool)>,
+    /// The agents' regions and numbers.
+    names: Vec<(usize, usize)>,
     /// How many keys there have been.
     keys: usize,
     /// What others do to the agents meanwhile, and what was wrong with how they bore it.
@@ -132,6 +139,7 @@ impl World {
             is_down: vec![false; scenario.regions],
             is_paused: vec![false; agents.len()],
             met: vec![(false, false); scenario.faults.len()],
+            names: agents.iter().map(|agent| (agent.region, agent.number)).collect(),
             keys: 0,
             others: JoinSet::new(),
             build,
@@ -149,7 +157,7 @@ impl World {
             sleep(TICK).await;
         }
         self.break_things().await?;
-        let (history, mut wrong, end) = self.play.end(is_excused).await?;
+        let (mut history, mut wrong, end) = self.play.end(is_excused).await?;
         let mut ends = JoinSet::new();
         for agent in self.agents.drain(..) {
             ends.spawn(agent.end());
@@ -165,10 +173,46 @@ impl World {
                 let how = format!("an agent of {from} asked {to} for {most} iterators within a second");
                 wrong.push(("without pace", how));
             }
+            let writes = link.rules.disobeyed();
+            if writes > 0 && link.from != link.to {
+                let [from, to] = [link.from, link.to].map(|region| PLACES[region].0);
+                let how = format!(
+                    "an agent of {from} made {writes} writes in {to}, whose table is AWS's to replicate"
+                );
+                wrong.push(("not its own", how));
+            }
         }
         let Regions { names, wires, .. } = &self.play.regions;
-        wrong.extend(marks::check(&self.play.scenario, names, wires).await?);
+        let marks = marks::check(&self.play.scenario, names, wires).await?;
+        if marks.iter().all(|(kind, _)| *kind != "unmarked") {
+            // What the marks are there for.
+            let unseen = unseen(&history.silences, &history.writes, &history.seen);
+            history.forget(|key| unseen.contains(key));
+            history.unseen = unseen;
+        }
+        wrong.extend(marks);
+        wrong.extend(marks::check_foreign(&self.play.scenario, &history));
+        marks::forget_foreign(&mut history);
+        wrong.extend(self.check_logs());
         Ok((history, wrong, end))
+    }
+
+    /// Where a replica is managed, each agent must have told so.
+    fn check_logs(&self) -> Vec<Wrong> {
+        let mut wrong = Vec::new();
+        if !self.play.scenario.has(Kind::Managed) {
+            return wrong;
+        }
+        for (region, number) in &self.names {
+            let name = format!("{}-{number}", PLACES[*region].0);
+            // A log that goes elsewhere can't be read.
+            let log = std::fs::read_to_string(self.build.folder.join(format!("{name}.log")));
+            let Ok(log) = log else { continue };
+            if !log.contains("it is a managed global table") {
+                wrong.push(("untold", format!("{name} has not told that a replica is managed")));
+            }
+        }
+        wrong
     }
 
     /// Makes everything what the faults of this moment make of it.
@@ -220,7 +264,7 @@ impl World {
             }
             if fault.at + fault.lasts <= now && !is_over {
                 self.met[number].1 = true;
-                self.end(&fault)?;
+                self.end(&fault).await?;
             }
         }
         Ok(())
@@ -239,6 +283,14 @@ impl World {
             }
             Kind::Undated => {
                 wire.put(UNDATED, &format!("{name} {UNDATED}"), String::new(), None).await?;
+            }
+            Kind::RecycleStream => self.play.turn_stream(region, false).await?,
+            Kind::Foreign => {
+                for (number, key) in (0..).zip(FOREIGN) {
+                    let write = format!("{ELSEWHERE} {number}");
+                    let stamp = foreign_stamp(&wire.item(key, &write, String::new()), name, number)?;
+                    wire.put(key, &write, String::new(), Some((STAMP, AttributeValue::S(stamp)))).await?;
+                }
             }
             Kind::RotateCredentials => {
                 self.keys += 1;
@@ -275,7 +327,18 @@ impl World {
     }
 
     /// A fault is over: what is to be done once.
-    fn end(&mut self, fault: &Fault) -> Result<()> {
+    async fn end(&mut self, fault: &Fault) -> Result<()> {
+        let region =
+            fault.region.as_ref().and_then(|name| self.play.scenario.region(name)).unwrap_or_default();
+        match fault.kind {
+            Kind::RecycleStream => self.play.turn_stream(region, true).await?,
+            // It keeps the stamp, as any update does.
+            Kind::Foreign => {
+                let write = format!("{} {TAKEN}", PLACES[region].0);
+                self.play.regions.wires[region].update(TAKEN, &write, String::new()).await?;
+            }
+            _ => {}
+        }
         if fault.kind == Kind::RotateCredentials && self.build.defect != Some(Defect::OldCredentials) {
             self.build.write_credentials(&self.key())?;
         }
@@ -290,7 +353,15 @@ impl World {
 
 /// Whether a key may differ, since nobody can replicate it.
 fn is_excused(key: &str) -> bool {
-    key == POISON || key == UNDATED
+    key == POISON || key == UNDATED || FOREIGN.contains(&key) && key != TAKEN
+}
+
+/// The stamp that an agent of another setup puts beside an item that it writes in this region.
+fn foreign_stamp(item: &Item, region: &str, number: u64) -> Result<String> {
+    // What it writes was written elsewhere, some time ago.
+    let clock = (wall_millis().saturating_sub(AGO_MILLIS) << 20) + number;
+    let (fingerprint, nonce) = (Fingerprint::of(item), Nonce::new(&region.parse::<Origin>()?, number));
+    Ok(format!("{STAMP_MAGIC}{clock:016x} {ELSEWHERE} - - {fingerprint} {nonce}"))
 }
 
 /// An address on this machine that nobody listens on.

@@ -59,6 +59,9 @@ shipped!(
     "other-table",
     "undated-record",
     "half-open",
+    "recycled-stream",
+    "chain",
+    "managed-table",
 );
 
 /// How long before its table is deleted a region's application stops.
@@ -235,6 +238,12 @@ pub enum Kind {
     HalfOpen,
     /// An operator compares the replicas, and is to be told that it can't be done.
     Verify,
+    /// The stream of the region's table is turned off, and on again when it is over.
+    RecycleStream,
+    /// An agent of another setup writes to the region's table.
+    Foreign,
+    /// The table is described as a replica of a managed global table.
+    Managed,
 }
 
 /// What a gateway says.
@@ -308,6 +317,8 @@ impl Scenario {
                     | Kind::Poison
                     | Kind::Undated
                     | Kind::Verify
+                    | Kind::RecycleStream
+                    | Kind::Foreign
             );
             if needs_region && fault.region.is_none() {
                 return Err(at(&format!("{:?} needs a region", fault.kind)).into());

@@ -4,7 +4,7 @@ use std::collections::VecDeque;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use serde_json::Value;
+use serde_json::{Value, json};
 use tokio::time::Instant;
 use tradewind_proxy::{Fate, Tamper};
 
@@ -45,13 +45,26 @@ pub struct Rules {
     false_ends: u8,
     /// Answers come without their checksums.
     has_no_sums: bool,
-    /// The table seems to be one with other keys.
-    is_another: bool,
+    guise: Guise,
+    /// The agent has been told that the table is managed, and how many writes it made nevertheless.
+    was_told: bool,
+    disobeyed: usize,
     /// The one access key that is taken.
     access_key: String,
     /// When iterators were asked for, within a second, and how many at most.
     iterators: (VecDeque<Instant>, usize),
     rng: fastrand::Rng,
+}
+
+/// What the table is described as.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Guise {
+    /// What it is.
+    Own,
+    /// One with other keys.
+    Another,
+    /// A replica of a managed global table.
+    Managed,
 }
 
 /// What happens to some calls.
@@ -91,7 +104,9 @@ impl SharedRules {
             active: Vec::new(),
             false_ends: 0,
             has_no_sums: false,
-            is_another: false,
+            guise: Guise::Own,
+            was_told: false,
+            disobeyed: 0,
             access_key: ACCESS_KEY.to_owned(),
             iterators: (VecDeque::new(), 0),
             rng: fastrand::Rng::with_seed(seed),
@@ -106,7 +121,7 @@ impl SharedRules {
     pub fn set(&self, faults: &[&Fault], now: Duration, is_own: bool) {
         let mut rules = self.lock();
         rules.active.clear();
-        (rules.false_ends, rules.has_no_sums, rules.is_another) = (0, false, false);
+        (rules.false_ends, rules.has_no_sums, rules.guise) = (0, false, Guise::Own);
         for fault in faults {
             match fault.kind {
                 Kind::Errors => rules.active.push(rule(fault, Does::Meet(Fate::Fail(error(fault))))),
@@ -114,16 +129,19 @@ impl SharedRules {
                 Kind::Gateway => rules.active.push(rule(fault, Does::Intercept(fault.answer))),
                 Kind::FalseEnds => rules.false_ends = fault.percent,
                 Kind::NoChecksums => rules.has_no_sums = true,
+                Kind::Managed => rules.guise = Guise::Managed,
                 // Whoever reads the table's own stream has no business with this.
                 Kind::OtherTable if !is_own => {
-                    rules.is_another = now >= fault.at + fault.lasts / MISSING;
+                    let is_another = now >= fault.at + fault.lasts / MISSING;
                     let gone = Does::Meet(Fate::Fail("ResourceNotFoundException"));
                     let lost = Does::Meet(Fate::Pretend("{}"));
                     for operation in WRITES {
-                        let does = if rules.is_another { lost } else { gone };
+                        let does = if is_another { lost } else { gone };
                         rules.active.push(on_data(operation, does));
                     }
-                    if !rules.is_another {
+                    if is_another {
+                        rules.guise = Guise::Another;
+                    } else {
                         rules.active.push(on_data("DescribeTable", gone));
                     }
                 }
@@ -140,6 +158,11 @@ impl SharedRules {
     /// The most iterators that were asked for within a second.
     pub fn most_iterators(&self) -> usize {
         self.lock().iterators.1
+    }
+
+    /// How many writes were made to a table that was described as somebody else's to write to.
+    pub fn disobeyed(&self) -> usize {
+        self.lock().disobeyed
     }
 }
 
@@ -210,6 +233,9 @@ impl Tamper for Service {
     fn request(&self, operation: &str, body: &str) -> Fate {
         let mut rules = self.rules.lock();
         rules.count(operation);
+        if rules.was_told && WRITES.contains(&operation) && is_on_data(body) {
+            rules.disobeyed += 1;
+        }
         let Rules { active, rng, .. } = &mut *rules;
         for rule in active {
             let is_met = rule.operation.as_ref().is_none_or(|only| is_meant(only, operation))
@@ -259,8 +285,14 @@ impl Tamper for Service {
         let mut rules = self.rules.lock();
         match operation {
             "GetRecords" => self.bend_page(&mut answer, &mut rules),
-            "DescribeTable" if rules.is_another && self.defect != Some(Defect::Blind) => {
+            "DescribeTable" if rules.guise == Guise::Another && self.defect != Some(Defect::Blind) => {
                 rename_key(&mut answer);
+            }
+            "DescribeTable" if answer["Table"]["TableName"] == TABLE => {
+                rules.was_told = rules.guise == Guise::Managed;
+                if rules.was_told && self.defect != Some(Defect::Heedless) {
+                    manage(&mut answer);
+                }
             }
             "DescribeStream" if self.defect != Some(Defect::BelievedEnds) => open_shards(&mut answer),
             _ => return body,
@@ -309,8 +341,19 @@ fn rename_key(described: &mut Value) {
     }
 }
 
-/// Lists shards as DynamoDB does while they are open; here, they always are, and engines say otherwise.
+/// Makes a table that is described a replica of a managed global table.
+fn manage(described: &mut Value) {
+    let table = &mut described["Table"];
+    table["GlobalTableVersion"] = "2019.11.21".into();
+    table["Replicas"] = json!([{ "RegionName": "us-east-1", "ReplicaStatus": "ACTIVE" }]);
+}
+
+/// Lists shards as DynamoDB does while they are open. Those of a stream that is on always are here, and engines say
+/// otherwise.
 fn open_shards(described: &mut Value) {
+    if described["StreamDescription"]["StreamStatus"] != "ENABLED" {
+        return;
+    }
     for shard in described["StreamDescription"]["Shards"].as_array_mut().into_iter().flatten() {
         if let Some(range) = shard["SequenceNumberRange"].as_object_mut() {
             range.remove("EndingSequenceNumber");

@@ -288,8 +288,12 @@ impl Staging {
     }
 }
 
-#[expect(clippy::disallowed_methods, reason = "a pause ends by the wall clock")]
-fn wall_millis() -> u64 {
+/// Milliseconds since the Unix epoch.
+#[expect(
+    clippy::disallowed_methods,
+    reason = "a pause ends by the wall clock, and another setup's agents have theirs"
+)]
+pub fn wall_millis() -> u64 {
     let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
     u64::try_from(now.as_millis()).unwrap_or(u64::MAX)
 }

@@ -29,6 +29,8 @@ pub struct Tail {
     /// How often each shard is read.
     pub poll: Duration,
     pub seen: Arc<Mutex<Vec<Seen>>>,
+    /// The table may have another stream.
+    pub look: Arc<AtomicBool>,
     /// No more is being written: the end is the end.
     pub over: Arc<AtomicBool>,
 }
@@ -45,6 +47,7 @@ pub struct Place {
 /// Where a shard was read to, and how it goes on.
 #[derive(Debug)]
 struct Cursor {
+    stream: String,
     from: From,
     iterator: Option<String>,
     has_ended: bool,
@@ -59,23 +62,32 @@ impl Place {
         for shard in lineage.shards() {
             let from = if at_tip { From::Now } else { From::Beginning };
             let iterator = wire.iterator(&stream, &shard.0, &from).await?;
-            shards.insert(shard.clone(), Cursor { from, iterator, has_ended: false });
+            let stream = stream.clone();
+            shards.insert(shard.clone(), Cursor { stream, from, iterator, has_ended: false });
         }
         Ok(Self { stream, lineage, shards, listed: Instant::now() })
     }
 
     async fn list(&mut self, wire: &Wire) -> Result<()> {
+        self.stream = wire.stream().await?;
         self.lineage = wire.shards(&self.stream).await?;
         for shard in self.lineage.shards() {
-            let new = || Cursor { from: From::Beginning, iterator: None, has_ended: false };
+            let stream = self.stream.clone();
+            let new = || Cursor { stream, from: From::Beginning, iterator: None, has_ended: false };
             self.shards.entry(shard.clone()).or_insert_with(new);
         }
         self.listed = Instant::now();
         Ok(())
     }
 
-    /// Whether a shard's turn has come: all of its parent has been read.
+    /// Whether a shard's turn has come: all of its parent has been read, and of the streams before its own.
     fn is_due(&self, shard: &ShardId) -> bool {
+        let is_old = |cursor: &Cursor| cursor.stream != self.stream;
+        if !is_old(&self.shards[shard])
+            && self.shards.values().any(|cursor| is_old(cursor) && !cursor.has_ended)
+        {
+            return false;
+        }
         let parent = self.lineage.parent(shard).and_then(|parent| self.shards.get(parent));
         !self.shards[shard].has_ended && parent.is_none_or(|parent| parent.has_ended)
     }
@@ -118,15 +130,16 @@ impl Tail {
     }
 
     async fn round(&self, place: &mut Place) -> Result<bool> {
-        if place.listed.elapsed() > LIST {
+        if place.listed.elapsed() > LIST || self.look.load(Ordering::Relaxed) {
             place.list(&self.wire).await?;
+            self.look.store(false, Ordering::Relaxed);
         }
         let mut found = false;
         let due: Vec<ShardId> = place.shards.keys().filter(|shard| place.is_due(shard)).cloned().collect();
         for shard in due {
             let Some(cursor) = place.shards.get_mut(&shard) else { continue };
             if cursor.iterator.is_none() {
-                cursor.iterator = self.wire.iterator(&place.stream, &shard.0, &cursor.from).await?;
+                cursor.iterator = self.wire.iterator(&cursor.stream, &shard.0, &cursor.from).await?;
             }
             let Some(iterator) = &cursor.iterator else { continue };
             let (changes, next) = self.wire.changes(iterator).await?;

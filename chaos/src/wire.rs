@@ -136,6 +136,24 @@ impl Wire {
         self.tables.delete_table().table_name(&self.table).send().await.map(drop).map_err(failed)
     }
 
+    /// Turns the table's stream off or on.
+    pub async fn turn_stream(&self, on: bool) -> Result<()> {
+        let stream = StreamSpecification::builder()
+            .stream_enabled(on)
+            .set_stream_view_type(on.then_some(StreamViewType::NewAndOldImages))
+            .build()?;
+        let call = self.tables.update_table().table_name(&self.table).stream_specification(stream);
+        call.send().await.map(drop).map_err(failed)
+    }
+
+    /// What is put, without a stamp.
+    pub fn item(&self, key: &str, write: &str, payload: String) -> Item {
+        let mut item = self.key(key);
+        item.insert(WRITE.to_owned(), AttributeValue::S(write.to_owned()));
+        item.insert("payload".to_owned(), AttributeValue::S(payload));
+        item
+    }
+
     /// Puts an item, with a stamp or without.
     pub async fn put(
         &self,
@@ -144,9 +162,7 @@ impl Wire {
         payload: String,
         stamp: Option<(&str, AttributeValue)>,
     ) -> Result<()> {
-        let mut item = self.key(key);
-        item.insert(WRITE.to_owned(), AttributeValue::S(write.to_owned()));
-        item.insert("payload".to_owned(), AttributeValue::S(payload));
+        let mut item = self.item(key, write, payload);
         item.extend(stamp.map(|(name, stamp)| (name.to_owned(), stamp)));
         self.tables
             .put_item()

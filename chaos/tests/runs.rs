@@ -71,4 +71,7 @@ defects!(
     stopping_without_an_end_is_noticed: "slow-to-stop" in "silent-stop", as "agent broke down",
     agents_that_end_with_their_log_are_noticed: "fragile-output" in "unread-logs", as "agent broke down",
     agents_that_serve_nobody_are_noticed: "unserved" in "half-open", as "not served",
+    a_recycled_stream_without_a_mark_is_noticed: "unmarked" in "recycled-stream", as "unmarked",
+    another_setups_writes_that_are_forwarded_are_noticed: "forwards" in "chain", as "not left alone",
+    a_managed_replica_that_is_written_to_is_noticed: "heedless" in "managed-table", as "not its own",
 );
