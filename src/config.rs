@@ -203,7 +203,7 @@ pub struct Tuning {
     #[serde(deserialize_with = "duration")]
     pub heartbeat_interval: Duration,
     /// How long a shard of its own may go unread before an agent counts as dead, and should be
-    /// started anew.
+    /// restarted.
     #[serde(deserialize_with = "duration")]
     pub liveness_timeout: Duration,
     /// How long a dead letter is kept, in days.

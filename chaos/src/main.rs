@@ -237,7 +237,7 @@ fn recorded(path: &Path) -> Result<Vec<Job>> {
     let runs = report["runs"].as_array().ok_or("the report has no runs")?;
     let job = |run: &serde_json::Value| {
         if run["engine"] == "staging" {
-            return Err("runs on your own tables can't be replayed: make them anew with --regions".into());
+            return Err("runs on your own tables can't be replayed: recreate them with --regions".into());
         }
         let text = run["replay"].as_str().ok_or("a run without a scenario")?.to_owned();
         let engine = clap::ValueEnum::from_str(run["engine"].as_str().unwrap_or_default(), true)?;

@@ -34,7 +34,7 @@ const HOLLOW: [&str; 4] = ["", "{}", r#"{"Records":[]}"#, r#"{"Items":[],"Count"
 /// A page in the service's place, and the statuses that it comes with.
 const PAGE: &str = "<html><title>A gateway of the harness</title></html>";
 const STATUSES: [u16; 7] = [200, 403, 404, 407, 429, 502, 503];
-/// The part of its time for which a table that is made anew is missing.
+/// The part of its time for which a table that is recreated is missing.
 const MISSING: u32 = 3;
 
 /// What happens to what a link carries.

@@ -34,7 +34,7 @@ pub enum Profile {
     Trimmed,
     /// Something in between answers in the services' place, again and again.
     Gateway,
-    /// A replica refuses whatever it is sent, or is taken away, made anew with other keys, and then what it was.
+    /// A replica refuses whatever it is sent, or is taken away, recreated with other keys, and then what it was.
     Refused,
     /// Records come without a creation time.
     Unreadable,

@@ -9,7 +9,7 @@ use tokio::time::Instant;
 
 use crate::protocol::Origin;
 
-/// How often it is told of one region.
+/// How often one region is reported.
 const AGAIN: Duration = Duration::from_hours(1);
 /// So many regions are told apart: what a stamp says may be anything.
 const MANY: usize = 8;

@@ -28,7 +28,7 @@ use crate::spill::Spill;
 const DESCRIBED_AT_ONCE: usize = 8;
 const TRY_AGAIN: Duration = Duration::from_secs(1);
 
-/// What all tables of an agent share: where it is, and whom it reaches.
+/// What all tables of an agent share: where it is, and which regions it reaches.
 #[derive(Debug)]
 pub(super) struct Site {
     pub(super) config: Config,
@@ -45,7 +45,7 @@ pub(super) struct Site {
 pub(super) enum Seen {
     Unchanged,
     Deleted(Fault),
-    /// It has another stream: it was made anew, or its stream was turned off and on again.
+    /// It has another stream: it was recreated, or its stream was turned off and on again.
     OtherStream,
     /// It shows no more of what is written.
     NoStream(StartError),

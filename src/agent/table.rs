@@ -346,7 +346,7 @@ async fn open_gate(
             }
             Ok(described) => error!(
                 %region, peer = %peer.name, table = physical, found = %described.key_schema, %expected,
-                "the peer's table has other keys: nothing is replicated to it until it is made anew"
+                "the peer's table has other keys: nothing is replicated to it until it is recreated"
             ),
             Err(fault) => {
                 error!(%region, peer = %peer.name, table = physical, %fault, "can't describe the peer's table");

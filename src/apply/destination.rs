@@ -1,4 +1,4 @@
-//! A destination: where jobs are written to, and what is told of each.
+//! A destination: where jobs are written to, and what is reported each.
 
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
@@ -127,7 +127,7 @@ impl Destination {
             (Action::Push(_), Outcome::Done | Outcome::Superseded | Outcome::Contended(_)) => {
                 &self.tally.outrun
             }
-            (Action::Heal(_), Outcome::Applied { .. }) => &self.tally.heals,
+            (Action::Heal(..), Outcome::Applied { .. }) => &self.tally.heals,
             (Action::Restamp(_), Outcome::Applied { .. }) => &self.tally.restamps,
             (Action::CarryOut { .. }, Outcome::Applied { .. }) => &self.tally.deletes_carried_out,
             (_, Outcome::Done | Outcome::Superseded | Outcome::Contended(_)) => {

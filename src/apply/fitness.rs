@@ -1,4 +1,4 @@
-//! Whether a replica's table is still the one that writes were begun for. It may be deleted and made anew, with
+//! Whether a replica's table is still the one that writes were begun for. It may be deleted and recreated, with
 //! other keys, while an agent writes to it.
 
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -54,7 +54,7 @@ impl Fitness {
         let reason = match described.managed {
             Some(reason) => Some(reason),
             None if described.key_schema != self.expected => Some(format!(
-                "the table {} has other keys, {}, and not {}: nothing is written to it until it is made anew",
+                "the table {} has other keys, {}, and not {}: nothing is written to it until it is recreated",
                 self.table, described.key_schema, self.expected
             )),
             None => None,

@@ -56,7 +56,7 @@ impl Job {
     /// A rough size of its images, in bytes.
     pub(super) fn bytes(&self) -> usize {
         match &self.action {
-            Action::Push(write) | Action::Heal(write) | Action::Restamp(write) => {
+            Action::Push(write) | Action::Heal(write, _) | Action::Restamp(write) => {
                 let new = match &write.body {
                     Body::Put(item, _) => item_bytes(item),
                     Body::Delete => 0,

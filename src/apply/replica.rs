@@ -19,7 +19,7 @@ use crate::protocol::{
 };
 use crate::region::Region;
 
-/// Begins the stamp attribute of an item that is to be replicated anew. It sorts below every stamp,
+/// Begins the stamp attribute of an item that is to be replicated again. It sorts below every stamp,
 /// so that it is in no push's way.
 const TOUCHED: &str = "tw- ";
 
@@ -113,7 +113,7 @@ impl Replica {
     async fn once(&self, action: &Action, guard: Guard<'_>) -> Result<Attempt, Fault> {
         let condition = Condition::of(&guard, action.key(), &self.names);
         match action {
-            Action::Push(write) | Action::Heal(write) => match &write.body {
+            Action::Push(write) | Action::Heal(write, _) => match &write.body {
                 Body::Put(item, _) => self.put(write, item, &guard, condition).await,
                 Body::Delete => {
                     let mark = write.stamp(self.nonce(), &guard).to_string();
@@ -149,7 +149,7 @@ impl Replica {
         self.put(write, item, &Guard::Absent, Condition::never()).await.map(|_| ())
     }
 
-    /// Has an item replicated anew, if exactly this stands.
+    /// Has an item replicated again, if exactly this stands.
     ///
     /// The stamp becomes one that no agent writes, and so the agent takes the change for an
     /// application's. It is as long as the write's, and so refused where that would be.

@@ -48,7 +48,7 @@ impl Tenure {
     }
 
     /// Makes a write while it may be made: one that is still under way when the time is up is left,
-    /// and made anew when there is more time. Does not return when it is over.
+    /// and made again when there is more time. Does not return when it is over.
     ///
     /// A process that was stopped looks at the time first when it wakes up.
     pub async fn within<T, F: Future<Output = T>>(&self, write: impl Fn() -> F) -> T {

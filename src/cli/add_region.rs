@@ -107,7 +107,7 @@ fn text(addition: &Addition) -> String {
         )
     } else if !others.is_empty() {
         format!(
-            "next: start these agents anew with this file, and run this again: {}. Let nothing write in {name} until \
+            "next: restart these agents with this file, and run this again: {}. Let nothing write in {name} until \
              this exits with 0",
             others.join(", ")
         )

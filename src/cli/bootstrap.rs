@@ -20,7 +20,7 @@ use crate::region::Region;
 pub(super) struct Bootstrap {
     #[command(flatten)]
     seed: SeedArgs,
-    /// Begin anew, whatever an earlier bootstrap has done.
+    /// Start over, whatever an earlier bootstrap has done.
     #[arg(long)]
     restart: bool,
 }

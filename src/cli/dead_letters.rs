@@ -24,7 +24,7 @@ enum Command {
     List(List),
     /// Show one with its reason, the image it put in place, and the one that it replaced.
     Show(One),
-    /// Replicate the key anew, where the letter is still the newest.
+    /// Replicate the key again, where the letter is still the newest.
     ///
     /// The old write itself is never made again: where its origin still holds what the letter says,
     /// the key is replicated from there as a new write. Where something newer stands, in any region,

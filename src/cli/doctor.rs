@@ -7,11 +7,11 @@ use super::{ConfigFile, Exit, Failure, report};
 use crate::operate::{Diagnosis, Finding, doctor};
 use crate::region::Region;
 
-/// Look at all that replication rests on, and print what to mend, the worst first.
+/// Look at all that replication rests on, and print what to fix, the worst first.
 ///
 /// Credentials, permissions action by action, clocks, streams, keys, times to live, capacities,
 /// agents and what they report. It changes nothing: writes are tried on a condition that can't hold
-/// (one write unit each). Exits with 1 if something must be mended, else with 0.
+/// (one write unit each). Exits with 1 if something must be fixed, else with 0.
 #[derive(Debug, Args)]
 pub(super) struct Doctor {
     #[command(flatten)]
@@ -49,13 +49,13 @@ fn text(diagnosis: &Diagnosis) -> String {
          doing it",
         diagnosis.allowed
     ));
-    lines.push(if diagnosis.is_well() { "nothing must be mended" } else { "not well" }.to_owned());
+    lines.push(if diagnosis.is_well() { "nothing must be fixed" } else { "not well" }.to_owned());
     lines.join("\n")
 }
 
 fn finding(finding: &Finding) -> [String; 2] {
-    let Finding { harm, name, region, table, wrong, mend } = finding;
+    let Finding { harm, name, region, table, problem, fix } = finding;
     let harm = format!("{harm:?}").to_lowercase();
     let place = if table.is_empty() { region.to_string() } else { format!("{region}, {table}") };
-    [format!("{harm}: {place}: {wrong} ({name})"), format!("  → {mend}")]
+    [format!("{harm}: {place}: {problem} ({name})"), format!("  → {fix}")]
 }

@@ -52,7 +52,7 @@ impl Init {
         let verb = if outcome.done { "done" } else { "to do" };
         lines.extend(steps.iter().map(|step| format!("{verb}: {step}")));
         lines.push(match (problems.is_empty(), steps.is_empty()) {
-            (false, _) => "Nothing was changed: mend the problems first.".to_owned(),
+            (false, _) => "Nothing was changed: fix the problems first.".to_owned(),
             (true, true) => "All replicas are ready; nothing to do.".to_owned(),
             (true, false) if self.dry_run => "Nothing was changed: this is a dry run.".to_owned(),
             (true, false) => "All replicas are ready.".to_owned(),

@@ -22,7 +22,7 @@ pub(super) struct Pause {
     #[command(flatten)]
     which: Which,
     /// How long. At most half of what streams keep (`stream_retention`): 12 hours. A pause of a flow
-    /// that is paused already begins anew.
+    /// that is paused already starts over.
     #[arg(long = "for", value_name = "TIME", default_value = "1h", value_parser = humantime::parse_duration)]
     time: Duration,
 }

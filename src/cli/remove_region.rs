@@ -75,7 +75,7 @@ fn text(removal: &Removal, force: bool) -> String {
         lines.push(format!("no agent of {name} runs, and nothing is left there to be replicated"));
         let agents = removal.named_by.iter().map(|named| format!("{} ({})", named.region, named.agent));
         lines.push(format!(
-            "next: take {name} out of regions.toml for these agents, start them anew, and run this again with the file \
+            "next: take {name} out of regions.toml for these agents, restart them, and run this again with the file \
              as it is now: {}",
             agents.collect::<Vec<_>>().join(", ")
         ));

@@ -15,7 +15,7 @@ use crate::region::Region;
 /// Compare the replicas item by item, and print the keys that differ and why.
 ///
 /// Scans every replica once, with strongly consistent reads: one read unit for 4 KB. What differs
-/// in the scans may be on its way: it is read again by its key. It is told of only if it stands
+/// in the scans may be on its way: it is read again by its key. It is reported only if it stands
 /// unchanged after the agents have said that all which was written before is everywhere; or, where
 /// no agents run, if it differs for as long as --settle says. Keys that are written all the time
 /// are counted apart. Memory is bounded; what exceeds it goes to nameless temporary files. Exits
@@ -174,7 +174,7 @@ fn notes(table: &TableVerdict) -> Vec<String> {
     }
     if table.items_differing > 0 && table.agents_answered == Some(false) {
         lines.push(format!(
-            "{name}: no agents said that all had arrived; what is told of may be on its way (are they all running?)"
+            "{name}: no agents said that all had arrived; what is reported may be on its way (are they all running?)"
         ));
     }
     lines

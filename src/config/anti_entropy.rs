@@ -28,7 +28,7 @@ pub struct AntiEntropy {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Repair {
-    /// It is told of.
+    /// It is reported.
     Nothing,
     /// Items whose versions say that they are older than another region's are replaced. Nothing that
     /// was deleted can come back.

@@ -19,7 +19,7 @@ use crate::fault::Fault;
 use crate::protocol::{Floors, Hlc, Origin, is_credible};
 use crate::stream::{Position, ShardId};
 
-/// Where the leases of one stream of a table are kept: a table that is made anew under its old
+/// Where the leases of one stream of a table are kept: a table that is recreated under its old
 /// name has another stream, and some servers give its shards the old names.
 pub fn lease_space(table: &str, stream_arn: &str) -> String {
     format!("{table}/{}", stream_label(stream_arn))

@@ -5,7 +5,7 @@
 //! | `source` | where they come from: what regions.toml says, or else where the AWS SDK looks |
 //! | `refusal` | notices that the service refuses them |
 //!
-//! They are kept until shortly before they expire, and had anew then; where the service refuses them, at
+//! They are kept until shortly before they expire, and fetched again then; where the service refuses them, at
 //! once. A source that fails or hangs then is told by its name, and those at hand serve as long as they are
 //! valid.
 
@@ -35,7 +35,7 @@ pub(crate) use source::{ProfileError, Source};
 const PATIENCE: Duration = Duration::from_secs(8);
 /// How long a source may take in all, and somebody at it who types a code.
 const LONGEST: Duration = Duration::from_mins(2);
-/// How long before they expire they are had anew.
+/// How long before they expire they are fetched again.
 const EARLY: Duration = Duration::from_mins(5);
 /// How long those are kept that do not say when they expire: a file may have others by then.
 const UNDATED: Duration = Duration::from_mins(5);
@@ -67,7 +67,7 @@ struct Inner {
 
 struct State {
     credentials: Option<Credentials>,
-    /// When they are had anew.
+    /// When they are fetched again.
     renew: Instant,
     /// Before, a refusal tells nothing new.
     heed_refusals: Instant,

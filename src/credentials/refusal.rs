@@ -6,7 +6,7 @@ use aws_sdk_dynamodb::config::{ConfigBag, Intercept, RuntimeComponents};
 use super::Kept;
 use crate::fault::refuses_credentials;
 
-/// Has credentials had anew that are refused.
+/// Fetches credentials again that are refused.
 #[derive(Debug)]
 pub(crate) struct Refusals(pub(crate) Kept);
 

@@ -1,5 +1,5 @@
 //! Where credentials come from. What regions.toml names is asked, and nothing else; without a name, what the
-//! AWS SDK asks, in its order. Each time anew: a file may say something else by now.
+//! AWS SDK asks, in its order. Every time: a file may say something else by now.
 
 use std::sync::{Mutex, PoisonError};
 

@@ -7,7 +7,7 @@
 //! | `/api/items` | the last conflicts, with a token also both images, and dead letters: JSON |
 //! | `/api/overview` | all regions as they stand: JSON |
 //! | `/api/history` | the last quarter of an hour: JSON |
-//! | `/healthz` | whether the agent is alive; else it should be started anew |
+//! | `/healthz` | whether the agent is alive; else it should be restarted |
 //! | `/readyz` | whether it replicates |
 
 mod access;

@@ -13,7 +13,7 @@ use crate::lag::{LagSummary, Spread, wall_millis};
 use crate::protocol::Origin;
 use crate::tally::TallySnapshot;
 
-/// So many tables are told of one by one, those in trouble and those furthest behind first: a row
+/// So many tables are reported one by one, those in trouble and those furthest behind first: a row
 /// holds 400 KB, and each write is charged by the KB.
 pub(super) const TABLES: usize = 30;
 /// So many shards are named, a table.

@@ -1,4 +1,4 @@
-//! Recorded conflicts: lists them, and writes one that lost anew.
+//! Recorded conflicts: lists them, and writes one that lost again.
 
 use std::collections::BTreeMap;
 

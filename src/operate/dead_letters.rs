@@ -4,7 +4,7 @@
 //! forgotten the key: watermarks have passed the letter's version. The peer's agent would take a put
 //! of that version for an application that puts an old copy back, and a mark for a stray one, and
 //! make either the newest write of all. So a letter only says which key is to be looked at. Where the
-//! origin still holds what the letter says, the key is replicated anew from there, as a new write
+//! origin still holds what the letter says, the key is replicated again from there, as a new write
 //! with a new version; in all other cases something newer stands, or a person has to decide.
 //!
 //! First all that was written anywhere has to arrive everywhere, or a delete on its way to the origin
@@ -52,7 +52,7 @@ pub struct Letter {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Fate {
-    /// The key is replicated anew; the letter is gone.
+    /// The key is replicated again; the letter is gone.
     Replayed,
     /// Nothing was to be done: something newer stands, or this has arrived; the letter is gone.
     Outrun,
@@ -271,12 +271,12 @@ impl Case<'_> {
         match at_origin {
             Standing::Nothing if !is_delete => return outrun(format!("deleted in {origin} since")),
             Standing::Bare(item) if is_delete || !same(Some(item), self.new) => {
-                return outrun(format!("written anew in {origin} since"));
+                return outrun(format!("written again in {origin} since"));
             }
             // Nothing can tell whether it may be overwritten: an update keeps the stamp.
             Standing::Stamped(stands) if stands < *version => {
                 return undecided(format!(
-                    "{origin} itself holds something older: write the item there anew, and drop the letter"
+                    "{origin} itself holds something older: write the item there again, and drop the letter"
                 ));
             }
             Standing::Nothing | Standing::Bare(_) | Standing::Stamped(_) => {}
@@ -291,7 +291,7 @@ impl Case<'_> {
                 && (is_delete || !same(Some(item), self.new))
             {
                 return undecided(format!(
-                    "{region} holds a write of its own that {origin} never took: write the right item anew in \
+                    "{region} holds a write of its own that {origin} never took: write the right item again in \
                      either, and drop the letter"
                 ));
             }
@@ -390,7 +390,7 @@ impl Letter {
                     Err(fault) => return Err(OperateError::at(region, physical, fault)),
                 }
                 if touched.contains(&id) {
-                    return Ok((Fate::Replayed, format!("replicated anew from {origin}")));
+                    return Ok((Fate::Replayed, format!("replicated again from {origin}")));
                 }
                 let (region, physical, replica) = &at_origin;
                 match replica.touch(&write, &stands(origin)).await {
@@ -409,7 +409,7 @@ impl Letter {
             (true, true) => (Fate::Replayed, format!("deleted in {peer}")),
             (true, false) => {
                 touched.insert(id);
-                (Fate::Replayed, format!("replicated anew from {origin}"))
+                (Fate::Replayed, format!("replicated again from {origin}"))
             }
         })
     }

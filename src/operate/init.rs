@@ -28,7 +28,7 @@ const POLL: Duration = Duration::from_millis(500);
 #[derive(Debug, Serialize)]
 pub struct Plan {
     pub steps: Vec<Step>,
-    /// What a person has to mend first; with any, no step is taken.
+    /// What a person has to fix first; with any, no step is taken.
     pub problems: Vec<Problem>,
 }
 
@@ -194,8 +194,8 @@ impl Plan {
                 }
                 Some((like, expected)) if expected.key_schema != found.key_schema => {
                     let problem = format!(
-                        "its keys are {}, but in region {} they are {}; replicas need the same keys: make this \
-                         one anew",
+                        "its keys are {}, but in region {} they are {}; replicas need the same keys: recreate this \
+                         one",
                         found.key_schema, like.name, expected.key_schema
                     );
                     self.problem(region, physical, problem);

@@ -47,6 +47,12 @@ pub(super) fn classify(record: &Record, known: Option<&KeyState>, own: &Origin, 
     let rises = old_stamp.stamp().is_none_or(|old| old.version < new_stamp.version);
     let agent_could = rises && !is_copy(record, new, &new_stamp, &old_stamp, known, own, floors);
 
+    // The agent sets the stamp of an own write beside what is newer, which may be the same data once more.
+    let is_beside = rises
+        && new_stamp.version.origin == *own
+        && record.old.as_ref().is_some_and(|old| same_data(old, new));
+    let is_older = |state: &KeyState| state.tip == Tip::Bare && new_stamp.version < state.latest;
+
     if new_stamp.is_mark() {
         let data_kept = match &record.old {
             Some(old) => same_data(old, new),
@@ -58,11 +64,10 @@ pub(super) fn classify(record: &Record, known: Option<&KeyState>, own: &Origin, 
             Kind::LocalPut { is_stray: true }
         }
     } else if !new_stamp.matches(new) {
-        let is_beside = new_stamp.version.origin == *own
-            && rises
-            && known.is_none_or(|state| new_stamp.version <= state.latest)
-            && record.old.as_ref().is_some_and(|old| same_data(old, new));
-        if is_beside { Kind::Unchanged } else { Kind::LocalPut { is_stray: false } }
+        let is_known = known.is_none_or(|state| new_stamp.version <= state.latest);
+        if is_beside && is_known { Kind::Unchanged } else { Kind::LocalPut { is_stray: false } }
+    } else if agent_could && is_beside && known.is_some_and(is_older) {
+        Kind::Unchanged
     } else if agent_could {
         Kind::ReplicatedPut(new_stamp)
     } else {

@@ -118,7 +118,7 @@ impl Action {
                 };
                 Guard::Data { image, stamp, or_absent: is_marked || write.body == Body::Delete }
             }
-            Self::Heal(write) => Guard::exactly(write.replaced.as_deref()),
+            Self::Heal(write, _) => Guard::exactly(write.replaced.as_deref()),
             Self::Restamp(write) => Guard::Stamp(write.home.as_ref().and_then(|home| home.beside.as_ref())),
             Self::CarryOut { marked, .. } => Guard::Exactly(marked),
         }
@@ -136,12 +136,19 @@ impl Action {
                     let may_be_absent = write.body == Body::Delete || self.guard(to).holds(None);
                     if may_be_absent { Next::Again } else { Next::Contended }
                 }
-                (Some(found), Some(stamp)) if stamp.fits(found, &write.key) => Next::Again,
+                // What was stamped elsewhere, an application has put back.
+                (Some(found), Some(stamp)) if stamp.fits(found, &write.key) && stamp.nonce.is_of(to) => {
+                    Next::Again
+                }
                 _ => Next::Contended,
             },
-            Self::Heal(write) => match (found, stamp.stamp()) {
+            // Another one has come; its record asks for no heal, since this one is under way.
+            Self::Heal(write, seen) => match (found, stamp.stamp()) {
                 (Some(found), Some(stamp))
-                    if stamp.version < write.version && stamp.fits(found, &write.key) =>
+                    if stamp.version < write.version
+                        && stamp.fits(found, &write.key)
+                        && stamp.nonce.is_of(to)
+                        && !seen.contains(&stamp.nonce) =>
                 {
                     Next::Again
                 }

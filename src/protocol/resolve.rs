@@ -68,7 +68,9 @@ pub enum Action {
     /// At every peer: put, or set the mark.
     Push(Write),
     /// Here: put a newer version back over an older replicated one.
-    Heal(Write),
+    ///
+    /// A stamp with one of these nonces has been here before: if it is found, a copy was put back.
+    Heal(Write, Box<[Nonce]>),
     /// Here: set the write's stamp beside what stands. An application may have written again since; then the
     /// stamp says that what stands is newer than the write.
     Restamp(Write),
@@ -79,7 +81,7 @@ pub enum Action {
 impl Action {
     pub fn key(&self) -> &Item {
         match self {
-            Self::Push(write) | Self::Heal(write) | Self::Restamp(write) => &write.key,
+            Self::Push(write) | Self::Heal(write, _) | Self::Restamp(write) => &write.key,
             Self::CarryOut { key, .. } => key,
         }
     }
@@ -87,7 +89,7 @@ impl Action {
     /// The write that it makes, unless it carries out a delete.
     pub fn write(&self) -> Option<&Write> {
         match self {
-            Self::Push(write) | Self::Heal(write) | Self::Restamp(write) => Some(write),
+            Self::Push(write) | Self::Heal(write, _) | Self::Restamp(write) => Some(write),
             Self::CarryOut { .. } => None,
         }
     }
@@ -374,14 +376,15 @@ fn heal(
         (Tip::Bare | Tip::Carried, None) | (Tip::Stale, _) => None,
     };
     let actions = body.map(|body| {
-        Action::Heal(Write {
+        let write = Write {
             key: record.key,
             version: state.latest.clone(),
             base: None,
             body,
             replaced: record.new.map(Arc::new),
             home: None,
-        })
+        };
+        Action::Heal(write, next.stamps.iter().map(|seen| seen.nonce).collect())
     });
     (Judgement::new(verdict, actions.into_iter().collect()).come(reader, stamp), Some(next))
 }

@@ -43,7 +43,7 @@ impl Nonce {
 
     /// Whether the attempt may have been made in this region: of the attempts elsewhere, one region's in 65,536
     /// look as if they had.
-    pub(super) fn is_of(self, region: &Origin) -> bool {
+    pub fn is_of(self, region: &Origin) -> bool {
         self.0 >> Self::RANDOM == u64::from(Self::tag(region))
     }
 

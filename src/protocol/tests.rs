@@ -131,7 +131,7 @@ fn show_judgement(judgement: &Judgement) -> String {
     for action in &judgement.actions {
         let _ = match action {
             Action::Push(write) => write!(text, "; push {}", show_write(write)),
-            Action::Heal(write) => write!(text, "; heal {}", show_write(write)),
+            Action::Heal(write, _) => write!(text, "; heal {}", show_write(write)),
             Action::Restamp(write) => {
                 let beside = write.home.as_ref().expect("an item stands at home").beside.as_ref();
                 write!(text, "; stamp {} over {}", show_write(write), stamp_text(beside))
@@ -260,7 +260,7 @@ fn whose_write_a_single_record_shows() {
 #[test]
 fn a_stamp_that_no_agent_can_have_put_there_is_an_applications() {
     check_each(&[
-        // An old copy, over a newer or equal stamp. It is stamped anew, or it would look like what it copies.
+        // An old copy, over a newer or equal stamp. It is stamped again, or it would look like what it copies.
         ("9: x 6b -> y 5b", "local put; stamp y as 9a on 6b over its stamp; push y as 9a on 6b"),
         ("9: x 5b -> y 5b", "local put; stamp y as 9a on 5b over its stamp; push y as 9a on 5b"),
         // A mark that came with other data, with nothing to keep, or over a newer stamp.
@@ -642,6 +642,26 @@ fn a_write_is_stamped_in_place_where_memory_would_not_do() {
 }
 
 #[test]
+fn a_stamp_beside_newer_data_tells_nothing_though_it_is_the_same_data() {
+    check(
+        "and so asks for no heal",
+        &[
+            ("9: - -> x", "local put; push x as 9a"),
+            ("9: x -> y", "local put; push y as 9.1a on 9a"),
+            ("9: y -> x", "local put; push x as 9.2a on 9.1a"),
+            ("9: x -> x 9a", "unchanged"),
+            ("9: x 9a -> x 9.1a kept", "unchanged"),
+            ("9: x 9.1a kept -> x 9.2a", "echo put"),
+            ("forget", "1 known"),
+        ],
+    );
+    check(
+        "where it replaces other data, it does",
+        &[("9: - -> x", "local put; push x as 9a"), ("9: x -> y 5b", "echo put; heal x as 9a")],
+    );
+}
+
+#[test]
 fn a_key_is_forgotten_when_every_region_has_its_version_and_a_minute_has_passed() {
     let put = ("9: - -> x", "local put; push x as 9a");
     for (floors, known) in [
@@ -798,9 +818,13 @@ fn a_queued_write_does_for_the_one_that_it_was_made_on_top_of() {
     };
     let mut action = push("9a", Some("7a"), put());
     assert!(
-        !action.take_in(&Action::Heal(write.clone())) && !action.take_in(&Action::Restamp(write.clone()))
+        !action.take_in(&Action::Heal(write.clone(), [].into()))
+            && !action.take_in(&Action::Restamp(write.clone()))
     );
-    assert!(!Action::Heal(write.clone()).take_in(&Action::Push(write)), "what is done here is all done");
+    assert!(
+        !Action::Heal(write.clone(), [].into()).take_in(&Action::Push(write)),
+        "what is done here is all done"
+    );
 }
 
 /// The action of this kind that a record asks for.
@@ -810,7 +834,7 @@ fn action(record: &str, kind: &str) -> Action {
     for step in record.split("; ") {
         if let Some(action) = table.judge(step).actions.into_iter().find(|action| match action {
             Action::Push(_) => kind == "push",
-            Action::Heal(_) => kind == "heal",
+            Action::Heal(..) => kind == "heal",
             Action::Restamp(_) => kind == "stamp",
             Action::CarryOut { .. } => kind == "carry out",
         }) {
@@ -822,7 +846,11 @@ fn action(record: &str, kind: &str) -> Action {
 
 /// What comes of an action in a region where this stands.
 fn meets(action: &Action, to: &str, stored: &str) -> &'static str {
-    let stored = image(stored);
+    // What an agent wrote there has a nonce of that region.
+    let is_elsewheres =
+        stored.contains('@') || stored.ends_with("junk") || stored.split_whitespace().count() < 2;
+    let stored = if is_elsewheres { stored.to_owned() } else { format!("{stored} @{to}") };
+    let stored = image(&stored);
     let to = to.parse().expect("a region");
     if action.guard(&to).holds(stored.as_ref()) {
         return "made";
@@ -872,6 +900,7 @@ fn a_push_replaces_nothing_that_its_maker_has_not_seen() {
                 // A write that its region's agent has not told of.
                 ("w", "contended"),
                 ("y", "contended"),
+                ("w 8c @b", "contended"),
                 ("w 5b kept", "contended"),
                 ("w junk", "contended"),
                 // What is gone, with or without a mark, may be a newer delete.
@@ -944,7 +973,7 @@ fn a_push_replaces_nothing_that_its_maker_has_not_seen() {
 fn what_is_done_at_home_replaces_nothing_that_its_maker_has_not_seen() {
     assert_meetings(&[
         (
-            "9: - -> x; 9: x -> y 5b",
+            "9: v 4c #7 -> x; 9: x -> y 5b",
             "heal",
             "a",
             &[
@@ -953,6 +982,10 @@ fn what_is_done_at_home_replaces_nothing_that_its_maker_has_not_seen() {
                 ("y 6c mark", "made at the second try"),
                 ("y", "superseded"),
                 ("y 5b kept", "superseded"),
+                // Copies that an application has put back.
+                ("z 6c @b", "superseded"),
+                ("y 6c mark @c", "superseded"),
+                ("v 4c #7", "superseded"),
                 ("x 9a", "superseded"),
                 ("-", "superseded"),
             ],

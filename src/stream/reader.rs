@@ -384,7 +384,7 @@ impl ShardReader {
             self.sort(result.map(ReadPage::from))
         };
         let answer = persist(call, |fault| self.complain(fault)).await;
-        // A call that can never succeed is made anew, with a fresh iterator.
+        // A call that can never succeed is made again, with a fresh iterator.
         let page = match answer {
             Ok(Answer::Good(page)) => page,
             Ok(Answer::Trimmed) => return Answer::Trimmed,

@@ -52,7 +52,7 @@ pub(crate) struct Act {
 impl Act {
     pub(crate) fn write(&self) -> Option<&Write> {
         match &self.action {
-            Action::Push(write) | Action::Heal(write) | Action::Restamp(write) => Some(write),
+            Action::Push(write) | Action::Heal(write, _) | Action::Restamp(write) => Some(write),
             Action::CarryOut { .. } => None,
         }
     }
@@ -196,7 +196,7 @@ impl Catalogue {
     pub(crate) fn act(&mut self, key: u8, action: Action) -> u16 {
         let make = |text: &String| {
             let write = match &action {
-                Action::Push(write) | Action::Heal(write) | Action::Restamp(write) => Some(write),
+                Action::Push(write) | Action::Heal(write, _) | Action::Restamp(write) => Some(write),
                 Action::CarryOut { .. } => None,
             };
             let data = write.and_then(|write| match &write.body {
@@ -282,7 +282,7 @@ fn text_of(action: &Action) -> String {
     };
     match action {
         Action::Push(w) => format!("push {}", write(w)),
-        Action::Heal(w) => format!("heal {}", write(w)),
+        Action::Heal(w, _) => format!("heal {}", write(w)),
         Action::Restamp(w) => format!("stamp {}", write(w)),
         Action::CarryOut { marked, .. } => format!("carry out {}", image(Some(marked))),
     }

@@ -222,6 +222,7 @@ mod hazards {
            no_guard: NoGuard, 2 regions, 2 writes, lazy = true, init = Init::Shared, settles = false;
            no_version_of_what_is_replaced: NoBase, 3 regions, 3 writes, alike = true, ticks = 0, settles = false;
            a_heal_of_whatever_stands: BlindHeal, 2 regions, 3 writes, lazy = true, init = Init::Shared, settles = false, hasty = true;
+           a_heal_of_a_copy_that_was_put_back: HealOverCopy, 2 regions, 3 writes, put_backs = PutBacks::Any, hasty = true, ticks = 0, settles = false;
            a_delete_of_whatever_is_marked: BlindDelete, 2 regions, 2 writes, lazy = true, init = Init::Shared, settles = false;
            what_is_on_top_of_a_stamp_passes_for_it: AgainOnTop, 2 regions, 2 writes, lazy = true, init = Init::Shared, settles = false;
            a_stamp_in_place_by_a_put: StampByPut, 2 regions, 2 writes, lazy = true, init = Init::Shared, stamp_in_place = true, settles = false;

@@ -3,6 +3,8 @@
 
 use std::collections::BTreeMap;
 
+use tradewind::protocol::Stamp;
+
 use super::catalogue::{ABSENT, BARE, Judged, NAMES, V, show_version};
 use super::steps::Model;
 use super::world::{Rec, State, Truth, UNIT_MILLIS};
@@ -39,6 +41,13 @@ fn descends(s: &State, key: u8, version: V, from: V) -> bool {
     false
 }
 
+/// Whether a region's agent knows that all that was written at a version's origin up to then has come.
+fn knows_passed(s: &State, r: usize, version: Option<V>) -> bool {
+    version.is_some_and(|(hlc, origin)| {
+        u64::from(s.regions[r].agent.floors[usize::from(origin)]) * UNIT_MILLIS > hlc >> 20
+    })
+}
+
 impl Model {
     pub(crate) fn fail(&mut self, why: String) {
         self.failure.get_or_insert(why);
@@ -52,7 +61,7 @@ impl Model {
             (true, _) => self.judge_local(s, r, ordinal, rec, judged),
             (_, true) => self.judge_echo(s, r, rec, judged),
             // A stamp beside what an application has written since.
-            _ if rec.truth == Truth::AgentStamp && !self.cat.get(rec.new).matches => {}
+            _ if rec.truth == Truth::AgentStamp && self.is_beside_newer(s, r, rec) => {}
             _ => self.fail("a change was taken for none".to_owned()),
         }
         if let Some((lost, _)) = judged.conflict {
@@ -66,6 +75,12 @@ impl Model {
         }
     }
 
+    /// Whether a stamp stands beside what an application has written since, which may be the same data.
+    fn is_beside_newer(&self, s: &State, r: usize, rec: &Rec) -> bool {
+        let new = self.cat.get(rec.new);
+        !new.matches || new.version < Some(s.regions[r].highest[usize::from(rec.key)])
+    }
+
     /// What the region's applications see: no agent replaces what they wrote by something older.
     fn judge_what_is_seen(&mut self, s: &mut State, r: usize, ordinal: u8, rec: &Rec) {
         let key = usize::from(rec.key);
@@ -75,6 +90,10 @@ impl Model {
         let unmarked = unmarked.filter(|b| b.truth != Truth::AgentMark).find(|b| b.key == rec.key);
         let is_over_put_back = unmarked.is_some_and(|b| b.truth == Truth::PutBack);
         let (old, new) = (self.cat.get(rec.old), self.cat.get(rec.new));
+        // A heal knows a copy that was made elsewhere.
+        let stamp = Stamp::read(&self.cat.get(rec.old).item);
+        let is_foreign = stamp.is_some_and(|stamp| !stamp.nonce.is_of(&self.cat.origins[r]));
+        let is_over_put_back = is_over_put_back && !(is_foreign && rec.truth == Truth::AgentHeal);
         // A seeder that looked while an older copy had been put back brings it under the copy's version.
         let is_newest_data = self.set.seeds && s.best[key].1 == new.data;
         let region = &mut s.regions[r];
@@ -159,13 +178,6 @@ impl Model {
         }
     }
 
-    /// Whether a region's agent knows that all that was written at a version's origin up to then has come.
-    fn knows_passed(&self, s: &State, r: usize, version: Option<V>) -> bool {
-        version.is_some_and(|(hlc, origin)| {
-            u64::from(s.regions[r].agent.floors[usize::from(origin)]) * UNIT_MILLIS > hlc >> 20
-        })
-    }
-
     fn judge_echo(&mut self, s: &mut State, r: usize, rec: &Rec, judged: &Judged) {
         let (old, new) = (self.cat.get(rec.old), self.cat.get(rec.new));
         let highest = s.regions[r].highest[usize::from(rec.key)];
@@ -175,7 +187,7 @@ impl Model {
                 limit = Some("deletes of a marked item");
             } else if rec.truth == Truth::PutBack && old.data == new.data && !new.mark {
                 limit = Some("copies put back over the same data");
-            } else if rec.truth == Truth::PutBack && new.mark && self.knows_passed(s, r, new.version) {
+            } else if rec.truth == Truth::PutBack && new.mark && knows_passed(s, r, new.version) {
                 // Its nonce is forgotten by then, and a heal may still come with that very mark.
                 limit = Some("marked copies put back while a heal with their mark may come");
             } else {

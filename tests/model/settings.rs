@@ -108,6 +108,8 @@ pub(crate) enum Defect {
     NoBase,
     /// Nor does a heal.
     BlindHeal,
+    /// A heal takes a copy that was put back for one more older write.
+    HealOverCopy,
     /// Nor does the delete of a marked item.
     BlindDelete,
     /// What an application wrote on top of a lower stamp passes for the write of that stamp.
@@ -123,7 +125,7 @@ pub(crate) enum Defect {
 }
 
 impl Defect {
-    const ALL: [Self; 45] = [
+    const ALL: [Self; 46] = [
         Self::None,
         Self::NoFingerprint,
         Self::StampNotAbove,
@@ -163,6 +165,7 @@ impl Defect {
         Self::NoGuard,
         Self::NoBase,
         Self::BlindHeal,
+        Self::HealOverCopy,
         Self::BlindDelete,
         Self::AgainOnTop,
         Self::StampByPut,

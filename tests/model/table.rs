@@ -57,6 +57,7 @@ impl Model {
             Met::Holds
         } else {
             match act.action.next(to, found) {
+                Next::Superseded if self.is_copy_for(&act.action, stored) => Met::Again,
                 Next::Superseded => Met::Superseded,
                 Next::Again => Met::Again,
                 Next::Contended if self.is_blind(&act.action, stored) => Met::Again,
@@ -67,12 +68,21 @@ impl Model {
         met
     }
 
+    /// Whether a heal without the rule takes this for one more older write.
+    fn is_copy_for(&self, action: &Action, stored: u16) -> bool {
+        let Action::Heal(write, _) = action else { return false };
+        let found = self.cat.get(stored);
+        self.set.defect == Defect::HealOverCopy
+            && (found.matches || found.mark)
+            && found.version.is_some_and(|found| found < v_of(&write.version))
+    }
+
     /// What an action expects at first; some defects bend it.
     fn bend_guard<'a>(&'a self, to: &Origin, action: &'a Action, stored: u16, insists: bool) -> Guard<'a> {
         match (action, self.set.defect) {
             (Action::Push(write), Defect::NoGuard) => Guard::Below(&write.version),
             (Action::Push(write), _) if insists => Guard::Below(&write.version),
-            (Action::Heal(write), Defect::BlindHeal) if self.cat.get(stored).version.is_some() => {
+            (Action::Heal(write, _), Defect::BlindHeal) if self.cat.get(stored).version.is_some() => {
                 Guard::Below(&write.version)
             }
             (Action::CarryOut { marked, .. }, Defect::BlindDelete | Defect::FarDelete) => {
@@ -126,7 +136,7 @@ impl Model {
             return met;
         };
         let marks = write.body == Body::Delete;
-        if defect == Defect::NoHeal && matches!(act.action, Action::Heal(_)) {
+        if defect == Defect::NoHeal && matches!(act.action, Action::Heal(..)) {
             return met;
         }
         if marks && defect == Defect::NoMark && present && matches!(act.action, Action::Push(_)) {
@@ -148,11 +158,11 @@ impl Model {
         let stamp = stamp.to_string();
         let (data, truth) = match (&act.action, act.data) {
             (Action::Restamp(_), _) if defect != Defect::StampByPut => (stored_data, Truth::AgentStamp),
-            (Action::Heal(_), Some(data)) => (data, Truth::AgentHeal),
+            (Action::Heal(..), Some(data)) => (data, Truth::AgentHeal),
             (_, Some(data)) => (data, Truth::AgentPut),
             (_, None) => (if present { stored_data } else { BARE }, Truth::AgentMark),
         };
-        self.tally.heals += usize::from(matches!(act.action, Action::Heal(_)));
+        self.tally.heals += usize::from(matches!(act.action, Action::Heal(..)));
         let new = self.cat.image(act.key, data, Some(stamp.into()));
         self.write(s, dest, act.key, new, truth);
         met

@@ -40,7 +40,7 @@ async fn two_of_three(items: usize) -> (World, Vec<Agent>) {
     (world, agents)
 }
 
-/// Starts them anew, with a file that names Oregon.
+/// Restarts them, with a file that names Oregon.
 async fn start_anew(world: &mut World, agents: Vec<Agent>) {
     for (region, agent) in [DUBLIN, TOKYO].into_iter().zip(agents) {
         agent.stop().await;

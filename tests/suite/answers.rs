@@ -170,7 +170,7 @@ async fn iterators_that_are_of_no_use_are_asked_for_ever_more_rarely_and_told() 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_shard_that_was_never_begun_and_is_partly_trimmed_marks_the_table() {
     let mut world = World::prepared(2, PLAIN).await;
-    // What the agent takes for trimmed is what it is told of the stream; no engine trims on demand.
+    // What the agent takes for trimmed is what it is told about the stream; no engine trims on demand.
     world.tuning.stream_retention = Duration::from_secs(2);
     let is_over = Arc::new(AtomicBool::new(false));
     let trimmed = Trimmed { asked: Arc::default(), is_over: Arc::clone(&is_over) };

@@ -22,7 +22,7 @@ async fn findings(world: &World, arguments: &[&str]) -> (i32, Vec<String>) {
     let (code, told) = run_json(world.tradewind(DUBLIN, &[&["doctor"], arguments].concat())).await;
     let text = |finding: &Value, name: &str| finding[name].as_str().unwrap_or_default().to_owned();
     let line = |finding: &Value| {
-        assert!(!text(finding, "wrong").is_empty() && !text(finding, "mend").is_empty(), "{finding:#}");
+        assert!(!text(finding, "problem").is_empty() && !text(finding, "fix").is_empty(), "{finding:#}");
         let table = text(finding, "table").replace(&world.table, "T").replace(&world.control, "C");
         ["harm", "name", "region"].map(|name| text(finding, name)).join(" ") + " " + &table
     };
@@ -37,7 +37,7 @@ async fn found(world: &World) -> Vec<String> {
     findings
 }
 
-#[expect(clippy::disallowed_methods, reason = "what is told of ages goes by the wall clock")]
+#[expect(clippy::disallowed_methods, reason = "what is reported ages goes by the wall clock")]
 fn now_millis() -> u64 {
     let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
     u64::try_from(now.as_millis()).unwrap()
@@ -101,7 +101,7 @@ async fn where_all_is_well_nothing_is_found() {
     // It left nothing behind.
     assert_eq!(world.converged().await.len(), 1);
     let (code, text, _) = run(world.tradewind(DUBLIN, &["doctor"])).await;
-    assert!(code == 0 && text.contains("nothing must be mended"), "{text}");
+    assert!(code == 0 && text.contains("nothing must be fixed"), "{text}");
     // The agent of one region needs less at the others.
     let (code, told) = run_json(world.tradewind(DUBLIN, &["doctor", "--region", "dublin"])).await;
     assert_eq!((code, &told["allowed"]), (0, &json!(15 + 1 + 1 + 2)), "{told:#}");

@@ -58,7 +58,7 @@ impl Engine {
     /// Why a table's next stream can't be told from the one before, if it can't.
     pub(crate) fn mixes_streams_up(&self) -> Option<&'static str> {
         match self {
-            Self::Embedded => Some("a table that is made anew shows the old records"),
+            Self::Embedded => Some("a table that is recreated shows the old records"),
             Self::Ministack(_) => Some("the shards of all streams have one name"),
             Self::DynamoDbLocal(_) => None,
         }

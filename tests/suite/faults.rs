@@ -140,7 +140,7 @@ impl Tamper for Trim {
     }
 }
 
-/// How many gaps are told of; each marks the table until its replicas have been compared.
+/// How many gaps are reported; each marks the table until its replicas have been compared.
 async fn gaps(trim: Trim) -> u64 {
     let mut world = World::prepared(2, PLAIN).await;
     world.tamper(DUBLIN, DUBLIN, trim).await;

@@ -45,7 +45,7 @@ async fn a_managed_replica_is_refused_by_init_run_and_doctor() {
     let findings = report["findings"].as_array().expect("findings");
     let found = findings.iter().find(|finding| finding["name"] == "managed_global_table").expect("a finding");
     assert_eq!((code, &found["harm"], &found["region"]), (1, &json!("halt"), &json!("dublin")), "{report:#}");
-    assert!(found["wrong"].as_str().is_some_and(|wrong| wrong.contains(REASON)), "{found}");
+    assert!(found["problem"].as_str().is_some_and(|problem| problem.contains(REASON)), "{found}");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

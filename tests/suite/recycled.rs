@@ -77,7 +77,7 @@ async fn a_wait_tells(world: &World) {
     assert!(text.contains("turned off and on") && text.contains("tradewind verify"), "{text}");
 }
 
-/// All that people are told of the mark; and how it goes.
+/// All that people are told about the mark; and how it goes.
 async fn is_told_until_replicas_agree(world: &World) {
     a_wait_tells(world).await;
     let found = findings(world).await;

@@ -46,7 +46,7 @@ async fn each_table_has_its_own_regions_and_names() {
         item.map(crate::items::without_stamp)
     };
     eventually("the customer", there, |item| *item == Some(row("a", "customer"))).await;
-    // Each is told of by itself; the answer of a write comes after the write.
+    // Each is reported by itself; the answer of a write comes after the write.
     let told = || async {
         let reports = agents[DUBLIN].figures().report();
         reports.into_iter().map(|table| (table.tally.local_puts, table.lag.len())).collect::<Vec<_>>()

@@ -1,4 +1,4 @@
-//! One bad table does not stop the others; and once it is mended, it is replicated.
+//! One bad table does not stop the others; and once it is fixed, it is replicated.
 
 use std::time::Duration;
 

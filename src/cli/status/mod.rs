@@ -27,7 +27,7 @@ const LOOK: Duration = Duration::from_secs(2);
 pub(super) struct Status {
     #[command(flatten)]
     config: ConfigFile,
-    /// Go on, and show it anew every two seconds; q ends it.
+    /// Go on, and show it again every two seconds; q ends it.
     #[arg(long)]
     watch: bool,
     /// The longest watermark age, and heartbeat, that is well.

@@ -84,8 +84,8 @@ fn crew(config: &Config, region: &Origin, agents: &BTreeMap<AgentId, Beat>) -> V
 async fn rows(region: &Region, table: &TableConfig) -> Vec<Finding> {
     let (control, name) = (ControlTable::of(region), &table.name);
     let mut findings = Vec::new();
-    let mut found = |harm, what, wrong: String, mend: &str| {
-        findings.push(Finding::new(harm, what, &region.name, name, wrong, mend));
+    let mut found = |harm, what, problem: String, fix: &str| {
+        findings.push(Finding::new(harm, what, &region.name, name, problem, fix));
     };
     match control.agreement(name).await {
         Ok(agreement) => {
@@ -124,8 +124,8 @@ async fn owner(region: &Region, table: &TableConfig) -> Option<Finding> {
     let setup = Setup::of(table, &region.name);
     match ControlTable::of(region).belongs_elsewhere(&table.name, &setup).await {
         Ok(reason) => reason.map(|reason| {
-            let mend = "a control table for each setup, or one file with all regions; agents of this one refuse to start";
-            Finding::new(Harm::Halt, "other_setup", &region.name, &table.name, reason, mend)
+            let fix = "a control table for each setup, or one file with all regions; agents of this one refuse to start";
+            Finding::new(Harm::Halt, "other_setup", &region.name, &table.name, reason, fix)
         }),
         Err(fault) => {
             debug!(region = %region.name, %fault, "whose the table's rows are can't be looked up");
@@ -205,7 +205,7 @@ async fn retention(
     let kept = config.tuning.stream_retention;
     for ((origin, peer), age) in ages.into_iter().filter(|(_, age)| *age > kept / 2) {
         let told = humantime::format_duration(Duration::from_mins(age.as_secs() / 60));
-        let (wrong, mend) = if age >= kept {
+        let (problem, fix) = if age >= kept {
             (
                 format!("{peer} may lack writes that are {told} old: the stream has dropped them"),
                 "bring the agents and the peer back, then run `tradewind verify`".to_owned(),
@@ -218,13 +218,14 @@ async fn retention(
                 "bring the agents of the origin and the peer back before that".to_owned(),
             )
         };
-        findings.push(Finding::new(Harm::DataLoss, "retention", &origin, "", wrong, mend));
+        findings.push(Finding::new(Harm::DataLoss, "retention", &origin, "", problem, fix));
     }
     for link in &overview.links {
         if let Some(until) = link.paused_until {
-            let wrong = format!("nothing is written to {} until {}: it is paused", link.peer, moment(until));
-            let mend = "`tradewind resume` ends that";
-            findings.push(Finding::new(Harm::Note, "paused", &link.origin, "", wrong, mend));
+            let problem =
+                format!("nothing is written to {} until {}: it is paused", link.peer, moment(until));
+            let fix = "`tradewind resume` ends that";
+            findings.push(Finding::new(Harm::Note, "paused", &link.origin, "", problem, fix));
         }
     }
     findings
@@ -246,28 +247,28 @@ fn reported(view: &RegionView) -> Vec<Finding> {
     }
     for table in view.agents.iter().filter(|agent| agent.heard).flat_map(|agent| &agent.tables) {
         if let Some(trouble) = &table.trouble {
-            let mend = "mend what it says; the agent tries again by itself";
-            findings.push(Finding::new(Harm::Halt, "trouble", &view.region, &table.table, trouble, mend));
+            let fix = "fix what it says; the agent tries again by itself";
+            findings.push(Finding::new(Harm::Halt, "trouble", &view.region, &table.table, trouble, fix));
         }
         for (peer, reason) in &table.refused {
-            let wrong = format!("{peer} takes no writes, and all wait: {reason}");
-            let mend = "make the replicas' keys and indexes alike, or see to the encryption key there; the agent tries \
+            let problem = format!("{peer} takes no writes, and all wait: {reason}");
+            let fix = "make the replicas' keys and indexes alike, or see to the encryption key there; the agent tries \
                         again by itself";
-            findings.push(Finding::new(Harm::Halt, "refused", &view.region, &table.table, wrong, mend));
+            findings.push(Finding::new(Harm::Halt, "refused", &view.region, &table.table, problem, fix));
         }
         for (origin, writes) in &table.foreign {
-            let wrong = format!(
+            let problem = format!(
                 "{writes} writes since the agent started came from {origin}, which is not among the table's regions in \
                  this file: agents of another setup made them, so they pass for replicated and go to no peer"
             );
-            let mend = "put all regions of the table into one file; then run `tradewind verify` and `repair`";
+            let fix = "put all regions of the table into one file; then run `tradewind verify` and `repair`";
             findings.push(Finding::new(
                 Harm::Halt,
                 "foreign_writes",
                 &view.region,
                 &table.table,
-                wrong,
-                mend,
+                problem,
+                fix,
             ));
         }
         if table.throttled > 0 {

@@ -33,8 +33,8 @@ pub struct Finding {
     /// Empty, where it is about no single table.
     #[serde(skip_serializing_if = "String::is_empty")]
     pub table: String,
-    pub wrong: String,
-    pub mend: String,
+    pub problem: String,
+    pub fix: String,
 }
 
 impl Finding {
@@ -43,11 +43,11 @@ impl Finding {
         name: &'static str,
         region: &Origin,
         table: &str,
-        wrong: impl Into<String>,
-        mend: impl Into<String>,
+        problem: impl Into<String>,
+        fix: impl Into<String>,
     ) -> Self {
         let (region, table) = (region.clone(), table.to_owned());
-        Self { harm, name, region, table, wrong: wrong.into(), mend: mend.into() }
+        Self { harm, name, region, table, problem: problem.into(), fix: fix.into() }
     }
 
     /// A call that failed on which all rests.
@@ -60,12 +60,12 @@ impl Finding {
                 "unreachable"
             }
         };
-        let mend = match name {
+        let fix = match name {
             "permission" => {
                 format!("allow dynamodb:{action} on {table}: the README says what each role needs")
             }
             _ => fault.kind.advice().to_owned(),
         };
-        Self::new(Harm::Halt, name, region, table, format!("{action}: {fault}"), mend)
+        Self::new(Harm::Halt, name, region, table, format!("{action}: {fault}"), fix)
     }
 }

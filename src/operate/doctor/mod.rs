@@ -1,4 +1,4 @@
-//! Looks at all that replication rests on, changes nothing, and says what to mend, the worst first.
+//! Looks at all that replication rests on, changes nothing, and says what to fix, the worst first.
 //!
 //! | file | subject |
 //! | --- | --- |
@@ -49,7 +49,7 @@ pub struct Untried {
 }
 
 impl Diagnosis {
-    /// Whether something must be mended.
+    /// Whether something must be fixed.
     pub fn is_well(&self) -> bool {
         self.findings.iter().all(|finding| finding.harm == Harm::Note)
     }

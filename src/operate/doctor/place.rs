@@ -152,9 +152,9 @@ impl Place {
     /// What holds for Tradewind's own tables.
     fn own_table(&mut self, name: &str, seen: &Seen) {
         if let Some(reason) = &seen.described.managed {
-            let mend = "name another one in regions.toml (`control_table`, `conflict_table`), and run `tradewind init`";
-            let (region, wrong) = (&self.region, reason.clone());
-            self.findings.push(Finding::new(Harm::Halt, "managed_global_table", region, name, wrong, mend));
+            let fix = "name another one in regions.toml (`control_table`, `conflict_table`), and run `tradewind init`";
+            let (region, problem) = (&self.region, reason.clone());
+            self.findings.push(Finding::new(Harm::Halt, "managed_global_table", region, name, problem, fix));
         }
         let keys: Vec<&str> = seen.described.key_schema.names().collect();
         if keys != [PK, SK] {

@@ -20,8 +20,8 @@ pub(super) fn look(table: &TableConfig, places: &BTreeMap<Origin, Place>) -> Vec
         .collect();
     let mut findings = Vec::new();
     for (region, physical, seen) in &replicas {
-        let mut found = |harm, name, wrong: String, mend: &str| {
-            findings.push(Finding::new(harm, name, region, physical, wrong, mend));
+        let mut found = |harm, name, problem: String, fix: &str| {
+            findings.push(Finding::new(harm, name, region, physical, problem, fix));
         };
         if !seen.described.active {
             let status = seen.described.table.table_status().map(ToString::to_string).unwrap_or_default();
@@ -67,7 +67,7 @@ pub(super) fn look(table: &TableConfig, places: &BTreeMap<Origin, Place>) -> Vec
                 Harm::Halt,
                 "reserved_attribute",
                 format!("{STAMP} is a key of the table or of an index, but it must hold Tradewind's stamp"),
-                "call the attribute otherwise: remove that index, or make the table anew",
+                "call the attribute otherwise: remove that index, or recreate the table",
             );
         }
         for (_, attribute) in table.selections.withheld().filter(|(to, _)| *to == *region) {
@@ -97,12 +97,12 @@ pub(super) fn look(table: &TableConfig, places: &BTreeMap<Origin, Place>) -> Vec
     if let Some((like, _, first)) = replicas.first() {
         for (region, physical, seen) in &replicas {
             if seen.described.key_schema != first.described.key_schema {
-                let wrong = format!(
+                let problem = format!(
                     "its keys are {}, but in {like} they are {}",
                     seen.described.key_schema, first.described.key_schema
                 );
-                let mend = "make one of them anew: nothing is replicated between them";
-                findings.push(Finding::new(Harm::Halt, "keys_differ", region, physical, wrong, mend));
+                let fix = "recreate one of them: nothing is replicated between them";
+                findings.push(Finding::new(Harm::Halt, "keys_differ", region, physical, problem, fix));
             }
         }
     }
@@ -145,14 +145,14 @@ fn times_to_live(replicas: &[(&Origin, &String, &Seen)]) -> Vec<Finding> {
     let others = replicas.iter().filter(|(.., seen)| seen.ttl != first.ttl);
     others
         .map(|(region, physical, seen)| {
-            let wrong = format!("items expire by {} here, and by {} in {like}", named(&seen.ttl), named(&first.ttl));
+            let problem = format!("items expire by {} here, and by {} in {like}", named(&seen.ttl), named(&first.ttl));
             if attributes.len() > 1 && seen.ttl.is_some() {
-                let mend = "an expiry is replicated as a delete, so both rules delete everywhere: set the same attribute";
-                Finding::new(Harm::DataLoss, "ttl_differs", region, physical, wrong, mend)
+                let fix = "an expiry is replicated as a delete, so both rules delete everywhere: set the same attribute";
+                Finding::new(Harm::DataLoss, "ttl_differs", region, physical, problem, fix)
             } else {
-                let mend = "nothing need be done: expiries are replicated. The same setting would expire items here while the \
+                let fix = "nothing need be done: expiries are replicated. The same setting would expire items here while the \
                             other region is away";
-                Finding::new(Harm::Note, "ttl_missing", region, physical, wrong, mend)
+                Finding::new(Harm::Note, "ttl_missing", region, physical, problem, fix)
             }
         })
         .collect()
@@ -167,9 +167,9 @@ fn classes(replicas: &[(&Origin, &String, &Seen)]) -> Vec<Finding> {
     let others = replicas.iter().filter(|(.., seen)| class(seen) != class(first));
     others
         .map(|(region, physical, seen)| {
-            let wrong = format!("its table class is {}, and {} in {like}", class(seen), class(first));
-            let mend = "each replica takes all writes: STANDARD_INFREQUENT_ACCESS pays a quarter more for each of them";
-            Finding::new(Harm::Note, "table_class", region, physical, wrong, mend)
+            let problem = format!("its table class is {}, and {} in {like}", class(seen), class(first));
+            let fix = "each replica takes all writes: STANDARD_INFREQUENT_ACCESS pays a quarter more for each of them";
+            Finding::new(Harm::Note, "table_class", region, physical, problem, fix)
         })
         .collect()
 }

@@ -104,7 +104,7 @@ pub struct TableVerdict {
     /// The gaps that the table was marked with; closed, if nothing differs.
     pub gaps: Vec<Gap>,
     /// Whether agents of all regions said that all had arrived; none, if nothing was left to ask
-    /// them. If not, what is told of differed for as long as replicas were given to settle.
+    /// them. If not, what is reported differed for as long as replicas were given to settle.
     pub agents_answered: Option<bool>,
     /// What it took, in read units.
     pub read_units: BTreeMap<Origin, f64>,

@@ -1,7 +1,7 @@
 //! Tells what differs from what is only on its way.
 //!
 //! What differed in the scans is read again, by its key. A key on which replicas then still
-//! disagree is told of when one of these holds:
+//! disagree is reported when one of these holds:
 //!
 //! - It stood so before a barrier was raised in each region, and stands so, unchanged in all of
 //!   them, after the agents have said that all which was written before it is everywhere.
@@ -237,7 +237,7 @@ enum Keep {
     AsItWas,
     /// It is kept if it has changed; told of, if not.
     Changed,
-    /// It is told of.
+    /// It is reported.
     Nothing,
 }
 
