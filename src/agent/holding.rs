@@ -202,10 +202,16 @@ impl Holding {
         (in_time, late.into_keys().collect())
     }
 
-    /// From when on, in milliseconds, a destination that has done nothing of the shard lacks what was written to it
-    /// and is trimmed; none if it lacks nothing so old. No answer of the stream says so to one who begins at its
-    /// oldest.
-    pub(super) fn trimmed_unread(&self, from: &From, trimmed_to: u64, retention_millis: u64) -> Option<u64> {
+    /// From when on, in milliseconds, a destination lacks what was written to the shard and is trimmed; none if it
+    /// lacks nothing so old. No answer of the stream says so to one who begins at its oldest, be it for the first
+    /// time or to arrive at the same key memory: where nothing was written meanwhile, it is told all the same.
+    pub(super) fn trimmed_unread(
+        &self,
+        from: &From,
+        begins_at_oldest: bool,
+        trimmed_to: u64,
+        retention_millis: u64,
+    ) -> Option<u64> {
         let Lease { made_millis, since_millis, checkpoints, .. } = &self.lease;
         let expected = match from.checkpoint.millis {
             // Whoever made the lease was about to read all that was kept then. Where others have begun, this is a
@@ -216,7 +222,11 @@ impl Holding {
             0 => return None,
             millis => millis,
         };
-        let is_unread = from.checkpoint.done == Position::TrimHorizon;
+        let is_unread = match from.checkpoint.done {
+            Position::TrimHorizon => true,
+            Position::End => false,
+            Position::After(_) => begins_at_oldest,
+        };
         Some(expected.max(*since_millis)).filter(|expected| is_unread && *expected < trimmed_to)
     }
 
@@ -301,7 +311,11 @@ mod tests {
     #[test]
     fn a_shard_that_was_not_read_in_time_lacks_what_is_trimmed() {
         const KEPT: u64 = 1_000;
-        let lost = |done: &str, parents_millis: u64, made_millis: u64, since_millis: u64| {
+        let lost = |done: &str,
+                    begins_at_oldest,
+                    parents_millis: u64,
+                    made_millis: u64,
+                    since_millis: u64| {
             let shard = ShardId("shard".into());
             let rewind = BTreeMap::new();
             let (done, floors) = (Position::from(done), Floors::default());
@@ -322,12 +336,11 @@ mod tests {
             };
             let tenure = Arc::new(Tenure::until(tokio::time::Instant::now()));
             let holding = Holding::new(lease, Vec::new(), tenure);
-            holding.trimmed_unread(&From { checkpoint, begun: true }, 5_000, KEPT)
+            holding.trimmed_unread(&From { checkpoint, begun: true }, begins_at_oldest, 5_000, KEPT)
         };
-        for (done, parents, made, since, expected) in [
+        for (done, millis, made, since, expected) in [
             ("TRIM_HORIZON", 4_999, 0, 0, Some(4_999)),
             ("TRIM_HORIZON", 5_000, 0, 0, None),
-            ("17", 4_999, 0, 0, None),
             // Without a parent, by when its lease was made.
             ("TRIM_HORIZON", 0, 4_999, 0, Some(3_999)),
             ("TRIM_HORIZON", 0, 5_000, 0, None),
@@ -336,7 +349,19 @@ mod tests {
             ("TRIM_HORIZON", 4_000, 0, 4_500, Some(4_500)),
             ("TRIM_HORIZON", 0, 4_999, 6_000, None),
         ] {
-            assert_eq!(lost(done, parents, made, since), expected, "{done} {parents} {made} {since}");
+            for begins_at_oldest in [false, true] {
+                let lost = lost(done, begins_at_oldest, millis, made, since);
+                assert_eq!(lost, expected, "{done} {millis} {made} {since}");
+            }
+        }
+        // Who goes on after a record is told by the stream; who reads from the oldest on once more is not.
+        for (done, begins_at_oldest, millis, expected) in [
+            ("17", false, 4_999, None),
+            ("17", true, 4_999, Some(4_999)),
+            ("17", true, 5_000, None),
+            ("SHARD_END", true, 4_999, None),
+        ] {
+            assert_eq!(lost(done, begins_at_oldest, millis, 0, 0), expected, "{done} {millis}");
         }
     }
 }

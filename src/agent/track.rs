@@ -290,8 +290,11 @@ impl Track {
         let from = base.iter().map(|(shard, (position, _))| (shard.clone(), position.clone())).collect();
         let terms = Terms::new(floors.clone(), holding.in_order(from), terms);
         let known_millis = destinations.values().map(|from| from.checkpoint.millis).min();
+        let begins_at_oldest =
+            base.get(&holding.lease.shard).is_some_and(|(position, _)| *position == Position::TrimHorizon);
         let unread = destinations.iter().filter_map(|(destination, from)| {
-            let since = holding.trimmed_unread(from, shared.trimmed_to()?, shared.retention_millis())?;
+            let (trimmed_to, kept) = (shared.trimmed_to()?, shared.retention_millis());
+            let since = holding.trimmed_unread(from, begins_at_oldest, trimmed_to, kept)?;
             Some((destination.clone(), since))
         });
         let (lacking, since): (Vec<Origin>, Vec<u64>) = unread.unzip();
