@@ -19,7 +19,7 @@ pub(crate) fn cpu_since(then: Option<Duration>) -> Option<Duration> {
     Some(cpu_time()?.saturating_sub(then?))
 }
 
-/// Starts measuring the peak of resident memory over, from what is resident now.
+/// Measures the peak of resident memory afresh, from what is resident now.
 pub(crate) fn reset_peak_memory() {
     // Where this can't be done, the peak is that of the whole run: too high, but never too low.
     let _ = std::fs::write("/proc/self/clear_refs", "5");

@@ -1,4 +1,4 @@
-//! A destination: where jobs are written to, and what is reported each.
+//! A destination: where jobs are written to, and what is reported of each.
 
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;

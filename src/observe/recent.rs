@@ -12,7 +12,7 @@ use crate::lag::{LagSummary, Spread};
 use crate::protocol::Origin;
 use crate::tally::{TallySnapshot, count};
 
-/// What lag and rates are reported.
+/// The span of time for which lag and rates are reported.
 const WINDOW: Duration = Duration::from_mins(1);
 /// So many heartbeats are summed up: ten minutes of them, at ten seconds each.
 const HEARTBEATS: usize = 60;

@@ -23,7 +23,7 @@ const ANSWER: Duration = Duration::from_secs(10);
 pub struct Status {
     #[serde(flatten)]
     pub overview: Overview,
-    /// The regions whose control tables could not be read, each with why. What is reported them is
+    /// The regions whose control tables could not be read, each with why. What is reported of them is
     /// what other regions know.
     pub silent: Vec<Silent>,
 }

@@ -49,15 +49,6 @@ pub(crate) struct Act {
     pub(crate) text: String,
 }
 
-impl Act {
-    pub(crate) fn write(&self) -> Option<&Write> {
-        match &self.action {
-            Action::Push(write) | Action::Heal(write, _) | Action::Restamp(write) => Some(write),
-            Action::CarryOut { .. } => None,
-        }
-    }
-}
-
 /// What the protocol said of a record.
 #[derive(Clone)]
 pub(crate) struct Judged {
@@ -195,11 +186,7 @@ impl Catalogue {
 
     pub(crate) fn act(&mut self, key: u8, action: Action) -> u16 {
         let make = |text: &String| {
-            let write = match &action {
-                Action::Push(write) | Action::Heal(write, _) | Action::Restamp(write) => Some(write),
-                Action::CarryOut { .. } => None,
-            };
-            let data = write.and_then(|write| match &write.body {
+            let data = action.write().and_then(|write| match &write.body {
                 Body::Put(item, _) => Some(data_of(item)),
                 Body::Delete => None,
             });

@@ -131,7 +131,7 @@ impl Model {
             }
         }
         let stored_data = self.cat.get(item).data;
-        let Some(write) = act.write() else {
+        let Some(write) = act.action.write() else {
             self.write(s, dest, act.key, ABSENT, Truth::AgentDelete);
             return met;
         };
@@ -186,7 +186,7 @@ impl Model {
     /// The second step of a delete that no replica's own agent makes.
     pub(crate) fn delete_from_afar(&mut self, s: &mut State, r: u8, done: Pending) {
         let act = self.cat.get_act(done.act);
-        let (key, deletes) = (act.key, act.data.is_none() && act.write().is_some());
+        let (key, deletes) = (act.key, act.data.is_none() && act.action.write().is_some());
         let image = self.cat.get(s.regions[usize::from(done.dest)].items[usize::from(key)]);
         if let (true, Some(mark)) = (deletes && image.mark, &image.stamp) {
             let mut marked = image.item.clone();

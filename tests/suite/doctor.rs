@@ -37,7 +37,7 @@ async fn found(world: &World) -> Vec<String> {
     findings
 }
 
-#[expect(clippy::disallowed_methods, reason = "what is reported ages goes by the wall clock")]
+#[expect(clippy::disallowed_methods, reason = "what is reported of ages goes by the wall clock")]
 fn now_millis() -> u64 {
     let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
     u64::try_from(now.as_millis()).unwrap()
