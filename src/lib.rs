@@ -2,14 +2,15 @@
 
 pub mod agent;
 mod answer;
-pub mod apply;
 pub mod capacity;
 pub mod cli;
+mod clock;
 pub mod config;
 pub mod contained;
 pub mod control;
 mod credentials;
 pub mod dashboard;
+pub mod deliver;
 pub mod discovery;
 pub mod embedded;
 pub mod fault;
@@ -22,6 +23,7 @@ pub mod observe;
 pub mod operate;
 pub mod protocol;
 pub mod region;
+pub mod replica;
 pub mod schema;
 pub mod spill;
 pub mod stream;

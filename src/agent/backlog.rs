@@ -7,8 +7,8 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
+use crate::clock::wall_millis;
 use crate::control::Lease;
-use crate::lag::wall_millis;
 use crate::protocol::{Floors, Origin};
 use crate::stream::{Position, ShardId};
 

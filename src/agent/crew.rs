@@ -10,9 +10,9 @@ use tokio::time::{Instant, MissedTickBehavior};
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, info, warn};
 
-use crate::apply::Pauses;
+use crate::clock::{moment, wall_millis};
 use crate::control::{AgentId, Beat, ControlTable, CrewTable, PausedPeers};
-use crate::lag::{moment, wall_millis};
+use crate::deliver::Pauses;
 use crate::protocol::Origin;
 
 /// An agent that has been silent for this many lease durations is taken off the list.

@@ -13,8 +13,8 @@ use tracing::info;
 use super::succession::Before;
 use super::times::Times;
 use super::track::{Command, Meeting, Notice, Shared, Track, TrackState, Until};
-use crate::apply::Tenure;
 use crate::control::{Checkpoint, Lease, Term};
+use crate::deliver::Tenure;
 use crate::protocol::{Floors, Origin};
 use crate::stream::{Position, ShardId};
 

@@ -13,12 +13,13 @@ use tokio::task::JoinSet;
 use tokio::time::{Instant, timeout_at};
 use tracing::{debug, error};
 
-use crate::apply::{Complaints, Ledger, item_bytes};
 use crate::config::Tuning;
 use crate::control::ConflictTable;
+use crate::deliver::{Complaints, Ledger};
 use crate::fault::persist;
 use crate::log_key::log_key;
 use crate::protocol::Conflict;
+use crate::replica::item_bytes;
 use crate::tally::Tally;
 
 /// How many conflicts are saved at once.

@@ -20,13 +20,14 @@ use super::recorder::Recorder;
 use super::retention::Retention;
 use super::succession::{Before, Stage, Succession};
 use super::track::Shared;
-use crate::apply::{AttributeNames, Complaints, Destination, Fitness, Lanes, Pauses, Refusals, Replica};
 use crate::config::{Conflicts, Start, TableConfig, Tuning};
 use crate::control::{AgentId, ConflictTable, ControlTable, TableStream, lease_space};
+use crate::deliver::{Complaints, Lanes, Pauses, Refusals, Writer};
 use crate::fault::{FaultKind, persist};
 use crate::lag::LagBook;
 use crate::protocol::{Floors, Hlc, Origin};
 use crate::region::Region;
+use crate::replica::{AttributeNames, Fitness, Replica};
 use crate::schema::{Described, KeySchema, describe};
 use crate::spill::{Remembered, Spill};
 use crate::stream::{Lineage, Pacer, Stream, list, own_millis};
@@ -152,7 +153,7 @@ impl TablePlan {
             // Not a watch: that wakes the lanes in a random order.
             let gate = Arc::new(if is_local { SetOnce::new_with(Some(())) } else { SetOnce::new() });
             let physical = self.table.name_in(&region.name).unwrap_or(&name).to_owned();
-            let destination = Destination {
+            let writer = Writer {
                 region: region.name.clone(),
                 origin: self.local.name.clone(),
                 table: name.clone(),
@@ -169,7 +170,7 @@ impl TablePlan {
                 refusals: Arc::clone(&self.refusals),
             };
             let Tuning { concurrency, queue_mib, .. } = self.tuning;
-            let started = Lanes::start(Arc::new(destination), concurrency, queue_mib, &gate, tasks);
+            let started = Lanes::start(Arc::new(writer), concurrency, queue_mib, &gate, tasks);
             lanes.insert(region.name.clone(), Arc::new(started));
             let (promise, told) = watch::channel(Hlc::ZERO);
             promises.insert(region.name.clone(), promise);

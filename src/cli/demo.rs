@@ -25,12 +25,12 @@ use crate::dashboard::{Dashboard, Kept, Shown};
 use crate::embedded::EmbeddedRegion;
 use crate::fault::Fault;
 use crate::lag::PeerLag;
-use crate::observe::Observer;
+use crate::observe::{self, Observer};
 use crate::operate::{Difference, Options, Plan, verify};
 use crate::protocol::Origin;
 use crate::region::Region;
 use crate::tally::TallySnapshot;
-use crate::telemetry::{self, Telemetry};
+use crate::telemetry::Telemetry;
 use crate::workload::{Application, Operation};
 
 const NAMES: [&str; 8] = ["tokyo", "dublin", "oregon", "sydney", "mumbai", "santiago", "toronto", "lagos"];
@@ -191,10 +191,10 @@ impl Demo {
         agents: &[Agent],
     ) -> Result<Stage, Failure> {
         let figures: Vec<Figures> = agents.iter().map(|agent| agent.figures().clone()).collect();
-        telemetry::register(figures.clone());
+        observe::register_agents(figures.clone());
         let start = |figures: &Figures| Observer::start(config, regions, figures.clone());
         let observers: Vec<Observer> = figures.iter().filter_map(start).collect();
-        telemetry::register_boards(observers.iter().map(|observer| Arc::clone(observer.board())).collect());
+        observe::register_boards(observers.iter().map(|observer| Arc::clone(observer.board())).collect());
         let dashboard = self.listen.serve(&telemetry).await?;
         if let (Some(dashboard), Some(first)) = (&dashboard, observers.first()) {
             let kept = Kept { config: config.clone(), regions: regions.clone(), is_public: true };

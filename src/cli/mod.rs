@@ -34,9 +34,9 @@ use serde_json::json;
 use tracing::level_filters::LevelFilter;
 
 use self::output::{Printed, complain, print, report, unwritten};
+use crate::clock::moment;
 use crate::config::Config;
 use crate::contained::caught;
-use crate::lag::moment;
 
 pub use exit::{Exit, Failure};
 pub use progress::Progress;

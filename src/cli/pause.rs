@@ -7,7 +7,7 @@ use serde::Serialize;
 
 use super::chosen::known;
 use super::{ConfigFile, Exit, Failure, moment, report};
-use crate::lag::wall_millis;
+use crate::clock::wall_millis;
 use crate::operate::{Flow, flows, pause};
 use crate::region::Region;
 

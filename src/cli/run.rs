@@ -17,10 +17,10 @@ use super::{ConfigFile, Exit, Failure, report};
 use crate::agent::{Agent, Figures, TableReport};
 use crate::contained::contained;
 use crate::dashboard::{Kept, Shown};
-use crate::observe::Observer;
+use crate::observe::{self, Observer};
 use crate::operate::anti_entropy;
 use crate::region::Region;
-use crate::telemetry::{self, Telemetry};
+use crate::telemetry::Telemetry;
 
 /// How often the log says what has been done.
 const REPORT: Duration = Duration::from_mins(1);
@@ -66,10 +66,10 @@ impl Run {
             () = signals.next() => return Ok(Exit::Done),
         };
         let figures = agent.figures().clone();
-        telemetry::register(vec![figures.clone()]);
+        observe::register_agents(vec![figures.clone()]);
         let observer = Observer::start(&config, &regions, figures.clone())
             .ok_or_else(|| Failure::internal("a region without a client"))?;
-        telemetry::register_boards(vec![Arc::clone(observer.board())]);
+        observe::register_boards(vec![Arc::clone(observer.board())]);
         if let Some(dashboard) = &dashboard {
             let board = Arc::clone(observer.board());
             let local = regions.get(figures.region());

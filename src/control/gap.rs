@@ -9,8 +9,8 @@ use serde::Serialize;
 
 use super::lease::held;
 use super::{ControlTable, PK, Row, SK, number, read_number, read_text, text};
+use crate::clock::moment;
 use crate::fault::Fault;
-use crate::lag::moment;
 use crate::protocol::Origin;
 
 /// Writes that may be missing at some peers.

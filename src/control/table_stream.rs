@@ -5,8 +5,8 @@ use aws_sdk_dynamodb::types::AttributeValue;
 
 use super::lease::held;
 use super::{ControlTable, EXPIRES, PK, Row, SK, lease, lease_space, number, read_text, text};
+use crate::clock::epoch_millis;
 use crate::fault::Fault;
-use crate::lag::epoch_millis;
 
 /// One stream of a table.
 #[derive(Clone, Debug, PartialEq, Eq)]

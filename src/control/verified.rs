@@ -7,8 +7,8 @@ use serde::{Deserialize, Serialize};
 
 use super::gap::{self, Gap};
 use super::{ControlTable, EXPIRES, PK, Row, SK, number, read_number, text};
+use crate::clock::wall_millis;
 use crate::fault::Fault;
-use crate::lag::wall_millis;
 
 /// What came of comparing a table's replicas.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]

@@ -23,8 +23,8 @@ use tokio::time::{Instant, timeout, timeout_at};
 use tracing::{debug, info, warn};
 
 use self::source::Asked;
+use crate::clock::wall_clock;
 use crate::contained::caught;
-use crate::lag::wall_clock;
 use crate::protocol::Origin;
 
 pub(crate) use refusal::Refusals;

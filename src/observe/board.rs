@@ -12,8 +12,8 @@ use super::recent::Recent;
 use super::report::Report;
 use crate::agent::Figures;
 use crate::answer::Interceptions;
+use crate::clock::wall_millis;
 use crate::control::{AgentId, Agreement, SavedReport};
-use crate::lag::wall_millis;
 use crate::protocol::Origin;
 
 /// How many points of the past are kept: a quarter of an hour, at two seconds each.

@@ -16,9 +16,9 @@ use tokio::time::{Instant, timeout};
 use tracing::{debug, info, warn};
 
 use super::board::Board;
+use crate::clock::wall_millis;
 use crate::control::{ControlTable, SavedReport};
 use crate::fault::Fault;
-use crate::lag::wall_millis;
 use crate::protocol::{Origin, Record};
 use crate::region::Region;
 use crate::schema::{StreamState, describe};

@@ -8,9 +8,11 @@
 //! | `recent` | what it did of late |
 //! | `overview` | all regions at one glance |
 //! | `board` | the overview as it stands, and as it was |
+//! | `metrics` | counters and gauges of what agents and boards show |
 
 mod board;
 mod heartbeat;
+mod metrics;
 mod overview;
 mod recent;
 mod report;
@@ -35,6 +37,7 @@ use crate::region::Region;
 use crate::telemetry::HeartbeatInstruments;
 
 pub use board::{Board, Point};
+pub(crate) use metrics::{register_agents, register_boards};
 pub use overview::{AgentView, Comparison, Heard, Link, Overview, RegionView};
 pub use report::{PeerReport, Report, TableEntry};
 

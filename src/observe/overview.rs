@@ -7,8 +7,9 @@ use serde::Serialize;
 
 use super::report::{PeerReport, Report, TableEntry};
 use crate::answer::Intercepted;
+use crate::clock::wall_millis;
 use crate::control::Verified;
-use crate::lag::{LagSummary, Spread, wall_millis};
+use crate::lag::{LagSummary, Spread};
 use crate::protocol::Origin;
 use crate::tally::TallySnapshot;
 

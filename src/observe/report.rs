@@ -8,8 +8,9 @@ use serde::{Deserialize, Serialize};
 use super::recent::Recent;
 use crate::agent::{Figures, TableStanding};
 use crate::answer::Intercepted;
+use crate::clock::wall_millis;
 use crate::control::{Agreement, Verified};
-use crate::lag::{LagSummary, Spread, wall_millis};
+use crate::lag::{LagSummary, Spread};
 use crate::protocol::Origin;
 use crate::tally::TallySnapshot;
 

@@ -22,13 +22,13 @@ use tokio::task::JoinSet;
 use tokio::time::Instant;
 
 use super::{Arrival, OperateError, wait};
-use crate::apply::Replica;
 use crate::config::TableConfig;
 use crate::control::{ControlTable, RowId, SavedLetter};
 use crate::fault::FaultKind;
 use crate::item_json::item_json;
 use crate::protocol::{Body, Fingerprint, Item, KeyId, Origin, STAMP, Shown, Stamp, Version, Write};
 use crate::region::Region;
+use crate::replica::Replica;
 
 /// A write that a peer could not take.
 #[derive(Clone, Debug, Serialize)]

@@ -11,10 +11,10 @@ use tokio::task::JoinSet;
 use tokio::time::{Instant, MissedTickBehavior};
 
 use super::OperateError;
+use crate::clock::{moment, wall_millis};
 use crate::config::Config;
 use crate::control::{AgentId, Beat, ControlTable};
 use crate::fault::Fault;
-use crate::lag::{moment, wall_millis};
 use crate::observe::Report;
 use crate::protocol::Origin;
 use crate::region::Region;

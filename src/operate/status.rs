@@ -7,10 +7,10 @@ use serde::Serialize;
 use tokio::task::JoinSet;
 use tokio::time::timeout;
 
+use crate::clock::wall_millis;
 use crate::config::Config;
 use crate::control::{AgentId, ControlTable, SavedReport};
 use crate::fault::{Fault, FaultKind};
-use crate::lag::wall_millis;
 use crate::observe::{Heard, Overview, Report};
 use crate::protocol::Origin;
 use crate::region::Region;

@@ -13,10 +13,10 @@ use tokio::time::{Instant, MissedTickBehavior};
 use tracing::warn;
 
 use super::OperateError;
+use crate::clock::{moment, wall_millis};
 use crate::config::TableConfig;
 use crate::control::{ControlTable, Gap, LeaseTable, lease_space};
 use crate::fault::{Fault, FaultKind};
-use crate::lag::{moment, wall_millis};
 use crate::protocol::Origin;
 use crate::region::Region;
 use crate::schema::{StreamState, describe};

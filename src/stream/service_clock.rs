@@ -12,7 +12,7 @@ use aws_sdk_dynamodbstreams::config::{ConfigBag, Intercept, RuntimeComponents};
 use aws_sdk_dynamodbstreams::error::BoxError;
 use aws_sdk_dynamodbstreams::primitives::{DateTime, DateTimeFormat};
 
-use crate::lag::epoch_millis;
+use crate::clock::epoch_millis;
 
 /// Catches the Date header of one call; 0 is none.
 #[derive(Clone, Debug, Default)]

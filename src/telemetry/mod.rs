@@ -17,7 +17,8 @@ use self::log::Log;
 use crate::contained::tell_panics;
 use crate::log_key::allow_keys;
 
-pub use instruments::{HeartbeatInstruments, LagInstruments, register, register_boards};
+pub(crate) use instruments::meter;
+pub use instruments::{HeartbeatInstruments, LagInstruments};
 pub use log::flush as flush_log;
 pub use provider::{Telemetry, TelemetryError};
 pub use trace::{Step, Trace};

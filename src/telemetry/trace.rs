@@ -10,7 +10,7 @@ use opentelemetry::{Context, KeyValue};
 use opentelemetry_sdk::trace::{Sampler, SdkTracer, SdkTracerProvider, TracerProviderBuilder};
 use tokio::time::Instant;
 
-use crate::lag::wall_clock;
+use crate::clock::wall_clock;
 use crate::log_key::log_key;
 use crate::protocol::{Item, Origin};
 

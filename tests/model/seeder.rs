@@ -171,7 +171,7 @@ impl Model {
         seeder.to_do = Some(seeds.collect());
     }
 
-    /// One physical write of a seed: what `apply::Replica` asks of DynamoDB.
+    /// One physical write of a seed: what `replica::Replica` asks of DynamoDB.
     fn write_seed(&mut self, s: &mut State, seed: u16) {
         let seed = self.cat.get_seed(seed).clone();
         let r = self.cat.origins.iter().position(|origin| *origin == seed.region).unwrap();

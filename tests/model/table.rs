@@ -113,7 +113,7 @@ impl Model {
         self.set.defect == Defect::AgainOnTop && below
     }
 
-    /// One write of an agent: what `apply::Replica` asks of DynamoDB, until it is clear what comes of it.
+    /// One write of an agent: what `replica::Replica` asks of DynamoDB, until it is clear what comes of it.
     ///
     /// That takes several requests where something else is found. What happens between them is left out: a
     /// request that expects exactly what the one before it found comes to the same as both at once.

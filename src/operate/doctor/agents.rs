@@ -8,9 +8,9 @@ use tracing::debug;
 
 use super::place::{Place, Seen};
 use super::{Finding, Harm};
+use crate::clock::{moment, wall_millis};
 use crate::config::{Config, TableConfig};
 use crate::control::{AgentId, Beat, ControlTable, Setup, stream_label};
-use crate::lag::{moment, wall_millis};
 use crate::observe::{Overview, RegionView};
 use crate::operate::agents::running;
 use crate::operate::init::is_on_demand;

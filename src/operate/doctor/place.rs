@@ -8,10 +8,10 @@ use super::permissions::{
     self, Action, OWN_CONFLICTS, OWN_CONTROL, OWN_TABLE, Outcome, PEERS_CONTROL, PEERS_TABLE,
 };
 use super::{Finding, Harm, Untried};
+use crate::clock::wall_millis;
 use crate::config::{Config, TableConfig};
 use crate::control::{EXPIRES, PK, SK};
 use crate::fault::{Fault, FaultKind};
-use crate::lag::wall_millis;
 use crate::protocol::Origin;
 use crate::region::Region;
 use crate::schema::{Described, StreamState};

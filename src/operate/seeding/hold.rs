@@ -9,9 +9,9 @@ use tokio::time::{Instant, MissedTickBehavior};
 use tracing::{debug, warn};
 
 use super::SeedError;
-use crate::apply::Tenure;
 use crate::config::{TableConfig, Tuning};
 use crate::control::{ControlTable, Held, HoldRow, lease_space};
+use crate::deliver::Tenure;
 use crate::fault::{Fault, FaultKind};
 use crate::operate::{Arrival, OperateError, wait};
 use crate::protocol::Origin;

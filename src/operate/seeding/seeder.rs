@@ -12,19 +12,19 @@ use tracing::{debug, warn};
 
 use super::hold::{Hold, pass};
 use super::{SeedChange, SeedError, SeedOptions, SeedPhase, SeedProgress, Seeded, Settled};
-use crate::apply::{AttributeNames, Outcome, Replica};
 use crate::capacity::{Budget, write_units};
+use crate::clock::wall_millis;
 use crate::config::{Conflicts, TableConfig, Tuning};
 use crate::control::ConflictTable;
 use crate::fault::{Fault, persist};
 use crate::item_json::item_json;
-use crate::lag::wall_millis;
 use crate::log_key::log_key;
 use crate::operate::scanned::ScannedReplica;
 use crate::protocol::{
     Body, Conflict, Fingerprint, Hlc, Item, Origin, STAMP, Seed, Seeding, Stamp, Version, seed,
 };
 use crate::region::Region;
+use crate::replica::{AttributeNames, Outcome, Replica};
 
 /// How many seeds are written at once, over all regions.
 const WRITES_AT_ONCE: usize = 64;

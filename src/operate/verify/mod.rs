@@ -32,10 +32,10 @@ use tracing::{debug, warn};
 use super::OperateError;
 use super::scanned::{ScannedReplica, replicas};
 use crate::capacity::Budget;
+use crate::clock::wall_millis;
 use crate::config::{Config, TableConfig};
 use crate::control::{ControlTable, Gap, Verified};
 use crate::fault::FaultKind;
-use crate::lag::wall_millis;
 use crate::protocol::Origin;
 use crate::region::Region;
 

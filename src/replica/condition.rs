@@ -6,7 +6,7 @@ use std::fmt::Write as _;
 use aws_sdk_dynamodb::types::AttributeValue;
 
 use super::AttributeNames;
-use super::job::value_bytes;
+use super::size::value_bytes;
 use crate::protocol::{Guard, Item, STAMP, Stamp, StampGuard};
 
 /// So many attributes are named at most. An expression holds 300 operators and 4 KB ("Service, account, and

@@ -10,9 +10,8 @@ use aws_sdk_dynamodb::operation::put_item::PutItemError;
 use aws_sdk_dynamodb::operation::update_item::UpdateItemError;
 use aws_sdk_dynamodb::types::{AttributeValue, ReturnValuesOnConditionCheckFailure};
 
-use super::AttributeNames;
 use super::condition::Condition;
-use super::contention::Insistence;
+use super::{AttributeNames, Insistence};
 use crate::fault::Fault;
 use crate::protocol::{
     Action, Body, Guard, Item, Next, Nonce, Origin, STAMP, STAMP_MAGIC, Seed, Stamp, Write,

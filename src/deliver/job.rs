@@ -2,11 +2,11 @@
 
 use std::sync::Arc;
 
-use aws_sdk_dynamodb::types::AttributeValue;
 use tokio::time::Instant;
 
 use super::{Ledger, Tenure};
-use crate::protocol::{Action, Body, Item};
+use crate::protocol::{Action, Body};
+use crate::replica::item_bytes;
 use crate::telemetry::Trace;
 
 /// One action on its way to a destination.
@@ -65,23 +65,5 @@ impl Job {
             }
             Action::CarryOut { marked, .. } => item_bytes(marked),
         }
-    }
-}
-
-/// A rough size of an item, in bytes: what its texts and binaries hold.
-pub(crate) fn item_bytes(item: &Item) -> usize {
-    item.iter().map(|(name, value)| 32 + name.len() + value_bytes(value)).sum()
-}
-
-pub(super) fn value_bytes(value: &AttributeValue) -> usize {
-    use AttributeValue as Value;
-    match value {
-        Value::S(text) | Value::N(text) => text.len(),
-        Value::B(bytes) => bytes.as_ref().len(),
-        Value::Ss(set) | Value::Ns(set) => set.iter().map(String::len).sum(),
-        Value::Bs(set) => set.iter().map(|bytes| bytes.as_ref().len()).sum(),
-        Value::L(list) => list.iter().map(|value| 24 + value_bytes(value)).sum(),
-        Value::M(map) => item_bytes(map),
-        _ => 1,
     }
 }

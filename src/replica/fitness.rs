@@ -32,12 +32,12 @@ impl Fitness {
     }
 
     /// The table was missing, or refused a write: it may be another one.
-    pub(super) fn doubt(&self) {
+    pub(crate) fn doubt(&self) {
         self.in_doubt.store(true, Ordering::Relaxed);
     }
 
     /// Looks at the table, if that is in doubt: why nothing may be written to it. Whether it was seen to fit again.
-    pub(super) async fn prove(&self) -> Result<bool, Fault> {
+    pub(crate) async fn prove(&self) -> Result<bool, Fault> {
         if !self.in_doubt.load(Ordering::Relaxed) {
             return Ok(false);
         }
@@ -69,7 +69,7 @@ impl Fitness {
     }
 
     /// Whether the table did not fit when it was looked at last.
-    pub(super) async fn is_unfit(&self) -> bool {
+    pub(crate) async fn is_unfit(&self) -> bool {
         self.unfit.lock().await.is_some()
     }
 }

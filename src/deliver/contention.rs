@@ -6,6 +6,7 @@ use backon::{BackoffBuilder, ExponentialBackoff, ExponentialBuilder};
 use tokio::time::Instant;
 
 use crate::protocol::Item;
+use crate::replica::Insistence;
 
 /// How long the peer's agent is waited for, at least: it sets its version beside what stands once it has read
 /// it, and its own push has met the pusher's write.
@@ -19,17 +20,6 @@ const LAST: u32 = 10;
 /// How soon it looks again, at first and at last.
 const FIRST_DELAY: Duration = Duration::from_millis(50);
 const LAST_DELAY: Duration = Duration::from_millis(500);
-
-/// What is done about what stands, if its agent has not told of it.
-#[derive(Clone, Debug, PartialEq)]
-pub enum Insistence {
-    /// Nothing.
-    None,
-    /// Exactly this item, or none, is replaced: it has stood for long, and that agent may be down.
-    On(Option<Item>),
-    /// Whatever stands by then is replaced.
-    OnAnything,
-}
 
 /// A push that has been contended for some time.
 #[derive(Debug)]

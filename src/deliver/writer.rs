@@ -1,24 +1,24 @@
-//! A destination: where jobs are written to, and what is reported of each.
+//! Makes the writes of one destination, and reports what came of each.
 
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::time::Instant;
 use tracing::field::{DisplayValue, display};
 use tracing::{debug, error, info, warn};
 
-use super::{Fitness, Insistence, Job, Outcome, Pauses, Refusals, Replica};
+use super::{Complaints, Job, Pauses, Refusals};
 use crate::control::{ControlTable, DeadLetter};
 use crate::fault::{Fault, FaultKind, insist};
 use crate::lag::LagBook;
 use crate::log_key::log_key;
 use crate::protocol::{Action, Origin, Write};
+use crate::replica::{Fitness, Insistence, Outcome, Replica};
 use crate::tally::Tally;
 use crate::telemetry::Trace;
 
 /// Where a destination's lanes write, and what they report to.
 #[derive(Debug)]
-pub struct Destination {
+pub struct Writer {
     /// The region that is written to.
     pub region: Origin,
     /// The region whose agent writes.
@@ -41,24 +41,7 @@ pub struct Destination {
     pub refusals: Arc<Refusals>,
 }
 
-/// Lets one complaint through every few seconds: all lanes of a destination fail at once.
-#[derive(Debug, Default)]
-pub struct Complaints(Mutex<Option<Instant>>);
-
-impl Complaints {
-    const PAUSE: Duration = Duration::from_secs(5);
-
-    pub(crate) fn is_due(&self) -> bool {
-        let mut last = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        let due = last.is_none_or(|last| last.elapsed() >= Self::PAUSE);
-        if due {
-            *last = Some(Instant::now());
-        }
-        due
-    }
-}
-
-impl Destination {
+impl Writer {
     /// Makes one attempt at a job, as soon as its destination may be written to. `newest` is the newest write of
     /// its key that is queued, if that is another one.
     pub(super) async fn work_on(

@@ -1,4 +1,4 @@
-//! The lanes of one destination, one a key: each key's writes keep their order, and no key waits for
+//! The lanes of one writer, one a key: each key's writes keep their order, and no key waits for
 //! another.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
@@ -11,16 +11,17 @@ use tokio::time::Instant;
 use super::contention::Contention;
 use super::refusals::{Judge, Sentence};
 use super::width::Width;
-use super::{Destination, Insistence, Job, Outcome};
+use super::{Job, Writer};
 use crate::fault::{Backoff, Fault, FaultKind};
 use crate::protocol::{Action, KeyId, Version, Write};
+use crate::replica::{Insistence, Outcome};
 use crate::telemetry::Step;
 
 /// So many keys may rest because they were throttled, and the others go on: more than one hot partition has
 /// at once.
 const MOST_THROTTLED: usize = 1024;
 
-/// The lanes of one destination.
+/// The lanes of one writer.
 #[derive(Debug)]
 pub struct Lanes {
     sender: mpsc::UnboundedSender<Message>,
@@ -45,7 +46,7 @@ impl Lanes {
     /// Starts the lanes among `tasks`, with which they end. They write nothing until the gate is open, and
     /// at most `concurrency` items at once.
     pub fn start(
-        destination: Arc<Destination>,
+        writer: Arc<Writer>,
         concurrency: usize,
         queue_mib: usize,
         gate: &Arc<SetOnce<()>>,
@@ -54,7 +55,7 @@ impl Lanes {
         let capacity = (queue_mib * 1024).min(Semaphore::MAX_PERMITS);
         let (sender, messages) = mpsc::unbounded_channel();
         let dispatcher = Dispatcher {
-            destination,
+            writer,
             width: Width::new(concurrency),
             lanes: BTreeMap::new(),
             ready: VecDeque::new(),
@@ -158,7 +159,7 @@ enum Ended {
 
 /// Gives each key its turn.
 struct Dispatcher {
-    destination: Arc<Destination>,
+    writer: Arc<Writer>,
     width: Width,
     lanes: BTreeMap<KeyId, Lane>,
     /// The keys whose turn it is.
@@ -233,9 +234,9 @@ impl Dispatcher {
     fn begin(&mut self) {
         while let Some(key) = self.next_key() {
             let Some(lane) = self.lanes.get_mut(&key) else { continue };
-            let destination = Arc::clone(&self.destination);
+            let writer = Arc::clone(&self.writer);
             let first = lane.first.take();
-            let begun = first.or_else(|| Some(Begun::new(lane.rest.pop_front()?, &destination)));
+            let begun = first.or_else(|| Some(Begun::new(lane.rest.pop_front()?, &writer)));
             let Some(begun) = begun else { continue };
             let newest = begun.contention.is_some().then(|| lane.newest()).flatten();
             self.attempts.spawn(async move {
@@ -244,7 +245,7 @@ impl Dispatcher {
                 let ended = tokio::select! {
                     biased;
                     () = begun.job.tenure.ended() => Ended::Left,
-                    outcome = destination.work_on(&begun.job, &insistence, newest) => Ended::Answered(outcome),
+                    outcome = writer.work_on(&begun.job, &insistence, newest) => Ended::Answered(outcome),
                 };
                 Attempt { key, begun, since, ended }
             });
@@ -300,7 +301,7 @@ impl Dispatcher {
                     self.width.failed(fault.kind, since);
                 }
                 begun.was_throttled |= fault.kind == FaultKind::Throttled;
-                self.destination.notice(&begun.job, &fault);
+                self.writer.notice(&begun.job, &fault);
                 let resting =
                     if fault.kind.is_throttling() { &mut self.throttled } else { &mut self.failing };
                 resting.insert((Instant::now() + begun.backoff.next(fault.kind), key));
@@ -311,8 +312,8 @@ impl Dispatcher {
             }
             Ended::Answered(Ok(Outcome::Contended(found))) if !self.is_superseded(key, &begun.job) => {
                 let contention = begun.contention.get_or_insert_with(|| {
-                    self.destination.tally.contended.add();
-                    Contention::begin(self.destination.poll_interval)
+                    self.writer.tally.contended.add();
+                    Contention::begin(self.writer.poll_interval)
                 });
                 self.contended.insert((contention.next(found), key));
                 if let Some(lane) = self.lanes.get_mut(&key) {
@@ -342,7 +343,7 @@ impl Dispatcher {
             step.end(outcome);
         }
         if let Ok(outcome) = outcome {
-            self.destination.report(&begun.job, outcome);
+            self.writer.report(&begun.job, outcome);
         }
         begun.job.finish();
     }
@@ -352,7 +353,7 @@ impl Dispatcher {
         if !matches!(outcome, Outcome::Applied { .. }) {
             self.judge.answered();
         } else if self.judge.made() {
-            self.destination.release();
+            self.writer.release();
             self.ready.extend(std::mem::take(&mut self.refused).into_iter().map(|(_, key)| key));
         }
     }
@@ -363,13 +364,13 @@ impl Dispatcher {
         let sentence = if fault.is_of_item() { Sentence::Park } else { self.judge.refused(key, before) };
         let at = match (sentence, begun.job.action.write()) {
             (Sentence::Park, Some(write)) => {
-                let destination = Arc::clone(&self.destination);
+                let writer = Arc::clone(&self.writer);
                 let write = write.clone();
                 self.attempts.spawn(async move {
                     let ended = tokio::select! {
                         biased;
                         () = begun.job.tenure.ended() => Ended::Left,
-                        () = destination.bury(&write, begun.job.trace.as_ref(), &fault) => Ended::Parked(fault),
+                        () = writer.bury(&write, begun.job.trace.as_ref(), &fault) => Ended::Parked(fault),
                     };
                     Attempt { key, begun, since, ended }
                 });
@@ -379,11 +380,11 @@ impl Dispatcher {
             (Sentence::Park, None) => Instant::now() + begun.backoff.next(fault.kind),
             (Sentence::Rest(at), _) => at,
             (Sentence::Hold, _) => {
-                self.destination.hold(&fault);
+                self.writer.hold(&fault);
                 since
             }
         };
-        self.destination.notice(&begun.job, &fault);
+        self.writer.notice(&begun.job, &fault);
         self.refused.insert((at, key));
         if let Some(lane) = self.lanes.get_mut(&key) {
             lane.first = Some(begun);
@@ -413,8 +414,8 @@ impl Dispatcher {
 }
 
 impl Begun {
-    fn new((job, room): Queued, destination: &Destination) -> Self {
-        let step = job.trace.as_ref().and_then(|trace| trace.apply(&destination.region));
+    fn new((job, room): Queued, writer: &Writer) -> Self {
+        let step = job.trace.as_ref().and_then(|trace| trace.apply(&writer.region));
         let backoff = Backoff::default();
         Self { job, backoff, step, was_throttled: false, was_refused: false, contention: None, _room: room }
     }

@@ -1,0 +1,23 @@
+//! Delivery to destinations: jobs in order within a key and in parallel across keys, as many at once as a destination
+//! takes, until each is answered; and the ledger of those that are not.
+
+mod complaints;
+mod contention;
+mod job;
+mod knee;
+mod lanes;
+mod ledger;
+mod pauses;
+mod refusals;
+mod tenure;
+mod width;
+mod writer;
+
+pub use complaints::Complaints;
+pub use job::{Job, Source};
+pub use lanes::Lanes;
+pub use ledger::Ledger;
+pub use pauses::Pauses;
+pub use refusals::Refusals;
+pub use tenure::Tenure;
+pub use writer::Writer;

@@ -1,0 +1,15 @@
+//! One region's table, to be written to: the conditional writes, what they expect to find, and whether the table is
+//! still the one that they were begun for.
+
+mod attribute_names;
+mod condition;
+mod fitness;
+mod insistence;
+mod size;
+mod writes;
+
+pub use attribute_names::AttributeNames;
+pub use fitness::Fitness;
+pub use insistence::Insistence;
+pub(crate) use size::item_bytes;
+pub use writes::{Outcome, Replica};
