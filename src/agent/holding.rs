@@ -10,9 +10,10 @@ use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 use tracing::info;
 
+use super::shared::Shared;
 use super::succession::Before;
 use super::times::Times;
-use super::track::{Command, Meeting, Notice, Shared, Track, TrackState, Until};
+use super::track::{Command, Meeting, Notice, Track, TrackState, Until};
 use crate::control::{Checkpoint, Lease, Term};
 use crate::deliver::Tenure;
 use crate::protocol::{Floors, Origin};

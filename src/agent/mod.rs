@@ -17,6 +17,7 @@
 //! | `recorder` | records conflicts, where that is asked for |
 //! | `retention` | how near a peer's backlog is to being lost |
 //! | `holding` | one shard that this agent reads |
+//! | `shared` | what all tracks of a stream share |
 //! | `track` | one reading of the shard |
 //! | `progress` | what a track has judged, and what may be checkpointed |
 
@@ -34,6 +35,7 @@ mod progress;
 mod promises;
 mod recorder;
 mod retention;
+mod shared;
 mod succession;
 mod table;
 mod tables;

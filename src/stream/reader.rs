@@ -56,6 +56,13 @@ pub struct Page {
     pub served_millis: Option<u64>,
 }
 
+impl Page {
+    /// Whether there may be more than fit in.
+    pub fn is_full(&self) -> bool {
+        i32::try_from(self.records.len()).is_ok_and(|records| records >= PAGE)
+    }
+}
+
 /// What a reader reports.
 #[derive(Debug)]
 pub enum StreamEvent {

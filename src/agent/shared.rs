@@ -1,0 +1,156 @@
+//! What all tracks of one stream of a table share.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::sync::{Notify, watch};
+use tracing::{debug, error, warn};
+
+use super::asked::Asked;
+use super::backlog::Backlogs;
+use super::foreign::Foreign;
+use super::recorder::Recorder;
+use super::succession::Before;
+use crate::config::{Conflicts, Tuning};
+use crate::control::{Cause, ControlTable, Gap};
+use crate::deliver::{Lanes, Pauses};
+use crate::fault::{Fault, FaultKind};
+use crate::protocol::{Action, Floors, Hlc, Origin, Selections};
+use crate::replica::AttributeNames;
+use crate::spill::{Remembered, Spill};
+use crate::stream::{ShardId, Stream, own_millis};
+use crate::tally::Tally;
+
+/// How long one save may hold the stream up.
+const SAVE_TIMEOUT: Duration = Duration::from_secs(5);
+/// How soon a save that failed is tried again where nothing goes on without it.
+pub(super) const SAVE_AGAIN: Duration = Duration::from_secs(1);
+
+/// Saves in the control table, or gives up in time: the next try is soon.
+pub(super) async fn in_time<T>(save: impl Future<Output = Result<T, Fault>>) -> Result<T, Fault> {
+    tokio::time::timeout(SAVE_TIMEOUT, save).await.unwrap_or_else(|_| {
+        let message = format!("the control table did not answer within {} s", SAVE_TIMEOUT.as_secs());
+        Err(Fault { kind: FaultKind::Unreachable, code: String::new(), message })
+    })
+}
+
+/// What all tracks of one table share.
+#[derive(Debug)]
+pub(super) struct Shared {
+    pub(super) origin: Origin,
+    pub(super) table: String,
+    /// Where the leases of the table's stream are kept.
+    pub(super) space: String,
+    pub(super) peers: Vec<Origin>,
+    /// What goes to which region.
+    pub(super) selections: Selections,
+    pub(super) tuning: Tuning,
+    pub(super) control: ControlTable,
+    pub(super) stream: Stream,
+    /// The stream before.
+    pub(super) before: Option<Arc<Before>>,
+    pub(super) tally: Arc<Tally>,
+    pub(super) conflicts: Conflicts,
+    /// Where conflicts are recorded, if they are to be.
+    pub(super) recorder: Option<Recorder>,
+    /// The attributes that the table's items have.
+    pub(super) names: Arc<AttributeNames>,
+    /// The lanes to every region, the local one included.
+    pub(super) lanes: BTreeMap<Origin, Arc<Lanes>>,
+    /// What the peers say has arrived here.
+    pub(super) watermarks: watch::Receiver<Floors>,
+    /// What all leases together say is durably done here, of our own writes.
+    pub(super) own_watermark: watch::Receiver<Hlc>,
+    /// What the table's agents are asked.
+    pub(super) asked: watch::Receiver<Asked>,
+    /// The keys that all tracks remember.
+    pub(super) remembered: Arc<Remembered>,
+    /// Where those are kept for which there is no room in memory.
+    pub(super) spill: Arc<Spill>,
+    /// How far each peer is behind, for people.
+    pub(super) backlogs: Arc<Backlogs>,
+    /// The peers that nothing is written to for now.
+    pub(super) pauses: Arc<Pauses>,
+    /// Writes of agents of another setup.
+    pub(super) foreign: Arc<Foreign>,
+    /// Wakes whoever shares the shards out: one has ended.
+    pub(super) wake: Notify,
+}
+
+impl Shared {
+    /// The gap that is left where records were trimmed before they were done for `peers`; none, if
+    /// nothing of what they lack is so old. Nothing created before `from_millis` is missing.
+    pub(super) fn gap(&self, shard: &ShardId, peers: Vec<Origin>, from_millis: u64) -> Option<Gap> {
+        let until_millis = self.trimmed_to().unwrap_or(u64::MAX);
+        if from_millis >= until_millis {
+            debug!(%shard, "nothing that was trimmed was still to be done");
+            return None;
+        }
+        self.tally.gaps.add();
+        let gap = Gap {
+            origin: self.origin.clone(),
+            shard: shard.to_string(),
+            cause: Cause::Trimmed,
+            peers,
+            from_millis,
+            until_millis,
+            found_millis: own_millis(&self.stream.client),
+        };
+        error!(region = %self.origin, table = self.table, "{gap}; the table is marked: run `tradewind verify`");
+        Some(gap)
+    }
+
+    /// Whatever was created before is trimmed, in milliseconds, as far as is known.
+    pub(super) fn trimmed_to(&self) -> Option<u64> {
+        let listed = self.stream.lineage.borrow().as_ref()?.listed_millis?;
+        Some(listed.saturating_sub(self.retention_millis()))
+    }
+
+    pub(super) fn retention_millis(&self) -> u64 {
+        u64::try_from(self.tuning.stream_retention.as_millis()).unwrap_or(u64::MAX)
+    }
+
+    /// Whether a destination has all of the stream before.
+    pub(super) fn may_begin(&self, destination: &Origin) -> bool {
+        self.before.as_ref().is_none_or(|before| !before.holds(destination))
+    }
+
+    /// Tells now and then of replicated writes whose origin is no region of this setup.
+    pub(super) fn note_origin(&self, origin: &Origin) {
+        if self.lanes.contains_key(origin) {
+            return;
+        }
+        self.tally.foreign.add();
+        if let Some(writes) = self.foreign.note(origin) {
+            warn!(
+                region = %self.origin, table = self.table, %origin, writes,
+                "agents of another setup write to this table: the stamps name a region that is not among the table's \
+                 regions in this configuration. Such writes pass for replicated, and go to no peer: let one setup \
+                 have all regions of the table"
+            );
+        }
+    }
+
+    /// What of an action is to be done at a destination, if anything.
+    pub(super) fn view(&self, action: &Action, target: &Origin) -> Option<Action> {
+        match action {
+            _ if (*target == self.origin) == matches!(action, Action::Push(_)) => None,
+            Action::Push(write) => {
+                let write = self.selections.view(&self.origin, target, write)?;
+                Some(Action::Push(write.into_owned()))
+            }
+            _ => Some(action.clone()),
+        }
+    }
+
+    /// Marks the table; whether that is durable.
+    pub(super) async fn mark(&self, gap: &Gap) -> bool {
+        let Self { origin: region, table, .. } = self;
+        let saved = in_time(self.control.save_gap(table, gap)).await;
+        if let Err(fault) = &saved {
+            warn!(%region, table, %fault, "can't save a gap's mark; trying again");
+        }
+        saved.is_ok()
+    }
+}

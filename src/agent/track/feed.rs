@@ -1,0 +1,98 @@
+//! How a track treats one destination.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::sync::watch;
+
+use super::Meeting;
+use crate::agent::progress::{Needs, Progress};
+use crate::control::Checkpoint;
+use crate::deliver::Ledger;
+use crate::stream::Position;
+
+/// Creation times move the durable promise by at least this much, or it is not worth a write.
+const WORTH_A_WRITE_MILLIS: u64 = 60_000;
+
+/// How a track treats one destination.
+#[derive(Debug)]
+pub(super) struct Feed {
+    pub(super) ledger: Arc<Ledger>,
+    /// What was done of the shard before this track began.
+    pub(super) start: Position,
+    pub(super) state: FeedState,
+    pub(super) held_up: Duration,
+    /// What the lease says; nothing of a destination that it does not name yet.
+    pub(super) saved: Option<Checkpoint>,
+}
+
+#[derive(Debug)]
+pub(super) enum FeedState {
+    Fed,
+    /// Fed, while another track still does what came before.
+    Joining(Arc<watch::Sender<Meeting>>),
+    /// No longer fed; what it was given, up to here, is still being worked on.
+    Dropped(Box<Dropped>),
+}
+
+/// Where a track stood when it dropped a peer.
+#[derive(Debug)]
+pub(super) struct Dropped {
+    pub(super) fed_to: u64,
+    /// When the first record that it was not given was created.
+    pub(super) created_millis: u64,
+    pub(super) progress: Progress,
+    pub(super) needs: Needs,
+}
+
+impl Feed {
+    pub(super) fn new(state: FeedState, start: Position, saved: Option<Checkpoint>) -> Self {
+        Self { ledger: Arc::default(), start, state, held_up: Duration::ZERO, saved }
+    }
+
+    pub(super) fn is_fed(&self) -> bool {
+        matches!(self.state, FeedState::Fed)
+    }
+
+    pub(super) fn is_dropped(&self) -> bool {
+        matches!(self.state, FeedState::Dropped(_))
+    }
+
+    /// Whether all that a dropped peer was given is done, and durably so.
+    pub(super) fn is_saved(&self) -> bool {
+        let FeedState::Dropped(dropped) = &self.state else { return false };
+        let Dropped { fed_to, progress, needs, .. } = dropped.as_ref();
+        let last = progress.checkpoint(*fed_to, needs).done;
+        self.ledger.is_empty() && self.saved.as_ref().is_some_and(|saved| saved.done >= last)
+    }
+
+    /// The first record that is not done.
+    pub(super) fn unfinished(&self, next: u64) -> u64 {
+        let fed_to = match &self.state {
+            FeedState::Dropped(dropped) => dropped.fed_to,
+            FeedState::Fed | FeedState::Joining(_) => next,
+        };
+        self.ledger.first().map_or(fed_to, |first| first.min(fed_to))
+    }
+
+    /// A checkpoint never goes back: while a restarted track re-reads, the old one holds.
+    pub(super) fn advance(&self, mut checkpoint: Checkpoint) -> Checkpoint {
+        if let Some(saved) = &self.saved {
+            if checkpoint.done < saved.done {
+                checkpoint = saved.clone();
+            }
+            checkpoint.millis = checkpoint.millis.max(saved.millis);
+            checkpoint.barrier = checkpoint.barrier.max(saved.barrier);
+        }
+        checkpoint
+    }
+
+    pub(super) fn is_worth_saving(&self, checkpoint: &Checkpoint) -> bool {
+        self.saved.as_ref().is_none_or(|saved| {
+            saved.done != checkpoint.done
+                || saved.rewind != checkpoint.rewind
+                || saved.barrier < checkpoint.barrier
+                || checkpoint.millis >= saved.millis + WORTH_A_WRITE_MILLIS
+        })
+    }
+}

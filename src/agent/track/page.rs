@@ -1,0 +1,308 @@
+//! What a track does with a page: judges its records, and dispatches what follows.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::time::Instant;
+use tracing::{debug, error, info, warn};
+
+use super::feed::{Dropped, Feed, FeedState};
+use super::{Meeting, Track};
+use crate::agent::holding::Holding;
+use crate::agent::progress::PageEnd;
+use crate::agent::shared::{SAVE_AGAIN, Shared, in_time};
+use crate::agent::times::Created;
+use crate::clock::wall_millis;
+use crate::config::Conflicts;
+use crate::control::{Cause, Gap, Held, Jump, Lease};
+use crate::deliver::{Job, Source};
+use crate::log_key::log_key;
+use crate::protocol::{Conflict, Floors, Judgement, KeyId, Origin, Record, Version, is_credible};
+use crate::spill::SpillError;
+use crate::stream::{Page, Sequence, ShardId, UnreadableRecord, own_millis};
+use crate::telemetry::Trace;
+
+/// How long the other peers may be held up, in all, by one that is slow, before that one gets a
+/// track of its own.
+const PATIENCE: Duration = Duration::from_secs(3);
+const HOUR_MILLIS: u64 = 3_600_000;
+
+/// The page that a record came in.
+struct Read {
+    shard: ShardId,
+    asked: Instant,
+    seen: Instant,
+    is_full: bool,
+}
+
+impl Track {
+    pub(super) async fn page(&mut self, mut page: Page) {
+        let seen = Instant::now();
+        let now = own_millis(&self.shared.stream.client);
+        if !self.set_right(&mut page, now).await {
+            return;
+        }
+        let end = PageEnd::of(&page, now);
+        let before = self.needs();
+        let mut told_by = None;
+        let read = Read { shard: page.shard.clone(), asked: page.asked, seen, is_full: page.is_full() };
+        for (sequence, record) in page.records {
+            match self.record(&read, &sequence, record).await {
+                Ok(by) => told_by = by.or(told_by),
+                Err(error) => return self.begin_again(&error),
+            }
+        }
+        self.progress.judged(&end, before, told_by);
+        if let Some(position) = &end.position {
+            self.terms.passed(&end.shard, position);
+        }
+        self.note_idle(&end);
+        let now = end.served_millis.unwrap_or_else(wall_millis);
+        self.note_backlogs(self.progress.behind(&end, now), now);
+    }
+
+    /// Judges a record, and dispatches what follows from it; the floors, if the judgement rests on them.
+    async fn record(
+        &mut self,
+        read: &Read,
+        sequence: &Sequence,
+        record: Record,
+    ) -> Result<Option<Arc<Floors>>, SpillError> {
+        let Read { shard, asked, seen, is_full } = read;
+        let (ordinal, created_millis) = (self.progress.next_ordinal(), record.created_millis);
+        let is_crowded = !is_full && self.keys.of_table() >= self.shared.tuning.memory_keys;
+        let Lease { shard: own, since_millis, .. } = &self.holding.lease;
+        let acts = shard == own && created_millis >= *since_millis;
+        let Shared { origin, table, .. } = &*self.shared;
+        let trace = if acts { Trace::begin(origin, table, &record.key, *asked, *seen) } else { None };
+        record.old.iter().chain(&record.new).for_each(|image| self.shared.names.note(image));
+        let judging = Instant::now();
+        self.terms.come_to(shard, sequence);
+        let floors = Arc::clone(self.terms.floors());
+        let mut judgement = self.keys.judge(ordinal, record, &floors, self.is_main && is_crowded)?;
+        let told_by = judgement.by_floors.then_some(floors);
+        if let Some(trace) = &trace {
+            trace.classified(judging, judgement.verdict);
+        }
+        self.make_room();
+        let is_new = |feed: &Feed| acts && !feed.start.covers(sequence);
+        let targets: Vec<Origin> =
+            self.feeds.iter().filter(|(_, feed)| is_new(feed)).map(|(name, _)| name.clone()).collect();
+        if self.is_main && !targets.is_empty() {
+            self.count(&judgement);
+            if let Some(conflict) = judgement.conflict.take() {
+                self.report(&conflict);
+                let own = self.feeds.get(&self.shared.origin).filter(|feed| is_new(feed));
+                if let (Some(recorder), Some(feed)) = (&self.shared.recorder, own) {
+                    recorder.record(conflict, created_millis, ordinal, &feed.ledger);
+                }
+            }
+        }
+        if let Some((key, version)) = judgement.arrived {
+            self.arrived(key, &version);
+        }
+        for action in judgement.actions {
+            for target in &targets {
+                let Some(action) = self.shared.view(&action, target) else { continue };
+                let Some(feed) = self.feeds.get(target) else { continue };
+                let record =
+                    Source { ordinal, ledger: Arc::clone(&feed.ledger), created_millis, seen: *seen };
+                let tenure = Arc::clone(&self.holding.tenure);
+                let job = Job { action, record, tenure, trace: trace.clone(), taken_in: Vec::new() };
+                self.dispatch(target, job).await;
+            }
+        }
+        Ok(told_by)
+    }
+
+    fn count(&self, judgement: &Judgement) {
+        self.shared.tally.count_verdict(judgement.verdict);
+        if let Some((_, Version { origin, .. })) = &judgement.arrived
+            && !judgement.is_seed
+        {
+            self.shared.note_origin(origin);
+        }
+    }
+
+    /// Puts the times of a page right whose service's clock is ahead; whether what is decided of that is durable,
+    /// which it must be before a record is judged. If not, the track is about to end.
+    async fn set_right(&self, page: &mut Page, now: u64) -> bool {
+        let mut times = self.holding.times.lock().await;
+        for (sequence, record) in &mut page.records {
+            loop {
+                match times.created(&page.shard, sequence, record.created_millis, now) {
+                    Created::At(millis) => {
+                        record.created_millis = millis;
+                        break;
+                    }
+                    // What was written to a shard before this one has been decided on.
+                    Created::Jumped(_) if page.shard != self.holding.lease.shard => break,
+                    Created::Jumped(jump) => {
+                        let ahead_s = jump.ahead_millis / 1000;
+                        let jumps = times.with(&page.shard, jump);
+                        if !self.save_jumps(&jumps).await {
+                            return false;
+                        }
+                        times.insert(page.shard.clone(), jumps);
+                        self.tell_of_jump(&page.shard, ahead_s);
+                    }
+                }
+            }
+        }
+        let ahead_millis = times.ahead_millis(&page.shard);
+        page.served_millis = page.served_millis.map(|served| {
+            if is_credible(served, now) { served } else { served.saturating_sub(ahead_millis) }
+        });
+        true
+    }
+
+    /// Saves where the service's clock was ahead, for as long as the lease is held and the track is to go on.
+    async fn save_jumps(&self, jumps: &[Jump]) -> bool {
+        let Shared { control, table, space, origin: region, .. } = &*self.shared;
+        let Holding { lease, tenure, .. } = &*self.holding;
+        let save = async {
+            loop {
+                match in_time(control.save_jumps(space, lease, jumps)).await {
+                    Ok(Held::Yes) => return true,
+                    Ok(Held::No) => {
+                        tenure.end();
+                        return false;
+                    }
+                    Err(fault) => warn!(
+                        %region, table, %fault,
+                        "could not save in the control table how far the stream's clock is ahead; retrying"
+                    ),
+                }
+                tokio::time::sleep(SAVE_AGAIN).await;
+            }
+        };
+        tokio::select! {
+            biased;
+            () = tenure.ended() => false,
+            () = self.stop.cancelled() => false,
+            is_saved = save => is_saved,
+        }
+    }
+
+    fn tell_of_jump(&self, shard: &ShardId, ahead_s: u64) {
+        let Shared { origin: region, table, .. } = &*self.shared;
+        if ahead_s > 0 {
+            warn!(
+                %region, table, %shard, ahead_s,
+                "the stream's records have times that are ahead of this machine's clock: they count as if written so \
+                 much earlier; set the clock of the service, or this one, by NTP"
+            );
+        } else {
+            info!(%region, table, %shard, "the stream's records have credible times again");
+        }
+    }
+
+    /// A record can't be read: what it told of is replicated nowhere, and the table is to be marked before a
+    /// checkpoint passes it.
+    pub(super) fn pass_over(&mut self, shard: &ShardId, record: &UnreadableRecord) {
+        let Shared { origin, table, .. } = &*self.shared;
+        let is_done = |feed: &Feed| record.sequence.as_ref().is_some_and(|at| feed.start.covers(at));
+        let since_millis = self.holding.lease.since_millis;
+        if *shard != self.holding.lease.shard
+            || self.feeds.values().all(is_done)
+            || record.created_millis.is_some_and(|created| created < since_millis)
+        {
+            debug!(region = %origin, table, %shard, %record, "a record can't be read, and is not to be replicated");
+            return;
+        }
+        // Whole hours: one mark does for many records.
+        let now = own_millis(&self.shared.stream.client);
+        let from = record.created_millis.unwrap_or_else(|| self.progress.millis(shard));
+        let from = from.clamp(now.saturating_sub(self.shared.retention_millis()).max(since_millis), now);
+        let until = record.created_millis.filter(|created| is_credible(*created, now)).unwrap_or(now) + 1;
+        let gap = Gap {
+            origin: origin.clone(),
+            shard: shard.to_string(),
+            cause: Cause::Unreadable,
+            peers: self.shared.peers.clone(),
+            from_millis: from - from % HOUR_MILLIS,
+            until_millis: until.next_multiple_of(HOUR_MILLIS),
+            found_millis: now,
+        };
+        if self.is_main {
+            self.shared.tally.unreadable.add();
+            if self.complaints.is_due() {
+                error!(
+                    region = %origin, table, %shard, %record,
+                    "a record can't be read, and is passed over: {gap}; the table is marked: run `tradewind verify`, \
+                     and where replicas differ `tradewind repair`"
+                );
+            } else {
+                debug!(region = %origin, table, %shard, %record, "a record can't be read, and is passed over");
+            }
+        }
+        self.unmarked.retain(|other| !other.is_marked_as(&gap));
+        self.unmarked.push(gap);
+    }
+
+    /// Tells the lanes of the peer that a write of its own has come from, where one of the key may be under way.
+    fn arrived(&self, key: KeyId, version: &Version) {
+        let feed = self.feeds.get(&version.origin).filter(|feed| !feed.ledger.is_empty());
+        if let (Some(_), Some(lanes)) = (feed, self.shared.lanes.get(&version.origin)) {
+            lanes.arrived(key, version.clone());
+        }
+    }
+
+    fn report(&self, conflict: &Conflict) {
+        self.shared.tally.conflicts.add();
+        let Conflict { key, lost, won, .. } = conflict;
+        let Shared { origin: region, table, conflicts, .. } = &*self.shared;
+        let key = log_key(key);
+        if *conflicts == Conflicts::Log {
+            info!(%region, table, %key, %lost, %won, "conflict: the last writer won");
+        } else {
+            debug!(%region, table, %key, %lost, %won, "conflict: the last writer won");
+        }
+    }
+
+    /// Queues an action for a destination. A destination without room is waited for, but a peer
+    /// no longer than the others can bear.
+    async fn dispatch(&mut self, target: &Origin, job: Job) {
+        let Some(lanes) = self.shared.lanes.get(target).cloned() else { return };
+        let alone = self.feeds.len() == 1;
+        let Some(feed) = self.feeds.get_mut(target) else { return };
+        if feed.is_dropped() {
+            return;
+        }
+        let Source { ordinal, created_millis, .. } = job.record;
+        let Some(job) = lanes.try_send(job) else {
+            feed.held_up = feed.held_up.saturating_sub(Duration::from_millis(1));
+            return;
+        };
+        let waiting = Instant::now();
+        if alone || *target == self.shared.origin {
+            tokio::select! {
+                biased;
+                () = lanes.send(job) => {}
+                // It stays in the ledger, and so before the checkpoint.
+                () = self.stop.cancelled() => feed.ledger.begin(ordinal, created_millis),
+                () = self.holding.tenure.ended() => feed.ledger.begin(ordinal, created_millis),
+            }
+        } else if tokio::time::timeout(PATIENCE.saturating_sub(feed.held_up), lanes.send(job)).await.is_ok() {
+            feed.held_up += waiting.elapsed();
+        } else {
+            self.drop_feed(target, ordinal, created_millis);
+        }
+    }
+
+    fn drop_feed(&mut self, peer: &Origin, ordinal: u64, created_millis: u64) {
+        let (needs, progress) = (self.needs(), self.progress.before(ordinal));
+        let Some(feed) = self.feeds.get_mut(peer) else { return };
+        warn!(
+            region = %self.shared.origin, %peer, table = self.shared.table,
+            "the peer can't keep up: it gets a cursor of its own, and the others go on"
+        );
+        if let FeedState::Joining(meeting) = &feed.state {
+            meeting.send_replace(Meeting::Missed);
+            self.feeds.remove(peer);
+        } else {
+            feed.state =
+                FeedState::Dropped(Box::new(Dropped { fed_to: ordinal, created_millis, progress, needs }));
+        }
+    }
+}

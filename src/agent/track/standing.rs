@@ -1,0 +1,49 @@
+//! Where a track stands, for those that wait for it, and for people.
+
+use std::time::Duration;
+
+use super::Track;
+use super::feed::FeedState;
+use crate::agent::progress::PageEnd;
+use crate::agent::shared::Shared;
+
+impl Track {
+    pub(super) fn note_idle(&self, end: &PageEnd) {
+        let idle = self.progress.at_tip()
+            && end.last_millis.is_none()
+            && self.feeds.values().all(|feed| feed.is_fed() && feed.ledger.is_empty())
+            && (!self.is_main || self.feeds.len() == self.shared.lanes.len());
+        let near_tip = self.progress.near_tip();
+        self.state.send_modify(|state| {
+            state.idle_calls = if idle { state.idle_calls.saturating_add(1) } else { 0 };
+            state.near_tip = near_tip;
+        });
+    }
+
+    /// Notes how far the peers are behind; an age is that of the oldest write that a peer lacks.
+    /// `unread` is how old what has not been read may be, if that is known.
+    pub(super) fn note_backlogs(&self, unread: Option<Duration>, now: u64) {
+        let Shared { origin, backlogs, .. } = &*self.shared;
+        let shard = &self.holding.lease.shard;
+        if self.is_main && self.progress.is_closed() {
+            backlogs.closed(shard);
+        } else if self.is_main {
+            backlogs.read(shard);
+        }
+        let since = |millis: u64| Duration::from_millis(now.saturating_sub(millis));
+        for (peer, feed) in self.feeds.iter().filter(|(peer, _)| *peer != origin) {
+            let unread = match &feed.state {
+                // What is read once more was done before.
+                FeedState::Fed => {
+                    let promised = feed.saved.as_ref().map_or(Duration::MAX, |saved| since(saved.millis));
+                    unread.map(|unread| unread.min(promised))
+                }
+                FeedState::Dropped(dropped) => Some(since(dropped.created_millis)),
+                // The track that does what came before says how far it is.
+                FeedState::Joining(_) => continue,
+            };
+            let unfinished = feed.ledger.oldest_millis().map(since);
+            backlogs.note(shard, peer, unread.max(unfinished), feed.ledger.len());
+        }
+    }
+}
