@@ -37,6 +37,13 @@ impl Crew {
     }
 }
 
+/// An agent, and the crew that it is one of.
+#[derive(Clone, Debug)]
+pub(super) struct Member {
+    pub(super) me: AgentId,
+    pub(super) crew: watch::Receiver<Crew>,
+}
+
 /// Who is kept watch for, and who is told.
 #[derive(Clone)]
 pub(super) struct Watch {

@@ -5,7 +5,6 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use backon::{BackoffBuilder, ExponentialBackoff, ExponentialBuilder};
-use tokio::sync::watch;
 use tokio::task::JoinSet;
 use tokio::time::{Instant, MissedTickBehavior};
 use tokio_util::sync::CancellationToken;
@@ -13,12 +12,11 @@ use tracing::{debug, error, info, warn};
 
 use super::StartError;
 use super::coordinator::Shards;
-use super::crew::Crew;
+use super::crew::Member;
 use super::figures::TableStatus;
 use super::plan::{Seen, Site};
 use super::table::TablePlan;
 use crate::config::TableConfig;
-use crate::control::AgentId;
 use crate::fault::{Fault, FaultKind};
 
 /// The wait before a first new try.
@@ -26,8 +24,7 @@ const FIRST_DELAY: Duration = Duration::from_secs(1);
 
 pub(super) struct Keeper {
     pub(super) site: Arc<Site>,
-    pub(super) me: AgentId,
-    pub(super) crew: watch::Receiver<Crew>,
+    pub(super) member: Member,
     pub(super) table: TableConfig,
     /// Found by a pattern: once it is deleted, there is nothing to wait for.
     pub(super) found: bool,
@@ -95,12 +92,12 @@ impl Keeper {
     async fn replicate(&self, plan: TablePlan, stop: &CancellationToken) -> Ended {
         let shards: Vec<Arc<Shards>> = plan.stages.iter().map(|_| Arc::default()).collect();
         let (origin, table) = (&self.site.local.name, &self.table.name);
-        info!(region = %origin, table, peers = plan.peers.len(), agent = %self.me, "replicating");
+        info!(region = %origin, table, peers = plan.peers.len(), agent = %self.member.me, "replicating");
         self.status.started(shards.clone());
         let leave = stop.child_token();
         let stream_arn = plan.stages.last().map(|stage| stage.stream.arn.clone()).unwrap_or_default();
         let mut running = JoinSet::new();
-        running.spawn(plan.run(self.me.clone(), self.crew.clone(), shards, leave.clone()));
+        running.spawn(plan.run(self.member.clone(), shards, leave.clone()));
         tokio::select! {
             biased;
             ended = running.join_next() => match ended {

@@ -13,6 +13,7 @@
 //! | `foreign` | writes of agents of another setup |
 //! | `table` | one table: lanes, watermarks |
 //! | `coordinator` | shares the table's shards out among the crew |
+//! | `family` | which shard came of which, by list and leases |
 //! | `promises` | what all leases together promise a peer |
 //! | `recorder` | records conflicts, where that is asked for |
 //! | `retention` | how near a peer's backlog is to being lost |
@@ -52,7 +53,7 @@ use tokio::task::{JoinHandle, JoinSet};
 use tokio_util::sync::CancellationToken;
 use tracing::warn;
 
-use self::crew::{Crew, Watch};
+use self::crew::{Crew, Member, Watch};
 use self::plan::Site;
 use self::tables::{FirstTry, Tables};
 use crate::config::Config;
@@ -155,7 +156,7 @@ impl Agent {
             crew: sender,
             pauses: Arc::clone(&site.pauses),
         };
-        let tables = Tables::start(first, me, crew, stop.clone());
+        let tables = Tables::start(first, Member { me, crew }, stop.clone());
         let task = tokio::spawn(async move {
             let mut crew = JoinSet::new();
             let watched = watching.clone();

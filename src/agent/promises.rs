@@ -3,25 +3,18 @@
 use std::collections::BTreeSet;
 
 use super::family::Family;
-use super::holding::Leases;
 use crate::control::Lease;
 use crate::protocol::Origin;
-use crate::stream::{Lineage, ShardId};
+use crate::stream::ShardId;
 
 /// They rest on the shards of the table: those that are listed, and those that have a lease.
 ///
 /// Neither is all: a list may be older than a lease that another agent has made, and a shard may
 /// be listed before it has a lease.
-#[derive(Clone, Copy, Debug)]
-pub(super) struct Promises<'a> {
-    pub(super) lineage: &'a Lineage,
-    pub(super) leases: &'a Leases,
-}
-
-impl Promises<'_> {
+impl Family<'_> {
     /// No write that is not yet at the peer has a creation time before this, in milliseconds.
-    pub(super) fn to(&self, peer: &Origin) -> u64 {
-        let parents = Family { lineage: self.lineage, leases: self.leases }.parents();
+    pub(super) fn promise(&self, peer: &Origin) -> u64 {
+        let parents = self.parents();
         let shards: BTreeSet<&ShardId> = self.lineage.shards().chain(self.leases.keys()).collect();
         let promised = |shard: &ShardId| match self.leases.get(shard) {
             // A shard that has ended without children has some that are not listed yet.

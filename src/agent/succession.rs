@@ -9,7 +9,6 @@ use tracing::{debug, error, info, warn};
 
 use super::family::Family;
 use super::holding::Leases;
-use super::promises::Promises;
 use crate::control::{Cause, Checkpoint, ControlTable, Gap, Jump, TableStream, lease_space, stream_label};
 use crate::fault::{Fault, FaultKind, persist};
 use crate::protocol::{Floors, Origin};
@@ -244,8 +243,8 @@ impl Succession {
         for lease in leases.values_mut() {
             lease.disbelieve(now);
         }
-        let promises = Promises { lineage: &Lineage::from_iter([]), leases: &leases };
-        let since = self.peers.iter().map(|peer| promises.to(peer)).min().unwrap_or_default();
+        let family = Family { lineage: &Lineage::from_iter([]), leases: &leases };
+        let since = self.peers.iter().map(|peer| family.promise(peer)).min().unwrap_or_default();
         let until_millis = next.made_millis().map_or(now, |made| now.min(made + ENABLING_MILLIS));
         let gap = Gap {
             origin: self.local.name.clone(),

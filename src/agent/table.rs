@@ -10,18 +10,17 @@ use tokio::time::MissedTickBehavior;
 use tokio_util::sync::CancellationToken;
 use tracing::{Instrument, debug, error, info_span, warn};
 
-use super::asked::{Asked, Holds};
+use super::asked::Asked;
 use super::backlog::Backlogs;
 use super::coordinator::{Coordinator, Shards};
-use super::crew::Crew;
+use super::crew::Member;
 use super::foreign::Foreign;
 use super::holding::Leases;
 use super::recorder::Recorder;
-use super::retention::Retention;
 use super::shared::Shared;
 use super::succession::{Before, Stage, Succession};
 use crate::config::{Conflicts, Start, TableConfig, Tuning};
-use crate::control::{AgentId, ConflictTable, ControlTable, TableStream, lease_space};
+use crate::control::{ConflictTable, ControlTable, TableStream, lease_space};
 use crate::deliver::{Complaints, Lanes, Pauses, Refusals, Writer};
 use crate::fault::{FaultKind, persist};
 use crate::lag::LagBook;
@@ -61,8 +60,7 @@ impl TablePlan {
     /// breaks down that the others can't do without.
     pub(super) async fn run(
         self,
-        me: AgentId,
-        crew: watch::Receiver<Crew>,
+        member: Member,
         shards: Vec<Arc<Shards>>,
         stop: CancellationToken,
     ) -> Result<(), JoinError> {
@@ -90,25 +88,10 @@ impl TablePlan {
             let shared = common.of_stream(&self, &stream.arn, seen.clone(), &look, told, before.clone());
             // What was written to a stream that follows on another was written to a table that was replicated.
             let start = if stream.before.is_some() { Start::TrimHorizon } else { self.table.start };
-            let coordinator = Coordinator {
-                shared: Arc::new(shared),
-                me: me.clone(),
-                start,
-                behind: behind.clone(),
-                at_end: BTreeMap::new(),
-                crew: crew.clone(),
-                lineage: seen,
-                look,
-                promises: Arc::clone(&promises),
-                asked,
-                holds: Holds::default(),
-                shards: Arc::clone(&shards),
-                absent: BTreeMap::new(),
-                orphans: BTreeMap::new(),
-                free: BTreeSet::new(),
-                retention: Retention::default(),
-                rng: fastrand::Rng::new(),
-            };
+            let (member, promises) = (member.clone(), Arc::clone(&promises));
+            let shared = Arc::new(shared);
+            let coordinator =
+                Coordinator::new(shared, member, start, behind, Arc::clone(&shards), asked, promises);
             let reading = Reading {
                 coordinator,
                 before,
@@ -282,14 +265,14 @@ impl Reading {
                     () = succession.recall(&before) => {}
                 }
             }
-            let origin = coordinator.shared.origin.clone();
+            let origin = coordinator.origin().clone();
             tokio::select! {
                 biased;
                 () = stop.cancelled() => return next.is_none(),
                 () = before.over(&origin) => {}
             }
         }
-        let (Some(next), Some(behind)) = (next, coordinator.behind.clone()) else {
+        let (Some(next), Some(behind)) = (next, coordinator.behind().cloned()) else {
             coordinator.run(stop).await;
             return true;
         };

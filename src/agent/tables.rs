@@ -4,21 +4,19 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
-use tokio::sync::watch;
 use tokio::task::JoinSet;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, error, info};
 
 use super::StartError;
-use super::crew::Crew;
+use super::crew::Member;
 use super::figures::{Figures, TableStatus};
 use super::keeper::Keeper;
 use super::plan::Site;
 use super::table::TablePlan;
 use crate::config::TableConfig;
 use crate::contained::{caught, contained};
-use crate::control::AgentId;
 
 /// What came of looking at all tables, before the agent starts.
 pub(super) struct FirstTry {
@@ -98,8 +96,7 @@ async fn try_all(
 pub(super) struct Tables {
     site: Arc<Site>,
     figures: Figures,
-    me: AgentId,
-    crew: watch::Receiver<Crew>,
+    member: Member,
     stop: CancellationToken,
     keepers: JoinSet<String>,
     /// Those that were found.
@@ -109,16 +106,11 @@ pub(super) struct Tables {
 }
 
 impl Tables {
-    pub(super) fn start(
-        first: FirstTry,
-        me: AgentId,
-        crew: watch::Receiver<Crew>,
-        stop: CancellationToken,
-    ) -> Self {
+    pub(super) fn start(first: FirstTry, member: Member, stop: CancellationToken) -> Self {
         let FirstTry { site, figures, tried, has_patterns } = first;
         let (keepers, found) = (JoinSet::new(), BTreeSet::new());
         let rng = has_patterns.then(fastrand::Rng::new);
-        let mut tables = Self { site, figures, me, crew, stop, keepers, found, rng };
+        let mut tables = Self { site, figures, member, stop, keepers, found, rng };
         for Tried { table, found, status, plan } in tried {
             if found {
                 tables.found.insert(table.name.clone());
@@ -194,9 +186,9 @@ impl Tables {
         status: Arc<TableStatus>,
         plan: Option<Result<TablePlan, StartError>>,
     ) {
-        let (site, me, crew) = (Arc::clone(&self.site), self.me.clone(), self.crew.clone());
+        let (site, member) = (Arc::clone(&self.site), self.member.clone());
         let name = table.name.clone();
-        let keeper = Keeper { site, me, crew, table, found, status };
+        let keeper = Keeper { site, member, table, found, status };
         let stop = self.stop.clone();
         self.keepers.spawn(async move {
             let mut plan = plan;
