@@ -9,7 +9,7 @@ use tokio::time::Instant;
 
 use crate::control::{Checkpoint, Term};
 use crate::protocol::{Floors, is_credible};
-use crate::stream::{Page, Position, ShardId};
+use crate::source::{Page, Position, ShardId};
 
 /// The coarsest creation times: DynamoDB Local's, which are whole minutes.
 const COARSEST: Duration = Duration::from_mins(1);
@@ -84,8 +84,6 @@ struct Tip {
 /// come before it as well, and on the way through a long empty stretch more do ("it might take
 /// multiple calls to get to a portion of the shard that contains stream records", GetRecords).
 const TIP_PAGES: u32 = 8;
-/// A page with at least so many records hardly was the last one.
-const FULL: usize = 500;
 /// A record that is no older was read as soon as it showed.
 const JUST_NOW: Duration = Duration::from_secs(3);
 /// A record that is no older was read near the tip.
@@ -188,7 +186,7 @@ impl Progress {
         let age = Duration::from_millis(now.saturating_sub(last));
         // What fills no page is all that there was, if it is of just now as far as creation times say.
         let precision = if last.is_multiple_of(60_000) { COARSEST } else { Duration::ZERO };
-        let is_all = end.whole || (end.records < FULL && age <= JUST_NOW + precision);
+        let is_all = end.whole || (!end.more && age <= JUST_NOW + precision);
         Some(if is_all { Duration::ZERO } else { age })
     }
 
@@ -375,6 +373,7 @@ pub(super) struct PageEnd {
     /// This agent's clock.
     now: u64,
     pub(super) records: usize,
+    more: bool,
     pub(super) closed: bool,
     open: bool,
     whole: bool,
@@ -394,6 +393,7 @@ impl PageEnd {
             credible_millis: latest_first.find(|millis| is_credible(*millis, now)),
             now,
             records: page.records.len() + page.unreadable,
+            more: page.more,
             closed: page.closed,
             open: page.open,
             whole: page.whole,
@@ -407,7 +407,7 @@ impl PageEnd {
 mod tests {
     use super::*;
     use crate::protocol::Hlc;
-    use crate::stream::Sequence;
+    use crate::source::Sequence;
 
     fn shard() -> ShardId {
         ShardId("s".into())
@@ -429,6 +429,7 @@ mod tests {
             credible_millis: Some(last * 1000),
             now: last * 1000,
             records: usize::try_from(records).expect("few"),
+            more: false,
             closed: false,
             open: true,
             whole: false,
@@ -451,6 +452,7 @@ mod tests {
                 credible_millis: Some(60_000),
                 now: 119_000,
                 records: 1,
+                more: false,
                 closed: false,
                 open: true,
                 whole,

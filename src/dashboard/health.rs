@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use crate::agent::{Figures, TableStanding};
-use crate::stream::ShardId;
+use crate::source::ShardId;
 
 /// A region whose control table has not answered for so long does not answer.
 const SILENCE: Duration = Duration::from_secs(30);

@@ -6,7 +6,7 @@ use std::time::Duration;
 use tokio::time::Instant;
 
 use crate::agent::family::Family;
-use crate::stream::ShardId;
+use crate::source::ShardId;
 
 /// A shard is listed, as long as it is there, at the latest this long after it was.
 pub(super) const LISTED_WITHIN: Duration = Duration::from_mins(1);

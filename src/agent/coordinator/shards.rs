@@ -6,7 +6,7 @@ use std::sync::{Mutex, PoisonError};
 use tokio::sync::watch;
 
 use crate::agent::track::TrackState;
-use crate::stream::ShardId;
+use crate::source::ShardId;
 
 /// Where the shards of one table stand, for those that wait for it.
 #[derive(Debug, Default)]

@@ -18,8 +18,9 @@ use crate::control::{Cause, Gap, Held, Jump, Lease};
 use crate::deliver::{Job, Source};
 use crate::log_key::log_key;
 use crate::protocol::{Conflict, Floors, Judgement, KeyId, Origin, Record, Version, is_credible};
+use crate::source::dynamodb_streams::own_millis;
+use crate::source::{Page, Sequence, ShardId, UnreadableRecord};
 use crate::spill::SpillError;
-use crate::stream::{Page, Sequence, ShardId, UnreadableRecord, own_millis};
 use crate::telemetry::Trace;
 
 /// How long the other peers may be held up, in all, by one that is slow, before that one gets a
@@ -45,7 +46,7 @@ impl Track {
         let end = PageEnd::of(&page, now);
         let before = self.needs();
         let mut told_by = None;
-        let read = Read { shard: page.shard.clone(), asked: page.asked, seen, is_full: page.is_full() };
+        let read = Read { shard: page.shard.clone(), asked: page.asked, seen, is_full: page.full };
         for (sequence, record) in page.records {
             match self.record(&read, &sequence, record).await {
                 Ok(by) => told_by = by.or(told_by),

@@ -10,17 +10,18 @@ use tokio::sync::{Notify, mpsc, watch};
 use tokio::time::Instant;
 use tracing::{debug, warn};
 
-use super::record::{ReadPage, UnreadableRecord};
+use super::record::ReadPage;
 use super::service_clock::ServiceClock;
-use super::{Lineage, Pacer, Position, Sequence, ShardId, lenient};
+use super::{Pacer, lenient};
 use crate::answer::Summed;
 use crate::fault::{Backoff, Fault, FaultKind, persist};
 use crate::protocol::Record;
+use crate::source::{Lineage, Page, Position, Sequence, ShardId, StreamEvent};
 
 /// GetRecords' own limit.
-const PAGE: i32 = 1_000;
+const PAGE: u16 = 1_000;
 /// A page with at least so many records hardly was the last one.
-const FULL: usize = 500;
+const MORE: usize = 500;
 /// A page of so many bytes may end where it does for its size: 1 MB is GetRecords' limit, and a record is
 /// 800 KB at most.
 const HEAVY: u64 = 200_000;
@@ -34,54 +35,6 @@ const LIST_LAGS: Duration = Duration::from_secs(30);
 /// In the place of a region, in the name of a stream of DynamoDB Local.
 const DYNAMODB_LOCAL: &str = "ddblocal";
 
-/// What came of one call for records.
-#[derive(Debug)]
-pub struct Page {
-    pub shard: ShardId,
-    /// Empty at the tip of the shard.
-    pub records: Vec<(Sequence, Record)>,
-    /// How many more there were, which can't be read.
-    pub unreadable: usize,
-    /// Where the last record is, read or not.
-    pub last: Option<Sequence>,
-    /// The shard has ended, and all of it has been handed on.
-    pub closed: bool,
-    /// The shard is not known to have ended: when nothing comes, this may be the tip.
-    pub open: bool,
-    /// It holds all that there was after the page before it, for certain.
-    pub whole: bool,
-    /// When the call was made.
-    pub asked: Instant,
-    /// When it was answered, by the service's own clock, in milliseconds since the Unix epoch.
-    pub served_millis: Option<u64>,
-}
-
-impl Page {
-    /// Whether there may be more than fit in.
-    pub fn is_full(&self) -> bool {
-        i32::try_from(self.records.len()).is_ok_and(|records| records >= PAGE)
-    }
-}
-
-/// What a reader reports.
-#[derive(Debug)]
-pub enum StreamEvent {
-    Page(Page),
-    /// Records after this position were trimmed before they were read: they are lost to this
-    /// reader, which goes on with the oldest that is left.
-    Trimmed {
-        shard: ShardId,
-        after: Position,
-    },
-    /// A record that can't be read was passed over; the page that held it comes next.
-    Unreadable {
-        shard: ShardId,
-        record: UnreadableRecord,
-    },
-    /// A call failed, and is being tried again. Told where there is room: many may fail.
-    Failed,
-}
-
 /// One stream, to be read.
 #[derive(Clone, Debug)]
 pub struct Stream {
@@ -89,7 +42,7 @@ pub struct Stream {
     pub arn: String,
     /// Shared by all of an agent's readers of the table's streams.
     pub pacer: Arc<Pacer>,
-    /// The shards that there are; see [`super::list`].
+    /// The shards that there are; see [`list`](super::list).
     pub lineage: watch::Receiver<Option<Lineage>>,
     /// Asks for a fresh list.
     pub look: Arc<Notify>,
@@ -231,13 +184,25 @@ impl ShardReader {
                 fresh = asked;
             }
             self.useless = Useless::default();
-            let full = count >= FULL;
+            let (full, more) = (records.len() >= usize::from(PAGE), count >= MORE);
             let proof = (count == 0 && next.is_none()).then_some(summed);
             let closed = self.has_ended(next.is_none(), proof, asked);
             let open = next.is_some() && !self.has_children();
-            let whole = !full && bytes < HEAVY && self.stream.gives_all_there_is();
+            let whole = !more && bytes < HEAVY && self.stream.gives_all_there_is();
             let shard = self.shard.clone();
-            let page = Page { shard, records, unreadable, last, closed, open, whole, asked, served_millis };
+            let page = Page {
+                shard,
+                records,
+                unreadable,
+                full,
+                more,
+                last,
+                closed,
+                open,
+                whole,
+                asked,
+                served_millis,
+            };
             if self.events.send(StreamEvent::Page(page)).await.is_err() {
                 return false;
             }
@@ -246,7 +211,7 @@ impl ShardReader {
             }
             iterator = next;
             // What has told of the shard's end is asked again at once.
-            let again = full || self.end.as_ref().is_some_and(|end| end.times < ENDS);
+            let again = more || self.end.as_ref().is_some_and(|end| end.times < ENDS);
             self.stream.pacer.pause(asked, fresh, again).await;
         }
     }
@@ -319,6 +284,8 @@ impl ShardReader {
             shard,
             records: Vec::new(),
             unreadable: 0,
+            full: false,
+            more: false,
             last: None,
             closed: true,
             open: false,
@@ -379,7 +346,7 @@ impl ShardReader {
         let (clock, summed) = (ServiceClock::default(), Summed::default());
         let call = || async {
             self.stream.pacer.attempt(&self.shard.at_home()).await;
-            let request = self.stream.client.get_records().shard_iterator(iterator).limit(PAGE);
+            let request = self.stream.client.get_records().shard_iterator(iterator).limit(PAGE.into());
             let request = request.customize().interceptor(clock.clone()).interceptor(summed.clone());
             let result = request.send().await;
             if let Err(error) = &result
