@@ -69,15 +69,57 @@ impl Problem {
             path: path.to_owned(),
             line: before.matches('\n').count() + 1,
             column,
-            source_line: source_line.to_owned(),
+            source_line: without_secrets(source_line),
             width: self.span.len().clamp(1, room.max(1)),
             message: self.message,
         }
     }
 }
 
+/// Words in the names of entries that hold secrets. None belongs into the file, and so one may be what is wrong.
+const SECRET: [&str; 5] = ["secret", "password", "token", "credential", "access_key"];
+
+/// A line with asterisks for what may be secret: a message may end up in a log.
+fn without_secrets(line: &str) -> String {
+    let mut hidden = vec![false; line.len()];
+    let lower = line.to_ascii_lowercase();
+    let named = SECRET.iter().filter_map(|word| lower.find(word)).min();
+    if let Some(value) = named.and_then(|name| Some(name + line[name..].find('=')? + 1)) {
+        hidden[line.len() - line[value..].trim_start().len()..].fill(true);
+    }
+    // What stands before the host of a URL.
+    for (scheme, _) in line.match_indices("://") {
+        let rest = &line[scheme + 3..];
+        let end = rest.find(['/', '"', '\'', ' ']).unwrap_or(rest.len());
+        if let Some(host) = rest[..end].rfind('@') {
+            hidden[scheme + 3..scheme + 3 + host].fill(true);
+        }
+    }
+    line.char_indices().map(|(at, char)| if hidden[at] { '*' } else { char }).collect()
+}
+
 impl From<toml::de::Error> for Problem {
     fn from(error: toml::de::Error) -> Self {
         Self { span: error.span().unwrap_or(0..0), message: error.message().trim().to_owned() }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn no_secret_is_shown() {
+        for (line, shown) in [
+            ("secret_access_key = \"wJalr/K7\"", "secret_access_key = **********"),
+            ("endpoint = \"https://me:pass@host/\"", "endpoint = \"https://*******@host/\""),
+            ("endpoint = \"https://host/a@b\"", "endpoint = \"https://host/a@b\""),
+            ("Password='é'", "Password=***"),
+            ("role = { arn = \"a\", token = 1 }", "role = { arn = \"a\", token = ***"),
+            ("# no token", "# no token"),
+            ("name = \"dublin\"", "name = \"dublin\""),
+        ] {
+            assert_eq!(without_secrets(line), shown);
+        }
     }
 }
