@@ -17,5 +17,5 @@ mod page;
 mod position;
 
 pub use lineage::Lineage;
-pub use page::{Page, StreamEvent, UnreadableRecord};
+pub use page::{Extent, Page, StreamEvent, UnreadableRecord};
 pub use position::{Position, Sequence, ShardId};

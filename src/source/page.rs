@@ -32,22 +32,30 @@ pub struct Page {
     pub records: Vec<(Sequence, Record)>,
     /// How many more there were, which can't be read.
     pub unreadable: usize,
-    /// It holds as many records as a page can.
-    pub full: bool,
-    /// More records probably follow at once.
-    pub more: bool,
+    pub extent: Extent,
     /// Where the last record is, read or not.
     pub last: Option<Sequence>,
     /// The shard has ended, and all of it has been handed on.
     pub closed: bool,
     /// The shard is not known to have ended: when nothing comes, this may be the tip.
     pub open: bool,
-    /// It holds all that there was after the page before it, for certain.
-    pub whole: bool,
     /// When the call was made.
     pub asked: Instant,
     /// When it was answered, by the service's own clock, in milliseconds since the Unix epoch.
     pub served_millis: Option<u64>,
+}
+
+/// How much a page holds of what there was after the page before it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Extent {
+    /// All, for certain.
+    All,
+    /// Perhaps all.
+    Unsure,
+    /// So much that more probably follows at once.
+    Part,
+    /// As many records as a page can hold.
+    Full,
 }
 
 /// A record that can't be read, with what can be read of it.

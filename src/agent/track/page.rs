@@ -19,7 +19,7 @@ use crate::deliver::{Job, Source};
 use crate::log_key::log_key;
 use crate::protocol::{Conflict, Floors, Judgement, KeyId, Origin, Record, Version, is_credible};
 use crate::source::dynamodb_streams::own_millis;
-use crate::source::{Page, Sequence, ShardId, UnreadableRecord};
+use crate::source::{Extent, Page, Sequence, ShardId, UnreadableRecord};
 use crate::spill::SpillError;
 use crate::telemetry::Trace;
 
@@ -46,7 +46,8 @@ impl Track {
         let end = PageEnd::of(&page, now);
         let before = self.needs();
         let mut told_by = None;
-        let read = Read { shard: page.shard.clone(), asked: page.asked, seen, is_full: page.full };
+        let read =
+            Read { shard: page.shard.clone(), asked: page.asked, seen, is_full: page.extent == Extent::Full };
         for (sequence, record) in page.records {
             match self.record(&read, &sequence, record).await {
                 Ok(by) => told_by = by.or(told_by),

@@ -16,7 +16,7 @@ use super::{Pacer, lenient};
 use crate::answer::Summed;
 use crate::fault::{Backoff, Fault, FaultKind, persist};
 use crate::protocol::Record;
-use crate::source::{Lineage, Page, Position, Sequence, ShardId, StreamEvent};
+use crate::source::{Extent, Lineage, Page, Position, Sequence, ShardId, StreamEvent};
 
 /// GetRecords' own limit.
 const PAGE: u16 = 1_000;
@@ -184,25 +184,17 @@ impl ShardReader {
                 fresh = asked;
             }
             self.useless = Useless::default();
-            let (full, more) = (records.len() >= usize::from(PAGE), count >= MORE);
             let proof = (count == 0 && next.is_none()).then_some(summed);
             let closed = self.has_ended(next.is_none(), proof, asked);
             let open = next.is_some() && !self.has_children();
-            let whole = !more && bytes < HEAVY && self.stream.gives_all_there_is();
-            let shard = self.shard.clone();
-            let page = Page {
-                shard,
-                records,
-                unreadable,
-                full,
-                more,
-                last,
-                closed,
-                open,
-                whole,
-                asked,
-                served_millis,
+            let extent = match records.len() {
+                all if all >= usize::from(PAGE) => Extent::Full,
+                _ if count >= MORE => Extent::Part,
+                _ if bytes < HEAVY && self.stream.gives_all_there_is() => Extent::All,
+                _ => Extent::Unsure,
             };
+            let shard = self.shard.clone();
+            let page = Page { shard, records, unreadable, extent, last, closed, open, asked, served_millis };
             if self.events.send(StreamEvent::Page(page)).await.is_err() {
                 return false;
             }
@@ -211,7 +203,7 @@ impl ShardReader {
             }
             iterator = next;
             // What has told of the shard's end is asked again at once.
-            let again = more || self.end.as_ref().is_some_and(|end| end.times < ENDS);
+            let again = extent >= Extent::Part || self.end.as_ref().is_some_and(|end| end.times < ENDS);
             self.stream.pacer.pause(asked, fresh, again).await;
         }
     }
@@ -284,12 +276,10 @@ impl ShardReader {
             shard,
             records: Vec::new(),
             unreadable: 0,
-            full: false,
-            more: false,
+            extent: Extent::Unsure,
             last: None,
             closed: true,
             open: false,
-            whole: false,
             asked: Instant::now(),
             served_millis: None,
         };
