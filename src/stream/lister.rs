@@ -1,4 +1,4 @@
-//! Which shards a stream has, and which came of which.
+//! Lists a stream's shards and their lineage.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -14,27 +14,27 @@ use super::ShardId;
 use super::service_clock::ServiceClock;
 use crate::fault::{Fault, persist};
 
-/// How often new shards are looked for; also when a reader has come to a shard's end.
+/// How often to look for new shards; also done when a reader reaches a shard's end.
 const DISCOVERY: Duration = Duration::from_secs(15);
-/// The least time between two lists that were asked for.
+/// The least time between two requested lists.
 const AGAIN: Duration = Duration::from_secs(1);
-/// The least time between two calls: DescribeStream allows 10 a second, over all its users, and
-/// every attempt counts.
+/// The least time between two calls: DescribeStream allows 10 a second, over all its users, and every attempt
+/// counts.
 const PAUSE: Duration = Duration::from_millis(250);
 
 /// The shards of a stream, each with its parent, if that is still listed.
 #[derive(Clone, Debug)]
 pub struct Lineage {
     parents: BTreeMap<ShardId, Option<ShardId>>,
-    /// The parents that the list names, listed or not.
+    /// The parents that the list names, whether listed themselves or not.
     named: BTreeMap<ShardId, ShardId>,
-    /// Those that others came of.
+    /// The shards with children.
     with_children: BTreeSet<ShardId>,
-    /// Those that have an ending sequence number; all, if the stream is turned off.
+    /// The shards with an ending sequence number; all, if the stream is turned off.
     ended: BTreeSet<ShardId>,
-    /// When they were asked for.
+    /// When the list was requested.
     pub asked: Instant,
-    /// When they were listed, by the service's own clock, in milliseconds since the Unix epoch.
+    /// When the list was answered, by the service's own clock, in milliseconds since the Unix epoch.
     pub listed_millis: Option<u64>,
 }
 
@@ -51,18 +51,18 @@ impl Lineage {
         self.parents.get(shard)?.as_ref()
     }
 
-    /// The shard's parent by the list's word, whether that is listed or not: it may be trimmed, or the list may
+    /// The shard's parent as the list names it, whether listed or not: it may be trimmed, or the list may
     /// miss it.
     pub fn named_parent(&self, shard: &ShardId) -> Option<&ShardId> {
         self.named.get(shard)
     }
 
-    /// Whether nothing can come to the shard any more. Some servers say so of every shard.
+    /// Whether nothing can be added to the shard any more. Some servers say so of every shard.
     pub(super) fn has_ended(&self, shard: &ShardId) -> bool {
         self.ended.contains(shard) || self.has_children(shard)
     }
 
-    /// Whether any shard came of this one.
+    /// Whether the shard has children.
     pub fn has_children(&self, shard: &ShardId) -> bool {
         self.with_children.contains(shard)
     }
@@ -84,8 +84,8 @@ impl FromIterator<(ShardId, Option<ShardId>)> for Lineage {
     }
 }
 
-/// Keeps the list of a stream's shards fresh until nobody looks at it any more; `look` asks for a
-/// look ahead of time.
+/// Keeps the list of a stream's shards fresh until nobody looks at it any more; `look` requests a refresh
+/// ahead of time.
 pub async fn list(
     client: Client,
     stream_arn: String,
@@ -112,7 +112,7 @@ pub async fn list(
     }
 }
 
-/// Lists a stream's shards; fails only where trying again is of no use.
+/// Lists a stream's shards; fails only if retrying is useless.
 pub async fn list_once(client: &Client, stream_arn: &str) -> Result<Lineage, Fault> {
     let asked = Instant::now();
     let (mut shards, mut ended) = (Vec::new(), BTreeSet::new());
@@ -127,7 +127,7 @@ pub async fn list_once(client: &Client, stream_arn: &str) -> Result<Lineage, Fau
             Ok::<_, Fault>(answer.stream_description)
         };
         let described =
-            persist(call, |fault| warn!(%fault, "can't list the shards of the local stream; trying again"));
+            persist(call, |fault| warn!(%fault, "can't list the shards of the local stream; retrying"));
         let Some(description) = described.await? else { continue };
         last = description.last_evaluated_shard_id;
         let is_off = description.stream_status == Some(StreamStatus::Disabled);
