@@ -178,7 +178,7 @@ async fn credentials_are_had_anew_before_they_expire_and_a_source_that_fails_the
     // A source that fails takes nothing away.
     std::fs::remove_file(&given).unwrap();
     let told = agent.says("can't renew the credentials").await;
-    assert!(told.contains("the profile \"home\" gives no credentials"), "{told}");
+    assert!(told.contains("no credentials from the profile \"home\""), "{told}");
     // Nothing was refused, and no other key is asked for.
     printed(&given, "second", "2099-01-01T00:00:00Z");
     agent.says("the profile \"home\" returned new credentials").await;
@@ -195,7 +195,7 @@ async fn a_source_of_credentials_that_fails_or_hangs_is_told_by_its_name() {
     let world = World::prepared(2, PLAIN).await;
     let files = TempDir::new().unwrap();
     for (command, says) in [
-        ("false", "the profile \"home\" gives no credentials"),
+        ("false", "no credentials from the profile \"home\""),
         ("sleep 20", "the profile \"home\" has not answered for 8 s"),
     ] {
         write(&files, &by_command("home", command));
