@@ -83,7 +83,7 @@ tally! {
     /// Replicated writes whose origin is not a region of the table here: agents of another setup made them,
     /// and they go to no peer.
     foreign,
-    /// Times that the table's replication panicked and was restarted; only because of a defect.
+    /// Times that the table's replication failed because of a defect and was restarted.
     breakdowns,
 }
 
