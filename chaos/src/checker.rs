@@ -128,7 +128,7 @@ struct Claim<'a> {
 }
 
 impl Claim<'_> {
-    /// Whether it set a stamp, other than a delete mark, beside what stood.
+    /// Whether it set a stamp, other than a delete mark, beside what was stored.
     fn is_beside(&self) -> bool {
         let data = |image: &Option<Image>| image.as_ref().map(|image| image.data.clone());
         self.stamp.is_some_and(|stamp| !stamp.is_mark) && data(&self.seen.old) == data(&self.seen.new)
@@ -287,7 +287,7 @@ impl Judgement {
         self.arrive(seen, stamp.version);
     }
 
-    /// Records that something at least as new stands where an older write had replaced a newer one.
+    /// Records that something at least as new is stored where an older write had replaced a newer one.
     fn make_good(&mut self, known: &Known, at: Millis) {
         if let Some(rollback) = known.rolled_back.and_then(|number| self.rollbacks.get_mut(number)) {
             rollback.until = Some(at);

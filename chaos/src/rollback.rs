@@ -7,10 +7,10 @@ use serde::Serialize;
 use crate::checker::Version;
 use crate::history::{AppWrite, History, Millis, Operation, Outcome, Seen};
 
-/// How long an agent waits, at least, for the agent of a region whose write stands there and has not been
+/// How long an agent waits, at least, for the agent of a region whose write is stored there and has not been
 /// reported.
 const PATIENCE: Millis = 3_000;
-/// How long, at least, if what stands there changes all the time.
+/// How long, at least, if what is stored there changes all the time.
 const LONG_PATIENCE: Millis = 30_000;
 
 /// An agent's write that replaced a newer one.
@@ -19,7 +19,7 @@ pub struct Rollback {
     pub region: usize,
     pub key: String,
     pub at: Millis,
-    /// When a write as new as the lost one, or newer, stood there again.
+    /// When a write as new as the lost one, or newer, was stored there again.
     pub until: Option<Millis>,
     /// `None` is a delete that no application made.
     pub won: Option<Version>,

@@ -269,7 +269,7 @@ impl Oracle {
         worlds
     }
 
-    /// A stamp set beside what stood: of this data, or of an older write of the region's own.
+    /// A stamp set beside what was stored: of this data, or of an older write of the region's own.
     fn stamped_in_place(
         &mut self,
         mut worlds: Vec<World>,

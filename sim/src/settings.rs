@@ -259,7 +259,7 @@ pub enum Defect {
     ChildFirst,
     /// A restarted agent finds its checkpoints at the tip of each shard.
     SkipAhead,
-    /// A mark's delete is applied whatever stands there by then.
+    /// A mark's delete is applied whatever is stored there by then.
     BlindDelete,
     /// Watermarks reach the peers ten minutes too high.
     BoldWatermark,

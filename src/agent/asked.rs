@@ -18,7 +18,7 @@ pub(super) struct Asked {
     pub(super) over: u64,
 }
 
-/// Tells which holds have live seeders.
+/// Tracks which holds have live seeders.
 #[derive(Debug, Default)]
 pub(super) struct Holds(Mutex<Option<(HoldRow, Instant)>>);
 

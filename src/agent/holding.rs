@@ -356,8 +356,8 @@ mod tests {
                 assert_eq!(lost, expected, "{done} {millis} {made} {since}");
             }
         }
-        // Whoever resumes after a record is told by the stream; whoever reads again from the oldest record is
-        // not.
+        // The stream reports it to a reader that resumes after a record, but not to one that reads again from
+        // the oldest.
         for (done, begins_at_oldest, millis, expected) in [
             ("17", false, 4_999, None),
             ("17", true, 4_999, Some(4_999)),

@@ -5,7 +5,7 @@
 //! | `/metrics` | the metrics, for Prometheus |
 //! | `/` | the page |
 //! | `/api/items` | the last conflicts, with a token also both images, and dead letters: JSON |
-//! | `/api/overview` | all regions as they stand: JSON |
+//! | `/api/overview` | the present state of all regions: JSON |
 //! | `/api/history` | the last quarter of an hour: JSON |
 //! | `/healthz` | whether the agent is alive; else it should be restarted |
 //! | `/readyz` | whether it replicates |

@@ -9,7 +9,7 @@ use crate::protocol::Item;
 use crate::replica::Insistence;
 
 /// How long to wait for the peer's agent, at least: once it has read its write, it sets its version beside
-/// what stands, and its own push has met the pusher's write.
+/// what is stored, and its own push has met the pusher's write.
 const PATIENCE: Duration = Duration::from_secs(3);
 /// The same where there is no item: no version can be set beside that. A put made too early is healed.
 const PATIENCE_WITH_NOTHING: Duration = Duration::from_secs(1);

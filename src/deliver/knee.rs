@@ -205,7 +205,7 @@ mod tests {
     fn a_trial_ends_when_no_write_waits() {
         let (mut peer, mut knee) = (Peer::new(1), Knee::new(64));
         peer.take(&mut knee, 200, contended);
-        assert_eq!(knee.now(), 32, "a trial is under way");
+        assert_eq!(knee.now(), 32, "a trial is in progress");
         knee.disturbed(peer.at);
         assert_eq!(knee.now(), 64);
     }

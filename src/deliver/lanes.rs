@@ -294,7 +294,8 @@ impl Dispatcher {
                 return;
             }
             Ended::Answered(Err(fault)) => {
-                // After its first throttling, a job tells about its key, and no more about the table.
+                // After its first throttling, a job says something about its key, but nothing more about the
+                // table.
                 if fault.kind != FaultKind::Throttled || !begun.was_throttled {
                     self.width.failed(fault.kind, since);
                 }

@@ -46,7 +46,7 @@ impl Refusals {
     }
 }
 
-/// Tells refusals caused by an item from those caused by the table.
+/// Distinguishes refusals caused by an item from those caused by the table.
 #[derive(Debug, Default)]
 pub(super) struct Judge {
     /// The keys refused since the last successful write.

@@ -48,7 +48,7 @@ impl Width {
         }
     }
 
-    /// Records the failure of a write that started at this moment. A hot partition tells nothing about other
+    /// Records the failure of a write that started at this moment. A hot partition says nothing about other
     /// keys.
     pub(super) fn failed(&mut self, kind: FaultKind, begun: Instant) {
         if kind == FaultKind::HotPartition {

@@ -16,7 +16,7 @@ use crate::replica::{Fitness, Insistence, Outcome, Replica};
 use crate::tally::Tally;
 use crate::telemetry::Trace;
 
-/// Where a destination's lanes write, and where they report.
+/// Where a destination's lanes write and report.
 #[derive(Debug)]
 pub struct Writer {
     /// The region written to.

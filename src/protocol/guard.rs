@@ -3,7 +3,7 @@
 //!
 //! Until an agent has read an application's write, no condition on a stamp keeps another agent's write from
 //! landing on top of it. A condition on the data does: each write names the data that it replaces. If
-//! something else stands, the service's answer shows it, and [`Action::next`] says what follows.
+//! something else is stored, the service's answer shows it, and [`Action::next`] says what follows.
 
 use aws_sdk_dynamodb::types::AttributeValue;
 
@@ -11,7 +11,7 @@ use super::record::same_data;
 use super::stamp::{STAMP, Stamp, Stamped};
 use super::{Action, Body, Fingerprint, Item, Origin, Version, Write};
 
-/// What must stand for a write to take effect.
+/// What must be stored for a write to take effect.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub enum Guard<'a> {
     /// No item.
@@ -35,14 +35,14 @@ pub enum StampGuard<'a> {
     Below(&'a Version),
 }
 
-/// What follows if something other than expected stands.
+/// What follows if something other than expected is stored.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Next {
-    /// Something newer stands, or something that a later record of the own stream shows.
+    /// Something newer is stored, or something that a later record of the own stream shows.
     Superseded,
-    /// An older replicated write stands: expect exactly what was found.
+    /// An older replicated write is stored: expect exactly what was found.
     Again,
-    /// A write stands that its region's agent has not reported yet; or no item where one was expected.
+    /// A write is stored that its region's agent has not reported yet; or no item where one was expected.
     Contended,
 }
 
@@ -52,8 +52,8 @@ impl<'a> Guard<'a> {
         found.map_or(Self::Absent, Self::Exactly)
     }
 
-    /// Whether the guard holds for what stands. The service decides this; this is a definition of what it is
-    /// asked.
+    /// Whether the guard holds for what is stored. The service decides this; this is a definition of what it
+    /// is asked.
     pub fn holds(&self, stored: Option<&Item>) -> bool {
         match (*self, stored) {
             (Self::Absent | Self::Data { or_absent: true, .. } | Self::Below(_), None) => true,
@@ -69,7 +69,7 @@ impl<'a> Guard<'a> {
         }
     }
 
-    /// The data that is known to stand below the write, if it takes effect.
+    /// The data that is known to be stored below the write, if it takes effect.
     fn data(&self) -> Option<&'a Item> {
         match self {
             Self::Data { image, .. } | Self::Exactly(image) => Some(image),
@@ -103,8 +103,8 @@ impl Write {
 
 impl Action {
     /// What the first attempt in a region expects: for a push, what the write replaced at its origin, which
-    /// is what stands at a peer that agreed; for everything else, what was shown by the record that asked for
-    /// it.
+    /// is what is stored at a peer that agreed; for everything else, what was shown by the record that asked
+    /// for it.
     ///
     /// Two regions may have written the same data. But what the write replaced has its version everywhere,
     /// and states it wherever it was not made.

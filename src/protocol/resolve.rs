@@ -27,11 +27,11 @@ pub struct Write {
     pub body: Body,
     /// The image that the write replaced at its origin; for a heal, the image that the heal replaces.
     pub replaced: Option<Arc<Item>>,
-    /// What stands where it was written, if it is an item.
+    /// What is stored where it was written, if that is an item.
     pub home: Option<Home>,
 }
 
-/// What the origin's stream showed of a write: this stands at home, whatever its peers get of it.
+/// What the origin's stream showed of a write: this is stored at home, whatever its peers get of it.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Home {
     pub fingerprint: Fingerprint,
@@ -51,7 +51,7 @@ impl Write {
         )
     }
 
-    /// The stamp of one physical attempt to set it beside what stands at home.
+    /// The stamp of one physical attempt to set it beside what is stored at home.
     pub fn stamp_at_home(&self, nonce: Nonce) -> Stamp {
         let fingerprint = self.home.as_ref().map_or(Fingerprint::UNKNOWN, |home| home.fingerprint);
         self.stamp_of(nonce, StampKind::Put(fingerprint))
@@ -71,8 +71,8 @@ pub enum Action {
     ///
     /// A stamp with one of these nonces has been here before: if it is found, a copy was put back.
     Heal(Write, Box<[Nonce]>),
-    /// Here: set the write's stamp beside what stands. An application may have written again since; then the
-    /// stamp shows that what stands is newer than the write.
+    /// Here: set the write's stamp beside what is stored. An application may have written again since; then
+    /// the stamp shows that what is stored is newer than the write.
     Restamp(Write),
     /// Here: delete the marked item.
     CarryOut { key: Item, marked: Arc<Item> },

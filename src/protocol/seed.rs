@@ -5,11 +5,10 @@
 //! its base says under which hold it was made. It is correct only between two moments:
 //!
 //! - From when every agent of the table has noticed the hold, everything written anywhere before that is
-//!   everywhere, and agents have corrected what that left wrong: so regions must have shown the same
-//!   twice, and between these everything written before the first must have been done everywhere. Then
-//!   they show the newest of everything forgotten, and everything that comes later is remembered: if a
-//!   seed replaces it, or stands where it deleted something, the agent corrects that, as with any older
-//!   write.
+//!   everywhere, and agents have corrected what that left wrong: so regions must have shown the same twice,
+//!   and between these everything written before the first must have been done everywhere. Then they show the
+//!   newest of everything forgotten, and everything that comes later is remembered: if a seed replaces it, or
+//!   is stored where it deleted something, the agent corrects that, as with any older write.
 //! - Until the hold is over. From then on, a seed that appears is an application's put-back.
 
 use std::sync::Arc;

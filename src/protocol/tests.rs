@@ -277,7 +277,7 @@ fn a_stamp_that_no_agent_can_have_put_there_is_an_applications() {
 #[test]
 fn an_own_stamp_is_a_heal_or_a_stamp_in_place_or_a_put_back() {
     check_each(&[
-        // The agent heals over lower stamps, and stamps what stands there as it is.
+        // The agent heals over lower stamps, and stamps what is stored there as it is.
         ("9: x 4b -> y 5a", "echo put"),
         ("9: x 4b mark -> y 5a", "echo put"),
         ("9: x 4b -> x 5a mark", "echo mark; carry out a"),
@@ -844,7 +844,7 @@ fn action(record: &str, kind: &str) -> Action {
     unreachable!("{record} asks for no {kind}")
 }
 
-/// The result of an action in a region where this stands.
+/// The result of an action in a region where this is stored.
 fn meets(action: &Action, to: &str, stored: &str) -> &'static str {
     // What an agent wrote there has a nonce of that region.
     let is_elsewheres =
@@ -862,8 +862,8 @@ fn meets(action: &Action, to: &str, stored: &str) -> &'static str {
     }
 }
 
-/// A record, what it asks for, the region where that is done, and the result over each thing that may stand
-/// there.
+/// A record, what it asks for, the region where that is done, and the result over each thing that may be
+/// stored there.
 type Meetings = (&'static str, &'static str, &'static str, &'static [(&'static str, &'static str)]);
 
 fn assert_meetings(meetings: &[Meetings]) {
@@ -910,7 +910,7 @@ fn a_push_replaces_nothing_that_its_maker_has_not_seen() {
             ],
         ),
         (
-            // In the region where it was made, it may stand without a stamp of its own.
+            // In the region where it was made, it may be stored without a stamp of its own.
             "9: x 5b -> y",
             "push",
             "b",

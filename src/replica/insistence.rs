@@ -2,13 +2,13 @@
 
 use crate::protocol::Item;
 
-/// What to do about what stands, if its agent has not reported it.
+/// What to do about the stored item, if its agent has not reported it.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Insistence {
     /// Nothing.
     None,
-    /// Replace exactly this item, or none: it has stood for long, and that agent may be down.
+    /// Replace exactly this item, or none: it has been stored for long, and that agent may be down.
     On(Option<Item>),
-    /// Replace whatever stands by then.
+    /// Replace whatever is stored by then.
     OnAnything,
 }

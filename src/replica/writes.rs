@@ -29,7 +29,7 @@ pub enum Outcome {
     Applied { guarded: bool },
     /// It is there already, or is no longer needed.
     Done,
-    /// Something newer stands.
+    /// Something newer is stored.
     Superseded,
     /// The replica has this item, a write that its own agent has not reported yet; or no item where one was
     /// expected.
@@ -61,7 +61,7 @@ impl Replica {
         Self { region, client, table, names, nonces: Mutex::new(fastrand::Rng::with_seed(seed)) }
     }
 
-    /// Performs an action, as far as what stands allows.
+    /// Performs an action, as far as what is stored allows.
     pub async fn attempt(&self, action: &Action, insistence: &Insistence) -> Result<Outcome, Fault> {
         let mut attempt = self.once(action, action.guard(&self.region)).await?;
         loop {
@@ -149,7 +149,7 @@ impl Replica {
         self.put(write, item, &Guard::Absent, Condition::never()).await.map(|_| ())
     }
 
-    /// Makes an item replicate again, if exactly this stands.
+    /// Makes an item replicate again, if exactly this is stored.
     ///
     /// The stamp becomes one that no agent writes, so the agent takes the change for an application's write.
     /// It is as long as the write's stamp, so that it is refused where the write would be.
@@ -160,7 +160,7 @@ impl Replica {
         self.set_stamp(&write.key, touched, condition).await.map(|attempt| attempt.is_applied())
     }
 
-    /// Deletes an item as an application would, if exactly this stands.
+    /// Deletes an item as an application would, if exactly this is stored.
     pub async fn delete_exactly(&self, key: &Item, expected: &Item) -> Result<bool, Fault> {
         let condition = Condition::of(&Guard::Exactly(expected), key, &self.names);
         self.delete(key, condition).await.map(|attempt| attempt.is_applied())
@@ -195,7 +195,7 @@ impl Replica {
         })
     }
 
-    /// Sets a stamp beside what stands: a mark, or a stamp in place.
+    /// Sets a stamp beside what is stored: a mark, or a stamp in place.
     async fn set_stamp(&self, key: &Item, stamp: String, condition: Condition) -> Result<Attempt, Fault> {
         let Condition { expression, mut names, mut values, is_whole } = condition;
         names.insert("#tw".to_owned(), STAMP.to_owned());
