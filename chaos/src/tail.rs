@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use tokio::time::{Instant, sleep};
-use tradewind::stream::{Lineage, ShardId};
+use tradewind::source::{Lineage, ShardId};
 
 use crate::Result;
 use crate::history::Seen;

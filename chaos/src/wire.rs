@@ -11,7 +11,8 @@ use aws_sdk_dynamodb::types::{
 use aws_sdk_dynamodbstreams::types::{AttributeValue as StreamValue, ShardIteratorType};
 use serde_json::{Map, Value, json};
 use tradewind::region::Region;
-use tradewind::stream::{Lineage, list_once};
+use tradewind::source::Lineage;
+use tradewind::source::dynamodb_streams::list_once;
 use url::Url;
 
 use crate::Result;

@@ -13,6 +13,9 @@ use std::sync::{Mutex, OnceLock};
 
 use clap::{Args, Parser, Subcommand};
 use indicatif::{ProgressBar, ProgressStyle};
+use tracing_subscriber::filter::{FilterExt, filter_fn};
+use tracing_subscriber::layer::{Layer, SubscriberExt};
+use tracing_subscriber::util::SubscriberInitExt;
 use tradewind_sim::profile::Profile;
 use tradewind_sim::run::{Report, run};
 use tradewind_sim::settings::{Defect, Scenario};
@@ -200,11 +203,7 @@ fn show_shrunken(options: &Run, seed: u64) {
 
 fn replay(options: &Replay) -> ExitCode {
     if std::env::var_os("RUST_LOG").is_some() {
-        tracing_subscriber::fmt()
-            .with_env_filter(tracing_subscriber::EnvFilter::from_default_env())
-            .with_writer(std::io::stderr)
-            .without_time()
-            .init();
+        log_agents();
     }
     let scenario = match (&options.plan, options.seed) {
         (Some(path), _) => match read_plan(path) {
@@ -220,6 +219,15 @@ fn replay(options: &Replay) -> ExitCode {
     report.lines.iter().for_each(print);
     print(json(&report));
     if report.passed() { ExitCode::SUCCESS } else { ExitCode::from(1) }
+}
+
+/// Logs what agents log, as `RUST_LOG` says. The SDK's spans draw a random number each where they are shown, and the
+/// run would be another one: they never are.
+fn log_agents() {
+    let asked = tracing_subscriber::EnvFilter::from_default_env();
+    let agents = filter_fn(|metadata| metadata.target().starts_with("tradewind"));
+    let log = tracing_subscriber::fmt::layer().with_writer(std::io::stderr).without_time();
+    tracing_subscriber::registry().with(log.with_filter(asked.and(agents))).init();
 }
 
 fn read_plan(path: &PathBuf) -> Result<Scenario, String> {

@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use serde::Serialize;
 use tokio::runtime::Builder;
+use tracing::subscriber::NoSubscriber;
 use tradewind::tally::TallySnapshot;
 
 use crate::clock::SimClock;
@@ -63,6 +64,9 @@ pub fn run(scenario: &Scenario, keeps_text: bool) -> Report {
         lines: Vec::new(),
     };
     panics::watch();
+    // Without one, the SDK's spans draw a random number each, and with one, only those that are shown: a log must
+    // not change the run.
+    let _ = tracing::subscriber::set_global_default(NoSubscriber::new());
     // The agents' nonces, and the jitter of their retries.
     fastrand::seed(scenario.seed);
     match Builder::new_current_thread().enable_time().start_paused(true).build() {

@@ -89,7 +89,7 @@ fn a_peer_that_is_away_for_twenty_hours_passes() {
 #[test]
 fn records_that_are_trimmed_unread_are_told_of() {
     let mut gaps = 0;
-    for seed in seeds(2) {
+    for seed in seeds(6) {
         let report = run(&Profile::Trimmed.draw(seed, 8), false);
         assert!(report.passed(), "seed {seed}: {:?}", report.failures);
         gaps += report.tally.gaps;
@@ -245,4 +245,18 @@ fn a_failing_scenario_is_shrunk() {
     let (small, report) = shrink(&scenario, 15, |_, _, _| {});
     assert!(!report.passed());
     assert!(small.faults.len() + small.writes.len() < scenario.writes.len());
+}
+
+#[test]
+fn a_log_changes_no_trace() {
+    let replay = |log: &[(&str, &str)]| {
+        let mut sim = std::process::Command::new(env!("CARGO_BIN_EXE_tradewind-sim"));
+        sim.args(["replay", "--profile", "faulty", "--minutes", "1", "--seed", "3"]);
+        let output = sim.env_remove("RUST_LOG").envs(log.iter().copied()).output().expect("it runs");
+        (String::from_utf8(output.stdout).expect("text"), output.stderr)
+    };
+    let (quiet, _) = replay(&[]);
+    let (logged, log) = replay(&[("RUST_LOG", "debug")]);
+    assert!(!log.is_empty(), "nothing is logged");
+    assert_eq!(quiet, logged);
 }

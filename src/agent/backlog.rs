@@ -10,7 +10,7 @@ use tokio::time::Instant;
 use crate::clock::wall_millis;
 use crate::control::Lease;
 use crate::protocol::{Floors, Origin};
-use crate::stream::{Position, ShardId};
+use crate::source::{Position, ShardId};
 
 /// A shard whose last failed call is at most this old is failing: retries are up to half a minute apart.
 const FAILING: Duration = Duration::from_mins(1);

@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 
 use super::holding::Leases;
-use crate::stream::{Lineage, ShardId};
+use crate::source::{Lineage, ShardId};
 
 /// A list may miss an existing shard, and may be older than a lease.
 #[derive(Clone, Copy, Debug)]

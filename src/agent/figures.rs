@@ -16,8 +16,8 @@ use crate::control::{AgentId, PausedPeers};
 use crate::deliver::{Pauses, Refusals};
 use crate::lag::{LagBook, PeerLag, Spread};
 use crate::protocol::Origin;
+use crate::source::ShardId;
 use crate::spill::Remembered;
-use crate::stream::ShardId;
 use crate::tally::{Tally, TallySnapshot};
 
 /// What an agent has done, and its present state; outlives the agent.

@@ -17,7 +17,7 @@ use super::track::{Command, Meeting, Notice, Track, TrackState, Until};
 use crate::control::{Checkpoint, Lease, Term};
 use crate::deliver::Tenure;
 use crate::protocol::{Floors, Origin};
-use crate::stream::{Position, ShardId};
+use crate::source::{Position, ShardId};
 
 /// A destination whose checkpoint is this much older than the newest one starts with a track of its own.
 const LATE_MILLIS: u64 = 120_000;

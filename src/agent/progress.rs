@@ -9,7 +9,7 @@ use tokio::time::Instant;
 
 use crate::control::{Checkpoint, Term};
 use crate::protocol::{Floors, is_credible};
-use crate::stream::{Page, Position, ShardId};
+use crate::source::{Extent, Page, Position, ShardId};
 
 /// The coarsest creation times: DynamoDB Local's, which are whole minutes.
 const COARSEST: Duration = Duration::from_mins(1);
@@ -83,8 +83,6 @@ struct Tip {
 /// before the tip as well, and more do on the way through a long empty stretch ("it might take multiple calls
 /// to get to a portion of the shard that contains stream records", GetRecords).
 const TIP_PAGES: u32 = 8;
-/// A page with at least this many records was probably not the last one.
-const FULL: usize = 500;
 /// A record at most this old was read as soon as it appeared.
 const JUST_NOW: Duration = Duration::from_secs(3);
 /// A record at most this old was read near the tip.
@@ -186,7 +184,7 @@ impl Progress {
         let age = Duration::from_millis(now.saturating_sub(last));
         // If it does not fill a page, it is all there was, provided that its creation times are recent.
         let precision = if last.is_multiple_of(60_000) { COARSEST } else { Duration::ZERO };
-        let is_all = end.whole || (end.records < FULL && age <= JUST_NOW + precision);
+        let is_all = end.extent == Extent::All || (end.extent < Extent::Part && age <= JUST_NOW + precision);
         Some(if is_all { Duration::ZERO } else { age })
     }
 
@@ -325,7 +323,8 @@ impl Tip {
         if page.records > 0 {
             let age =
                 page.served_millis.zip(page.last_millis).map(|(served, last)| served.saturating_sub(last));
-            self.near = page.whole || age.is_some_and(|age| Duration::from_millis(age) <= NEAR);
+            self.near =
+                page.extent == Extent::All || age.is_some_and(|age| Duration::from_millis(age) <= NEAR);
             self.followed |= age.is_some_and(|age| Duration::from_millis(age) <= NEAR + COARSEST);
             self.empty_since = None;
         } else {
@@ -333,7 +332,8 @@ impl Tip {
             self.followed |= page.open && page.asked.duration_since(since) >= settle;
         }
         // In a shard that has ended, a child's records may be older than an empty page.
-        let at_tip = page.open && (page.whole || (self.followed && self.empty_pages >= TIP_PAGES));
+        let at_tip =
+            page.open && (page.extent == Extent::All || (self.followed && self.empty_pages >= TIP_PAGES));
         let credible = page.credible_millis.unwrap_or_default();
         let (shown_to, read_to, millis) = match (page.last_millis, page.served_millis) {
             // Anything written some time ago would have appeared by now.
@@ -374,9 +374,9 @@ pub(super) struct PageEnd {
     /// This agent's clock.
     now: u64,
     pub(super) records: usize,
+    extent: Extent,
     pub(super) closed: bool,
     open: bool,
-    whole: bool,
     asked: Instant,
     pub(super) served_millis: Option<u64>,
 }
@@ -393,9 +393,9 @@ impl PageEnd {
             credible_millis: latest_first.find(|millis| is_credible(*millis, now)),
             now,
             records: page.records.len() + page.unreadable,
+            extent: page.extent,
             closed: page.closed,
             open: page.open,
-            whole: page.whole,
             asked: page.asked,
             served_millis: page.served_millis,
         }
@@ -406,7 +406,7 @@ impl PageEnd {
 mod tests {
     use super::*;
     use crate::protocol::Hlc;
-    use crate::stream::Sequence;
+    use crate::source::Sequence;
 
     fn shard() -> ShardId {
         ShardId("s".into())
@@ -428,9 +428,9 @@ mod tests {
             credible_millis: Some(last * 1000),
             now: last * 1000,
             records: usize::try_from(records).expect("few"),
+            extent: Extent::Unsure,
             closed: false,
             open: true,
-            whole: false,
             asked: Instant::now(),
             served_millis: None,
         };
@@ -439,7 +439,7 @@ mod tests {
 
     #[test]
     fn a_page_with_all_there_was_passes_the_barriers_before_it() {
-        for whole in [true, false] {
+        for extent in [Extent::All, Extent::Unsure] {
             let mut progress = Progress::new(shard(), BTreeMap::new(), Duration::from_secs(1));
             progress.raised(7);
             progress.next_ordinal();
@@ -450,9 +450,9 @@ mod tests {
                 credible_millis: Some(60_000),
                 now: 119_000,
                 records: 1,
+                extent,
                 closed: false,
                 open: true,
-                whole,
                 asked: Instant::now() + STREAM_DELAY,
                 served_millis: Some(119_000),
             };
@@ -460,7 +460,7 @@ mod tests {
             let barrier = |unfinished| {
                 progress.checkpoint(unfinished, &Needs { oldest: 0, floors: Arc::default() }).barrier
             };
-            assert_eq!((barrier(0), barrier(1)), (0, if whole { 7 } else { 0 }));
+            assert_eq!((barrier(0), barrier(1)), (0, if extent == Extent::All { 7 } else { 0 }));
         }
     }
 

@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use super::family::Family;
 use crate::control::Lease;
 use crate::protocol::Origin;
-use crate::stream::ShardId;
+use crate::source::ShardId;
 
 /// They rest on the shards of the table: those that are listed, and those that have a lease.
 ///

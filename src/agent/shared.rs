@@ -18,8 +18,9 @@ use crate::deliver::{Lanes, Pauses};
 use crate::fault::{Fault, FaultKind};
 use crate::protocol::{Action, Floors, Hlc, Origin, Selections};
 use crate::replica::AttributeNames;
+use crate::source::ShardId;
+use crate::source::dynamodb_streams::{Stream, own_millis};
 use crate::spill::{Remembered, Spill};
-use crate::stream::{ShardId, Stream, own_millis};
 use crate::tally::Tally;
 
 /// How long one save may hold the stream up.

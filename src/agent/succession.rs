@@ -14,7 +14,8 @@ use crate::control::{Cause, Checkpoint, ControlTable, Gap, Jump, TableStream, le
 use crate::fault::{Fault, FaultKind, persist};
 use crate::protocol::{Floors, Origin};
 use crate::region::Region;
-use crate::stream::{Lineage, ShardId, own_millis};
+use crate::source::dynamodb_streams::own_millis;
+use crate::source::{Lineage, ShardId};
 use crate::tally::Tally;
 
 /// A stream may be created before it shows everything that is written.

@@ -28,8 +28,9 @@ use crate::protocol::{Floors, Hlc, Origin};
 use crate::region::Region;
 use crate::replica::{AttributeNames, Fitness, Replica};
 use crate::schema::{Described, KeySchema, describe};
+use crate::source::Lineage;
+use crate::source::dynamodb_streams::{Pacer, Stream, list, own_millis};
 use crate::spill::{Remembered, Spill};
-use crate::stream::{Lineage, Pacer, Stream, list, own_millis};
 use crate::tally::Tally;
 
 /// How often a peer whose table does not fit is checked again.

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use crate::control::Term;
 use crate::protocol::Floors;
-use crate::stream::{Position, Sequence, ShardId};
+use crate::source::{Position, Sequence, ShardId};
 
 /// The floors in force at a position in the stream, and those that checkpoints say were in force further on.
 #[derive(Debug)]

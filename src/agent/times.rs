@@ -9,7 +9,7 @@ use std::collections::BTreeMap;
 
 use crate::control::Jump;
 use crate::protocol::{SLACK_MILLIS, is_credible};
-use crate::stream::{Sequence, ShardId};
+use crate::source::{Sequence, ShardId};
 
 /// How many are kept for each shard: a clock that jumps more often is beyond help.
 const MOST: usize = 100;

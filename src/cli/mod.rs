@@ -98,6 +98,32 @@ enum Command {
     Watermarks(watermarks::Watermarks),
 }
 
+impl Command {
+    async fn run(self, json: bool) -> Result<Exit, Failure> {
+        match self {
+            Command::AddRegion(addition) => Box::pin(addition.run(json)).await,
+            Command::Bootstrap(bootstrap) => Box::pin(bootstrap.run(json)).await,
+            Command::Completions(completions) => completions.run::<Cli>(),
+            Command::Conflicts(conflicts) => conflicts.run(json).await,
+            Command::DeadLetters(letters) => letters.run(json).await,
+            Command::Demo(demo) => demo.run(json).await,
+            Command::Doctor(doctor) => doctor.run(json).await,
+            Command::Health(health) => health.run(json).await,
+            Command::Init(init) => init.run(json).await,
+            Command::Man(man) => man.run::<Cli>(),
+            Command::Pause(pause) => pause.run(json).await,
+            Command::RemoveRegion(removal) => removal.run(json).await,
+            Command::Repair(repair) => Box::pin(repair.run(json)).await,
+            Command::Resume(resume) => resume.run(json).await,
+            Command::Run(run) => run.run(json).await,
+            Command::Status(status) => status.run(json).await,
+            Command::Verify(verify) => verify.run(json).await,
+            Command::Wait(wait) => wait.run(json).await,
+            Command::Watermarks(watermarks) => watermarks.run(json).await,
+        }
+    }
+}
+
 /// Which configuration to use.
 #[derive(Debug, Args)]
 struct ConfigFile {
@@ -164,27 +190,7 @@ impl Invocation {
 
     /// What the command logs unless told otherwise.
     pub fn log_level(&self) -> LevelFilter {
-        match self.0.command {
-            Command::Run(_) => LevelFilter::INFO,
-            Command::AddRegion(_)
-            | Command::Bootstrap(_)
-            | Command::Completions(_)
-            | Command::Conflicts(_)
-            | Command::DeadLetters(_)
-            | Command::Demo(_)
-            | Command::Doctor(_)
-            | Command::Health(_)
-            | Command::Init(_)
-            | Command::Man(_)
-            | Command::Pause(_)
-            | Command::RemoveRegion(_)
-            | Command::Repair(_)
-            | Command::Resume(_)
-            | Command::Status(_)
-            | Command::Verify(_)
-            | Command::Wait(_)
-            | Command::Watermarks(_) => LevelFilter::WARN,
-        }
+        if matches!(self.0.command, Command::Run(_)) { LevelFilter::INFO } else { LevelFilter::WARN }
     }
 
     /// Runs the command to its end.
@@ -192,29 +198,7 @@ impl Invocation {
         let Cli { command, json, .. } = self.0;
         let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build();
         let result = runtime.map_err(Failure::internal).and_then(|runtime| {
-            let result = runtime.block_on(caught(async {
-                match command {
-                    Command::AddRegion(addition) => Box::pin(addition.run(json)).await,
-                    Command::Bootstrap(bootstrap) => Box::pin(bootstrap.run(json)).await,
-                    Command::Completions(completions) => completions.run::<Cli>(),
-                    Command::Conflicts(conflicts) => conflicts.run(json).await,
-                    Command::DeadLetters(letters) => letters.run(json).await,
-                    Command::Demo(demo) => demo.run(json).await,
-                    Command::Doctor(doctor) => doctor.run(json).await,
-                    Command::Health(health) => health.run(json).await,
-                    Command::Init(init) => init.run(json).await,
-                    Command::Repair(repair) => Box::pin(repair.run(json)).await,
-                    Command::Man(man) => man.run::<Cli>(),
-                    Command::Pause(pause) => pause.run(json).await,
-                    Command::RemoveRegion(removal) => removal.run(json).await,
-                    Command::Resume(resume) => resume.run(json).await,
-                    Command::Run(run) => run.run(json).await,
-                    Command::Status(status) => status.run(json).await,
-                    Command::Verify(verify) => verify.run(json).await,
-                    Command::Wait(wait) => wait.run(json).await,
-                    Command::Watermarks(watermarks) => watermarks.run(json).await,
-                }
-            }));
+            let result = runtime.block_on(caught(command.run(json)));
             runtime.shutdown_background();
             result.unwrap_or_else(|panic| Err(Failure::internal(format!("a defect: {panic}"))))
         });

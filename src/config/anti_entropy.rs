@@ -5,7 +5,8 @@ use std::time::Duration;
 use serde::Deserialize;
 use toml::Spanned;
 
-use super::{Problem, duration};
+use super::problem::Problem;
+use super::tuning::duration;
 
 /// How agents compare the replicas by themselves.
 #[derive(Clone, Debug, Deserialize)]

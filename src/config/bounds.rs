@@ -5,7 +5,8 @@ use std::time::Duration;
 
 use toml::Spanned;
 
-use super::{Problem, Tuning};
+use super::problem::Problem;
+use super::tuning::Tuning;
 
 /// The simulator's: a request that its agent has given up may land as late as two thirds of `settle` after that, and
 /// one attempt takes 10 s at most. An agent that forgets sooner can take a late write for an application's.

@@ -6,7 +6,7 @@ use aws_sdk_dynamodb::types::AttributeValue;
 use serde::Deserialize;
 use toml::{Spanned, Value};
 
-use super::Problem;
+use super::problem::Problem;
 use crate::protocol::{Origin, STAMP, Selection, Selections, Test};
 
 #[derive(Deserialize)]

@@ -7,7 +7,7 @@ use aws_sdk_dynamodb::types::AttributeValue;
 use super::lease::held;
 use super::{ControlTable, Held, Lease, Row, number, read_number, read_text, text};
 use crate::fault::Fault;
-use crate::stream::Sequence;
+use crate::source::Sequence;
 
 /// From this record of a shard on, records count as created this much earlier than they say.
 ///

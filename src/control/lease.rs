@@ -17,7 +17,7 @@ use super::jump::{self, Jump};
 use super::{AgentId, ControlTable, PK, Row, SK, number, read_number, read_text, stream_label, text};
 use crate::fault::Fault;
 use crate::protocol::{Floors, Hlc, Origin, is_credible};
-use crate::stream::{Position, ShardId};
+use crate::source::{Position, ShardId};
 
 /// Where the leases of one stream of a table are stored: a table recreated under its old name has another
 /// stream, and some servers give its shards the old names.

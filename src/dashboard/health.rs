@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use crate::agent::{Figures, TableStanding};
-use crate::stream::ShardId;
+use crate::source::ShardId;
 
 /// A region counts as not answering once its control table has been silent for this long.
 const SILENCE: Duration = Duration::from_secs(30);

@@ -22,7 +22,8 @@ use crate::fault::Fault;
 use crate::protocol::{Origin, Record};
 use crate::region::Region;
 use crate::schema::{StreamState, describe};
-use crate::stream::{ShardId, Tip, list_once};
+use crate::source::ShardId;
+use crate::source::dynamodb_streams::{Tip, list_once};
 use crate::telemetry::HeartbeatInstruments;
 
 /// How long one write of a report may take.

@@ -13,7 +13,8 @@ use crate::fault::Fault;
 use crate::protocol::{Action, KeyMemory, Origin};
 use crate::region::Region;
 use crate::schema::{StreamState, describe};
-use crate::stream::{Lineage, Pacer, Position, ShardId, Stream, StreamEvent, list_once};
+use crate::source::dynamodb_streams::{Pacer, Stream, list_once};
+use crate::source::{Lineage, Position, ShardId, StreamEvent};
 
 /// So many empty pages in a row are taken for the end of what an open shard holds.
 const TIP_PAGES: u32 = 8;

@@ -20,7 +20,8 @@ use crate::fault::{Fault, FaultKind};
 use crate::protocol::Origin;
 use crate::region::Region;
 use crate::schema::{StreamState, describe};
-use crate::stream::{ShardId, list_once};
+use crate::source::ShardId;
+use crate::source::dynamodb_streams::list_once;
 
 /// How often the leases are looked at.
 const LOOK: Duration = Duration::from_millis(500);

@@ -48,7 +48,7 @@ pub(super) fn classify(record: &Record, known: Option<&KeyState>, own: &Origin, 
     let agent_could = rises && !is_copy(record, new, &new_stamp, &old_stamp, known, own, floors);
 
     // The agent sets the stamp of its own write beside something newer, which may be the same data again.
-    let is_beside = rises
+    let is_beside = agent_could
         && new_stamp.version.origin == *own
         && record.old.as_ref().is_some_and(|old| same_data(old, new));
     let is_older = |state: &KeyState| state.tip == Tip::Bare && new_stamp.version < state.latest;
@@ -66,7 +66,7 @@ pub(super) fn classify(record: &Record, known: Option<&KeyState>, own: &Origin, 
     } else if !new_stamp.matches(new) {
         let is_known = known.is_none_or(|state| new_stamp.version <= state.latest);
         if is_beside && is_known { Kind::Unchanged } else { Kind::LocalPut { is_stray: false } }
-    } else if agent_could && is_beside && known.is_some_and(is_older) {
+    } else if is_beside && known.is_some_and(is_older) {
         Kind::Unchanged
     } else if agent_could {
         Kind::ReplicatedPut(new_stamp)

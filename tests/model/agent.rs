@@ -175,7 +175,12 @@ impl Model {
                 old = Some(item_of(&self.cat.keys[usize::from(rec.key)], is.data, None));
                 restamp(&mut new, format!("{}{fresh}", &text[..text.len() - 16]));
             }
-            Defect::NoRegion if put_back && is.stamp.is_some() => {
+            Defect::NoRegion | Defect::CopyIsStamp
+                if put_back
+                    && is.stamp.is_some()
+                    && (self.set.defect == Defect::NoRegion
+                        || !is.matches && !is.mark && is.data == was.data) =>
+            {
                 let own = fresh.to_string();
                 let tail = text.len() - 16;
                 restamp(&mut new, format!("{}{}{}", &text[..tail], &own[..4], &text[tail + 4..]));

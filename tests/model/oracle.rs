@@ -250,7 +250,8 @@ impl Model {
     pub(crate) fn check(&mut self, s: &State) -> Option<String> {
         let writes: usize = s.regions.iter().map(|region| region.stream.len()).sum();
         let by_apps = self.set.ops - s.left.ops;
-        let by_agents = writes - usize::from(by_apps);
+        // An application's write that changes nothing makes no record.
+        let by_agents = writes.saturating_sub(by_apps.into());
         let faults = s.left.faults_since(&self.set);
         let most = self.tally.agent_writes.entry((by_apps, faults)).or_default();
         *most = by_agents.max(*most);

@@ -122,10 +122,12 @@ pub(crate) enum Defect {
     NotDropped,
     /// A stamp beside newer data is taken for an application's write.
     StampIsWrite,
+    /// A copy from another region, put back over the same data, is taken for a stamp beside newer data.
+    CopyIsStamp,
 }
 
 impl Defect {
-    const ALL: [Self; 46] = [
+    const ALL: [Self; 47] = [
         Self::None,
         Self::NoFingerprint,
         Self::StampNotAbove,
@@ -172,6 +174,7 @@ impl Defect {
         Self::NoStamp,
         Self::NotDropped,
         Self::StampIsWrite,
+        Self::CopyIsStamp,
     ];
 
     fn named(name: &str) -> Self {

@@ -230,6 +230,14 @@ fn the_examples_can_be_used() {
 }
 
 #[test]
+fn no_error_shows_a_secret() {
+    let config = format!("{REGIONS}{TABLE}").replacen("\n\n", "\nsecret_access_key = \"wJalr\"\n\n", 1);
+    let complaint = complaint(&config);
+    assert!(complaint.contains("unknown field `secret_access_key`"), "{complaint}");
+    assert!(!complaint.contains("wJalr"), "{complaint}");
+}
+
+#[test]
 fn a_wrong_command_line_ends_with_64() {
     for arguments in
         [&["sail"][..], &["run"], &["demo", "--regions", "1"], &["verify", "--settle", "soon"], &[]]

@@ -9,7 +9,7 @@ use tokio::process::Command;
 use tradewind::config::Conflicts;
 use tradewind::item_json::item_json;
 use tradewind::protocol::Item;
-use tradewind::stream::Position;
+use tradewind::source::Position;
 
 use crate::items::{item, key, n, row, s};
 use crate::observe::{agent, get, start};

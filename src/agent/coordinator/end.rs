@@ -11,7 +11,7 @@ use crate::agent::holding::Leases;
 use crate::agent::retention::Backlog;
 use crate::agent::shared::Shared;
 use crate::protocol::Hlc;
-use crate::stream::{Lineage, ShardId};
+use crate::source::{Lineage, ShardId};
 
 impl Coordinator {
     /// Whether the stream has a successor and all destinations have all of it; notifies those who wait for

@@ -15,7 +15,8 @@ use crate::config::Start;
 use crate::control::{Lease, LeaseTable};
 use crate::fault::Fault;
 use crate::protocol::Origin;
-use crate::stream::{Lineage, ShardId, own_millis};
+use crate::source::dynamodb_streams::own_millis;
+use crate::source::{Lineage, ShardId};
 
 /// How many rows are written at once, for a stream with many shards.
 const AT_ONCE: usize = 16;

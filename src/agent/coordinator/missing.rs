@@ -6,7 +6,7 @@ use std::time::Duration;
 use tokio::time::Instant;
 
 use crate::agent::family::Family;
-use crate::stream::ShardId;
+use crate::source::ShardId;
 
 /// An existing shard is listed at the latest this long after its creation.
 pub(super) const LISTED_WITHIN: Duration = Duration::from_mins(1);

@@ -40,7 +40,7 @@ use crate::control::Lease;
 use crate::deliver::Tenure;
 use crate::fault::Fault;
 use crate::protocol::{Hlc, Origin};
-use crate::stream::{Lineage, ShardId};
+use crate::source::{Lineage, ShardId};
 
 pub(super) use shards::Shards;
 

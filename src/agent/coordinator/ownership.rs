@@ -7,7 +7,7 @@ use crate::agent::family::Family;
 use crate::agent::holding::Leases;
 use crate::agent::shared::Shared;
 use crate::control::{AgentId, Lease};
-use crate::stream::{Lineage, ShardId};
+use crate::source::{Lineage, ShardId};
 
 /// The assignment of shards to agents.
 pub(super) struct Ownership<'a> {

@@ -6,7 +6,7 @@ use std::sync::{Mutex, PoisonError};
 use tokio::sync::watch;
 
 use crate::agent::track::TrackState;
-use crate::stream::ShardId;
+use crate::source::ShardId;
 
 /// The state of one table's shards, for those that wait for it.
 #[derive(Debug, Default)]

@@ -9,7 +9,7 @@ use super::Meeting;
 use crate::agent::progress::{Needs, Progress};
 use crate::control::Checkpoint;
 use crate::deliver::Ledger;
-use crate::stream::Position;
+use crate::source::Position;
 
 /// How far creation times must move the durable promise to be worth a write.
 const WORTH_A_WRITE_MILLIS: u64 = 60_000;

@@ -1,4 +1,4 @@
-//! One reading of one shard: stream → classify → resolve → deliver.
+//! One reading of one shard: source → classify → resolve → deliver.
 //!
 //! The main track of a shard feeds the local replica and every peer that keeps up. A peer that has fallen
 //! behind is fed by a track of its own, from where it was left, until it has caught up.
@@ -33,8 +33,8 @@ use super::terms::Terms;
 use crate::control::{Checkpoint, Gap};
 use crate::deliver::Complaints;
 use crate::protocol::{Floors, Origin};
+use crate::source::{Position, ShardId, StreamEvent};
 use crate::spill::Keys;
-use crate::stream::{Position, ShardId, StreamEvent};
 
 /// How often a track that has read its shard checks whether everything is done.
 const SETTLE_POLL: Duration = Duration::from_millis(50);

@@ -18,8 +18,9 @@ use crate::control::{Cause, Gap, Held, Jump, Lease};
 use crate::deliver::{Job, Source};
 use crate::log_key::log_key;
 use crate::protocol::{Conflict, Floors, Judgement, KeyId, Origin, Record, Version, is_credible};
+use crate::source::dynamodb_streams::own_millis;
+use crate::source::{Extent, Page, Sequence, ShardId, UnreadableRecord};
 use crate::spill::SpillError;
-use crate::stream::{Page, Sequence, ShardId, UnreadableRecord, own_millis};
 use crate::telemetry::Trace;
 
 /// How long a slow peer may hold up the other peers, in all, before it gets a track of its own.
@@ -44,7 +45,8 @@ impl Track {
         let end = PageEnd::of(&page, now);
         let before = self.needs();
         let mut told_by = None;
-        let read = Read { shard: page.shard.clone(), asked: page.asked, seen, is_full: page.is_full() };
+        let read =
+            Read { shard: page.shard.clone(), asked: page.asked, seen, is_full: page.extent == Extent::Full };
         for (sequence, record) in page.records {
             match self.record(&read, &sequence, record).await {
                 Ok(by) => told_by = by.or(told_by),

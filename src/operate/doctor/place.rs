@@ -15,7 +15,7 @@ use crate::fault::{Fault, FaultKind};
 use crate::protocol::Origin;
 use crate::region::Region;
 use crate::schema::{Described, StreamState};
-use crate::stream::ServiceClock;
+use crate::source::dynamodb_streams::ServiceClock;
 
 /// Requests whose time is off by five minutes are refused; ages and lags are told wrong long before.
 const REFUSED_MILLIS: i64 = 240_000;

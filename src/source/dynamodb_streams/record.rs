@@ -7,9 +7,9 @@ use aws_sdk_dynamodb::types::AttributeValue;
 use aws_sdk_dynamodbstreams::operation::get_records::GetRecordsOutput;
 use aws_sdk_dynamodbstreams::types::{AttributeValue as StreamValue, Record as StreamRecord};
 
-use super::Sequence;
 use crate::log_key::log_key;
 use crate::protocol::{Item, Record};
+use crate::source::{Sequence, UnreadableRecord};
 
 /// The answer to GetRecords.
 pub(super) struct ReadPage {
@@ -30,17 +30,6 @@ impl From<GetRecordsOutput> for ReadPage {
             next: output.next_shard_iterator,
         }
     }
-}
-
-/// A record that can't be read, with its readable parts.
-#[derive(Debug, thiserror::Error)]
-#[error("{text}")]
-pub struct UnreadableRecord {
-    pub sequence: Option<Sequence>,
-    /// Its creation time, in milliseconds since the Unix epoch.
-    pub created_millis: Option<u64>,
-    /// Which record it is, and why it can't be read.
-    text: String,
 }
 
 /// The parts of a record, as far as each could be read.

@@ -5,9 +5,8 @@ use std::collections::BTreeMap;
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
+use crate::source::ShardId;
 use tokio::time::Instant;
-
-use super::ShardId;
 
 /// The least time between two calls for records of one shard: 5 a second are allowed.
 const LEAST: Duration = Duration::from_millis(205);

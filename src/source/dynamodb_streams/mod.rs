@@ -1,4 +1,4 @@
-//! The local change stream: its shards and their lineage, positions in it, and the reader.
+//! DynamoDB Streams: the lists of shards, the reader and its pace, the tip.
 //!
 //! It relies on these facts (DynamoDB developer guide, "Change data capture for DynamoDB Streams"): a page
 //! holds at most 1,000 records or 1 MB; a shard allows 5 calls a second; a parent is read to its end before
@@ -7,7 +7,6 @@
 mod lenient;
 mod lister;
 mod pacer;
-mod position;
 mod reader;
 mod record;
 mod service_clock;
@@ -15,11 +14,9 @@ mod tip;
 
 #[cfg(any(test, fuzzing))]
 pub(crate) use lenient::records as read_leniently;
-pub use lister::{Lineage, list, list_once};
+pub use lister::{list, list_once};
 pub use pacer::Pacer;
-pub use position::{Position, Sequence, ShardId};
-pub use reader::{Page, Stream, StreamEvent};
-pub use record::UnreadableRecord;
+pub use reader::Stream;
 #[cfg(any(test, fuzzing))]
 pub(crate) use record::convert;
 pub(crate) use service_clock::{ServiceClock, own_millis};

@@ -10,17 +10,18 @@ use tokio::sync::{Notify, mpsc, watch};
 use tokio::time::Instant;
 use tracing::{debug, warn};
 
-use super::record::{ReadPage, UnreadableRecord};
+use super::record::ReadPage;
 use super::service_clock::ServiceClock;
-use super::{Lineage, Pacer, Position, Sequence, ShardId, lenient};
+use super::{Pacer, lenient};
 use crate::answer::Summed;
 use crate::fault::{Backoff, Fault, FaultKind, persist};
 use crate::protocol::Record;
+use crate::source::{Extent, Lineage, Page, Position, Sequence, ShardId, StreamEvent};
 
 /// GetRecords' own limit.
-const PAGE: i32 = 1_000;
+const PAGE: u16 = 1_000;
 /// A page with at least this many records was probably not the last one.
-const FULL: usize = 500;
+const MORE: usize = 500;
 /// A page this large, in bytes, may have ended because of its size: 1 MB is GetRecords' limit, and a record
 /// is 800 KB at most.
 const HEAVY: u64 = 200_000;
@@ -34,54 +35,6 @@ const LIST_LAGS: Duration = Duration::from_secs(30);
 /// Stands in place of a region in the name of a stream of DynamoDB Local.
 const DYNAMODB_LOCAL: &str = "ddblocal";
 
-/// The result of one call for records.
-#[derive(Debug)]
-pub struct Page {
-    pub shard: ShardId,
-    /// Empty at the tip of the shard.
-    pub records: Vec<(Sequence, Record)>,
-    /// How many more there were that can't be read.
-    pub unreadable: usize,
-    /// The position of the last record, readable or not.
-    pub last: Option<Sequence>,
-    /// The shard has ended, and all of it has been handed on.
-    pub closed: bool,
-    /// The shard is not known to have ended: an empty page may mean its tip.
-    pub open: bool,
-    /// Certainly holds everything after the page before it.
-    pub whole: bool,
-    /// When the call was made.
-    pub asked: Instant,
-    /// When the call was answered, by the service's own clock, in milliseconds since the Unix epoch.
-    pub served_millis: Option<u64>,
-}
-
-impl Page {
-    /// Whether there may be more records than fit.
-    pub fn is_full(&self) -> bool {
-        i32::try_from(self.records.len()).is_ok_and(|records| records >= PAGE)
-    }
-}
-
-/// What a reader reports.
-#[derive(Debug)]
-pub enum StreamEvent {
-    Page(Page),
-    /// Records after this position were trimmed before they were read: this reader has lost them, and goes on
-    /// with the oldest one left.
-    Trimmed {
-        shard: ShardId,
-        after: Position,
-    },
-    /// A record that can't be read was skipped; the page that held it comes next.
-    Unreadable {
-        shard: ShardId,
-        record: UnreadableRecord,
-    },
-    /// A call failed and is retried. Sent only where there is room: many may fail.
-    Failed,
-}
-
 /// One stream to read.
 #[derive(Clone, Debug)]
 pub struct Stream {
@@ -89,7 +42,7 @@ pub struct Stream {
     pub arn: String,
     /// Shared by all of an agent's readers of the table's streams.
     pub pacer: Arc<Pacer>,
-    /// The stream's shards; see [`super::list`].
+    /// The stream's shards; see [`list`](super::list).
     pub lineage: watch::Receiver<Option<Lineage>>,
     /// Requests a fresh list.
     pub look: Arc<Notify>,
@@ -231,13 +184,17 @@ impl ShardReader {
                 fresh = asked;
             }
             self.useless = Useless::default();
-            let full = count >= FULL;
             let proof = (count == 0 && next.is_none()).then_some(summed);
             let closed = self.has_ended(next.is_none(), proof, asked);
             let open = next.is_some() && !self.has_children();
-            let whole = !full && bytes < HEAVY && self.stream.gives_all_there_is();
+            let extent = match records.len() {
+                all if all >= usize::from(PAGE) => Extent::Full,
+                _ if count >= MORE => Extent::Part,
+                _ if bytes < HEAVY && self.stream.gives_all_there_is() => Extent::All,
+                _ => Extent::Unsure,
+            };
             let shard = self.shard.clone();
-            let page = Page { shard, records, unreadable, last, closed, open, whole, asked, served_millis };
+            let page = Page { shard, records, unreadable, extent, last, closed, open, asked, served_millis };
             if self.events.send(StreamEvent::Page(page)).await.is_err() {
                 return false;
             }
@@ -246,7 +203,7 @@ impl ShardReader {
             }
             iterator = next;
             // An answer that reported the shard's end is checked again at once.
-            let again = full || self.end.as_ref().is_some_and(|end| end.times < ENDS);
+            let again = extent >= Extent::Part || self.end.as_ref().is_some_and(|end| end.times < ENDS);
             self.stream.pacer.pause(asked, fresh, again).await;
         }
     }
@@ -319,10 +276,10 @@ impl ShardReader {
             shard,
             records: Vec::new(),
             unreadable: 0,
+            extent: Extent::Unsure,
             last: None,
             closed: true,
             open: false,
-            whole: false,
             asked: Instant::now(),
             served_millis: None,
         };
@@ -379,7 +336,7 @@ impl ShardReader {
         let (clock, summed) = (ServiceClock::default(), Summed::default());
         let call = || async {
             self.stream.pacer.attempt(&self.shard.at_home()).await;
-            let request = self.stream.client.get_records().shard_iterator(iterator).limit(PAGE);
+            let request = self.stream.client.get_records().shard_iterator(iterator).limit(PAGE.into());
             let request = request.customize().interceptor(clock.clone()).interceptor(summed.clone());
             let result = request.send().await;
             if let Err(error) = &result

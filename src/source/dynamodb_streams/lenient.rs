@@ -9,9 +9,9 @@ use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use serde_json::Value;
 
-use super::Sequence;
-use super::record::{Parts, ReadPage, Unreadable, UnreadableRecord};
+use super::record::{Parts, ReadPage, Unreadable};
 use crate::protocol::{Item, Record};
+use crate::source::{Sequence, UnreadableRecord};
 
 /// The last second of the year 9999.
 const LAST_SECOND: f64 = 253_402_300_799.0;

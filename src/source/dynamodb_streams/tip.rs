@@ -3,10 +3,10 @@
 use aws_sdk_dynamodbstreams::Client;
 use aws_sdk_dynamodbstreams::types::ShardIteratorType;
 
-use super::ShardId;
 use super::record::convert;
 use crate::fault::Fault;
 use crate::protocol::Record;
+use crate::source::ShardId;
 
 /// A position at the tip of some shards: whatever is written to them afterwards is seen.
 #[derive(Debug)]

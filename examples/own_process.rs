@@ -1,0 +1,42 @@
+//! Runs the agent of one region inside a process of one's own.
+//!
+//! ```sh
+//! tradewind init --create-tables
+//! cargo run --example own_process -- regions.toml tokyo
+//! ```
+//!
+//! `tradewind run` does more than this: it serves the page and the metrics (`tradewind::dashboard`), reports to all
+//! regions (`tradewind::observe`), and compares the replicas where `[anti_entropy]` says so
+//! (`tradewind::operate::anti_entropy`).
+
+use std::error::Error;
+use std::io::{Write, stderr, stdout};
+use std::path::Path;
+
+use tradewind::agent::Agent;
+use tradewind::config::Config;
+
+#[tokio::main]
+async fn main() -> Result<(), Box<dyn Error>> {
+    let arguments: Vec<String> = std::env::args().skip(1).collect();
+    let [file, region] = arguments.as_slice() else {
+        return Err("usage: own_process FILE REGION".into());
+    };
+    // The library logs with `tracing`; where that goes is up to the process.
+    tracing_subscriber::fmt().with_writer(stderr).init();
+
+    let config = Config::load(Path::new(file))?;
+    let mut agent = Agent::start(&config, region).await?;
+    tokio::select! {
+        told = tokio::signal::ctrl_c() => told?,
+        () = agent.ended() => return Err("the agent broke down; its log says why".into()),
+    }
+
+    let figures = agent.figures().clone();
+    // An agent that is only dropped stops at once, and does again after the next start what it had under way.
+    agent.stop().await;
+    for table in figures.report() {
+        writeln!(stdout(), "{}: {} writes replicated", table.table, table.tally.replicated)?;
+    }
+    Ok(())
+}
