@@ -221,8 +221,8 @@ fn replay(options: &Replay) -> ExitCode {
     if report.passed() { ExitCode::SUCCESS } else { ExitCode::from(1) }
 }
 
-/// Logs what agents log, as `RUST_LOG` says. The SDK's spans draw a random number each where they are shown, and the
-/// run would be another one: they never are.
+/// Logs what agents log, as `RUST_LOG` says. The SDK's spans are never logged: each one logged draws a random number,
+/// which would change the run.
 fn log_agents() {
     let asked = tracing_subscriber::EnvFilter::from_default_env();
     let agents = filter_fn(|metadata| metadata.target().starts_with("tradewind"));

@@ -64,8 +64,8 @@ pub fn run(scenario: &Scenario, keeps_text: bool) -> Report {
         lines: Vec::new(),
     };
     panics::watch();
-    // Without one, the SDK's spans draw a random number each, and with one, only those that are shown: a log must
-    // not change the run.
+    // Without a subscriber each of the SDK's spans draws a random number; with one, only those that are logged do.
+    // A log must not change the run.
     let _ = tracing::subscriber::set_global_default(NoSubscriber::new());
     // The agents' nonces, and the jitter of their retries.
     fastrand::seed(scenario.seed);
