@@ -148,7 +148,10 @@ fn take_in(pauses: &Pauses, origin: &Origin, mut told: PausedPeers) {
     told.retain(|peer, until| peer != origin && *until > now);
     for (peer, until_millis) in told.iter().filter(|(peer, until)| before.get(peer) != Some(until)) {
         let until = moment(*until_millis);
-        warn!(region = %origin, %peer, %until, "the peer is paused: nothing is written to it until then or `tradewind resume`");
+        warn!(
+            region = %origin, %peer, %until,
+            "the peer is paused: nothing is written to it until then or `tradewind resume`"
+        );
     }
     for peer in before.keys().filter(|peer| !told.contains_key(*peer)) {
         info!(region = %origin, %peer, "the peer is no longer paused");

@@ -181,7 +181,10 @@ impl Succession {
         if let [past @ .., Stage { stream: now, .. }] = &*stages {
             for Stage { stream: past, .. } in past {
                 let (before, now) = (past.label(), now.label());
-                info!(region = %self.local.name, table = self.table, before, now, "reading the previous stream to its end first");
+                info!(
+                    region = %self.local.name, table = self.table, before, now,
+                    "reading the previous stream to its end first"
+                );
             }
         }
         Ok(stages)
