@@ -1,6 +1,7 @@
-//! What counts as an answer of DynamoDB's. A success status alone does not: what lies between an agent and a region
-//! (a proxy, a gateway, a captive portal) may answer in its place, with nothing, with `{}`, or with a page of HTML.
-//! Taken for the service's word, that would end a shard, empty a table, or count a write as made.
+//! What counts as an answer from DynamoDB. A success status alone does not: something between an agent and a
+//! region (a proxy, a gateway, a captive portal) may answer in its place, with nothing, with `{}`, or with a
+//! page of HTML. Mistaken for the service's answer, that would end a shard, empty a table, or count a write
+//! as made.
 //!
 //! A success is an answer if
 //!
@@ -10,8 +11,8 @@
 //!   the capacity that the call took, which [`AskForProof`] asks for. `{}` alone is all that a store may say to a
 //!   `PutItem`, and all that a gateway says.
 //!
-//! An error is an answer if it names its kind, as DynamoDB's do. Anything else is a fault of the way there, to be
-//! tried again, whatever its status.
+//! An error is an answer if it names its kind, as DynamoDB's do. Anything else is a network fault, to be
+//! retried whatever its status.
 
 use std::borrow::Cow;
 use std::collections::BTreeMap;
@@ -47,14 +48,14 @@ use serde::{Deserialize, Serialize};
 use tokio::time::Instant;
 
 const CHECKSUM: &str = "x-amz-crc32";
-/// How much of a page of HTML is told, in characters.
+/// How much of an HTML page to quote, in characters.
 const EXCERPT: usize = 80;
 
 /// Something has answered that is not a whole answer of DynamoDB's.
 #[derive(Debug, thiserror::Error)]
 #[error(
-    "HTTP {status} to {operation}, but not from DynamoDB: {what}. Something in between answers in its place (a proxy, \
-     a gateway), or the endpoint is another service's"
+    "HTTP {status} to {operation}, but not from DynamoDB: {what}. Something in between answers in its place \
+     (a proxy, a gateway), or the endpoint belongs to another service"
 )]
 pub(crate) struct NotAnAnswer {
     status: u16,
@@ -73,14 +74,14 @@ struct Last {
     error: String,
 }
 
-/// Answers that were not the service's.
+/// Answers that did not come from the service.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct Intercepted {
     pub count: u64,
     /// When the last one came.
     pub seconds_ago: f64,
-    /// What it was.
+    /// What the last one was.
     pub last: String,
 }
 
@@ -112,7 +113,7 @@ impl Interceptions {
     }
 }
 
-/// An HTTP client that lets nothing through but answers, and notes the rest.
+/// An HTTP client that passes on only genuine answers, and records the rest.
 #[derive(Debug)]
 pub(crate) struct AnswersOnly(pub(crate) SharedHttpClient, pub(crate) Interceptions);
 
@@ -178,14 +179,14 @@ async fn whole(
     checked.map_err(|what| {
         let error = NotAnAnswer { status, operation, what };
         noted.note(&error);
-        // As a connection that breaks off: it may be tried again.
+        // Treated as a broken connection: it may be retried.
         ConnectorError::io(error.into())
     })?;
     *response.body_mut() = SdkBody::from(body);
     Ok(response)
 }
 
-/// The members of an answer; what is null is not there.
+/// The members of an answer; a null counts as absent.
 type Members<'a> = BTreeMap<Cow<'a, str>, Option<IgnoredAny>>;
 
 fn check_success(operation: &str, checksum: Option<&str>, body: &[u8]) -> Result<(), String> {
@@ -199,7 +200,7 @@ fn check_success(operation: &str, checksum: Option<&str>, body: &[u8]) -> Result
         return Err("it lacks Shards".to_owned());
     }
     if touches_items(operation) && !is_proven && !has("ConsumedCapacity") {
-        return Err(format!("it has neither {CHECKSUM} nor the ConsumedCapacity that was asked for"));
+        return Err(format!("it has neither {CHECKSUM} nor the requested ConsumedCapacity"));
     }
     Ok(())
 }
@@ -213,7 +214,7 @@ fn check_error(names_error: bool, checksum: Option<&str>, body: &[u8]) -> Result
     Err("it names no error".to_owned())
 }
 
-/// What it says is never told: it may be a part of an item.
+/// The content is never quoted: it may be part of an item.
 fn members(body: &[u8]) -> Result<Members<'_>, String> {
     if body.is_empty() {
         return Err("it is empty".to_owned());
@@ -231,7 +232,7 @@ fn check_sum(checksum: Option<&str>, body: &[u8]) -> Result<bool, String> {
     match checksum {
         None => Ok(false),
         Some(sum) if sum.trim().parse() == Ok(crc32fast::hash(body)) => Ok(true),
-        Some(_) => Err(format!("its {CHECKSUM} is another body's")),
+        Some(_) => Err(format!("its {CHECKSUM} does not match its body")),
     }
 }
 
@@ -271,7 +272,7 @@ fn touches_items(operation: &str) -> bool {
     reads || matches!(operation, "PutItem" | "UpdateItem" | "DeleteItem")
 }
 
-/// Has each call that reads or writes items answered with the capacity that it took.
+/// Requests, for each call that reads or writes items, the capacity that it took.
 #[derive(Debug)]
 pub(crate) struct AskForProof;
 
@@ -300,7 +301,7 @@ impl Intercept for AskForProof {
     }
 }
 
-/// Notes whether an answer came with its checksum: then it is the service's own.
+/// Records whether an answer came with its checksum: then it is the service's own.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Summed(Arc<AtomicBool>);
 
@@ -393,7 +394,7 @@ mod tests {
     fn an_answer_that_its_checksum_does_not_fit_is_none() {
         for body in ["{}", CAPACITY] {
             let checked = check_success("PutItem", Some("1"), body.as_bytes());
-            assert_eq!(checked, Err("its x-amz-crc32 is another body's".to_owned()));
+            assert_eq!(checked, Err("its x-amz-crc32 does not match its body".to_owned()));
         }
     }
 

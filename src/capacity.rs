@@ -1,4 +1,4 @@
-//! Capacity: how many units a second may be used up in one region.
+//! Capacity: how many units a second may be consumed in one region.
 
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
@@ -8,15 +8,15 @@ use tokio::time::Instant;
 
 use crate::protocol::Item;
 
-/// Bytes that one unit reads, strongly consistently.
+/// Bytes in one strongly consistent read unit.
 const UNIT_BYTES: usize = 4096;
-/// Bytes that one unit writes.
+/// Bytes in one write unit.
 const WRITE_UNIT_BYTES: usize = 1024;
 
-/// What may be used up in one region, and what has been.
+/// What may be consumed in one region, and what has been.
 #[derive(Debug)]
 pub struct Budget {
-    /// Units a second; none, if there is no limit.
+    /// Units a second; `None` means no limit.
     rate: Option<f64>,
     began: Instant,
     state: Mutex<State>,
@@ -24,13 +24,13 @@ pub struct Budget {
 
 #[derive(Debug, Default)]
 struct State {
-    /// When all that was used so far is within the rate: seconds since the budget began.
+    /// When everything consumed so far falls within the rate: seconds since the budget was created.
     even: f64,
     used: f64,
 }
 
 impl Budget {
-    /// At most so many units a second, or as many as there are.
+    /// At most so many units a second; `None` means no limit.
     pub fn new(units_a_second: Option<u32>) -> Self {
         Self { rate: units_a_second.map(f64::from), began: Instant::now(), state: Mutex::default() }
     }
@@ -40,15 +40,15 @@ impl Budget {
         self.rate
     }
 
-    /// The units used so far.
+    /// The units consumed so far.
     pub fn used(&self) -> f64 {
         self.state.lock().unwrap_or_else(PoisonError::into_inner).used
     }
 
-    /// Waits for its turn to use about so many units. [`Budget::settle`] says what it were.
+    /// Waits for a turn to consume about so many units. [`Budget::settle`] reports the actual number.
     ///
-    /// They count at once: what runs side by side must not all take the same turn. What is not used
-    /// is not saved up, so no more than one call's units ever come at once.
+    /// They count at once: concurrent calls must not all take the same turn. Unused capacity is not saved up,
+    /// so never more than one call's units come at once.
     pub async fn begin(&self, estimate: f64) {
         let Some(rate) = self.rate else { return };
         loop {
@@ -61,12 +61,12 @@ impl Budget {
                 }
                 state.even - now
             };
-            // Not for all of it: a call that is under way may turn out to use less.
+            // Not for the whole wait: a call in flight may turn out to consume less.
             tokio::time::sleep(Duration::from_secs_f64(wait.clamp(0.001, 0.05))).await;
         }
     }
 
-    /// Says what a call used up that was begun with this estimate.
+    /// Reports what a call that started with this estimate actually consumed.
     pub fn settle(&self, estimate: f64, used: f64) {
         let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
         state.used += used;
@@ -76,8 +76,8 @@ impl Budget {
     }
 }
 
-/// The units that reading these items strongly consistently took: as the service says, or, where
-/// it does not, by their sizes.
+/// The units that reading these items strongly consistently consumed: as reported by the service or, if it
+/// does not say, by their sizes.
 pub fn read_units<'a>(told: Option<&ConsumedCapacity>, items: impl Iterator<Item = &'a Item>) -> f64 {
     match told.and_then(ConsumedCapacity::capacity_units) {
         Some(units) => units,
@@ -85,7 +85,7 @@ pub fn read_units<'a>(told: Option<&ConsumedCapacity>, items: impl Iterator<Item
     }
 }
 
-/// About what writing an item takes, in units, whether its condition holds or not.
+/// The approximate units that writing an item consumes, whether its condition holds or not.
 pub fn write_units(item: &Item) -> f64 {
     units(item_bytes(item), WRITE_UNIT_BYTES)
 }
@@ -94,7 +94,7 @@ fn units(bytes: usize, each: usize) -> f64 {
     u32::try_from(bytes.div_ceil(each)).map_or(f64::MAX, f64::from).max(1.0)
 }
 
-/// About what DynamoDB counts an item as.
+/// The approximate size of an item, as DynamoDB counts it.
 fn item_bytes(item: &Item) -> usize {
     item.iter().map(|(name, value)| name.len() + value_bytes(value)).sum()
 }
@@ -129,13 +129,13 @@ mod tests {
             spenders.spawn(async move {
                 for _ in 0..10 {
                     budget.begin(10.0).await;
-                    // Each call takes more than was thought.
+                    // Each call consumes more than estimated.
                     budget.settle(10.0, 25.0);
                 }
             });
         }
         spenders.join_all().await;
-        // The last call's units come after its turn.
+        // The last call's units are counted after its turn.
         let least = (1000.0 - 25.0) / 100.0;
         let took = began.elapsed().as_secs_f64();
         assert!(took >= least && took < least * 1.1, "{took}");

@@ -1,4 +1,4 @@
-//! The one place that reads this machine's clock. It is for lag, ages and logs: no version takes it.
+//! The only place that reads this machine's clock. It serves lag, ages and logs; no version uses it.
 
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
@@ -22,8 +22,8 @@ pub(crate) fn wall_clock() -> SystemTime {
     SystemTime::now()
 }
 
-/// A time in milliseconds since the Unix epoch, for a person. Whoever wrote it may have meant anything: what
-/// is beyond the year 9999, which is the last that can be written so, is told as its end.
+/// A time in milliseconds since the Unix epoch, in readable form. It may come from anyone and be anything:
+/// times beyond the year 9999, the last that can be formatted, are shown as its end.
 pub(crate) fn moment(millis: u64) -> impl std::fmt::Display {
     humantime::format_rfc3339_seconds(UNIX_EPOCH + Duration::from_millis(millis.min(LAST_MOMENT)))
 }

@@ -1,5 +1,4 @@
-//! What a panic may take with it: the task in which a library panics, and nothing else. It is told, and the
-//! task is begun again.
+//! Limits a panic to the task in which a library panics. It is logged, and the task starts again.
 
 use std::any::Any;
 use std::backtrace::{Backtrace, BacktraceStatus};
@@ -13,16 +12,16 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tracing::error;
 
-/// How long a task that broke down waits before it begins again: at first, and at most.
+/// How long a panicked task waits before it starts again: at first, and at most.
 const FIRST_PAUSE: Duration = Duration::from_secs(1);
 const LONGEST_PAUSE: Duration = Duration::from_secs(15);
 
-/// What a panic says.
+/// The message of a panic.
 #[derive(Debug, thiserror::Error)]
 #[error("{0}")]
 pub struct Panic(String);
 
-const WORDLESS: &str = "it gave no reason";
+const WORDLESS: &str = "no message";
 
 impl Panic {
     fn of(payload: &(dyn Any + Send)) -> Self {
@@ -32,7 +31,7 @@ impl Panic {
     }
 }
 
-/// A future's outcome, or the panic in which it ended.
+/// A future's output, or the panic that ended it.
 pub async fn caught<F: Future>(future: F) -> Result<F::Output, Panic> {
     let mut future = pin!(future);
     std::future::poll_fn(|context| match catch_unwind(AssertUnwindSafe(|| future.as_mut().poll(context))) {
@@ -43,7 +42,7 @@ pub async fn caught<F: Future>(future: F) -> Result<F::Output, Panic> {
     .await
 }
 
-/// Does something to its end; where it breaks down, it is begun again, unless it is to stop.
+/// Runs some work to its end; if it panics, it starts again, unless it is to stop.
 pub async fn contained<F>(what: impl fmt::Display, stop: &CancellationToken, mut work: impl FnMut() -> F)
 where
     F: Future<Output = ()>,
@@ -51,10 +50,10 @@ where
     let mut pause = FIRST_PAUSE;
     loop {
         let begun = Instant::now();
-        // Boxed: what is contained may be large, and is begun seldom.
+        // Boxed: the work may be large, and is rarely started.
         match caught(Box::pin(work())).await {
             Ok(()) => return,
-            Err(panic) => error!("{what} broke down, which is a defect: {panic} (it begins again)"),
+            Err(panic) => error!("{what} panicked, which is a defect: {panic} (restarting it)"),
         }
         pause = if begun.elapsed() > LONGEST_PAUSE { FIRST_PAUSE } else { pause };
         tokio::select! {
@@ -66,17 +65,17 @@ where
     }
 }
 
-/// Has the log tell of each panic, in the place of standard error, which may be gone.
+/// Logs each panic, instead of writing it to standard error, which may be gone.
 pub fn tell_panics() {
     std::panic::set_hook(Box::new(|panic| {
         let place = panic.location().map(ToString::to_string).unwrap_or_default();
         let reason = panic.payload_as_str().unwrap_or(WORDLESS);
-        // Only where RUST_BACKTRACE asks for it.
+        // Only if RUST_BACKTRACE asks for it.
         match Backtrace::capture() {
             trace if trace.status() == BacktraceStatus::Captured => {
-                error!(place, %trace, "a panic: {reason}");
+                error!(place, %trace, "panic: {reason}");
             }
-            _ => error!(place, "a panic: {reason}"),
+            _ => error!(place, "panic: {reason}"),
         }
     }));
 }
@@ -95,7 +94,7 @@ mod tests {
             begun.set(begun.get() + 1);
             let nth = begun.get();
             async move {
-                // Not at the first poll only.
+                // So that it does not panic at the first poll.
                 tokio::time::sleep(Duration::from_millis(5)).await;
                 assert!(nth > 3, "attempt {nth}");
             }

@@ -1,4 +1,4 @@
-//! Finds the tables that the configuration's patterns mean.
+//! Finds the tables that match the configuration's patterns.
 
 use std::collections::BTreeMap;
 
@@ -7,7 +7,7 @@ use crate::fault::Fault;
 use crate::protocol::Origin;
 use crate::region::Region;
 
-/// The tables of a region that a pattern means to be replicated there, by name.
+/// The tables of a region that a pattern selects for replication there, by name.
 pub async fn find(config: &Config, region: &Region) -> Result<BTreeMap<String, TableConfig>, Fault> {
     let mut found = BTreeMap::new();
     let mut last = None;
@@ -25,7 +25,7 @@ pub async fn find(config: &Config, region: &Region) -> Result<BTreeMap<String, T
     }
 }
 
-/// The text of the first pattern that a region's tables may match; `None` where it has none.
+/// The text of the first pattern that a region's tables may match; `None` if it has none.
 pub fn pattern_in(config: &Config, region: &Origin) -> Option<String> {
     let entry = config.patterns.iter().find(|entry| entry.regions.contains(region))?;
     Some(entry.pattern.to_string())

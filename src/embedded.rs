@@ -1,5 +1,5 @@
-//! Regions in this process, for the demo and the tests: each a dynoxide engine behind its own
-//! HTTP server on a loopback port, reached by the real SDK.
+//! Regions in this process, for the demo and the tests: each a dynoxide engine behind its own HTTP server on
+//! a loopback port, used through the real SDK.
 
 use std::fmt;
 use std::net::Ipv4Addr;
@@ -13,7 +13,7 @@ use url::Url;
 use crate::config::{Credentials, RegionConfig};
 use crate::protocol::Origin;
 
-/// One region in this process. Its data is gone when it is dropped.
+/// One region in this process. Dropping it discards its data.
 pub struct EmbeddedRegion {
     name: Origin,
     endpoint: Url,
@@ -22,14 +22,14 @@ pub struct EmbeddedRegion {
     server: JoinHandle<()>,
 }
 
-/// Why a region can't be started in this process.
+/// Why a region can't start in this process.
 #[derive(Debug, thiserror::Error)]
 pub enum EmbeddedError {
-    #[error("the embedded engine can't start: {0}")]
+    #[error("can't start the embedded engine: {0}")]
     Engine(#[from] dynoxide::DynoxideError),
-    #[error("no loopback port can be had: {0}")]
+    #[error("can't open a loopback port: {0}")]
     Port(#[from] std::io::Error),
-    #[error("the port makes no URL: {0}")]
+    #[error("can't make a URL of the port: {0}")]
     Url(#[from] url::ParseError),
 }
 
@@ -44,19 +44,19 @@ impl EmbeddedRegion {
         let engine = database.clone();
         let server = tokio::spawn(async move {
             if let Err(error) = server::serve_with_shutdown(listener, engine, stopped).await {
-                tracing::error!(error, "an embedded region has stopped");
+                tracing::error!(error, "embedded region stopped");
             }
         });
         Ok(Self { name, endpoint, database, stop, server })
     }
 
-    /// Deletes the items whose time to live is over: the engine does not do so by itself. Returns
-    /// how many there were.
+    /// Deletes the items whose time to live has passed, which the engine does not do by itself. Returns how
+    /// many.
     pub fn expire(&self) -> Result<usize, EmbeddedError> {
         Ok(self.database.sweep_ttl()?)
     }
 
-    /// The region as `regions.toml` would describe it, but for its credentials.
+    /// The region as `regions.toml` would describe it, except for its credentials.
     pub fn config(&self) -> RegionConfig {
         RegionConfig {
             name: self.name.clone(),

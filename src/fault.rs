@@ -1,4 +1,4 @@
-//! What can go wrong with a call, sorted by what is to be done about it: the one retry policy.
+//! Failures of a call, sorted by what to do about them: the only retry policy.
 
 use std::error::Error;
 use std::fmt;
@@ -12,27 +12,25 @@ use backon::{BackoffBuilder, ExponentialBackoff, ExponentialBuilder, Retryable};
 
 use crate::answer::NotAnAnswer;
 
-/// What is to be done about a failed call.
+/// What to do about a failed call.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum FaultKind {
-    /// The service asks for fewer calls: wait, and try again.
+    /// The service asks for fewer calls: wait, and retry.
     Throttled,
-    /// The service asks for fewer calls to some keys, and the table has room for others: wait, and try
-    /// again.
+    /// The service asks for fewer calls to some keys, and the table has room for others: wait, and retry.
     HotPartition,
-    /// No answer, or a passing fault of the service: try again.
+    /// No answer, or a transient fault of the service: retry.
     Unreachable,
-    /// Credentials or permissions: a person has to act; try again now and then.
+    /// Credentials or permissions: a person has to act; retry now and then.
     Refused,
-    /// The table or the stream is not there: a person has to act; try again now and then.
+    /// The table or the stream is missing: a person has to act; retry now and then.
     Missing,
     /// The call itself can never succeed.
     Invalid,
 }
 
 impl FaultKind {
-    /// Sorts an error by its code, which is the service's and documented in
-    /// "Error handling with DynamoDB".
+    /// Sorts an error by the service's code, as documented in "Error handling with DynamoDB".
     fn of_code(code: &str) -> Self {
         match code {
             "ProvisionedThroughputExceededException"
@@ -51,8 +49,8 @@ impl FaultKind {
             "ValidationException" | "SerializationException" | "ItemCollectionSizeLimitExceededException" => {
                 Self::Invalid
             }
-            // ResourceInUse, TransactionConflict, InternalServerError, ServiceUnavailable, and
-            // what is not known: nothing is lost by trying again.
+            // ResourceInUse, TransactionConflict, InternalServerError, ServiceUnavailable, and unknown codes:
+            // retrying loses nothing.
             _ => Self::Unreachable,
         }
     }
@@ -75,13 +73,13 @@ impl FaultKind {
                 "Check the endpoint in regions.toml, the network, and that the service is up."
             }
             Self::Throttled | Self::HotPartition => {
-                "The service asks for fewer calls: try again later, or raise the table's capacity."
+                "The service asks for fewer calls: retry later, or raise the table's capacity."
             }
-            Self::Invalid => "The service will not take this call: check the names in regions.toml.",
+            Self::Invalid => "The service rejects this call: check the names in regions.toml.",
         }
     }
 
-    /// How long to wait before trying again, at least and at most.
+    /// The shortest and longest wait before a retry.
     fn delays(self) -> (Duration, Duration) {
         let (least, most) = match self {
             Self::Throttled | Self::HotPartition => (50, 5_000),
@@ -92,7 +90,7 @@ impl FaultKind {
     }
 }
 
-/// A failed call: what it was, where, and what the service said.
+/// A failed call: which call, where, and what the service said.
 #[derive(Clone, Debug)]
 pub struct Fault {
     pub kind: FaultKind,
@@ -101,8 +99,7 @@ pub struct Fault {
 }
 
 impl Fault {
-    /// Whether a call that can never succeed was refused for the size of its item, and of nothing else: other
-    /// items may pass.
+    /// Whether a call that can never succeed was refused only for the size of its item: other items may pass.
     pub fn is_of_item(&self) -> bool {
         let message = self.message.to_lowercase();
         self.code == "ItemCollectionSizeLimitExceededException"
@@ -164,14 +161,14 @@ fn causes<'a>(error: &'a (dyn Error + 'static)) -> impl Iterator<Item = &'a (dyn
     std::iter::successors(Some(error), |&error| error.source())
 }
 
-/// Why no credentials could be had to sign the request with, if that is what happened.
+/// Why there were no credentials to sign the request with, if that is the cause.
 fn lacking_credentials(error: &(dyn Error + 'static)) -> Option<String> {
     let lacking = causes(error).find(|error| error.is::<CredentialsError>())?;
-    // Its own text says only that it happened.
+    // Its own text says only that it failed.
     Some(chain(lacking.source().unwrap_or(lacking)))
 }
 
-/// Whether an error code says that the service does not take the credentials, or takes them no more.
+/// Whether an error code says that the service rejects the credentials, or no longer accepts them.
 pub(crate) fn refuses_credentials(code: &str) -> bool {
     matches!(
         code,
@@ -182,7 +179,7 @@ pub(crate) fn refuses_credentials(code: &str) -> bool {
     )
 }
 
-/// Whether all that a call was throttled for is the throughput of a key range, and not the table's or the
+/// Whether a call was throttled only for the throughput of a key range, and not for the table's or the
 /// account's ([`ThrottlingReason`]; other stores may give none).
 fn is_of_few_keys(error: &(dyn Error + 'static)) -> bool {
     let reasons = causes(error).find_map(|error| {
@@ -195,7 +192,7 @@ fn is_of_few_keys(error: &(dyn Error + 'static)) -> bool {
     reasons.is_some_and(|reasons| !reasons.is_empty() && reasons.iter().all(is_range))
 }
 
-/// An error with its causes, in one line; a cause that repeats the one before is left out.
+/// An error with its causes, in one line; a cause that repeats the one before is omitted.
 pub(crate) fn chain(error: &(dyn Error + 'static)) -> String {
     let mut text = error.to_string();
     for cause in causes(error).skip(1) {
@@ -209,7 +206,7 @@ pub(crate) fn chain(error: &(dyn Error + 'static)) -> String {
 
 /// How long to wait after each failed attempt at one thing.
 ///
-/// Delays double with jitter from the kind's least to its most.
+/// Delays double, with jitter, from the kind's shortest to its longest.
 #[derive(Debug)]
 pub struct Backoff(ExponentialBackoff);
 
@@ -235,7 +232,8 @@ fn backoff() -> ExponentialBuilder {
         .with_jitter()
 }
 
-/// Tries until it succeeds, or until it can never succeed. `notify` hears of each failed attempt.
+/// Retries until the call succeeds, or until it can never succeed. `notify` is called for each failed
+/// attempt.
 ///
 /// It waits as [`Backoff`] says. Cancel by dropping the future.
 pub async fn persist<T, F>(attempt: impl FnMut() -> F, notify: impl FnMut(&Fault)) -> Result<T, Fault>
@@ -254,8 +252,8 @@ where
         .await
 }
 
-/// Tries until it succeeds, whatever the fault is: for what may not be left undone. `notify` hears of each failed
-/// attempt.
+/// Retries until the call succeeds, whatever the fault: for what must not be left undone. `notify` is called
+/// for each failed attempt.
 ///
 /// It waits as [`Backoff`] says. Cancel by dropping the future.
 pub async fn insist<T, F>(mut attempt: impl FnMut() -> F, mut notify: impl FnMut(&Fault)) -> T

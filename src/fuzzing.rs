@@ -1,7 +1,7 @@
-//! What the fuzzers run: bytes in, and what must hold of whatever they say.
+//! What the fuzzers run: bytes go in, and invariants are checked whatever they are.
 //!
-//! `fuzz/` drives these with libFuzzer; the tests below run them on every input in `fuzz/corpus`
-//! and on random ones.
+//! `fuzz/` drives these with libFuzzer; the tests below run them on every input in `fuzz/corpus` and on
+//! random ones.
 
 #![allow(clippy::expect_used, clippy::missing_panics_doc, reason = "a panic is what a fuzzer looks for")]
 
@@ -26,7 +26,7 @@ use crate::protocol::{
 };
 use crate::source::dynamodb_streams;
 
-/// A configuration: read, or refused at a place that is there.
+/// A configuration: either read, or refused at an existing position.
 pub fn config(bytes: &[u8]) {
     let Ok(text) = std::str::from_utf8(bytes) else { return };
     if let Err(error @ ConfigError::Invalid(_)) = Config::parse(Path::new("regions.toml"), text) {
@@ -76,7 +76,7 @@ pub fn control_rows(bytes: &[u8]) {
     control::read_any(&row);
 }
 
-/// The body of an answer that the SDK can't read; and one that it could, which must come out the same.
+/// The body of an answer that the SDK can't read; and one that it could, which must give the same result.
 pub fn lenient(bytes: &[u8]) {
     let mut memory = KeyMemory::new(Feed(&[]).origin());
     for (record, ordinal) in dynamodb_streams::read_leniently(bytes).into_iter().flatten().zip(0..) {
@@ -100,7 +100,7 @@ pub fn lenient(bytes: &[u8]) {
     assert_eq!((sequence.as_str(), record), ("7", Record { created_millis: 5_000, key, old, new }));
 }
 
-/// An item as JSON, whoever wrote it; and one of ours, which must come back as it was.
+/// An item as JSON, whoever wrote it; and one of ours, which must survive the round trip.
 pub fn items(bytes: &[u8]) {
     let written = serde_json::from_slice(bytes).ok().as_ref().and_then(json_item);
     for item in written.into_iter().chain([Feed(bytes).item(3)]) {
@@ -110,7 +110,7 @@ pub fn items(bytes: &[u8]) {
     }
 }
 
-/// What agents report, one a line, whoever wrote it: put together, and told as JSON.
+/// Agents' reports, one a line, whoever wrote them: merged, and shown as JSON.
 pub fn reports(bytes: &[u8]) {
     let lines = bytes.split(|byte| *byte == b'\n');
     let reports: Vec<Report> = lines.filter_map(|line| serde_json::from_slice(line).ok()).collect();
@@ -124,11 +124,11 @@ pub fn reports(bytes: &[u8]) {
     assert!(serde_json::to_string(&overview).is_ok());
 }
 
-/// Judges a record, and looks at the judgement with other eyes.
+/// Judges a record, and checks the judgement independently.
 fn judge(memory: &mut KeyMemory, ordinal: u64, record: Record, floors: &Floors, in_place: bool) {
     let again = memory.clone().judge(ordinal, record.clone(), floors, in_place);
     let judgement = memory.judge(ordinal, record.clone(), floors, in_place);
-    assert_eq!(judgement, again, "one record, two judgements");
+    assert_eq!(judgement, again, "the same record was judged differently");
     assert!(memory.oldest().is_none_or(|oldest| oldest <= ordinal));
     match judgement.verdict {
         Verdict::EchoPut => {
@@ -176,7 +176,7 @@ fn key(name: u8) -> Item {
     Item::from([("pk".to_owned(), AttributeValue::N(name.to_string()))])
 }
 
-/// Bytes, taken for whatever is needed next. Zeros follow the last one.
+/// Bytes, consumed as needed. Zeros follow the last one.
 struct Feed<'a>(&'a [u8]);
 
 impl Feed<'_> {
@@ -242,7 +242,7 @@ impl Feed<'_> {
         item
     }
 
-    /// No item, or one with no stamp, a good one, or another one.
+    /// No item, or one without a stamp, with a valid one, or with another one.
     fn image(&mut self) -> Option<Item> {
         let form = self.byte() % 8;
         if form == 0 {
@@ -286,7 +286,7 @@ impl Feed<'_> {
         StreamRecord::builder().set_dynamodb((lacks != 4).then_some(body)).build()
     }
 
-    /// What may stand in an attribute of a control row.
+    /// What an attribute of a control row may hold.
     fn checkpoint(&mut self) -> AttributeValue {
         if self.byte().is_multiple_of(4) {
             return self.value(2);
@@ -330,7 +330,7 @@ mod tests {
     use proptest::collection::vec;
     use proptest::prelude::*;
 
-    /// Runs a target on its corpus: what once mattered, and a few plain inputs.
+    /// Runs a target on its corpus: inputs that once mattered, and a few plain ones.
     fn replay(target: fn(&[u8]), name: &str) {
         let folder = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("fuzz/corpus").join(name);
         let mut inputs = 0;

@@ -35,7 +35,7 @@ fn value_json(value: &AttributeValue) -> Value {
     }
 }
 
-/// The item that [`item_json`] made this of; `None` if it is of no item.
+/// The item that [`item_json`] turned into this; `None` if it is not an item's JSON.
 pub fn json_item(json: &Value) -> Option<Item> {
     let attributes = json.as_object()?.iter();
     attributes.map(|(name, value)| Some((name.clone(), json_value(value)?))).collect()

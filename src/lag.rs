@@ -25,7 +25,7 @@ const LONGEST: u64 = 2 * 86_400 * 1_000_000;
 pub struct LagBook {
     lags: Mutex<BTreeMap<Origin, Lag>>,
     instruments: LagInstruments,
-    /// Who measures what: the attributes of the instruments, but for the peer.
+    /// The attributes of the instruments, without the peer.
     attributes: [KeyValue; 2],
 }
 
@@ -34,12 +34,12 @@ pub struct LagBook {
 struct Lag {
     since_creation: Histogram<u64>,
     since_seen: Histogram<u64>,
-    /// `since_seen`, of late: see [`LagBook::take_recent`].
+    /// Recent `since_seen`: see [`LagBook::take_recent`].
     recent: Histogram<u64>,
     attributes: Vec<KeyValue>,
 }
 
-/// A lag histogram in figures, in milliseconds.
+/// A lag histogram's summary, in milliseconds.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct LagSummary {
     pub count: u64,
@@ -62,7 +62,7 @@ impl LagBook {
         Self { lags: Mutex::default(), instruments: LagInstruments::new(), attributes }
     }
 
-    /// Notes that a peer has a record.
+    /// Records that a peer has a record.
     pub fn note(&self, peer: &Origin, created_millis: u64, since_seen: Duration) {
         let since_creation = Duration::from_millis(wall_millis().saturating_sub(created_millis));
         let mut lags = self.lock();
@@ -76,8 +76,7 @@ impl LagBook {
         self.lock().iter().map(|(peer, lag)| (peer.clone(), lag.summary())).collect()
     }
 
-    /// What was noted of `since_seen` since this was last asked, for one reader that looks now and
-    /// then.
+    /// The `since_seen` recorded since the last call, for one reader that looks now and then.
     pub fn take_recent(&self) -> BTreeMap<Origin, Spread> {
         let mut recent = BTreeMap::new();
         for (peer, lag) in self.lock().iter_mut().filter(|(_, lag)| !lag.recent.is_empty()) {
@@ -92,9 +91,8 @@ impl LagBook {
     }
 }
 
-/// A histogram as it is told to others: how often each value was seen, in microseconds, the
-/// smallest first. One significant figure: an error of 6 %, and some tens of values at most, each of
-/// which takes room in a row.
+/// A histogram as it is shared: how often each value was seen, in microseconds, smallest first. It has one
+/// significant figure: an error of 6 %, and some tens of values at most, each of which takes space in a row.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(transparent)]
 pub struct Spread(Vec<(u64, u64)>);
@@ -112,12 +110,12 @@ impl Spread {
         Self(values.map(|value| (value.value_iterated_to(), value.count_at_value())).collect())
     }
 
-    /// All of several, as if one agent had noted them.
+    /// Several merged, as if one agent had recorded them all.
     pub fn merged<'a>(spreads: impl IntoIterator<Item = &'a Self>) -> Self {
         Self::of_values(spreads.into_iter().flat_map(|spread| &spread.0).copied())
     }
 
-    /// In figures; none, if nothing was noted.
+    /// Its summary; `None` if nothing was recorded.
     pub fn summary(&self) -> Option<LagSummary> {
         let mut coarse = histogram(1);
         for (value, count) in &self.0 {
@@ -128,7 +126,7 @@ impl Spread {
 }
 
 impl LagSummary {
-    /// Of some times; none, if there are none.
+    /// Of some times; `None` if there are none.
     pub fn of_times<'a>(times: impl IntoIterator<Item = &'a Duration>) -> Option<Self> {
         let mut all = histogram(2);
         times.into_iter().for_each(|time| all.saturating_record(micros(*time)));
@@ -183,7 +181,7 @@ mod tests {
 
     use super::*;
 
-    /// Lags in microseconds, now and then above what a histogram holds.
+    /// Lags in microseconds, some of them above what a histogram holds.
     fn lags() -> impl Strategy<Value = Vec<u64>> {
         vec(prop_oneof![0..5_u64, any::<u64>(), 0..2 * LONGEST], 0..20)
     }

@@ -1,4 +1,4 @@
-//! A key as logs and traces show it: a hash, unless whoever runs this allows the key itself.
+//! A key as logs and traces show it: hashed, unless the operator allows the key itself.
 
 use std::sync::atomic::{AtomicBool, Ordering};
 
@@ -7,12 +7,12 @@ use crate::protocol::{Item, KeyId};
 
 static ALLOWED: AtomicBool = AtomicBool::new(false);
 
-/// From now on, keys are shown as they are.
+/// Shows keys as they are from now on.
 pub fn allow_keys() {
     ALLOWED.store(true, Ordering::Relaxed);
 }
 
-/// The key, or the first 48 bits of its hash: enough to tell which lines are of one key.
+/// The key, or the first 48 bits of its hash: enough to tell which lines concern one key.
 pub fn log_key(key: &Item) -> String {
     if ALLOWED.load(Ordering::Relaxed) {
         item_json(key).to_string()

@@ -1,4 +1,4 @@
-//! Parses the command line, starts telemetry, and hands over.
+//! Parses the command line, starts telemetry, and runs the command.
 
 use std::process::ExitCode;
 

@@ -26,7 +26,7 @@ use crate::protocol::Origin;
 #[derive(Clone, Debug)]
 pub struct Region {
     pub name: Origin,
-    /// For reads, and for writes that may be repeated as they are: retries by itself.
+    /// For reads, and for writes that may be repeated as they are; retries by itself.
     pub tables: aws_sdk_dynamodb::Client,
     /// For writes to a replica: never retries, since every physical attempt needs a nonce of its
     /// own.
@@ -35,7 +35,7 @@ pub struct Region {
     pub streams: aws_sdk_dynamodbstreams::Client,
     pub control_table: String,
     pub conflict_table: String,
-    /// What something else has answered in its place.
+    /// Answers that came from something else in its place.
     pub interceptions: Interceptions,
 }
 
@@ -75,7 +75,7 @@ impl Region {
             reason: error.to_string(),
         })?;
         let kept = Kept::from(config.name.clone(), source);
-        // They are kept there, and a second time nowhere.
+        // Credentials are cached there, and must not be cached twice.
         let sdk = sdk
             .into_builder()
             .credentials_provider(SharedCredentialsProvider::new(kept.clone()))
@@ -84,7 +84,7 @@ impl Region {
         Ok(Self::with(config, sdk, Some(kept)))
     }
 
-    /// Makes the clients over an SDK whose credentials, HTTP client and clock are given.
+    /// Makes the clients from an SDK configuration whose credentials, HTTP client and clock are given.
     pub fn over(config: &RegionConfig, sdk: SdkConfig) -> Self {
         Self::with(config, sdk, None)
     }
@@ -95,8 +95,8 @@ impl Region {
             .operation_attempt_timeout(Duration::from_secs(10))
             .build();
         let http = sdk.http_client().or_else(default_http_client);
-        // Bodies are short, and every attempt has its time: watching their throughput as well costs
-        // each request some of its CPU time for nothing.
+        // Bodies are short, and every attempt has a timeout: watching their throughput as well costs each
+        // request CPU time for nothing.
         let mut shared = sdk
             .into_builder()
             .timeout_config(timeouts)
@@ -106,8 +106,8 @@ impl Region {
             http.map(|http| SharedHttpClient::new(AnswersOnly(http, interceptions.clone()))),
         );
         let shared = shared.build();
-        // The SDK's own partition is its region: a peer that is down would use up the retries of
-        // every other one that calls itself so.
+        // The SDK's own retry partition is the AWS region: a peer that is down would use up the retries of
+        // every other one with the same AWS region.
         let partition = RetryPartition::custom(config.name.to_string()).build();
         let mut tables = aws_sdk_dynamodb::config::Builder::from(&shared)
             .retry_partition(partition.clone())
@@ -137,17 +137,17 @@ impl Region {
     }
 }
 
-/// The one that the SDK would take.
+/// The client that the SDK uses by default.
 fn default_http_client() -> Option<SharedHttpClient> {
     let plugin = default_http_client_plugin_v2(BehaviorVersion::latest())?;
     plugin.runtime_components(&RuntimeComponentsBuilder::new("default")).http_client()
 }
 
-/// What the environment says, apart from credentials.
+/// The environment's settings, apart from credentials.
 async fn load(config: &RegionConfig, profile: Option<&str>) -> SdkConfig {
     let mut loader = aws_config::defaults(BehaviorVersion::latest())
         .region(AwsRegion::new(config.aws_region.clone()))
-        // Said here: the SDK panics on a setting that it does not know.
+        // Set here: the SDK panics on a setting that it does not know.
         .retry_config(RetryConfig::standard())
         .no_credentials();
     if let Some(profile) = profile {

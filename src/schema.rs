@@ -1,4 +1,4 @@
-//! What DescribeTable says of a replica: its keys and its stream.
+//! What DescribeTable says about a replica: its keys and its stream.
 
 use std::fmt;
 
@@ -52,9 +52,9 @@ pub struct Described {
     pub key_schema: KeySchema,
     pub stream: StreamState,
     pub active: bool,
-    /// Why nobody but AWS may replicate it: it is a replica of a managed global table.
+    /// Why only AWS may replicate it: it is a replica of a managed global table.
     pub managed: Option<String>,
-    /// All that the service said.
+    /// The service's whole description.
     pub table: TableDescription,
 }
 
@@ -97,8 +97,8 @@ impl From<TableDescription> for Described {
     }
 }
 
-/// What AWS replicates to a table shows in its stream as if an application had written it, and what Tradewind writes
-/// is replicated by AWS once more.
+/// Writes that AWS replicates to a table appear in its stream as an application's, and AWS replicates
+/// Tradewind's writes once more.
 fn managed(table: &TableDescription) -> Option<String> {
     let replicas: Vec<&str> =
         table.replicas().iter().filter_map(|replica| replica.region_name.as_deref()).collect();
@@ -108,7 +108,8 @@ fn managed(table: &TableDescription) -> Option<String> {
         (true, None) => return None,
     };
     Some(format!(
-        "it is a managed global table ({of}): DynamoDB replicates it by itself, and each would take the other's writes \
-         for an application's. Remove its other replicas in DynamoDB, or take the table out of regions.toml"
+        "it is a managed global table ({of}): DynamoDB replicates it by itself, and each would mistake the \
+         other's writes for an application's. Remove its other replicas in DynamoDB, or take the table out of \
+         regions.toml"
     ))
 }

@@ -1,4 +1,4 @@
-//! What an agent has done so far, counted.
+//! Counts what an agent has done so far.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 
@@ -39,50 +39,51 @@ macro_rules! tally {
 }
 
 tally! {
-    /// Records read from the local stream, those re-read after a restart aside.
+    /// Records read from the local stream, excluding those re-read after a restart.
     records,
-    /// Applications' puts and updates among them.
+    /// Puts and updates by applications among them.
     local_puts,
-    /// Applications' deletes and TTL expiries among them.
+    /// Deletes by applications and TTL expiries among them.
     local_deletes,
     /// Echoes among them: records of agents' writes, not forwarded.
     echoes,
     /// Local writes that lost to one that was not made on top of them.
     conflicts,
-    /// Conflicts that were to be recorded, and could not be.
+    /// Conflicts that were to be recorded but could not be.
     conflicts_unrecorded,
-    /// Writes that a peer took.
+    /// Writes that a peer accepted.
     replicated,
-    /// Writes that a peer turned down, since it had a newer version (or this one) already.
+    /// Writes superseded at a peer: it already had a newer version, or this one.
     outrun,
-    /// Writes that were not made at a peer, since a later one of the same key did for them.
+    /// Writes coalesced into a later one of the same key, and so not made at a peer.
     taken_in,
-    /// Writes that met one at a peer which that region's agent had not told of yet.
+    /// Writes that met one at a peer which that region's agent had not reported yet.
     contended,
-    /// Writes that took effect on a condition which did not name all that they replaced.
+    /// Writes that took effect on a condition which did not name everything they replaced.
     unguarded,
     /// Newer local versions put back over older replicated ones.
     heals,
-    /// Delete marks carried out.
+    /// Deletes applied for delete marks.
     deletes_carried_out,
     /// Local writes stamped in place.
     restamps,
-    /// Writes put aside, since a replica can never take them.
+    /// Writes parked as dead letters, since a replica can never accept them.
     dead_letters,
-    /// Attempts that were throttled.
+    /// Throttled attempts.
     throttled,
-    /// Attempts that failed otherwise, and were made again.
+    /// Attempts that failed otherwise, and were retried.
     retries,
-    /// Times that a table was marked since records were trimmed before they were read, or since it has another stream.
+    /// Times that a table was marked because records were trimmed before they were read, or because it has
+    /// another stream.
     gaps,
     /// Records that could not be read.
     unreadable,
-    /// Times that remembered keys could not be moved to disk, or read from there.
+    /// Failures to move remembered keys to disk, or to read them from there.
     spill_failures,
-    /// Replicated writes whose origin is no region of the table here: agents of another setup made them, and they go
-    /// to no peer.
+    /// Replicated writes whose origin is not a region of the table here: agents of another setup made them,
+    /// and they go to no peer.
     foreign,
-    /// Times that the table's replication broke down and was started again; only by a defect.
+    /// Times that the table's replication failed because of a defect and was restarted.
     breakdowns,
 }
 
@@ -99,7 +100,7 @@ impl Tally {
 }
 
 impl TallySnapshot {
-    /// Writes that agents made to replicas and that took effect.
+    /// Agents' writes to replicas that took effect.
     pub fn agent_writes(&self) -> u64 {
         self.replicated + self.heals + self.deletes_carried_out + self.restamps
     }
@@ -110,7 +111,7 @@ impl TallySnapshot {
     }
 }
 
-/// A count among other figures.
+/// A count, as one of several figures.
 pub(crate) fn count(count: impl TryInto<u32>) -> f64 {
     f64::from(count.try_into().unwrap_or(u32::MAX))
 }

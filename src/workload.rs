@@ -1,5 +1,5 @@
-//! An application that makes real conflicts: writes of every kind, to few keys, in every region. Beside that it
-//! counts in an item that nobody else writes, and notices if that goes back.
+//! An application that makes real conflicts: writes of every kind, to few keys, in every region. It also
+//! counts in an item that nobody else writes, and notices if the count goes back.
 
 use std::collections::VecDeque;
 
@@ -11,7 +11,7 @@ use serde::Serialize;
 use crate::fault::Fault;
 use crate::protocol::Item;
 
-/// One way for an application to write.
+/// A kind of write.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Operation {
@@ -19,12 +19,12 @@ pub enum Operation {
     Put,
     /// UpdateItem, which keeps a stamp.
     Update,
-    /// PutItem of an old copy as it was read, stamp and all.
+    /// PutItem of an old copy as it was read, including its stamp.
     PutBack,
     Delete,
-    /// One more in its own item, by ADD.
+    /// Increments its own item, by ADD.
     Count,
-    /// The same by an optimistic lock: on condition of the count that it was told last.
+    /// The same with an optimistic lock: on condition of the last count it was given.
     Swap,
 }
 
@@ -39,7 +39,7 @@ pub struct Application {
     written: u64,
     /// Items as they were read some time ago.
     copies: VecDeque<Item>,
-    /// The item that it counts in, and what it was told last.
+    /// The item that it counts in, and the last count it was given.
     counter: AttributeValue,
     count: u64,
     rollbacks: u64,
@@ -51,7 +51,7 @@ impl Application {
     /// How many old copies it holds.
     const COPIES: usize = 4;
 
-    /// An application that writes to `keys` different keys, as `seed` says.
+    /// An application that writes to `keys` different keys, driven by `seed`.
     pub fn new(client: Client, table: String, name: String, keys: u64, seed: u64) -> Self {
         Self {
             counter: AttributeValue::S(format!("counter-{name}-{seed:016x}")),
@@ -67,7 +67,7 @@ impl Application {
         }
     }
 
-    /// How often its own count was less than, or not more than, what it had been told before.
+    /// How often its own count was less than, or no more than, what it had been given before.
     pub fn rollbacks(&self) -> u64 {
         self.rollbacks
     }
@@ -117,7 +117,7 @@ impl Application {
         Ok(Operation::Update)
     }
 
-    /// Writes back a copy that was read before, and reads one for later.
+    /// Writes back a copy that was read earlier, and reads one for later.
     async fn put_back(&mut self, id: AttributeValue) -> Result<Operation, Fault> {
         let read = self.client.get_item().table_name(&self.table).key(Self::KEY, id.clone()).send().await?;
         let fresh = read.item.filter(|item| !item.is_empty());
@@ -138,7 +138,7 @@ impl Application {
             .expression_attribute_values(":one", AttributeValue::N("1".to_owned()))
             .return_values(ReturnValue::UpdatedNew);
         let count = update.send().await?.attributes.as_ref().and_then(count_of).unwrap_or_default();
-        // A call whose answer is lost is made again, and counts twice.
+        // A call whose answer is lost is retried, and counts twice.
         self.rollbacks += u64::from(count <= self.count);
         self.count = count;
         Ok(Operation::Count)
@@ -168,7 +168,7 @@ impl Application {
                 _ => return Err(error.into()),
             },
         };
-        // A call whose answer is lost is made again, and finds what it left.
+        // A call whose answer is lost is retried, and finds what it left.
         self.rollbacks += u64::from(found < next);
         self.count = found;
         Ok(Operation::Swap)

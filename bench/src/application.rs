@@ -15,13 +15,13 @@ use crate::Result;
 pub(crate) const KEY: &str = "id";
 /// When the write was to be sent, in microseconds on this process's clock.
 const SENT: &str = "sent";
-/// Makes every write one that changes something.
+/// Makes every write change something.
 const SERIAL: &str = "serial";
 const TEXT: &str = "text";
-/// What an item holds beside its text, in bytes.
+/// The size of an item beside its text, in bytes.
 const OVERHEAD: usize = 60;
 
-/// Where the clock of [`SENT`] begins.
+/// When the clock of [`SENT`] starts.
 static BEGIN: LazyLock<Instant> = LazyLock::new(Instant::now);
 static WRITES: AtomicU64 = AtomicU64::new(0);
 
@@ -53,14 +53,14 @@ impl Application {
         item
     }
 
-    /// Puts an item; the write units that it took.
+    /// Puts an item. Returns the write units consumed.
     pub(crate) async fn put(&self, key: &str, sent: Instant) -> Result<f64> {
         let put = self.client.put_item().table_name(&self.table).set_item(Some(self.item(key, sent)));
         let answer = put.return_consumed_capacity(ReturnConsumedCapacity::Total).send().await?;
         Ok(units(answer.consumed_capacity))
     }
 
-    /// Updates an item, stamp and all.
+    /// Updates an item, including its stamp.
     pub(crate) async fn update(&self, key: &str) -> Result<f64> {
         let mut update = self.client.update_item().table_name(&self.table).key(KEY, text(key));
         for (name, value) in marks(Instant::now()) {

@@ -1,4 +1,4 @@
-//! A run beside an earlier one, by ratio.
+//! Compares a run with an earlier one, by ratio.
 
 use std::collections::BTreeMap;
 
@@ -12,7 +12,7 @@ pub struct Change {
     pub figure: String,
     pub before: f64,
     pub now: f64,
-    /// `now` to `before`; none where there was nothing before.
+    /// `now` divided by `before`; `None` if there was nothing before.
     pub ratio: Option<f64>,
 }
 
@@ -26,10 +26,10 @@ pub fn compare(before: &Figures, now: &Figures) -> Vec<Change> {
     by_name(now).into_iter().filter_map(change).collect()
 }
 
-/// The changes for a person.
+/// The changes as text.
 pub fn table(changes: &[Change]) -> String {
     let mut lines =
-        vec![format!("{:<44}{:>12}{:>12}{:>10}", "beside the baseline", "before", "now", "ratio")];
+        vec![format!("{:<44}{:>12}{:>12}{:>10}", "against the baseline", "before", "now", "ratio")];
     for Change { figure, before, now, ratio } in changes {
         let ratio = ratio.map_or("-".to_owned(), |ratio| format!("{ratio:.2}"));
         lines.push(format!("{figure:<44}{before:>12.2}{now:>12.2}{ratio:>10}"));

@@ -1,5 +1,5 @@
-//! The ceiling: how many conditional puts a second the endpoint takes, from this very binary,
-//! with nothing around them.
+//! The ceiling: how many conditional puts a second the endpoint accepts from this very binary, with nothing
+//! around them.
 
 use std::ops::Range;
 use std::sync::Arc;
@@ -25,14 +25,14 @@ use crate::stage::Stage;
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Ceiling {
     pub per_second: f64,
-    /// How many writes at once it takes for that.
+    /// How many concurrent writes that takes.
     pub concurrency: usize,
-    /// CPU time of the client, the SDK's own, for one of them.
+    /// CPU time of the client, the SDK's own, for each put.
     pub cpu_us_per_put: Option<f64>,
     pub tried: Vec<Tried>,
 }
 
-/// One concurrency.
+/// The result of one concurrency.
 #[derive(Clone, Copy, Debug, Serialize, Deserialize)]
 pub struct Tried {
     pub concurrency: usize,
@@ -60,14 +60,14 @@ impl Ceiling {
         Ok(Self { per_second, concurrency, cpu_us_per_put, tried })
     }
 
-    /// The ceiling of a stage as it is now, of writes to these regions together: an engine may get
-    /// slower as it fills.
+    /// The current ceiling of a stage, for writes to these regions together: an engine may get slower as it
+    /// fills.
     pub(crate) async fn of(&self, stage: &Stage, regions: Range<usize>, plan: &Plan) -> Result<f64> {
         Ok(probe(stage, regions, self.concurrency, plan.probe_writes).await?.per_second)
     }
 }
 
-/// Makes so many writes.
+/// Makes this many writes.
 async fn probe(stage: &Stage, regions: Range<usize>, concurrency: usize, count: u64) -> Result<Tried> {
     let left = Arc::new(AtomicU64::new(count));
     let (begun, cpu) = (Instant::now(), cpu_time());
@@ -88,7 +88,7 @@ async fn probe(stage: &Stage, regions: Range<usize>, concurrency: usize, count: 
     })
 }
 
-/// Writes new items as an agent does: the same condition, a stamp of the same length.
+/// Writes new items as an agent does: with the same condition, and a stamp of the same length.
 async fn write(application: Application, name: String, left: Arc<AtomicU64>) -> Result<()> {
     let stamp = "tw1 0000000000000000 tokyo 0000000000000000 tokyo AAAAAAAAAAAAAAAA 0000000000000000";
     let take = |left: u64| left.checked_sub(1);

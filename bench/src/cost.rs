@@ -1,4 +1,4 @@
-//! What replication costs: requests and write units at the peer and at the origin, for each of an
+//! The cost of replication: requests and write units at the peer and at the origin, for each of an
 //! application's writes.
 
 use std::collections::BTreeSet;
@@ -20,10 +20,10 @@ use crate::plan::Plan;
 use crate::stage::Stage;
 
 const SIZES: [usize; 3] = [200, 1_000, 50_000];
-/// From this size on, a quarter of the writes must do.
+/// From this size on, a quarter of the writes is enough.
 const LARGE: usize = 10_000;
 const WRITERS: usize = 16;
-/// Costs don't depend on it, and less of it makes the run shorter.
+/// Costs don't depend on it, and a short one makes the run shorter.
 const POLL: Duration = Duration::from_millis(50);
 const PATIENCE: Duration = Duration::from_mins(1);
 
@@ -33,7 +33,7 @@ const PATIENCE: Duration = Duration::from_mins(1);
 pub enum Operation {
     Put,
     Update,
-    /// Of an item that is there.
+    /// Of an existing item.
     Delete,
 }
 
@@ -46,7 +46,7 @@ pub struct Cost {
     pub writes: u64,
     /// Write requests that agents made to the peer's replica, for each write.
     pub requests_at_peer: f64,
-    /// Write units that they took, as the engine says; none where it does not.
+    /// Write units that these took, as reported by the engine; `None` if it does not report any.
     pub units_at_peer: Option<f64>,
     /// Write requests that agents made to the origin's replica.
     pub requests_at_origin: f64,
@@ -67,7 +67,7 @@ pub(crate) async fn measure(engine: &Engine, plan: &Plan) -> Result<Vec<Cost>> {
     let stage = Stage::set(engine, 2, tuning).await?;
     let (origin, peer) = (stage.start_metered(0).await?, stage.start_metered(1).await?);
     let pair = Pair { stage, origin, peer };
-    // The uniform puts, which come first, make every item; the deletes come last.
+    // The uniform puts, which come first, create every item; the deletes come last.
     let cases = [
         (Operation::Put, Choice::Uniform),
         (Operation::Put, Choice::Zipf),
@@ -83,7 +83,7 @@ pub(crate) async fn measure(engine: &Engine, plan: &Plan) -> Result<Vec<Cost>> {
         let mut present: BTreeSet<u64> = (0..items).collect();
         for (operation, choice) in cases {
             let mut keys = Keys::new(choice, items, 2);
-            // A quarter goes by each of the deletes: what is gone can't be deleted again.
+            // Each of the deletes takes a quarter: a deleted item can't be deleted again.
             let chosen = match operation {
                 Operation::Put | Operation::Update => (0..items).map(|_| keys.next()).collect(),
                 Operation::Delete => (0..items / 4).map(|_| take(&mut keys, &mut present)).collect(),
@@ -98,7 +98,7 @@ pub(crate) async fn measure(engine: &Engine, plan: &Plan) -> Result<Vec<Cost>> {
     Ok(costs)
 }
 
-/// The next key that is there, which it then is no more.
+/// The next existing key, which is then taken away.
 fn take(keys: &mut Keys, present: &mut BTreeSet<u64>) -> u64 {
     loop {
         let key = keys.next();
@@ -128,7 +128,7 @@ impl Pair {
             }
             tokio::time::sleep(Duration::from_millis(10)).await;
         }
-        // What should not come would come now.
+        // Unexpected writes would arrive now.
         for (agent, _) in [&self.origin, &self.peer] {
             tokio::time::timeout(PATIENCE, agent.figures().drained(3)).await?;
         }
@@ -149,7 +149,7 @@ impl Pair {
     }
 }
 
-/// Writes to these keys: the units that it took, and how many there were.
+/// Writes to these keys. Returns the units consumed, and how many writes there were.
 async fn write(application: &Application, operation: Operation, keys: Vec<u64>) -> Result<(f64, f64)> {
     let mut keys = keys.into_iter();
     let mut writes: JoinSet<Result<f64>> = JoinSet::new();

@@ -1,4 +1,4 @@
-//! The drain: how fast an agent brings a backlog to its peers.
+//! The drain: how fast an agent delivers a backlog to its peers.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -24,7 +24,7 @@ use crate::stage::Stage;
 pub(crate) const BYTES: usize = 200;
 /// How many applications write the backlog at once.
 const WRITERS: usize = 48;
-/// How long nothing may happen before the benchmark gives up.
+/// How long without progress before the benchmark gives up.
 const PATIENCE: Duration = Duration::from_mins(1);
 
 /// One drain.
@@ -32,21 +32,21 @@ const PATIENCE: Duration = Duration::from_mins(1);
 pub struct Drain {
     pub peers: usize,
     pub records: u64,
-    /// From the first answer of a peer to the last.
+    /// From a peer's first answer to its last.
     pub seconds: f64,
     pub records_per_second: f64,
     pub writes_per_second: f64,
-    /// The endpoint's ceiling, of writes to as many replicas together, before and after.
+    /// The endpoint's ceiling for writes to as many replicas together, before and after.
     pub ceiling_per_second: [f64; 2],
-    /// The writes to the mean of both, which is the harmonic one: of times, not of rates.
+    /// The ratio of the writes to the harmonic mean of both, since times are averaged and not rates.
     pub ratio: f64,
     /// CPU time of the whole agent: reading, judging, and writing to all peers.
     pub cpu_us_per_record: Option<f64>,
     pub peak_mib: Option<f64>,
 }
 
-/// Lets the origin's agent drain a backlog. The peers' agents don't run: their reading of the
-/// echoes would use the machine, and the endpoint, too.
+/// Lets the origin's agent drain a backlog. The peers' agents don't run: reading the echoes would use the
+/// machine, and the endpoint, too.
 pub(crate) async fn measure(engine: &Engine, plan: &Plan, peers: usize, ceiling: &Ceiling) -> Result<Drain> {
     let stage = Stage::set(engine, 1 + peers, Tuning::default()).await?;
     fill(&stage, plan).await?;
@@ -94,25 +94,25 @@ pub(crate) async fn measure(engine: &Engine, plan: &Plan, peers: usize, ceiling:
     })
 }
 
-/// The mean rate, where as many writes were made at one as at the other.
+/// The mean rate, if as many writes were made at one as at the other.
 pub(crate) fn harmonic(a: f64, b: f64) -> f64 {
     2.0 / (1.0 / a + 1.0 / b)
 }
 
-/// What an agent has done, of its one table.
+/// What an agent has done for its one table.
 pub(crate) fn tally(agent: &Agent) -> TallySnapshot {
     let mut total = TallySnapshot::default();
     agent.figures().report().into_iter().for_each(|table| total += table.tally);
     total
 }
 
-/// The writes that have been answered for, one way or the other.
+/// The writes that have been answered, either way.
 pub(crate) fn arrived(agent: &Agent) -> u64 {
     let TallySnapshot { replicated, outrun, taken_in, .. } = tally(agent);
     replicated + outrun + taken_in
 }
 
-/// Writes the backlog, a key for each record.
+/// Writes the backlog, with a key for each record.
 async fn fill(stage: &Stage, plan: &Plan) -> Result<()> {
     let next = Arc::new(AtomicU64::new(0));
     let records = plan.records;

@@ -1,4 +1,4 @@
-//! The endpoints, in a process of their own: the CPU time of this one is then Tradewind's alone.
+//! The endpoints, in a process of their own, so that the CPU time of this process is Tradewind's alone.
 
 use std::io::{BufRead, BufReader, Read, Write as _};
 use std::path::{Path, PathBuf};
@@ -12,15 +12,15 @@ use url::Url;
 
 use crate::Result;
 
-/// The regions, with what AWS would call them: DynamoDB Local keeps a set of tables for each.
+/// The regions and their AWS names: DynamoDB Local keeps a set of tables for each.
 pub(crate) const PLACES: [(&str, &str); 3] =
     [("tokyo", "ap-northeast-1"), ("dublin", "eu-west-1"), ("oregon", "us-west-2")];
 /// How long an engine may take to start.
 const PATIENCE: Duration = Duration::from_mins(1);
-/// What starts this binary as the embedded engine.
+/// The argument that starts this binary as the embedded engine.
 pub const SERVE: &str = "serve-embedded";
 
-/// A running engine; it ends with this.
+/// A running engine; it stops when this is dropped.
 #[derive(Debug)]
 pub struct Engine {
     name: &'static str,
@@ -28,7 +28,7 @@ pub struct Engine {
     _process: Option<Server>,
 }
 
-/// A process that ends with this.
+/// A process that is killed when this is dropped.
 #[derive(Debug)]
 struct Server(Child);
 
@@ -41,10 +41,10 @@ impl Drop for Server {
 }
 
 impl Engine {
-    /// An embedded region each, all in one process, which is this binary once more.
+    /// Embedded regions, all in one other process of this binary.
     pub fn embedded() -> Result<Self> {
         let mut command = Command::new(std::env::current_exe()?);
-        // Its standard input ends when this process does, however that happens.
+        // Its standard input closes when this process ends, however that happens.
         command.arg(SERVE).stdin(Stdio::piped()).stdout(Stdio::piped());
         let mut process = Server(command.spawn()?);
         let output = process.0.stdout.take().ok_or("the embedded engine has no output")?;
@@ -56,9 +56,9 @@ impl Engine {
         Ok(Self { name: "embedded", endpoints, _process: Some(process) })
     }
 
-    /// Amazon's DynamoDB Local, all regions in one process. Started as `tests/with-engine` does.
+    /// Amazon's DynamoDB Local, with all regions in one process. Started as `tests/with-engine` does.
     pub async fn dynamodb_local(jar: &Path) -> Result<Self> {
-        let folder = jar.parent().ok_or("the jar lies in no folder")?;
+        let folder = jar.parent().ok_or("the jar has no parent folder")?;
         let libraries = folder.join("DynamoDBLocal_lib");
         let port = TcpListener::bind(("127.0.0.1", 0)).await?.local_addr()?.port();
         let mut command = Command::new("setpriv");
@@ -87,12 +87,12 @@ impl Engine {
         Ok(Self { name: "dynamodb-local", endpoints: vec![endpoint; PLACES.len()], _process: Some(process) })
     }
 
-    /// A server that runs already, and keeps a set of tables for each AWS region.
+    /// A server that is already running, and keeps a set of tables for each AWS region.
     pub fn at(endpoint: &Url) -> Self {
         Self { name: "endpoint", endpoints: vec![endpoint.clone(); PLACES.len()], _process: None }
     }
 
-    /// The DynamoDB Local that `tests/with-engine` has fetched, if it has.
+    /// The DynamoDB Local fetched by `tests/with-engine`, if there is one.
     pub fn fetched_jar() -> Option<PathBuf> {
         let engines = std::env::var_os("TRADEWIND_ENGINES").unwrap_or_else(|| "target/engines".into());
         let mut jars: Vec<PathBuf> = std::fs::read_dir(engines)
@@ -117,7 +117,7 @@ impl Engine {
     }
 }
 
-/// Is the embedded engine, until standard input ends. Prints an endpoint a region.
+/// Serves as the embedded engine until standard input ends. Prints an endpoint for each region.
 pub async fn serve_embedded() -> Result<()> {
     let mut regions = Vec::new();
     for (name, _) in PLACES {

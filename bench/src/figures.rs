@@ -1,4 +1,4 @@
-//! All that was measured, as JSON and as a table.
+//! All measurements, as JSON and as a table.
 
 use std::time::Duration;
 
@@ -41,13 +41,13 @@ impl Machine {
     }
 }
 
-/// How many a second; also, with CPU time, how many a second of that.
+/// A rate; with CPU time, the rate per second of CPU time.
 pub(crate) fn per_second(count: u64, time: Duration) -> f64 {
     f64::from(u32::try_from(count).unwrap_or(u32::MAX)) / time.as_secs_f64().max(1e-6)
 }
 
 impl Figures {
-    /// The figures for a person.
+    /// The figures as text.
     pub fn table(&self) -> String {
         let Self { machine, engine, ceiling, .. } = self;
         let build = if machine.optimised { "" } else { ", built without optimisations" };

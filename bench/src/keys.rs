@@ -6,7 +6,7 @@ use serde::{Deserialize, Serialize};
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Choice {
-    /// Each key as often as any other: one after the other, in an order of its own.
+    /// Each key as often as any other: one after the other, in shuffled order.
     Uniform,
     /// As YCSB does: the n-th key in proportion to n^-0.99.
     Zipf,
@@ -19,7 +19,7 @@ pub(crate) enum Keys {
         order: Vec<u64>,
         next: usize,
     },
-    /// The share of all choices that the keys up to each one have.
+    /// The cumulative share of all choices, up to each key.
     Zipf {
         shares: Vec<f64>,
         rng: fastrand::Rng,

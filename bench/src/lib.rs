@@ -1,7 +1,7 @@
-//! How fast and how cheap Tradewind replicates, as ratios to what the endpoint itself can do.
+//! How fast and how cheaply Tradewind replicates, as ratios to what the endpoint itself can do.
 //!
-//! A workspace crate, not a command of `tradewind`: what it needs (an engine in a process of its
-//! own, java, interceptors, a plot) has no place in the binary that runs beside a production table.
+//! A workspace crate, not a command of `tradewind`: what it needs (an engine in a process of its own, java,
+//! interceptors, a plot) does not belong in the binary that runs beside a production table.
 //!
 //! | file | subject |
 //! | --- | --- |
@@ -12,8 +12,8 @@
 //! | `process` | this process's CPU time and memory |
 //! | `ceiling`, `drain`, `steady`, `cost` | the four measurements |
 //! | `plan` | how much of each |
-//! | `figures` | all that was measured, as JSON and as a table |
-//! | `baseline`, `plot` | beside an earlier run; as a picture |
+//! | `figures` | all measurements, as JSON and as a table |
+//! | `baseline`, `plot` | compared with an earlier run; as a picture |
 
 mod application;
 pub mod baseline;
@@ -37,7 +37,7 @@ use self::engine::Engine;
 use self::figures::{Figures, Machine};
 use self::plan::Plan;
 
-/// A benchmark that can't go on stops, and says why.
+/// A benchmark that can't go on stops with an error.
 pub type Result<T> = std::result::Result<T, Box<dyn Error + Send + Sync>>;
 
 /// Measures everything, in one run against one engine.

@@ -1,4 +1,4 @@
-//! `tradewind-bench`: one run, one table; `--json` for the same as JSON.
+//! `tradewind-bench`: one run, one table; `--json` prints the same as JSON.
 
 use std::io::Write as _;
 use std::path::{Path, PathBuf};
@@ -15,29 +15,29 @@ use tradewind_bench::plan::Plan;
 use tradewind_bench::{Result, measure, plot};
 use url::Url;
 
-/// Measures how fast and how cheap Tradewind replicates.
+/// Measures how fast and how cheaply Tradewind replicates.
 ///
-/// Starts an engine in a process of its own, and measures in one run: the ceiling (conditional
-/// puts a second of that engine, with nothing around them), how fast a backlog drains to one and
-/// to two peers, the lag at 10, 50 and 80 % of the ceiling, and what each kind of write costs.
-/// Compare ratios, not rates: those are the machine's. Build with --release.
+/// Starts an engine in a process of its own, and measures in one run: the ceiling (conditional puts a second
+/// of that engine, with nothing around them), how fast a backlog drains to one and to two peers, the lag at
+/// 10, 50 and 80 % of the ceiling, and what each kind of write costs. Compare ratios, not rates, which depend
+/// on the machine. Build with --release.
 #[derive(Debug, Parser)]
 #[command(version, max_term_width = 100)]
 struct Cli {
-    /// What to run against. tests/with-engine fetches DynamoDB Local, which needs java.
+    /// Which engine to run against. tests/with-engine fetches DynamoDB Local, which needs java.
     #[arg(long, value_enum, default_value = "embedded")]
     engine: Kind,
     /// DynamoDB Local's DynamoDBLocal.jar.
     #[arg(long, value_name = "FILE")]
     jar: Option<PathBuf>,
-    /// A server that runs already, and keeps a set of tables for each AWS region.
+    /// A server that is already running, and keeps a set of tables for each AWS region.
     #[arg(long, value_name = "URL", conflicts_with_all = ["engine", "jar"])]
     endpoint: Option<Url>,
-    /// The records of the backlog; 3,000, since the engines' writes get slower with every record in
-    /// the stream.
+    /// The records of the backlog; 3,000, since the engines' writes get slower with every record in the
+    /// stream.
     #[arg(long, value_parser = clap::value_parser!(u64).range(1..))]
     records: Option<u64>,
-    /// Measure little, in less than a minute: no figures to rely on.
+    /// Measure little, in less than a minute: the figures are not reliable.
     #[arg(long)]
     quick: bool,
     /// Print the figures as JSON.
@@ -46,7 +46,7 @@ struct Cli {
     /// Draw the lag over time and the ratios as an SVG.
     #[arg(long, value_name = "FILE")]
     plot: Option<PathBuf>,
-    /// Compare with what an earlier run printed with --json.
+    /// Compare with the output of an earlier run with --json.
     #[arg(long, value_name = "FILE")]
     baseline: Option<PathBuf>,
 }
@@ -57,7 +57,7 @@ enum Kind {
     DynamodbLocal,
 }
 
-/// What is printed with --json.
+/// The output of --json.
 #[derive(Debug, Serialize)]
 struct Output {
     #[serde(flatten)]
@@ -85,7 +85,7 @@ fn main() -> ExitCode {
     }
 }
 
-/// Prints a result; a reader that has gone away wants no more of it.
+/// Prints a result; stops if the reader has gone away.
 fn print(text: impl std::fmt::Display) -> Result<()> {
     match writeln!(std::io::stdout(), "{text}") {
         Err(error) if error.kind() != std::io::ErrorKind::BrokenPipe => Err(error.into()),
@@ -102,7 +102,7 @@ fn run(command: impl Future<Output = Result<()>>) -> Result<()> {
 
 impl Cli {
     async fn run(self) -> Result<()> {
-        // A file that can't be read is told at once, not after all has been measured.
+        // An unreadable file is reported at once, not after everything has been measured.
         let before = self.baseline.as_deref().map(read).transpose()?;
         let engine = self.start().await?;
         let plan = if self.quick { Plan::quick() } else { Plan::full() };
@@ -133,8 +133,8 @@ impl Cli {
         }
         let jar = self.jar.clone().or_else(Engine::fetched_jar);
         let jar = jar.ok_or(
-            "no DynamoDB Local is here: name its jar with --jar, or let `tests/with-engine dynamodb-local true` \
-             fetch it",
+            "DynamoDB Local not found: name its jar with --jar, or fetch it with `tests/with-engine dynamodb-local \
+             true`",
         )?;
         Engine::dynamodb_local(&jar).await
     }

@@ -1,5 +1,5 @@
-//! What an agent's writes to replicas cost, and when they arrived: seen by an interceptor in the
-//! SDK, so that every request counts which is sent, and none twice.
+//! The cost and arrival of an agent's writes to replicas, seen by an interceptor in the SDK, so that every
+//! request that is sent counts exactly once.
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -22,7 +22,7 @@ use crate::application::sent_at;
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Meter(Arc<Mutex<Metered>>);
 
-/// What a meter has seen.
+/// What a meter has recorded.
 #[derive(Debug, Default)]
 pub(crate) struct Metered {
     pub(crate) peers: Count,
@@ -30,17 +30,17 @@ pub(crate) struct Metered {
     pub(crate) arrivals: Vec<Arrival>,
 }
 
-/// Requests, and what they used.
+/// Requests, and the capacity they consumed.
 #[derive(Clone, Copy, Debug, Default)]
 pub(crate) struct Count {
     pub(crate) requests: u64,
-    /// Write units, as the service answered them.
+    /// Write units, as the service reported them.
     pub(crate) units: f64,
-    /// Requests without an answer that tells units: failed ones, and turned-down ones.
+    /// Requests whose answers report no units: failed and refused ones.
     pub(crate) unanswered: u64,
 }
 
-/// A put that a peer has taken.
+/// A put that a peer has accepted.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Arrival {
     /// When the application sent it; on the clock that [`sent_at`] reads.
@@ -52,12 +52,12 @@ pub(crate) struct Arrival {
 }
 
 impl Meter {
-    /// What to put into the client of a region: the agent's own, or a peer's.
+    /// The interceptor for the client of a region: the agent's own, or a peer's.
     pub(crate) fn tap(&self, is_own: bool) -> Tap {
         Tap { meter: self.clone(), is_own }
     }
 
-    /// What has been seen since the last call.
+    /// What has been recorded since the last call.
     pub(crate) fn take(&self) -> Metered {
         std::mem::take(&mut *self.lock())
     }
@@ -67,14 +67,14 @@ impl Meter {
     }
 }
 
-/// Sits in one client, and reports to a meter.
+/// Part of one client; reports to a meter.
 #[derive(Debug)]
 pub(crate) struct Tap {
     meter: Meter,
     is_own: bool,
 }
 
-/// A request under way.
+/// A request in flight.
 #[derive(Debug)]
 struct UnderWay {
     begun: Instant,

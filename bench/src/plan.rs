@@ -1,34 +1,34 @@
-//! How much of each measurement is made.
+//! How extensive each measurement is.
 
 use std::time::Duration;
 
 use tradewind::cli::Progress;
 
-/// How much of each measurement.
+/// How extensive each measurement is.
 #[derive(Clone, Debug)]
 pub struct Plan {
-    /// How many conditional writes at once are tried, to find the ceiling.
+    /// The concurrencies to try, to find the ceiling.
     pub concurrencies: Vec<usize>,
-    /// How many writes each is tried with.
+    /// How many writes to try each with.
     pub probe_writes: u64,
     /// The records of the backlog.
     pub records: u64,
     /// How long each steady load lasts, after as much warming up as `warm_up` says.
     pub steady: Duration,
     pub warm_up: Duration,
-    /// No steady load makes more writes than this, the warming up aside.
+    /// No steady load makes more writes than this, excluding the warming up.
     pub steady_writes: u32,
-    /// How many writes each cost is measured with; a quarter of that with 50 KB items.
+    /// How many writes to measure each cost with; a quarter of that with 50 KB items.
     pub cost_writes: u64,
     /// Whether progress is left to the log.
     pub quiet: bool,
 }
 
 impl Plan {
-    /// For figures to rely on.
+    /// For reliable figures.
     ///
-    /// Backlogs are small: with DynamoDB Local and with the embedded engine, a write takes the
-    /// longer, the more records the stream holds.
+    /// Backlogs are small: with DynamoDB Local and with the embedded engine, a write takes longer the more
+    /// records the stream holds.
     pub fn full() -> Self {
         Self {
             concurrencies: vec![4, 8, 16, 32, 64, 128],
@@ -42,7 +42,7 @@ impl Plan {
         }
     }
 
-    /// For a look, and for tests: under a minute, and too little for figures to rely on.
+    /// For a quick look, and for tests: under a minute, and too little for reliable figures.
     pub fn quick() -> Self {
         Self {
             concurrencies: vec![16, 32],

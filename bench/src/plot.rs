@@ -1,7 +1,7 @@
 //! The figures as a picture: lag over time, and the drains' ratios.
 //!
-//! Written by hand: two panels are less than what a plotting crate would bring, and the one that
-//! would do (plotters) has had no release for two years.
+//! Written by hand: two panels are less code than a plotting crate would bring, and the suitable one
+//! (plotters) has had no release for two years.
 
 use std::fmt::Write;
 
@@ -25,7 +25,7 @@ pub fn svg(figures: &Figures) -> String {
         "<svg xmlns='http://www.w3.org/2000/svg' viewBox='0 0 960 420' font-family='sans-serif' font-size='12'>\n\
          <rect width='960' height='420' fill='white'/>\n",
     );
-    // Memory takes whatever is written.
+    // Writing to memory does not fail.
     let _ = lag(&mut out, figures).and_then(|()| ratios(&mut out, figures));
     out.push_str("</svg>\n");
     out

@@ -1,4 +1,4 @@
-//! This process's CPU time and memory, as Linux tells them; elsewhere there are none.
+//! This process's CPU time and memory, as reported by Linux; not available elsewhere.
 
 use std::time::Duration;
 
@@ -8,20 +8,20 @@ const TICK: Duration = Duration::from_millis(10);
 /// The CPU time that this process has used so far.
 pub(crate) fn cpu_time() -> Option<Duration> {
     let stat = std::fs::read_to_string("/proc/self/stat").ok()?;
-    // The name, in parentheses, may hold anything; what comes after it does not.
+    // The name, in parentheses, may hold anything; what follows may not.
     let (_, fields) = stat.rsplit_once(')')?;
     let mut times = fields.split_whitespace().skip(11).map(|field| field.parse::<u32>().ok());
     Some(TICK * (times.next()?? + times.next()??))
 }
 
-/// The CPU time used since `then`, which was another call's answer.
+/// The CPU time used since `then`, the result of an earlier call.
 pub(crate) fn cpu_since(then: Option<Duration>) -> Option<Duration> {
     Some(cpu_time()?.saturating_sub(then?))
 }
 
-/// Measures the peak of resident memory afresh, from what is resident now.
+/// Resets the peak of resident memory to what is resident now.
 pub(crate) fn reset_peak_memory() {
-    // Where this can't be done, the peak is that of the whole run: too high, but never too low.
+    // If this fails, the peak is that of the whole run: too high, but never too low.
     let _ = std::fs::write("/proc/self/clear_refs", "5");
 }
 

@@ -17,7 +17,7 @@ use crate::application::KEY;
 use crate::engine::{Engine, PLACES};
 use crate::meter::Meter;
 
-/// A table in some regions, empty at first. The first region is where applications write.
+/// A table in some regions, empty at first. Applications write in the first region.
 pub(crate) struct Stage {
     pub(crate) table: String,
     config: Config,
@@ -25,7 +25,7 @@ pub(crate) struct Stage {
 }
 
 impl Stage {
-    /// Makes the tables; no agent runs yet.
+    /// Creates the tables; no agent runs yet.
     pub(crate) async fn set(engine: &Engine, regions: usize, tuning: Tuning) -> Result<Self> {
         let serial = fastrand::Rng::new().u32(..);
         let (table, control_table) = (format!("bench-{serial:08x}"), format!("bench-control-{serial:08x}"));
@@ -33,7 +33,7 @@ impl Stage {
         for ((name, aws_region), endpoint) in PLACES.into_iter().zip(engine.endpoints()).take(regions) {
             places.push(RegionConfig {
                 name: name.parse()?,
-                // A database of its own, where an engine keeps one for each AWS region.
+                // A database of its own, if the engine keeps one for each AWS region.
                 aws_region: format!("{aws_region}-{serial:08x}"),
                 endpoint: Some(endpoint.clone()),
                 streams_endpoint: None,
@@ -81,7 +81,7 @@ impl Stage {
         Ok(Agent::start_over(&self.config, self.region(region).name.as_str(), &self.regions).await?)
     }
 
-    /// Starts the agent of a region, all of whose writes to replicas are metered.
+    /// Starts the agent of a region, with all its writes to replicas metered.
     pub(crate) async fn start_metered(&self, region: usize) -> Result<(Agent, Meter)> {
         let own = &self.region(region).name;
         let meter = Meter::default();

@@ -1,5 +1,5 @@
-//! The lag under a steady load, from the moment at which an application's write was due to the
-//! peer's answer. Being from when it was due, it hides no write that had to wait.
+//! The lag under a steady load, from the moment at which an application's write was due to the peer's answer.
+//! Counting from when it was due includes writes that had to wait.
 
 use std::time::Duration;
 
@@ -21,7 +21,7 @@ use crate::process::{cpu_since, cpu_time, peak_mib, reset_peak_memory};
 use crate::stage::Stage;
 
 const KEYS: u64 = 10_000;
-/// How many writes an application has under way at most; later ones wait, and that counts.
+/// How many writes an application has in flight at most; later ones wait, and that counts.
 const UNDER_WAY: usize = 512;
 const PATIENCE: Duration = Duration::from_mins(1);
 /// How much time one point of the plot covers.
@@ -30,7 +30,7 @@ const BUCKET: Duration = Duration::from_millis(250);
 /// The lag under one load.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Steady {
-    /// All writes to the endpoint, the applications' and the agents', in parts of its ceiling.
+    /// All writes to the endpoint, the applications' and the agents', as fractions of its ceiling.
     pub load: f64,
     pub application_writes_per_second: f64,
     pub peers: usize,
@@ -42,9 +42,9 @@ pub struct Steady {
     pub max_ms: f64,
     /// The median time that a peer takes to answer.
     pub round_trip_ms: f64,
-    /// Half the poll interval and one round trip: what a write waits for at least, in the middle.
+    /// Half the poll interval and one round trip: the least median wait of a write.
     pub least_ms: f64,
-    /// The medians' ratio to that, and that of the 99th percentile.
+    /// The ratio of the median to that, and of the 99th percentile.
     pub p50_ratio: f64,
     pub p99_ratio: f64,
     /// CPU time of three agents and the applications, for each of the applications' writes.
@@ -54,7 +54,7 @@ pub struct Steady {
     pub timeline: Vec<Point>,
 }
 
-/// The lag of the writes of a quarter of a second.
+/// The lag of the writes in a quarter of a second.
 #[derive(Clone, Copy, Debug, Serialize, Deserialize)]
 pub struct Point {
     pub second: f64,
@@ -133,7 +133,7 @@ pub(crate) async fn measure(engine: &Engine, plan: &Plan, load: f64, ceiling: &C
     Ok(figures)
 }
 
-/// Puts items at a fixed rate; how many.
+/// Puts items at a fixed rate. Returns how many.
 async fn write(application: &Application, rate: f64, begun: Instant, plan: &Plan) -> Result<u64> {
     let most = Duration::from_secs_f64(f64::from(plan.steady_writes) / rate);
     let time = plan.warm_up + plan.steady.min(most);
@@ -188,7 +188,7 @@ fn sorted(times: impl Iterator<Item = Duration>) -> Vec<Duration> {
     times
 }
 
-/// The least time that this part of all does not exceed, in milliseconds.
+/// The smallest time that this fraction of all does not exceed, in milliseconds.
 fn quantile(sorted: &[Duration], part: f64) -> f64 {
     #[expect(
         clippy::cast_precision_loss,

@@ -1,4 +1,4 @@
-//! Agents as processes, which are started again when they end, as a service manager would.
+//! Agents as processes, which are restarted when they end, as a service manager would do.
 
 use std::fmt::Write as _;
 use std::fs::OpenOptions;
@@ -20,16 +20,17 @@ use crate::defect::Defect;
 use crate::faults::{Link, TABLE};
 use crate::scenario::{Log, PLACES};
 
-/// What an ended agent waits for before it is started again.
+/// The pause before an ended agent is restarted.
 const PAUSE: Duration = Duration::from_millis(300);
-/// How long a stopping agent may take by its configuration, and how long until it is killed, and that is told.
+/// How long a stopping agent may take by its configuration, and how long until it is killed, and that is
+/// reported.
 const DRAIN: Duration = Duration::from_secs(4);
 const KILLED: Duration = Duration::from_secs(12);
-/// The profile that agents sign with, and the key of the environment, which is nobody's.
+/// The profile that agents sign with, and a key for the environment that belongs to nobody.
 const PROFILE: &str = "chaos";
 const NOBODYS: &str = "environment";
 
-/// What is wanted of an agent.
+/// What an agent is wanted to do.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Wish {
     Run,
@@ -37,7 +38,7 @@ pub enum Wish {
     Stop,
 }
 
-/// What leads out of an agent.
+/// An agent's connections to the outside.
 #[derive(Clone, Copy, Debug)]
 pub struct Ways {
     pub log: Log,
@@ -67,7 +68,7 @@ pub struct Build {
 }
 
 impl Build {
-    /// A command of the binary, with the endpoints' credentials in a file and otherwise alone.
+    /// A command of the binary, with the endpoints' credentials only in a file.
     pub fn command(&self, arguments: &[&str]) -> Command {
         // It must not outlive this process, however that ends.
         let mut command = Command::new("setpriv");
@@ -79,7 +80,7 @@ impl Build {
         command
             .env_clear()
             .env("PATH", std::env::var_os("PATH").unwrap_or_default())
-            // What the file says wins.
+            // The file takes precedence.
             .env("AWS_ACCESS_KEY_ID", NOBODYS)
             .env("AWS_SECRET_ACCESS_KEY", NOBODYS)
             .env("AWS_EC2_METADATA_DISABLED", "true")
@@ -90,7 +91,7 @@ impl Build {
         command
     }
 
-    /// Has the agents' file of credentials say this key, all at once.
+    /// Replaces the access key in the agents' credentials file, atomically.
     pub fn write_credentials(&self, access_key: &str) -> Result<()> {
         let new = self.folder.join("credentials.new");
         let text =
@@ -103,7 +104,7 @@ impl Build {
         self.folder.join("credentials")
     }
 
-    /// The configuration of one agent, whose calls all go over these links: one a region, in order.
+    /// The configuration of one agent, whose calls all go over these links: one for each region, in order.
     pub fn config(&self, links: &[&Link], memory_keys: Option<usize>) -> String {
         let mut text = String::new();
         for link in links {
@@ -169,7 +170,7 @@ impl Agent {
         Ok(())
     }
 
-    /// Lets it finish, and tells how it has broken down, if it has.
+    /// Lets it finish. Returns how it has failed, if it has.
     pub async fn end(self) -> Vec<String> {
         self.wish(Wish::Stop);
         drop(self.wish);
@@ -202,7 +203,7 @@ impl Supervisor {
             self.process.store(child.id().unwrap_or_default(), Ordering::Relaxed);
             let wish = tokio::select! {
                 status = child.wait() => {
-                    // 0 to 69 say that a region is missing, which is what faults are for.
+                    // 0 to 69 mean that a region is missing, which is what faults are for.
                     let code = status.ok().and_then(|status| status.code());
                     if code.is_none_or(|code| code == 70 || code > 77) {
                         self.broke_down(&format!("ended with {code:?}; its log is {}", self.log.display()));

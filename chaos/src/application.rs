@@ -1,4 +1,4 @@
-//! Applications, and readers, which know nothing of agents.
+//! Applications and readers, which know nothing about agents.
 
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
@@ -10,26 +10,26 @@ use crate::history::{AppWrite, HOLDER, Operation, Outcome, Read, STAMP, WRITE};
 use crate::scenario::Workload;
 use crate::wire::{Refusal, Wire, count_of};
 
-/// How often a reader looks.
+/// How often a reader reads.
 const LOOK: Duration = Duration::from_millis(50);
-/// Whose the keys are that all regions write.
+/// The owner in the name of keys that all regions write.
 const SHARED: &str = "shared";
-/// What a region's own keys are called, of items that only count, and of locks; and how many there are of each.
+/// The names of a region's own keys, for items that only count and for locks; and how many there are of each.
 const COUNTER: &str = "counter";
 const LOCK: &str = "lock";
 const SPECIAL: u32 = 2;
-/// How many want a region's locks.
+/// How many workers compete for a region's locks.
 const WORKERS: u8 = 3;
 /// How many stamps of copies are kept.
 const COPIES: usize = 16;
 
-/// One region's.
+/// The application of one region.
 #[derive(Debug)]
 pub struct Application {
     pub region: usize,
-    /// What all regions are called.
+    /// The names of all regions.
     pub names: Arc<[String]>,
-    /// What its keys begin with.
+    /// The start of its keys.
     pub prefix: Arc<str>,
     pub wire: Wire,
     pub workload: Workload,
@@ -44,7 +44,7 @@ impl Application {
         u64::try_from(self.began.elapsed().as_millis()).unwrap_or(u64::MAX)
     }
 
-    /// Writes for as long as the workload says; returns what it wrote.
+    /// Writes for as long as the workload says. Returns what it wrote.
     pub async fn write(mut self) -> Vec<AppWrite> {
         let mut ticks = tokio::time::interval(Duration::from_secs(1) / self.workload.rate);
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
@@ -102,7 +102,7 @@ impl Application {
         }
     }
 
-    /// Puts an item, with an old copy's stamp or without one.
+    /// Puts an item, with or without an old copy's stamp.
     async fn put(
         &mut self,
         key: String,
@@ -117,7 +117,8 @@ impl Application {
         self.made(key, id, operation, sent, made)
     }
 
-    /// Counts one up, in an item that all regions write, or in one that only this region's application does.
+    /// Increments a count, in an item that all regions write, or in one that only this region's application
+    /// writes.
     async fn count(&mut self, key: String, id: String) -> Option<AppWrite> {
         let shared = format!("{}{SHARED}-", self.prefix);
         let key = if key.starts_with(&shared) { key } else { self.special(COUNTER) };
@@ -132,7 +133,7 @@ impl Application {
         self.made(key, id, Operation::Swap, sent, made)
     }
 
-    /// Gives a lock back, if this worker has it; takes it, if nobody has.
+    /// Releases a lock if this worker holds it; takes it if nobody does.
     async fn lock(&mut self, id: String) -> Option<AppWrite> {
         let key = self.special(LOCK);
         let me = format!("{}'s worker {}", self.names[self.region], self.rng.u8(0..WORKERS));
@@ -146,7 +147,7 @@ impl Application {
         self.made(key, id, operation, sent, made.map(|()| None))
     }
 
-    /// What the application knows of a write; nothing of one that was not made.
+    /// What the application knows about a write; `None` for one that was not made.
     fn made(
         &mut self,
         key: String,
@@ -190,7 +191,7 @@ impl Application {
         (!copies.is_empty()).then(|| copies[self.rng.usize(0..copies.len())].clone())
     }
 
-    /// Reads items, of whatever region, until it is dropped.
+    /// Reads items, in any region, until it is dropped.
     pub async fn read(mut self, reads: Arc<Mutex<Vec<Read>>>) {
         let mut ticks = tokio::time::interval(LOOK);
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);

@@ -1,9 +1,9 @@
-//! The judge. It knows every application's write with its place in its region's stream, and works
-//! out by the design's words, apart from the protocol's code, which one must survive.
+//! The judge. It knows every application's write with its place in its region's stream, and determines by the
+//! design's rules, independently of the protocol's code, which one must survive.
 //!
-//! A write's version is the creation time of its record, bumped above everything that it was made
-//! on top of (the stamps in the old and the new image, and the highest version that this stream had
-//! shown for the key), then its origin's name. The highest version wins.
+//! A write's version is the creation time of its record, bumped above everything that it was made on top of
+//! (the stamps in the old and the new image, and the highest version that this stream had shown for the key),
+//! then its origin's name. The highest version wins.
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 
@@ -12,19 +12,20 @@ use serde::Serialize;
 use crate::history::{History, Image, Millis, Operation, Outcome, Seen};
 use crate::rollback::{Deletes, Rollback, Soles};
 
-/// Of each kind, violations beyond these are counted, but not told: many of one must not hide another.
+/// The most violations of each kind to show; the rest are only counted: many of one kind must not hide
+/// another.
 const MOST_OF_A_KIND: usize = 10;
-/// Lines of a key's history, and how many of them may come after what is told.
+/// How many lines of a key's history to show, and how many of them may follow the violation.
 const LINES: usize = 60;
 const LINES_AFTER: usize = 10;
 
 /// A clock, and the number of a region. Regions are numbered in the order of their names.
 pub type Version = (u64, usize);
 
-/// What must not be.
+/// A violation of a promise.
 #[derive(Clone, Debug, Serialize)]
 pub struct Violation {
-    /// What promise is broken, in a word or two.
+    /// The promise that was broken, in a word or two.
     pub kind: &'static str,
     pub key: Option<String>,
     pub message: String,
@@ -35,15 +36,15 @@ pub struct Violation {
 /// An application's write, with the version that the rule gives it.
 #[derive(Clone, Debug)]
 pub struct Issued {
-    /// None is a delete.
+    /// `None` for a delete.
     pub write: Option<String>,
-    /// The item's data, stamp aside.
+    /// The item's data, without the stamp.
     pub data: Option<String>,
     /// When its record was read in its own region.
     pub at: Millis,
 }
 
-/// A version as it got to a region.
+/// A version as it reached a region.
 #[derive(Clone, Copy, Debug)]
 pub struct Arrival {
     pub region: usize,
@@ -51,7 +52,7 @@ pub struct Arrival {
     pub version: Version,
 }
 
-/// What the checker has worked out.
+/// The checker's findings.
 #[derive(Debug, Default)]
 pub struct Judgement {
     pub violations: Vec<Violation>,
@@ -100,16 +101,16 @@ impl Stamp {
 #[derive(Default)]
 struct Known {
     highest: Option<Version>,
-    /// The latest image is of that version.
+    /// Whether the latest image is of that version.
     is_latest: bool,
     is_delete: bool,
-    /// When an application sent it, or it was read.
+    /// When an application sent it, or when it was read.
     since: Millis,
-    /// The newest of the rollbacks, if it has not been made good.
+    /// The newest of the rollbacks, if it has not been corrected.
     rolled_back: Option<usize>,
 }
 
-/// What else is known of the region whose stream is read.
+/// What else is known about the region whose stream is read.
 struct Context<'a> {
     region: usize,
     /// When each write was sent.
@@ -127,7 +128,7 @@ struct Claim<'a> {
 }
 
 impl Claim<'_> {
-    /// Whether it set a stamp beside what stood, which is not the mark of a delete.
+    /// Whether it set a stamp, other than a delete mark, beside what was stored.
     fn is_beside(&self) -> bool {
         let data = |image: &Option<Image>| image.as_ref().map(|image| image.data.clone());
         self.stamp.is_some_and(|stamp| !stamp.is_mark) && data(&self.seen.old) == data(&self.seen.new)
@@ -157,7 +158,7 @@ impl Judgement {
         self.fail_at(history, kind, key, Millis::MAX, message);
     }
 
-    /// Tells of what was seen at this time.
+    /// Records a violation seen at this time.
     fn fail_at(
         &mut self,
         history: &History,
@@ -173,13 +174,13 @@ impl Judgement {
         }
     }
 
-    /// Adds a violation that is not the histories' own.
+    /// Adds a violation that does not come from the histories.
     pub fn add(&mut self, kind: &'static str, message: String) {
         self.violation_count += 1;
         self.violations.push(Violation { kind, key: None, message, history: Vec::new() });
     }
 
-    /// Reads a region's stream: gives each application's write its version.
+    /// Reads a region's stream, giving each application's write its version.
     fn read<'a>(&mut self, history: &'a History, region: usize, claims: &mut Vec<Claim<'a>>) {
         let mut known: HashMap<&str, Known> = HashMap::new();
         let mut made: HashSet<&str> = HashSet::new();
@@ -218,7 +219,7 @@ impl Judgement {
         }
     }
 
-    /// Takes in an application's write.
+    /// Records an application's write.
     fn by_app(&mut self, seen: &Seen, stamps: [Option<Stamp>; 2], known: &mut Known, context: &mut Context) {
         let floors = stamps.into_iter().flatten().map(|stamp| stamp.version);
         let floors = floors.chain(known.highest).map(|version| version.0 + 1);
@@ -247,7 +248,7 @@ impl Judgement {
         self.arrive(seen, version);
     }
 
-    /// Takes in an agent's write that is more than a stamp in place.
+    /// Records an agent's write that is more than a stamp in place.
     fn by_agent(
         &mut self,
         seen: &Seen,
@@ -286,7 +287,7 @@ impl Judgement {
         self.arrive(seen, stamp.version);
     }
 
-    /// Something at least as new stands where an older write had taken the place of a newer one.
+    /// Records that something at least as new is stored where an older write had replaced a newer one.
     fn make_good(&mut self, known: &Known, at: Millis) {
         if let Some(rollback) = known.rolled_back.and_then(|number| self.rollbacks.get_mut(number)) {
             rollback.until = Some(at);
@@ -298,7 +299,7 @@ impl Judgement {
         self.arrivals.entry(seen.key.clone()).or_default().push(arrival);
     }
 
-    /// What agents wrote must be what applications wrote, with the version of the rule.
+    /// What agents wrote must be what applications wrote, with the version by the rule.
     fn check_claims(&mut self, history: &History, claims: &[Claim]) {
         for claim in claims {
             let Claim { seen, stamp, above } = claim;
@@ -311,7 +312,7 @@ impl Judgement {
                 continue;
             };
             let issued = self.issued.get(&seen.key).and_then(|issued| issued.get(&stamp.version));
-            // Beside data that it does not fit, a stamp says that this is newer.
+            // Beside data that it does not fit, a stamp says that the data is newer.
             let is_older =
                 claim.is_beside() && stamp.version.1 == seen.region && Some(stamp.version) < *above;
             let is_right = issued.is_some_and(|issued| {
@@ -326,9 +327,7 @@ impl Judgement {
                 let told = show(history, stamp.version);
                 let real = image.write.as_ref().and_then(|write| self.versions.get(write));
                 let real = real.map_or("no write".to_owned(), |real| show(history, *real));
-                let message = format!(
-                    "{region}: an agent wrote {what} as {told}; by the rule, what it wrote is {real}"
-                );
+                let message = format!("{region}: an agent wrote {what} as {told}; by the rule, it is {real}");
                 self.fail_at(history, "false version", key, seen.at, message);
             }
         }
@@ -383,7 +382,7 @@ impl Judgement {
         }
     }
 
-    /// No agent's write takes the place of an application's newer one.
+    /// No agent's write may replace an application's newer one.
     fn check_rollbacks(&mut self, history: &History) {
         for rollback in &mut self.rollbacks {
             let issued = self.issued.get(&rollback.key);
@@ -396,11 +395,11 @@ impl Judgement {
             let message = match rollback.won {
                 None => format!("{region}: an agent deleted an update, {lost}, that no application deleted"),
                 Some(_) if rollback.is_sole => format!(
-                    "{region}: an agent put {} in the place of what only this region's application writes, {lost}",
+                    "{region}: an agent put {} over an item that only this region's application writes, {lost}",
                     name(rollback.won)
                 ),
                 Some(_) => format!(
-                    "{region}: an agent put {} in the place of a newer write, {lost}, {} ms old",
+                    "{region}: an agent put {} over a newer write, {lost}, {} ms old",
                     name(rollback.won),
                     rollback.age
                 ),
@@ -409,7 +408,8 @@ impl Judgement {
         }
     }
 
-    /// Where one region alone writes an item that only counts, the count is that of its writes, at every moment.
+    /// If only one region writes an item that only counts, its count is the number of that region's writes,
+    /// at every moment.
     fn check_counts(&mut self, history: &History) {
         let soles = Soles::of(history);
         let mut counted: HashMap<&str, u64> = HashMap::new();
@@ -447,7 +447,7 @@ impl Judgement {
         }
     }
 
-    /// A lock has one holder, until that gives it back.
+    /// A lock has one holder until that one releases it.
     fn check_locks(&mut self, history: &History) {
         let writes: HashMap<&str, &crate::history::AppWrite> =
             history.writes.iter().map(|write| (write.id.as_str(), write)).collect();
@@ -468,23 +468,23 @@ impl Judgement {
                 }
             };
             if let (Some(before), Some(holder)) = (before, holder) {
-                let message = format!("{holder} took the lock ({id}) that {before} has");
+                let message = format!("{holder} took the lock ({id}) that {before} holds");
                 self.fail_at(history, "two holders", Some(&seen.key), seen.at, message);
             }
         }
     }
 
-    /// An application's write costs one write a peer, a delete two and one more where it healed.
+    /// An application's write costs one write for each peer, a delete two, and one more if it was healed.
     fn check_effort(&mut self, history: &History) {
         let made: usize = self.issued.values().map(BTreeMap::len).sum();
         let bound = made * 4 * (history.regions.len() - 1) + 50;
         if self.agent_writes > bound {
-            let message = format!("agents made {} writes for {made} of applications", self.agent_writes);
+            let message = format!("agents made {} writes for {made} by applications", self.agent_writes);
             self.fail(history, "amplified", None, message);
         }
     }
 
-    /// What happened to a key, in every region, in the order of time, up to a moment after this.
+    /// What happened to a key, in every region, in chronological order, until shortly after this moment.
     fn story(&self, history: &History, key: &str, at: Millis) -> Vec<String> {
         let mut lines: Vec<(Millis, String)> = Vec::new();
         for seen in history.seen.iter().filter(|seen| seen.key == key) {
@@ -516,7 +516,7 @@ impl Judgement {
         lines.truncate(until);
         let skipped = lines.len().saturating_sub(LINES);
         let mut told: Vec<String> =
-            (skipped > 0).then(|| format!("({skipped} lines before)")).into_iter().collect();
+            (skipped > 0).then(|| format!("({skipped} earlier lines)")).into_iter().collect();
         told.extend(
             lines
                 .into_iter()
@@ -544,7 +544,7 @@ mod tests {
         format!("tw1 {:016x} {region} - - {mark}0 {millis:016x}", millis << 20)
     }
 
-    /// Two regions' story of one key, which is told line by line.
+    /// The history of one key in two regions, built record by record.
     #[derive(Default)]
     struct Story {
         history: History,
@@ -579,7 +579,7 @@ mod tests {
             self
         }
 
-        /// An application's write, whose id begins with its region.
+        /// An application's write, whose ID begins with its region.
         fn app(self, operation: Operation, write: &str, count: u64, holder: Option<&str>) -> Self {
             let region = usize::from(write.starts_with("tokyo"));
             let stamp = self.standing(region).and_then(|image| image.stamp);

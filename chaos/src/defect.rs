@@ -1,4 +1,4 @@
-//! Broken builds: what agents would do if a rule of the protocol were missing, bent by the proxy, so
+//! Broken builds: what agents would do if a rule of the protocol were missing. The proxy simulates this, so
 //! that no defect is in the product. The checker must notice each.
 
 use clap::ValueEnum;
@@ -14,48 +14,48 @@ pub enum Defect {
     Unconditional,
     /// Puts have a condition on the stamp alone, and none on the data that they replace.
     StampsAlone,
-    /// A stamp in place counts one back, as if it had put an older image.
+    /// A stamp in place decrements the count, as if it had put an older image.
     CountsBack,
-    /// A stamp in place takes a lock away.
+    /// A stamp in place removes a lock's holder.
     FreesLocks,
     /// An agent does not put back what an older write has replaced.
     NoHeals,
-    /// One put in eight is taken for done, and was not.
+    /// One put in eight is reported as made, but was not.
     LostWrites,
     /// One page of records in four is skipped.
     LostPages,
-    /// Deletes are not told to peers.
+    /// Peers are not notified of deletes.
     NoMarks,
     /// Items are written without a stamp: every peer takes them for an application's.
     NoStamps,
-    /// One region's agent takes another time than the service's.
+    /// One region's agent uses another time than the service's.
     LyingClock,
-    /// A gateway's answers are taken for the service's: they carry its checksum.
+    /// A gateway's answers are mistaken for the service's: they carry its checksum.
     BelievedGateway,
-    /// A page that says so is enough for a shard's end: the list of shards agrees.
+    /// One page that reports a shard's end is enough: the list of shards agrees.
     BelievedEnds,
-    /// Nobody looks at a peer's table that was missing: the look shows the keys that it had.
+    /// A peer's table that was missing is not checked: its description shows the old keys.
     Blind,
-    /// What is refused is put aside although all is: one write in four is made in between.
+    /// Refused writes are parked although all are refused: one write in four is made in between.
     Buries,
-    /// What can't be read leaves no mark.
+    /// Unreadable records leave no mark.
     Unmarked,
     /// A rotated key is never read again.
     OldCredentials,
-    /// Stopping has no deadline worth the name.
+    /// Stopping has no effective deadline.
     SlowToStop,
-    /// An agent ends where nobody takes its log.
+    /// An agent ends if nobody reads its log.
     FragileOutput,
     /// An agent serves nobody.
     Unserved,
-    /// What another setup's agents write passes for an application's.
+    /// Writes of another setup's agents pass for an application's.
     Forwards,
     /// A managed replica passes for a table like any other.
     Heedless,
 }
 
 impl Defect {
-    /// What becomes of a write to the replicated table; `own`: of the agent's own region.
+    /// The fate of a write to the replicated table; `own`: of the agent's own region.
     pub fn fate(self, operation: &str, body: &str, own: bool, rng: &mut fastrand::Rng) -> Fate {
         let marks = operation == "UpdateItem" && body.contains(" x-");
         let pretends = match self {
@@ -67,7 +67,7 @@ impl Defect {
         if pretends { Fate::Pretend("{}") } else { Fate::Pass }
     }
 
-    /// What becomes of a write to the control table.
+    /// The fate of a write to the control table.
     pub fn fate_of_row(self, operation: &str, body: &str) -> Fate {
         match self {
             Self::Unmarked if operation == "PutItem" && body.contains("\"gap/") => Fate::Pretend("{}"),
@@ -75,7 +75,7 @@ impl Defect {
         }
     }
 
-    /// What a fault comes to, in the place of what it would be.
+    /// The fate of a call with this defect, instead of what it would be.
     pub fn instead(self, fate: Fate, rng: &mut fastrand::Rng) -> Fate {
         match (self, fate) {
             (Self::BelievedGateway, Fate::Intercept(200, body)) => Fate::Pretend(body),
@@ -84,7 +84,7 @@ impl Defect {
         }
     }
 
-    /// Bends a write to the replicated table.
+    /// Falsifies a write to the replicated table.
     pub fn bend_write(self, operation: &str, request: &mut Value) {
         let Some(request) = request.as_object_mut() else { return };
         match self {
@@ -117,7 +117,7 @@ impl Defect {
         }
     }
 
-    /// Bends a stamp in place.
+    /// Falsifies a stamp in place.
     fn bend_stamp(self, request: &mut Map<String, Value>) {
         let stamp =
             request.get("ExpressionAttributeValues").and_then(|values| values[":stamp"]["S"].as_str());
@@ -134,7 +134,7 @@ impl Defect {
         }
     }
 
-    /// Bends a page of records that an agent of the region with this number reads.
+    /// Falsifies a page of records that an agent of the region with this number reads.
     pub fn bend_page(self, region: usize, records: &mut Vec<Value>, rng: &mut fastrand::Rng) {
         match self {
             Self::LostPages if rng.u8(0..4) == 0 => records.clear(),
@@ -145,7 +145,7 @@ impl Defect {
     }
 }
 
-/// Takes the stamp of another setup's agent from a record.
+/// Removes the stamp of another setup's agent from a record.
 fn make_ours(record: &mut Value) {
     let Some(image) = record.pointer_mut("/dynamodb/NewImage").and_then(Value::as_object_mut) else { return };
     let stamp = image.get(STAMP).and_then(|stamp| stamp["S"].as_str());
@@ -154,7 +154,7 @@ fn make_ours(record: &mut Value) {
     }
 }
 
-/// Makes records so many seconds younger than they are.
+/// Makes records look this many seconds younger than they are.
 pub fn delay(records: &mut [Value], seconds: u32) {
     for record in records {
         let created = &mut record["dynamodb"]["ApproximateCreationDateTime"];

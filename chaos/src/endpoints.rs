@@ -1,4 +1,4 @@
-//! The regions' endpoints, a process each, which keep their data when they are killed.
+//! The regions' endpoints, each in a process of its own, which keep their data when they are killed.
 
 use std::net::Ipv4Addr;
 use std::path::{Path, PathBuf};
@@ -13,12 +13,12 @@ use url::Url;
 
 use crate::Result;
 
-/// What starts this binary as the embedded engine.
+/// The argument that starts this binary as the embedded engine.
 pub const SERVE: &str = "serve-embedded";
 /// How long an engine may take to start.
 const PATIENCE: Duration = Duration::from_mins(1);
 
-/// What the regions are made of.
+/// The engine that the regions run on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub enum Engine {
     /// dynoxide, which is in this binary.
@@ -56,7 +56,7 @@ impl Endpoint {
         }
     }
 
-    /// Starts it again, with what it held.
+    /// Restarts it with its data.
     pub async fn resume(&mut self) -> Result<()> {
         let mut command = Command::new("setpriv");
         // It must not outlive this process, however that ends.
@@ -68,7 +68,8 @@ impl Endpoint {
             }
             Engine::DynamodbLocal => {
                 let jar = jar().ok_or(
-                    "no DynamoDB Local under target/engines: fetch it with tests/with-engine dynamodb-local true",
+                    "DynamoDB Local not found under target/engines: fetch it with tests/with-engine dynamodb-local \
+                     true",
                 )?;
                 let libraries = jar.parent().unwrap_or(Path::new(".")).join("DynamoDBLocal_lib");
                 command
@@ -97,7 +98,7 @@ impl Endpoint {
     }
 }
 
-/// Is the embedded engine, until it is killed.
+/// Serves as the embedded engine until it is killed.
 pub async fn serve(port: u16, data: &Path) -> Result<()> {
     let database = dynoxide::Database::new(&data.to_string_lossy())?;
     let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, port)).await?;
@@ -116,7 +117,7 @@ fn jar() -> Option<PathBuf> {
     std::path::absolute(jars.pop()?).ok()
 }
 
-/// `target/engines`, here or further up.
+/// `target/engines`, here or in a parent folder.
 fn found() -> Option<PathBuf> {
     let here = std::env::current_dir().ok()?;
     here.ancestors().map(|folder| folder.join("target/engines")).find(|engines| engines.is_dir())

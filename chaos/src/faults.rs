@@ -1,4 +1,4 @@
-//! The links between agents and endpoints, and what the faults under way make of them.
+//! The links between agents and endpoints, and how the faults in force affect them.
 
 use std::time::Duration;
 
@@ -14,13 +14,13 @@ use crate::service::{Service, SharedRules};
 pub const TABLE: &str = "chaos-orders";
 /// The key of the item whose records reach agents without a creation time.
 pub const UNDATED: &str = "undated";
-/// The region of another setup whose writes its agents bring, and the keys of those: the last one is the application's
-/// later, the others are left alone.
+/// The region of another setup whose agents bring writes here, and the keys of those: an application later
+/// writes the last one, the others are left alone.
 pub const ELSEWHERE: &str = "atlantis";
 pub const FOREIGN: [&str; 3] = ["foreign-0", "foreign-1", TAKEN];
 pub const TAKEN: &str = "taken";
 
-/// One agent's way to one endpoint.
+/// One agent's link to one endpoint.
 #[derive(Debug)]
 pub struct Link {
     /// The agent's region and number, and the endpoint's region.
@@ -47,12 +47,12 @@ impl Link {
         Ok(Self { from, agent, to, network, _service: service, rules })
     }
 
-    /// Where the agent reaches the endpoint.
+    /// The URL at which the agent reaches the endpoint.
     pub fn url(&self) -> &Url {
         &self.network.url
     }
 
-    /// Makes the link what these faults make of it, at this time of the run.
+    /// Applies these faults to the link, at this time of the run.
     pub fn set(&self, faults: &[Fault], now: Duration) {
         let met: Vec<&Fault> = faults.iter().filter(|fault| self.is_met(fault)).collect();
         let mut weather = Weather::default();
@@ -71,7 +71,7 @@ impl Link {
                 }
                 Kind::Bandwidth => weather.bytes_per_second = fault.bytes_per_second,
                 Kind::Resets => weather.resets_percent = fault.percent,
-                // The others are none of a network.
+                // The others are not network faults.
                 _ => {}
             }
         }
@@ -79,7 +79,7 @@ impl Link {
         self.rules.set(&met, now, self.from == self.to);
     }
 
-    /// Whether a fault is one of this link.
+    /// Whether a fault affects this link.
     fn is_met(&self, fault: &Fault) -> bool {
         let is = |name: &String, region: usize| PLACES[region].0 == *name;
         let between = fault

@@ -1,4 +1,4 @@
-//! All that was seen of a run: what the checker judges, and the report draws.
+//! Everything observed in a run: what the checker judges, and the report draws.
 
 use std::collections::{BTreeMap, BTreeSet, HashSet};
 
@@ -7,12 +7,12 @@ use serde_json::{Map, Value};
 
 /// The attribute of the items' key.
 pub const KEY: &str = "pk";
-/// The attribute that tells which write an item comes from.
+/// The attribute that identifies the write an item comes from.
 pub const WRITE: &str = "w";
-/// The attribute that counts, and the one that tells who holds a lock.
+/// The attribute that counts, and the one that names a lock's holder.
 pub const COUNT: &str = "n";
 pub const HOLDER: &str = "holder";
-/// The attribute that agents put into items.
+/// The attribute that agents add to items.
 pub const STAMP: &str = "_tw";
 
 /// Milliseconds since the run began.
@@ -24,18 +24,18 @@ pub type Millis = u64;
 pub enum Operation {
     /// An item without a stamp.
     Put,
-    /// Keeps whatever stamp stands there.
+    /// Keeps whatever stamp the item has.
     Update,
     /// New data, with the stamp of an old copy.
     PutBack,
     Delete,
     /// Adds one to the item's count.
     Add,
-    /// Sets the count to one more than what was read, if that still stands.
+    /// Sets the count to one more than what was read, if that is still its value.
     Swap,
     /// Takes the item's lock, if nobody has it.
     Lock,
-    /// Gives the lock back, if it is still its own.
+    /// Releases the lock, if it is still its own.
     Unlock,
 }
 
@@ -54,7 +54,7 @@ impl Operation {
 #[serde(rename_all = "kebab-case")]
 pub enum Outcome {
     Acknowledged,
-    /// The answer was lost: it may have been made.
+    /// The answer was lost: the write may have been made.
     Maybe,
 }
 
@@ -67,13 +67,13 @@ pub struct AppWrite {
     pub key: String,
     pub operation: Operation,
     pub outcome: Outcome,
-    /// What the application was told that the item's count is now.
+    /// The item's new count, as reported to the application.
     pub count: Option<u64>,
     pub sent: Millis,
     pub done: Millis,
 }
 
-/// An item, as much of it as matters.
+/// An item, as far as it matters.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct Image {
     pub write: Option<String>,
@@ -85,7 +85,7 @@ pub struct Image {
 }
 
 impl Image {
-    /// Of an item in DynamoDB's JSON.
+    /// From an item in DynamoDB's JSON.
     pub fn of(item: &Map<String, Value>) -> Self {
         let text = |name: &str| item.get(name).and_then(|value| value["S"].as_str()).map(str::to_owned);
         let rest: BTreeMap<_, _> = item.iter().filter(|(name, _)| *name != STAMP).collect();
@@ -102,7 +102,7 @@ pub struct Seen {
     pub key: String,
     /// When it was read.
     pub at: Millis,
-    /// What the service says: milliseconds since 1970.
+    /// The time stated by the service: milliseconds since 1970.
     pub created: u64,
     pub old: Option<Image>,
     pub new: Option<Image>,
@@ -113,12 +113,12 @@ pub struct Seen {
 pub struct Read {
     pub region: usize,
     pub key: String,
-    /// When the read was begun.
+    /// When the read began.
     pub at: Millis,
     pub write: Option<String>,
 }
 
-/// While this lasted, a region's table had no stream.
+/// A time during which a region's table had no stream.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 pub struct Silence {
     pub region: usize,
@@ -131,20 +131,20 @@ pub struct Silence {
 pub struct History {
     pub regions: Vec<String>,
     pub writes: Vec<AppWrite>,
-    /// Each region's in the order of its stream.
+    /// Each region's, in the order of its stream.
     pub seen: Vec<Seen>,
     pub reads: Vec<Read>,
-    /// What the replicas held at the end, by key. None for one that was lost on purpose.
+    /// What the replicas held at the end, by key. `None` for one that was lost on purpose.
     pub stored: Vec<Option<BTreeMap<String, Image>>>,
     /// When the last fault ended.
     pub calm: Millis,
     pub silences: Vec<Silence>,
-    /// The keys whose writes no stream shows, and that are left out for that.
+    /// The keys whose writes no stream shows, which are therefore excluded.
     pub unseen: BTreeSet<String>,
 }
 
 impl History {
-    /// Leaves some keys out.
+    /// Excludes some keys.
     pub fn forget(&mut self, is_out: impl Fn(&str) -> bool) {
         self.writes.retain(|write| !is_out(&write.key));
         self.seen.retain(|seen| !is_out(&seen.key));
@@ -155,7 +155,7 @@ impl History {
     }
 }
 
-/// The keys of the writes that were made while there was no stream to show them, and that none shows.
+/// The keys of writes that were made while there was no stream to show them, and that none shows.
 pub fn unseen(silences: &[Silence], writes: &[AppWrite], seen: &[Seen]) -> BTreeSet<String> {
     let in_silence = |write: &&AppWrite| {
         let meets = |silence: &Silence| {
@@ -163,8 +163,8 @@ pub fn unseen(silences: &[Silence], writes: &[AppWrite], seen: &[Seen]) -> BTree
         };
         silences.iter().any(meets)
     };
-    // What no stream has shown may come into one later by an agent, which sets another stamp than stood there. A put-back
-    // does that, too, and so passes for hidden.
+    // An agent may bring a write that no stream has shown into one later, by setting another stamp than the
+    // item had. A put-back does that, too, and so counts as hidden.
     let is_by_app = |seen: &&Seen| {
         let stamp = |image: &Option<Image>| image.as_ref().and_then(|image| image.stamp.clone());
         let new = stamp(&seen.new);
@@ -176,7 +176,7 @@ pub fn unseen(silences: &[Silence], writes: &[AppWrite], seen: &[Seen]) -> BTree
     } else {
         seen.iter().filter(is_by_app).filter_map(of).collect()
     };
-    // A delete is in no item, so nobody knows of it.
+    // A delete leaves no item, so nobody knows of it.
     let missing =
         writes.iter().filter(in_silence).filter(|write| !shown.contains(&(write.region, write.id.clone())));
     missing.map(|write| write.key.clone()).collect()

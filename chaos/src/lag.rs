@@ -1,4 +1,4 @@
-//! How late peers were, and how old what readers saw: worked out afterwards, from the streams.
+//! How late peers were, and how stale readers' values were: computed afterwards, from the streams.
 
 use std::collections::BTreeMap;
 
@@ -17,7 +17,7 @@ pub struct Lag {
     pub peer: usize,
     /// The age of the oldest write that has not arrived, every [`STEP`] milliseconds.
     pub series: Vec<Millis>,
-    /// Of a write's way, half took at most this, 99 of 100 this, and all this.
+    /// How long writes took: at most this for half of them, for 99 of 100, and for all.
     pub p50: Millis,
     pub p99: Millis,
     pub max: Millis,
@@ -91,7 +91,7 @@ pub fn lags(ways: &[Way], end: Millis) -> Vec<Lag> {
         .collect()
 }
 
-/// How old what readers saw was: for how long a newer write had been acknowledged by then.
+/// How stale readers' values were: for how long a newer write had been acknowledged by then.
 pub fn stale(history: &History, judgement: &Judgement) -> Stale {
     // Acknowledged writes of each key, by version.
     let mut known: BTreeMap<&str, BTreeMap<Version, Millis>> = BTreeMap::new();
@@ -102,7 +102,7 @@ pub fn stale(history: &History, judgement: &Judgement) -> Stale {
     }
     let mut stale = Stale { reads: history.reads.len(), ..Stale::default() };
     for read in &history.reads {
-        // What is absent may have been deleted: that has no identity.
+        // An absent item may have been deleted, and a delete has no identity.
         let Some(version) = read.write.as_ref().and_then(|write| judgement.versions.get(write)) else {
             continue;
         };

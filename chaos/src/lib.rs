@@ -1,5 +1,5 @@
-//! Breaks Tradewind on purpose: real agents on real endpoints, faults between them, and a checker
-//! that works out for itself which write must survive.
+//! Breaks Tradewind on purpose: real agents on real endpoints, faults between them, and a checker that
+//! determines independently which write must survive.
 
 pub mod agents;
 pub mod application;
@@ -22,5 +22,5 @@ pub mod staging;
 pub mod tail;
 pub mod wire;
 
-/// What fails here is told to a person, and ends the run.
+/// An error here is reported to a person, and ends the run.
 pub type Result<T> = std::result::Result<T, Box<dyn std::error::Error + Send + Sync>>;

@@ -1,4 +1,4 @@
-//! Clients of the agents' listeners that mean no good: they connect, and say nothing, or half of something.
+//! Badly behaved clients of the agents' listeners: they connect, and send nothing or half a request.
 
 use std::net::SocketAddr;
 use std::time::Duration;
@@ -7,17 +7,17 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::time::{Instant, sleep, timeout};
 
-/// How many connections there are to each agent: more than it serves at once.
+/// How many connections to open to each agent: more than it serves at once.
 const MANY: usize = 400;
-/// What each says, in turn: nothing, half a head, and a request after which nothing comes.
+/// What each sends, in turn: nothing, half a head, and a request with nothing after it.
 const SAID: [&str; 3] =
     ["", "GET /metrics HTTP/1.1\r\nHost: 127", "GET /healthz HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n"];
 /// How often a probe asks, and how long it waits.
 const EVERY: Duration = Duration::from_secs(1);
 const PATIENCE: Duration = Duration::from_secs(5);
 
-/// Holds connections to an agent for so long: what is wrong with how it bears that. A probe must get through all
-/// the while, and in the end the agent must have closed them all.
+/// Holds connections to an agent for this long. Returns what was wrong with the agent's reaction: a probe
+/// must get through all the while, and in the end the agent must have closed all of them.
 pub async fn besiege(address: SocketAddr, lasts: Duration) -> Vec<String> {
     let until = Instant::now() + lasts;
     let mut wrong = Vec::new();
@@ -25,7 +25,7 @@ pub async fn besiege(address: SocketAddr, lasts: Duration) -> Vec<String> {
     for i in 0..MANY {
         match TcpStream::connect(address).await {
             Ok(mut stream) => {
-                // One that has been closed already is as it should be.
+                // One that has been closed already is correct.
                 let _ = stream.write_all(SAID[i % SAID.len()].as_bytes()).await;
                 held.push(stream);
             }
@@ -48,12 +48,12 @@ pub async fn besiege(address: SocketAddr, lasts: Duration) -> Vec<String> {
         open += usize::from(timeout(Duration::from_millis(10), stream.read_to_end(&mut rest)).await.is_err());
     }
     if open > 0 {
-        wrong.push(format!("{address} still holds {open} connections of {MANY} on which nothing comes"));
+        wrong.push(format!("{address} still holds {open} of {MANY} idle connections"));
     }
     wrong
 }
 
-/// Whether an agent says that it is alive.
+/// Whether an agent reports that it is alive.
 async fn probe(address: SocketAddr) -> bool {
     let Ok(mut stream) = TcpStream::connect(address).await else { return false };
     let request = format!("GET /healthz HTTP/1.1\r\nHost: {address}\r\nConnection: close\r\n\r\n");

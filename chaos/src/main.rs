@@ -1,4 +1,4 @@
-//! `tradewind-chaos`: runs scenarios, and says whether anything was lost.
+//! `tradewind-chaos`: runs scenarios, and reports whether anything was lost.
 
 use std::io::{BufRead as _, IsTerminal as _, Write as _};
 use std::path::{Path, PathBuf};
@@ -17,11 +17,11 @@ use tradewind_chaos::{Result, random};
 /// Break Tradewind on purpose, and see that nothing is lost.
 ///
 /// Real agents on real endpoints, on this machine: with faults between them, applications that write
-/// everywhere, and a checker that works out which write must survive. Or, with --regions, on tables of
-/// your own, whose agents run already.
+/// everywhere, and a checker that works out which write must survive. Or, with --regions, on tables of your
+/// own, whose agents are already running.
 ///
-/// Exit codes: 0 where all promises were kept, 1 where one was broken, 64 where the command line or
-/// a scenario is wrong, 70 where a run could not be made.
+/// Exit codes: 0, all promises were kept; 1, one was broken; 64, the command line or a scenario is wrong; 70,
+/// a run could not be made.
 #[derive(Debug, Parser)]
 #[command(version, name = "tradewind-chaos")]
 struct Cli {
@@ -33,20 +33,20 @@ struct Cli {
 enum Command {
     /// Run scenarios.
     Run(Run),
-    /// Say which scenarios there are.
+    /// List the scenarios.
     List {
         /// Print JSON.
         #[arg(long)]
         json: bool,
     },
-    /// Make the runs of a report once more: the same scenarios, seeds and engines.
+    /// Repeat the runs of a report: with the same scenarios, seeds and engines.
     Replay {
         /// The report.json of the runs.
         report: PathBuf,
         #[command(flatten)]
         settings: Settings,
     },
-    /// Be the embedded engine.
+    /// Serve as the embedded engine.
     #[command(hide = true, name = tradewind_chaos::endpoints::SERVE)]
     Serve { port: u16, data: PathBuf },
 }
@@ -56,19 +56,19 @@ struct Run {
     /// The names of shipped scenarios, or files.
     #[arg(required_unless_present_any = ["all", "random"])]
     scenarios: Vec<String>,
-    /// All that are shipped.
+    /// All shipped scenarios.
     #[arg(long, conflicts_with = "scenarios")]
     all: bool,
     /// Everything at random.
     #[arg(long, conflicts_with_all = ["scenarios", "all"])]
     random: bool,
-    /// What random choices are made by; by default another one each time.
+    /// The seed for random choices; by default another one each time.
     #[arg(long)]
     seed: Option<u64>,
     /// How long a random scenario lasts.
     #[arg(long = "for", default_value = "30s", value_parser = humantime::parse_duration)]
     lasts: Duration,
-    /// What the regions are made of.
+    /// The engine that the regions run on.
     #[arg(long, value_enum, default_value_t = Engine::Embedded)]
     engine: Engine,
     #[command(flatten)]
@@ -77,20 +77,20 @@ struct Run {
     settings: Settings,
 }
 
-/// Tables of the user's own.
+/// The user's own tables.
 #[derive(Debug, Args)]
 #[command(next_help_heading = "On your own staging tables")]
 struct Own {
-    /// The configuration of your agents, which must be running: writes to a table of theirs.
+    /// The configuration of your agents, which must be running: writes to one of their tables.
     #[arg(long, value_name = "FILE", conflicts_with_all = ["random", "engine", "tradewind", "defect"])]
     regions: Option<PathBuf>,
-    /// Which table; may be left out where there is one.
+    /// Which table; may be omitted if there is only one.
     #[arg(long, value_name = "NAME", requires = "regions")]
     table: Option<String>,
-    /// Agrees to writing to the table of this name, where nobody can be asked.
+    /// Agrees to writing to the table of this name, if nobody can be asked.
     #[arg(long, value_name = "NAME", requires = "regions")]
     yes_write_to: Option<String>,
-    /// How soon after the last fault every write must be everywhere, instead of what scenarios say.
+    /// How soon after the last fault every write must be everywhere, overriding the scenarios.
     #[arg(long, value_name = "TIME", requires = "regions", value_parser = humantime::parse_duration)]
     recover_within: Option<Duration>,
 }
@@ -100,13 +100,13 @@ struct Settings {
     /// The agents' binary; by default the one beside this.
     #[arg(long, value_name = "FILE")]
     tradewind: Option<PathBuf>,
-    /// Where to write report.html, report.json and junit.xml, and logs of what failed.
+    /// Where to write report.html, report.json and junit.xml, and the logs of failed runs.
     #[arg(long, value_name = "FOLDER", default_value = "target/chaos")]
     out: PathBuf,
     /// Print the report as JSON.
     #[arg(long)]
     json: bool,
-    /// Breaks the agents' build: shows that the checker notices.
+    /// Breaks the agents' build, to show that the checker notices.
     #[arg(long, value_enum, hide = true)]
     defect: Option<Defect>,
 }
@@ -153,16 +153,16 @@ fn ended(result: Result<bool>) -> ExitCode {
     }
 }
 
-/// Tells a person, if there is one.
+/// Prints a message for a person, if there is one.
 fn say(text: impl std::fmt::Display) {
     let _ = writeln!(std::io::stderr(), "{text}");
 }
 
-/// Prints a result; a reader that has gone away wants no more of it.
+/// Prints a result; stops if the reader has gone away.
 fn print(text: impl std::fmt::Display) -> Result<()> {
     match writeln!(std::io::stdout(), "{text}") {
         Err(error) if error.kind() != std::io::ErrorKind::BrokenPipe => {
-            Err(format!("a result can't be written to standard output: {error}").into())
+            Err(format!("can't write a result to standard output: {error}").into())
         }
         _ => Ok(()),
     }
@@ -194,7 +194,7 @@ impl Run {
 }
 
 impl Own {
-    /// The user's tables, if they are meant, once a person has agreed.
+    /// The user's tables, if they are to be used, once a person has agreed.
     fn agreed(&self, jobs: &[Job]) -> Result<Option<Staging>> {
         let Some(file) = &self.regions else { return Ok(None) };
         let staging = Staging::read(file, self.table.as_deref(), self.recover_within)?;
@@ -237,11 +237,11 @@ fn recorded(path: &Path) -> Result<Vec<Job>> {
     let runs = report["runs"].as_array().ok_or("the report has no runs")?;
     let job = |run: &serde_json::Value| {
         if run["engine"] == "staging" {
-            return Err("runs on your own tables can't be replayed: recreate them with --regions".into());
+            return Err("can't replay runs on your own tables: start new ones with --regions".into());
         }
-        let text = run["replay"].as_str().ok_or("a run without a scenario")?.to_owned();
+        let text = run["replay"].as_str().ok_or("a run has no scenario")?.to_owned();
         let engine = clap::ValueEnum::from_str(run["engine"].as_str().unwrap_or_default(), true)?;
-        Ok((text, engine, run["seed"].as_u64().ok_or("a run without a seed")?))
+        Ok((text, engine, run["seed"].as_u64().ok_or("a run has no seed")?))
     };
     runs.iter().map(job).collect()
 }
@@ -253,7 +253,7 @@ async fn run(jobs: Vec<Job>, staging: Option<Staging>, settings: Settings) -> Re
     };
     if staging.is_none() && !tradewind.is_file() {
         return Err(
-            format!("{} is not there: build it, or name it with --tradewind", tradewind.display()).into()
+            format!("{} does not exist: build it, or name it with --tradewind", tradewind.display()).into()
         );
     }
     std::fs::create_dir_all(&settings.out)?;
@@ -271,9 +271,9 @@ async fn run(jobs: Vec<Job>, staging: Option<Staging>, settings: Settings) -> Re
         };
         let report = match report {
             Ok(report) => report,
-            // The others may be made all the same.
+            // The others may still be made.
             Err(error) => {
-                say(format_args!("[{}/{count}] could not be made: {error}", i + 1));
+                say(format_args!("[{}/{count}] can't be made: {error}", i + 1));
                 continue;
             }
         };

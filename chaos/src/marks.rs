@@ -1,5 +1,5 @@
-//! Marks: what is known not to be replicated must be told by rows of the control tables, and nothing else may be put
-//! aside.
+//! Marks: whatever is known not to be replicated must be shown by rows of the control tables, and nothing
+//! else may be parked.
 
 use serde_json::{Map, Value, json};
 
@@ -24,7 +24,7 @@ pub async fn check(scenario: &Scenario, names: &[String], wires: &[Wire]) -> Res
         let buried = letters.iter().filter(|row| !text(row, "key").contains(POISON));
         wrong.extend(buried.map(|row| {
             let [key, peer, reason] = ["key", "peer", "reason"].map(|name| text(row, name));
-            ("buried", format!("{name} has put aside a write of {key} for {peer}: {reason}"))
+            ("buried", format!("{name} has parked a write of {key} for {peer}: {reason}"))
         }));
         let is_due = |kind| {
             let is = |fault: &Fault| fault.kind == kind && fault.region.as_deref() == Some(name);
@@ -34,7 +34,7 @@ pub async fn check(scenario: &Scenario, names: &[String], wires: &[Wire]) -> Res
             wrong.push(("unmarked", format!("{name} has no dead letter of {POISON}")));
         }
         if is_due(Kind::Undated) && !of("gap").any(|row| text(row, "cause") == "unreadable") {
-            wrong.push(("unmarked", format!("{name} has no mark, and {KEY} {UNDATED} is not replicated")));
+            wrong.push(("unmarked", format!("{name} has no mark, though {KEY} {UNDATED} is not replicated")));
         }
         if is_due(Kind::RecycleStream) {
             let peers: Vec<_> = names.iter().filter(|peer| *peer != name).collect();
@@ -46,7 +46,7 @@ pub async fn check(scenario: &Scenario, names: &[String], wires: &[Wire]) -> Res
                 peers.iter().all(|peer| told.contains(peer.as_str()))
             });
             if !is_marked {
-                wrong.push(("unmarked", format!("{name} has no mark, and another stream than it had")));
+                wrong.push(("unmarked", format!("{name} has no mark, though its table has another stream")));
             }
             if !is_told(&rows, name, |table| table["gaps"].as_u64() > Some(0)) {
                 wrong.push(("untold", format!("no agent of {name} reports a gap")));
@@ -54,13 +54,16 @@ pub async fn check(scenario: &Scenario, names: &[String], wires: &[Wire]) -> Res
         }
         let of_foreign = json!({ ELSEWHERE: FOREIGN.len() });
         if is_due(Kind::Foreign) && !is_told(&rows, name, |table| table["foreign"] == of_foreign) {
-            wrong.push(("untold", format!("no agent of {name} reports {of_foreign} as another setup's")));
+            wrong.push((
+                "untold",
+                format!("no agent of {name} reports {of_foreign} as belonging to another setup"),
+            ));
         }
     }
     Ok(wrong)
 }
 
-/// Whether an agent of this region says so of the table, in its last report.
+/// Whether an agent of this region reports that about the table, in its last report.
 fn is_told(rows: &[Map<String, Value>], region: &str, is_said: impl Fn(&Value) -> bool) -> bool {
     let is_ours = |row: &&Map<String, Value>| {
         text(row, "pk") == "report" && text(row, "sk").split(' ').next() == Some(region)
@@ -84,7 +87,7 @@ pub fn check_foreign(scenario: &Scenario, history: &History) -> Vec<Wrong> {
             let expected = usize::from(region == home);
             if made != expected {
                 let how = format!(
-                    "{name}: {made} writes of {key}, which is another setup's, instead of {expected}"
+                    "{name}: {made} writes of {key}, which belongs to another setup, instead of {expected}"
                 );
                 wrong.push(("not left alone", how));
             }
@@ -93,7 +96,7 @@ pub fn check_foreign(scenario: &Scenario, history: &History) -> Vec<Wrong> {
     wrong
 }
 
-/// Leaves out what another setup has written. What an application made of it is to be everywhere.
+/// Excludes what another setup has written. What an application made of it must be everywhere.
 pub fn forget_foreign(history: &mut History) {
     history.forget(|key| FOREIGN.contains(&key) && key != TAKEN);
     let is_foreign = |image: &Image| {

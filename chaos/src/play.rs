@@ -1,5 +1,5 @@
-//! What a run does to its regions while others break them: applications write, readers read, and every
-//! stream is followed; at the end, what is stored is read.
+//! What a run does to its regions while others break them: applications write, readers read, and every stream
+//! is followed; at the end, what is stored is read.
 
 use std::collections::BTreeSet;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -18,7 +18,7 @@ use crate::scenario::Scenario;
 use crate::tail::{Place, Tail};
 use crate::wire::Wire;
 
-/// How often replicas are compared at the end, and how often in a row they must agree.
+/// How often replicas are compared at the end, and how many times in a row they must agree.
 const LOOK: Duration = Duration::from_millis(400);
 const AGREEMENTS: u32 = 3;
 
@@ -31,15 +31,15 @@ pub struct Regions {
     /// In the order of their names.
     pub names: Arc<[String]>,
     pub wires: Vec<Wire>,
-    /// What the applications' keys begin with.
+    /// The start of the applications' keys.
     pub prefix: Arc<str>,
-    /// The regions' tables hold other items as well, and have records already.
+    /// Whether the regions' tables also hold other items, and have records already.
     pub are_shared: bool,
     /// How often each shard is read.
     pub poll: Duration,
 }
 
-/// A run under way.
+/// A run in progress.
 #[derive(Debug)]
 pub struct Play {
     pub regions: Regions,
@@ -50,7 +50,7 @@ pub struct Play {
     tails: JoinSet<(usize, Result<bool>)>,
     /// By region: ends its tail.
     ends: Vec<AbortHandle>,
-    /// By region: has its tail look for another stream.
+    /// By region: makes its tail look for another stream.
     looks: Vec<Arc<AtomicBool>>,
     silences: Vec<Silence>,
     writers: JoinSet<Vec<AppWrite>>,
@@ -137,7 +137,7 @@ impl Play {
         Ok(())
     }
 
-    /// Turns the stream of a region's table off or on. What is written in between is in none.
+    /// Turns the stream of a region's table off or on. What is written in between is in no stream.
     pub async fn turn_stream(&mut self, region: usize, on: bool) -> Result<()> {
         let from = self.now();
         self.regions.wires[region].turn_stream(on).await?;
@@ -153,8 +153,8 @@ impl Play {
         Ok(())
     }
 
-    /// Lets the regions come to rest: what was seen, what is wrong, and when it ended. `is_excused` names
-    /// keys that may differ.
+    /// Lets the regions come to rest. Returns what was seen, what is wrong, and when it ended. `is_excused`
+    /// names keys that may differ.
     pub async fn end(&mut self, is_excused: impl Fn(&str) -> bool) -> Result<(History, Vec<Wrong>, Millis)> {
         let mut written = Vec::new();
         while let Some(writes) = self.writers.join_next().await {
@@ -171,8 +171,8 @@ impl Play {
                 read => read?,
             };
             let name = &self.regions.names[region];
-            if !read.map_err(|error| format!("{name}'s stream can't be read: {error}"))? {
-                wrong.push(("never at rest", format!("agents write on and on in {name}")));
+            if !read.map_err(|error| format!("can't read {name}'s stream: {error}"))? {
+                wrong.push(("never at rest", format!("agents don't stop writing in {name}")));
             }
         }
         let mut stored = Vec::new();
@@ -200,13 +200,13 @@ impl Play {
         self.regions.wires[region].items(self.keys().as_deref()).await
     }
 
-    /// The run's own keys, where there are others.
+    /// The run's own keys, if the tables hold others.
     pub fn keys(&self) -> Option<Vec<String>> {
         let Regions { names, prefix, are_shared, .. } = &self.regions;
         are_shared.then(|| Application::keys(names, prefix, &self.scenario.workload))
     }
 
-    /// Waits until the replicas agree, or had long enough.
+    /// Waits until the replicas agree, or have had long enough.
     async fn come_to_rest(&self, written: &[AppWrite], is_excused: impl Fn(&str) -> bool) {
         let deadline = Instant::now() + self.scenario.recover_within;
         let mut agreements = 0;

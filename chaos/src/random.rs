@@ -1,4 +1,4 @@
-//! Scenarios at random: the same seed makes the same one.
+//! Random scenarios: the same seed gives the same one.
 
 use std::fmt::Write as _;
 use std::time::Duration;

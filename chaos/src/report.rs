@@ -1,4 +1,4 @@
-//! What a run came to: as JSON, as `JUnit` XML, and as one HTML file that needs nothing else.
+//! The result of a run: as JSON, as `JUnit` XML, and as one self-contained HTML file.
 
 use std::collections::HashMap;
 use std::fmt::Write as _;
@@ -14,7 +14,7 @@ use crate::rollback::Rollbacks;
 use crate::scenario::Scenario;
 
 const PAGE: &str = include_str!("report.html");
-/// What of the page the reports take the place of.
+/// The part of the page that the reports replace.
 const DATA: &str = "/*REPORTS*/[]";
 /// How many violations of a kind a terminal shows.
 const MOST_OF_A_KIND: usize = 3;
@@ -31,7 +31,7 @@ pub struct Report {
     pub writes: usize,
     pub lost_answers: usize,
     pub deletes: usize,
-    /// Keys that are left out, since no stream shows what was written to them, and a mark says so.
+    /// Keys that are excluded, since no stream shows what was written to them, and a mark says so.
     pub unseen: usize,
     pub agent_writes: usize,
     pub heals: usize,
@@ -42,7 +42,7 @@ pub struct Report {
     pub violations: Vec<Violation>,
     pub lags: Vec<Lag>,
     pub stale: Stale,
-    /// What is drawn: points every `step` milliseconds.
+    /// The plotted data: points every `step` milliseconds.
     pub step: Millis,
     pub faults: Vec<Band>,
     pub application_series: Vec<u32>,
@@ -56,7 +56,7 @@ pub struct Report {
 /// How a run was made.
 #[derive(Clone, Debug)]
 pub struct Made<'a> {
-    /// What the regions are made of.
+    /// What the regions run on.
     pub on: String,
     pub seed: u64,
     /// The scenario, as TOML.
@@ -157,7 +157,7 @@ impl Report {
         }
     }
 
-    /// One line, and one a violation.
+    /// One line, and one more for each violation.
     pub fn text(&self) -> String {
         let mut text = format!(
             "{}  {:<20} {:<15} seed {}: {} writes, {} by agents, {} heals, {} conflicts, rollbacks seen by an application: {}{}, lag at most {} ms, stale at most {} ms",
@@ -203,7 +203,7 @@ pub fn json(reports: &[Report]) -> Value {
     json!({ "passed": reports.iter().all(|report| report.passed), "runs": reports })
 }
 
-/// As CI servers read it.
+/// The format that CI servers read.
 pub fn junit(reports: &[Report]) -> String {
     let failures = reports.iter().filter(|report| !report.passed).count();
     let mut xml = format!(

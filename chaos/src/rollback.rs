@@ -1,4 +1,4 @@
-//! Agents' writes in the place of newer ones of applications: what no application may see.
+//! Agents' writes that replaced applications' newer ones, which no application may see.
 
 use std::collections::{BTreeMap, HashMap};
 
@@ -7,25 +7,26 @@ use serde::Serialize;
 use crate::checker::Version;
 use crate::history::{AppWrite, History, Millis, Operation, Outcome, Seen};
 
-/// How long an agent waits, at least, for the one of a region whose write stands there and is not told of.
+/// How long an agent waits, at least, for the agent of a region whose write is stored there and has not been
+/// reported.
 const PATIENCE: Millis = 3_000;
-/// How long, at least, where what stands there changes all the time.
+/// How long, at least, if what is stored there changes all the time.
 const LONG_PATIENCE: Millis = 30_000;
 
-/// An agent's write that took the place of a newer one.
+/// An agent's write that replaced a newer one.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Rollback {
     pub region: usize,
     pub key: String,
     pub at: Millis,
-    /// When a write as new as the lost one, or newer, stood there again.
+    /// When a write as new as the lost one, or newer, was stored there again.
     pub until: Option<Millis>,
-    /// None is a delete that no application made.
+    /// `None` is a delete that no application made.
     pub won: Option<Version>,
     pub lost: Option<Version>,
     /// How long ago the lost one was made.
     pub age: Millis,
-    /// How long ago the other one was.
+    /// How long ago the other one was made.
     pub waited: Option<Millis>,
     /// No other region's application writes the key.
     pub is_sole: bool,
@@ -46,7 +47,7 @@ impl Rollback {
         }
     }
 
-    /// Of what only this region's application writes.
+    /// For an item that only this region's application writes.
     pub fn of_sole(seen: &Seen, won: Version, lost: Option<Version>) -> Self {
         Self { lost, is_sole: true, ..Self::of(seen, won, won, seen.at) }
     }
@@ -56,18 +57,18 @@ impl Rollback {
         Self { won: None, ..Self::of_sole(seen, (0, 0), lost) }
     }
 
-    /// Whether docs/correctness.md allows it: the region's agent had not told of the newer write for so long
-    /// that it was not waited for any longer.
+    /// Whether docs/correctness.md allows it: the region's agent had not reported the newer write for so long
+    /// that it was no longer waited for.
     pub fn is_late(&self) -> bool {
         let has_waited = self.waited.is_some_and(|waited| waited >= LONG_PATIENCE);
         !self.is_sole && (self.age >= PATIENCE || has_waited)
     }
 }
 
-/// What rollbacks there were.
+/// A summary of the rollbacks.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
 pub struct Rollbacks {
-    /// Those that must not be.
+    /// Those that must not happen.
     pub seen: usize,
     /// Those while a region's agent was late or away, and how long the longest could be seen.
     pub late: usize,
@@ -83,13 +84,13 @@ impl Rollbacks {
     }
 }
 
-/// The keys that one region's application alone has written.
+/// The keys that only one region's application has written.
 #[derive(Debug)]
 pub struct Soles<'a>(HashMap<&'a str, Sole>);
 
 #[derive(Clone, Copy, Debug)]
 struct Sole {
-    /// None where there is more than one.
+    /// `None` if there is more than one.
     writer: Option<usize>,
     counts: bool,
 }
@@ -106,12 +107,12 @@ impl<'a> Soles<'a> {
         Self(soles)
     }
 
-    /// Whose a key is.
+    /// The only region that writes a key.
     pub fn writer(&self, key: &str) -> Option<usize> {
         self.0.get(key)?.writer
     }
 
-    /// Whose a key is, if nothing but counting is done to it.
+    /// The only region that writes a key, if it only counts in it.
     pub fn counts(&self, key: &str) -> Option<usize> {
         let sole = self.0.get(key)?;
         sole.writer.filter(|_| sole.counts)
@@ -138,7 +139,7 @@ impl<'a> Deletes<'a> {
         let Some(deletes) = self.0.get_mut(seen.key.as_str()) else { return false };
         let removed = seen.old.as_ref().and_then(|image| image.write.as_deref());
         let since = removed.and_then(|write| sent.get(write)).copied().unwrap_or_default();
-        // An answer that was lost may be that of a write which is made later.
+        // A lost answer may belong to a write that is made later.
         let could = |write: &&AppWrite| {
             write.sent <= seen.at && (write.outcome == Outcome::Maybe || write.done >= since)
         };

@@ -28,16 +28,17 @@ use crate::wire::{ACCESS_KEY, Item, Wire};
 
 /// How often each shard is read.
 const POLL: Duration = Duration::from_millis(60);
-/// How often faults are looked at.
+/// How often faults are checked.
 const TICK: Duration = Duration::from_millis(50);
 /// The key of the item that no stamp fits into, and what it holds: 400 KB with its names.
 pub const POISON: &str = "poison";
 const POISON_BYTES: usize = 400 * 1024 - 60;
-/// So many iterators a second are asked for where each shard is read for one peer or another; more is without pace.
+/// The most iterators a second for reading each shard for one peer or another; more means unpaced reading.
 const MOST_ITERATORS: usize = 20;
-/// What a comparison ends with that can't be made.
+/// The exit code of a comparison that can't be made.
 const UNAVAILABLE: i32 = 69;
-/// How old another setup's writes are when they come. An engine whose clock has minutes only is not behind them.
+/// How old another setup's writes are when they arrive. An engine whose clock counts in minutes is not behind
+/// them.
 const AGO_MILLIS: u64 = 60_000;
 
 /// How to run a scenario.
@@ -62,13 +63,13 @@ struct World {
     agents: Vec<Agent>,
     is_paused: Vec<bool>,
     build: Build,
-    /// By the fault's number: it has begun, and it is over.
+    /// By the fault's number: whether it has begun, and whether it is over.
     met: Vec<(bool, bool)>,
     /// The agents' regions and numbers.
     names: Vec<(usize, usize)>,
-    /// How many keys there have been.
+    /// How many access keys there have been.
     keys: usize,
-    /// What others do to the agents meanwhile, and what was wrong with how they bore it.
+    /// What others do to the agents meanwhile, and what was wrong with the agents' reactions.
     others: JoinSet<Result<Vec<Wrong>>>,
 }
 
@@ -150,7 +151,7 @@ impl World {
         })
     }
 
-    /// Writes, breaks, and lets it come to rest: what was seen, and what is wrong with the agents.
+    /// Writes, breaks, and lets it come to rest. Returns what was seen, and what is wrong with the agents.
     async fn live(&mut self) -> Result<(History, Vec<Wrong>, Millis)> {
         while self.play.goes_on() {
             self.break_things().await?;
@@ -177,7 +178,7 @@ impl World {
             if writes > 0 && link.from != link.to {
                 let [from, to] = [link.from, link.to].map(|region| PLACES[region].0);
                 let how = format!(
-                    "an agent of {from} made {writes} writes in {to}, whose table is AWS's to replicate"
+                    "an agent of {from} made {writes} writes in {to}, whose table only AWS may replicate"
                 );
                 wrong.push(("not its own", how));
             }
@@ -197,7 +198,7 @@ impl World {
         Ok((history, wrong, end))
     }
 
-    /// Where a replica is managed, each agent must have told so.
+    /// If a replica is managed, each agent must have logged that.
     fn check_logs(&self) -> Vec<Wrong> {
         let mut wrong = Vec::new();
         if !self.play.scenario.has(Kind::Managed) {
@@ -209,13 +210,13 @@ impl World {
             let log = std::fs::read_to_string(self.build.folder.join(format!("{name}.log")));
             let Ok(log) = log else { continue };
             if !log.contains("it is a managed global table") {
-                wrong.push(("untold", format!("{name} has not told that a replica is managed")));
+                wrong.push(("untold", format!("{name} has not logged that a replica is managed")));
             }
         }
         wrong
     }
 
-    /// Makes everything what the faults of this moment make of it.
+    /// Puts the faults of this moment into force.
     async fn break_things(&mut self) -> Result<()> {
         let now = self.play.began.elapsed();
         let is_active = |fault: &&Fault| fault.at <= now && now < fault.at + fault.lasts;
@@ -270,7 +271,7 @@ impl World {
         Ok(())
     }
 
-    /// A fault begins: what is to be done once.
+    /// Starts a fault: what is to be done once.
     async fn begin(&mut self, fault: &Fault) -> Result<()> {
         let region =
             fault.region.as_ref().and_then(|name| self.play.scenario.region(name)).unwrap_or_default();
@@ -311,7 +312,7 @@ impl World {
                 let verify = verify.arg(config).output();
                 let lasts = fault.lasts;
                 self.others.spawn(async move {
-                    // What takes longer has seen the end of what made it impossible.
+                    // A comparison that takes longer has seen the end of what made it impossible.
                     let Ok(output) = timeout(lasts, verify).await else { return Ok(Vec::new()) };
                     let output = output?;
                     if output.status.code() == Some(UNAVAILABLE) {
@@ -326,7 +327,7 @@ impl World {
         Ok(())
     }
 
-    /// A fault is over: what is to be done once.
+    /// Ends a fault: what is to be done once.
     async fn end(&mut self, fault: &Fault) -> Result<()> {
         let region =
             fault.region.as_ref().and_then(|name| self.play.scenario.region(name)).unwrap_or_default();
@@ -345,7 +346,7 @@ impl World {
         Ok(())
     }
 
-    /// The access key that is taken now.
+    /// The access key that is accepted now.
     fn key(&self) -> String {
         format!("{ACCESS_KEY}{}", self.keys)
     }

@@ -10,7 +10,7 @@ use crate::service::is_known;
 /// How far ahead a service clock may be: less than an agent believes.
 pub const MOST_SKEW_SECONDS: u32 = 25;
 
-/// What the regions are called, with AWS's names.
+/// The regions' names, with AWS's names.
 pub const PLACES: [(&str, &str); 3] =
     [("dublin", "eu-west-1"), ("oregon", "us-west-2"), ("tokyo", "ap-northeast-1")];
 
@@ -82,13 +82,13 @@ pub struct Scenario {
     pub agents: usize,
     #[serde(default)]
     pub workload: Workload,
-    /// How many keys each agent remembers before it stamps in place what its region's application writes. Default:
-    /// as many as agents remember by default.
+    /// How many keys each agent remembers before it stamps its region's application's writes in place.
+    /// Default: as many as agents remember by default.
     pub memory_keys: Option<usize>,
     /// How far each region's service clock is ahead, in seconds, from 0 to [`MOST_SKEW_SECONDS`].
     #[serde(default)]
     pub skew_seconds: Vec<u32>,
-    /// Who takes each region's agents' logs. Default: a file.
+    /// What each region's agents' logs are written to. Default: a file.
     #[serde(default)]
     pub logs: Vec<Log>,
     #[serde(default, rename = "fault")]
@@ -102,27 +102,27 @@ pub struct Scenario {
 #[derive(Clone, Debug, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct Workload {
-    /// How long they go on.
+    /// How long they write.
     #[serde(rename = "for", deserialize_with = "duration")]
     pub lasts: Duration,
     /// Writes a second, in each region.
     pub rate: u32,
-    /// How many keys all regions share, and how many are each region's own.
+    /// How many keys all regions share, and how many each region has of its own.
     pub keys: u32,
-    /// Of a hundred writes, how many go to a shared key.
+    /// The percentage of writes that go to a shared key.
     pub conflict_percent: u8,
     /// The weights of the operations.
     pub put: u32,
     pub update: u32,
     pub put_back: u32,
     pub delete: u32,
-    /// One more in an item that counts: by ADD, and, of a region's own, by a conditional update, too.
+    /// Increments an item's count: by ADD and, for a region's own items, also by a conditional update.
     pub count: u32,
-    /// A lock of a region's own, taken and given back by conditional updates.
+    /// Takes and releases a lock of the region's own, by conditional updates.
     pub lock: u32,
     /// The size of an item's payload, in bytes.
     pub size: usize,
-    /// Of a hundred answers, how many an application loses.
+    /// The percentage of answers that an application loses.
     pub lost_answers_percent: u8,
 }
 
@@ -161,7 +161,7 @@ pub struct Fault {
     pub at: Duration,
     #[serde(default, rename = "for", deserialize_with = "duration")]
     pub lasts: Duration,
-    /// What lies between this region and the others; the region of an agent, endpoint or table.
+    /// The faults between this region and the others; or the region of an agent, endpoint or table.
     pub region: Option<String>,
     /// The links from this region's agents.
     pub from: Option<String>,
@@ -177,14 +177,14 @@ pub struct Fault {
     #[serde(default = "second", deserialize_with = "duration")]
     pub every: Duration,
     pub bytes_per_second: Option<u32>,
-    /// Of a hundred calls or pieces, how many it meets.
+    /// The percentage of calls or pieces that it affects.
     #[serde(default = "hundred")]
     pub percent: u8,
     /// The error, by its name in DynamoDB's API.
     pub error: Option<String>,
     /// Only this operation, or `writes`. Default: all.
     pub operation: Option<String>,
-    /// What a gateway says. Default: one of those with a success status, at random.
+    /// What a gateway answers. Default: one of those with a success status, at random.
     pub answer: Option<Answer>,
     /// Only one of the tables. Default: both.
     pub table: Option<Table>,
@@ -193,28 +193,28 @@ pub struct Fault {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Kind {
-    /// Connections break, new ones too.
+    /// Connections break, including new ones.
     Partition,
     /// A partition that comes and goes.
     Flapping,
-    /// Requests get nowhere, and nobody is told.
+    /// Requests are swallowed, without an error.
     SwallowRequests,
-    /// Requests take effect, and answers get nowhere.
+    /// Requests take effect, but their answers are swallowed.
     SwallowAnswers,
     Latency,
     Bandwidth,
     Resets,
     /// Calls are answered with an error.
     Errors,
-    /// Calls take effect, and are answered with an error.
+    /// Calls take effect, but are answered with an error.
     FailAfterwards,
-    /// `kill -9`, and started again when it is over.
+    /// `kill -9`, and a restart when it is over.
     Kill,
     /// SIGSTOP, and SIGCONT when it is over.
     Pause,
-    /// SIGTERM and a new start, one agent after the other.
+    /// SIGTERM and a restart, one agent after the other.
     RollingRestart,
-    /// The endpoint's process is killed, and started again when it is over.
+    /// The endpoint's process is killed, and restarted when it is over.
     EndpointDown,
     /// The region's table is deleted, for good.
     DeleteTable,
@@ -222,21 +222,22 @@ pub enum Kind {
     Poison,
     /// Something in between answers in the service's place.
     Gateway,
-    /// Pages of records say that their shard has ended.
+    /// Pages of records report that their shard has ended.
     FalseEnds,
     /// Answers come without their checksums.
     NoChecksums,
-    /// To its peers, the region's table is missing, then another one with other keys, and in the end what it was.
+    /// To its peers, the region's table is missing, then another one with other keys, and in the end the
+    /// original.
     OtherTable,
-    /// SIGTERM, and started again when it is over.
+    /// SIGTERM, and a restart when it is over.
     Stop,
-    /// Another access key is taken, and the agents' file has it when it is over.
+    /// Only another access key is accepted, and the agents' file has it when it is over.
     RotateCredentials,
     /// An application writes an item whose record reaches its agent without a creation time.
     Undated,
-    /// Many connect to the agents' listeners, and say nothing.
+    /// Many clients connect to the agents' listeners, and send nothing.
     HalfOpen,
-    /// An operator compares the replicas, and is to be told that it can't be done.
+    /// An operator compares the replicas, and must be told that it can't be done.
     Verify,
     /// The stream of the region's table is turned off, and on again when it is over.
     RecycleStream,
@@ -246,7 +247,7 @@ pub enum Kind {
     Managed,
 }
 
-/// What a gateway says.
+/// What a gateway answers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Answer {
@@ -258,12 +259,12 @@ pub enum Answer {
     Page,
 }
 
-/// Who takes a log.
+/// What a log is written to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Log {
     File,
-    /// A device without room.
+    /// A full device.
     Full,
     /// A reader that has gone away.
     Gone,
@@ -291,8 +292,8 @@ impl Scenario {
         }
         if scenario.skew_seconds.iter().any(|skew| *skew > MOST_SKEW_SECONDS) {
             return Err(at(
-                "skew_seconds: expected at most 25; an agent does not believe a clock that is ahead by more \
-                           than 30 s, and the checker does not know what it takes a write's time for",
+                "skew_seconds: expected at most 25; an agent does not believe a clock that is ahead by more than 30 s, \
+                 and the checker does not know which time it uses instead",
             )
             .into());
         }
@@ -324,10 +325,10 @@ impl Scenario {
                 return Err(at(&format!("{:?} needs a region", fault.kind)).into());
             }
             if let Some(error) = fault.error.as_ref().filter(|error| !is_known(error)) {
-                return Err(at(&format!("error: {error} is not known")).into());
+                return Err(at(&format!("error: unknown {error}")).into());
             }
             if fault.agent.is_some_and(|agent| agent >= scenario.agents) {
-                return Err(at("agent: there are not so many").into());
+                return Err(at("agent: no agent has this number").into());
             }
         }
         Ok(scenario)
@@ -338,7 +339,7 @@ impl Scenario {
         PLACES.iter().take(self.regions).position(|(place, _)| *place == name)
     }
 
-    /// When a region's application must stop, since its table will be deleted: what nobody has read by then
+    /// When a region's application must stop because its table will be deleted: what nobody has read by then
     /// is lost with the stream.
     pub fn deletion(&self, region: usize) -> Option<Duration> {
         let mut faults = self.faults.iter().filter(|fault| fault.kind == Kind::DeleteTable);

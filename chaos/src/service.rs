@@ -1,4 +1,5 @@
-//! What a link makes of the calls that it carries: a service, or what lies before it, with faults and defects.
+//! What a link does to the calls that it carries: a service, or something in front of it, with faults and
+//! defects.
 
 use std::collections::VecDeque;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -29,41 +30,41 @@ const ERRORS: [&str; 10] = [
 ];
 /// The operations that `operation = "writes"` stands for.
 pub const WRITES: [&str; 3] = ["PutItem", "UpdateItem", "DeleteItem"];
-/// What gateways say when all is well with them.
+/// What gateways answer with a success status.
 const HOLLOW: [&str; 4] = ["", "{}", r#"{"Records":[]}"#, r#"{"Items":[],"Count":0,"ScannedCount":0}"#];
 /// A page in the service's place, and the statuses that it comes with.
 const PAGE: &str = "<html><title>A gateway of the harness</title></html>";
 const STATUSES: [u16; 7] = [200, 403, 404, 407, 429, 502, 503];
-/// The part of its time for which a table that is recreated is missing.
+/// The fraction (one in this many) of its time for which a recreated table is missing.
 const MISSING: u32 = 3;
 
-/// What happens to what a link carries.
+/// What happens to the calls on a link.
 #[derive(Debug)]
 pub struct Rules {
     active: Vec<Rule>,
-    /// Of a hundred pages of records, how many say that their shard has ended.
+    /// The percentage of record pages that report the end of their shard.
     false_ends: u8,
-    /// Answers come without their checksums.
+    /// Whether answers come without their checksums.
     has_no_sums: bool,
     guise: Guise,
-    /// The agent has been told that the table is managed, and how many writes it made nevertheless.
+    /// Whether the agent has been told that the table is managed, and how many writes it made nevertheless.
     was_told: bool,
     disobeyed: usize,
-    /// The one access key that is taken.
+    /// The only access key that is accepted.
     access_key: String,
-    /// When iterators were asked for, within a second, and how many at most.
+    /// When iterators were requested within a second, and the most at once.
     iterators: (VecDeque<Instant>, usize),
     rng: fastrand::Rng,
 }
 
-/// What the table is described as.
+/// How the table is described.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Guise {
-    /// What it is.
+    /// As it is.
     Own,
-    /// One with other keys.
+    /// As one with other keys.
     Another,
-    /// A replica of a managed global table.
+    /// As a replica of a managed global table.
     Managed,
 }
 
@@ -117,7 +118,7 @@ impl SharedRules {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Makes the service what these faults make of it, at this time of the run.
+    /// Applies these faults to the service, at this time of the run.
     pub fn set(&self, faults: &[&Fault], now: Duration, is_own: bool) {
         let mut rules = self.lock();
         rules.active.clear();
@@ -130,7 +131,7 @@ impl SharedRules {
                 Kind::FalseEnds => rules.false_ends = fault.percent,
                 Kind::NoChecksums => rules.has_no_sums = true,
                 Kind::Managed => rules.guise = Guise::Managed,
-                // Whoever reads the table's own stream has no business with this.
+                // A reader of the table's own stream is not affected.
                 Kind::OtherTable if !is_own => {
                     let is_another = now >= fault.at + fault.lasts / MISSING;
                     let gone = Does::Meet(Fate::Fail("ResourceNotFoundException"));
@@ -150,17 +151,17 @@ impl SharedRules {
         }
     }
 
-    /// From now on, this access key is taken, and no other.
+    /// Accepts only this access key from now on.
     pub fn take_key(&self, access_key: &str) {
         access_key.clone_into(&mut self.lock().access_key);
     }
 
-    /// The most iterators that were asked for within a second.
+    /// The most iterators that were requested within a second.
     pub fn most_iterators(&self) -> usize {
         self.lock().iterators.1
     }
 
-    /// How many writes were made to a table that was described as somebody else's to write to.
+    /// How many writes were made to a table that was described as managed.
     pub fn disobeyed(&self) -> usize {
         self.lock().disobeyed
     }
@@ -199,12 +200,12 @@ pub fn is_known(error: &str) -> bool {
     ERRORS.contains(&error)
 }
 
-/// Whether an operation is the one that a rule is for.
+/// Whether a rule applies to an operation.
 fn is_meant(only: &str, operation: &str) -> bool {
     only == operation || only == "writes" && WRITES.contains(&operation)
 }
 
-/// What comes in the place of an answer: status and body.
+/// What comes in place of an answer: status and body.
 fn in_its_place(answer: Option<Answer>, rng: &mut fastrand::Rng) -> (u16, &'static str) {
     match answer {
         None => (200, HOLLOW[rng.usize(..HOLLOW.len())]),
@@ -322,7 +323,7 @@ impl Service {
     }
 }
 
-/// Takes the creation time from a record of the item that is to have none.
+/// Removes the creation time from a record of the item that must have none.
 fn undate(record: &mut Value) {
     if record["dynamodb"]["Keys"][KEY]["S"] == UNDATED
         && let Some(body) = record["dynamodb"].as_object_mut()
@@ -331,7 +332,7 @@ fn undate(record: &mut Value) {
     }
 }
 
-/// Gives a table that is described another key.
+/// Gives a described table another key.
 fn rename_key(described: &mut Value) {
     let table = &mut described["Table"];
     for list in ["KeySchema", "AttributeDefinitions"] {
@@ -341,15 +342,15 @@ fn rename_key(described: &mut Value) {
     }
 }
 
-/// Makes a table that is described a replica of a managed global table.
+/// Describes a table as a replica of a managed global table.
 fn manage(described: &mut Value) {
     let table = &mut described["Table"];
     table["GlobalTableVersion"] = "2019.11.21".into();
     table["Replicas"] = json!([{ "RegionName": "us-east-1", "ReplicaStatus": "ACTIVE" }]);
 }
 
-/// Lists shards as DynamoDB does while they are open. Those of a stream that is on always are here, and engines say
-/// otherwise.
+/// Lists shards as DynamoDB does while they are open. Those of a stream that is on are always open here, but
+/// engines say otherwise.
 fn open_shards(described: &mut Value) {
     if described["StreamDescription"]["StreamStatus"] != "ENABLED" {
         return;

@@ -1,5 +1,5 @@
-//! Runs on tables of the user's own, with agents that run already: applications write, the checker judges,
-//! and the one fault is a pause of the flows between regions, which ends by itself.
+//! Runs on the user's own tables, with agents that are already running: applications write, the checker
+//! judges, and the only fault is a pause of the flows between regions, which ends by itself.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
@@ -24,19 +24,19 @@ use crate::wire::{KeyShape, Wire};
 
 /// How often each shard is read: agents read them, too, and a shard allows five calls a second.
 const POLL: Duration = Duration::from_millis(500);
-/// How often faults are looked at, and whether all is clean again.
+/// How often to check faults, and whether everything is clean again.
 const TICK: Duration = Duration::from_millis(250);
-/// What an item holds beside its payload, in bytes, about: keys, names, and the stamp.
+/// The approximate size of an item beside its payload, in bytes: keys, names, and the stamp.
 const OVERHEAD: usize = 250;
 
-/// The user's regions, and the table that is written to.
+/// The user's regions, and the table to write to.
 #[derive(Debug)]
 pub struct Staging {
     config: Config,
     table: TableConfig,
     /// The table's regions, in the order of their names.
     names: Arc<[String]>,
-    /// Instead of what scenarios say.
+    /// Overrides the scenarios' own value.
     recover_within: Option<Duration>,
 }
 
@@ -55,9 +55,9 @@ impl Staging {
                 named.or_else(|| config.found(name)).ok_or(told)?
             }
             (None, [table]) => table.clone(),
-            (None, []) => return Err("no [[table]] by name: say which with --table".into()),
+            (None, []) => return Err("no [[table]] has a name: name one with --table".into()),
             (None, _) => {
-                return Err(format!("which table? Say it with --table: {}", known.join(", ")).into());
+                return Err(format!("several tables: choose one with --table: {}", known.join(", ")).into());
             }
         };
         let mut names: Vec<String> = chosen.replicas.iter().map(|(name, _)| name.to_string()).collect();
@@ -65,9 +65,10 @@ impl Staging {
         if let Some((region, _)) =
             chosen.replicas.iter().find(|(name, _)| chosen.selections.of(name).is_some())
         {
-            let what = "takes only a part of what is written";
+            let what = "takes only part of what is written";
             return Err(format!(
-                "table {}: {region} {what}, which the checker would take for losses: choose a table that all of its regions hold whole",
+                "table {}: {region} {what}, which the checker would mistake for losses: choose a table that all of its \
+                 regions hold in full",
                 chosen.name
             )
             .into());
@@ -80,19 +81,19 @@ impl Staging {
         &self.table.name
     }
 
-    /// Whether a scenario can be run here; why not, if it can't.
+    /// Checks that a scenario can be run here.
     pub fn check(&self, scenario: &Scenario) -> Result<()> {
         let name = &scenario.name;
         if scenario.skew_seconds.iter().any(|skew| *skew > 0) {
             return Err(
-                format!("scenario {name}: clocks can be bent for the harness's own agents only").into()
+                format!("scenario {name}: clocks can be shifted for the harness's own agents only").into()
             );
         }
         for fault in &scenario.faults {
             if fault.kind != Kind::Partition || fault.agent.is_some() {
                 return Err(format!(
-                    "scenario {name}: a fault of the kind {:?}{} can be made between the harness's own agents and \
-                     endpoints only. On your tables there is `partition` between regions, by pausing their flows: \
+                    "scenario {name}: a fault of the kind {:?}{} is only possible between the harness's own agents and \
+                     endpoints. On your tables there is `partition` between regions, by pausing their flows: \
                      take calm, partition, one-way, delete-storm, long-outage, or write a scenario",
                     fault.kind,
                     if fault.agent.is_some() { " of one agent" } else { "" },
@@ -103,7 +104,7 @@ impl Staging {
         Ok(())
     }
 
-    /// What the runs of these scenarios will do, for a person to agree to.
+    /// Describes what the runs of these scenarios will do, for a person to agree to.
     pub fn warning(&self, scenarios: &[Scenario]) -> String {
         let regions = self.names.len();
         let mut lines = vec![format!("This writes to your table {}:", self.table.name)];
@@ -120,12 +121,12 @@ impl Staging {
             let writes = u64::from(load.rate) * load.lasts.as_secs().max(1) * regions as u64;
             let units = writes * regions as u64 * (load.size + OVERHEAD).div_ceil(1024) as u64;
             lines.push(format!(
-                "  {}: {writes} writes by applications, some {units} write units with those of your agents",
+                "  {}: {writes} writes by applications, about {units} write units including your agents' writes",
                 scenario.name
             ));
             if !scenario.faults.is_empty() {
                 lines.push(
-                    "    it pauses flows between regions, for all of their tables, and lets them go on"
+                    "    it pauses flows between regions, for all of their tables, and resumes them"
                         .to_owned(),
                 );
             }
@@ -170,7 +171,7 @@ impl Staging {
         }
         let made = Made { on: "staging".to_owned(), seed, text, end };
         let report = Report::new(made, &play.scenario, &history, judgement);
-        // What went wrong is left as it is, to be looked at.
+        // After a failure everything is left as it is, for inspection.
         if report.passed {
             clean(&play).await?;
         }
@@ -204,7 +205,7 @@ impl Staging {
                 _ => {
                     let needed =
                         "its partition key must be a string, and its sort key, if any, a string or a number";
-                    return Err(format!("{at} can't take the harness's items: {needed}").into());
+                    return Err(format!("{at} can't hold the harness's items: {needed}").into());
                 }
             }
         }
@@ -212,8 +213,8 @@ impl Staging {
         Ok(Wire::of(region, physical, KeyShape { partition, sort }))
     }
 
-    /// Refuses to run where somebody has paused a flow: a pause of ours would replace theirs, and writes that
-    /// are not to arrive look lost.
+    /// Refuses to run if somebody has paused a flow: our pause would replace theirs, and writes that must not
+    /// arrive would look lost.
     async fn leave_pauses(&self, region: &Region) -> Result<()> {
         let crew =
             ControlTable::of(region).crew().await.map_err(|fault| format!("{}: {fault}", region.name))?;
@@ -224,7 +225,7 @@ impl Staging {
             .find(|(peer, until)| **until > now && self.names.iter().any(|name| *name == peer.as_str()));
         match theirs {
             Some((peer, _)) => Err(format!(
-                "{} → {peer} is paused: `tradewind resume` it first, or wait until it goes on. Nothing was written",
+                "{} → {peer} is paused: `tradewind resume` it first, or wait until it resumes. Nothing was written",
                 region.name
             )
             .into()),
@@ -238,7 +239,7 @@ impl Staging {
         let mut flows = Flows::new();
         for fault in scenario.faults.iter().filter(is_active) {
             let is = |place: &Option<String>, region: usize| {
-                // Where there are fewer regions, the last one stands for those that are missing.
+                // If there are fewer regions, the last one stands in for the missing ones.
                 let meant = place.as_ref().and_then(|place| scenario.region(place));
                 meant.is_some_and(|meant| meant.min(self.names.len() - 1) == region)
             };
@@ -256,7 +257,7 @@ impl Staging {
         Ok(flows)
     }
 
-    /// Pauses what is to be paused, and lets the rest go on.
+    /// Pauses what is to be paused, and resumes the rest.
     async fn turn(
         &self,
         regions: &BTreeMap<Origin, Region>,
@@ -270,7 +271,7 @@ impl Staging {
         }
         let new: Vec<_> = wanted.difference(paused).cloned().collect();
         if !new.is_empty() {
-            // Whatever becomes of this process, it ends by itself.
+            // Whatever becomes of this process, the pause ends by itself.
             let until = wall_millis() + u64::try_from(lasts(&wanted).as_millis())?;
             let flows = pause(&self.config, regions, &new, Some(until)).await?;
             let theirs =

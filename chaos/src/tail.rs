@@ -1,4 +1,4 @@
-//! Reads a region's stream, past all faults, to its end: parents before their children.
+//! Reads a region's stream, bypassing all faults, to its end: parents before their children.
 
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -12,11 +12,11 @@ use crate::Result;
 use crate::history::Seen;
 use crate::wire::{From, Wire};
 
-/// How many reads in a row find nothing at the end.
+/// How many reads in a row must find nothing at the end.
 const EMPTY_READS: u32 = 3;
 /// How long a stream may stay unreadable, or go on, at the end.
 const PATIENCE: Duration = Duration::from_secs(20);
-/// How often new shards are looked for.
+/// How often to look for new shards.
 const LIST: Duration = Duration::from_secs(5);
 
 /// One region's reader.
@@ -29,13 +29,13 @@ pub struct Tail {
     /// How often each shard is read.
     pub poll: Duration,
     pub seen: Arc<Mutex<Vec<Seen>>>,
-    /// The table may have another stream.
+    /// Whether the table may have another stream.
     pub look: Arc<AtomicBool>,
-    /// No more is being written: the end is the end.
+    /// Whether writing is over: the end is the end.
     pub over: Arc<AtomicBool>,
 }
 
-/// Where a stream is being read.
+/// A position in a stream.
 #[derive(Debug)]
 pub struct Place {
     stream: String,
@@ -44,7 +44,7 @@ pub struct Place {
     listed: Instant,
 }
 
-/// Where a shard was read to, and how it goes on.
+/// How far a shard was read, and how to continue.
 #[derive(Debug)]
 struct Cursor {
     stream: String,
@@ -54,7 +54,7 @@ struct Cursor {
 }
 
 impl Place {
-    /// At the beginning, or at the tip: from there on everything is seen.
+    /// At the beginning, or at the tip: everything from there on is seen.
     pub async fn stand(wire: &Wire, at_tip: bool) -> Result<Self> {
         let stream = wire.stream().await?;
         let lineage = wire.shards(&stream).await?;
@@ -80,7 +80,7 @@ impl Place {
         Ok(())
     }
 
-    /// Whether a shard's turn has come: all of its parent has been read, and of the streams before its own.
+    /// Whether a shard may be read: all of its parent has been read, and of the streams before its own.
     fn is_due(&self, shard: &ShardId) -> bool {
         let is_old = |cursor: &Cursor| cursor.stream != self.stream;
         if !is_old(&self.shards[shard])
@@ -94,8 +94,8 @@ impl Place {
 }
 
 impl Tail {
-    /// Reads until it is over and nothing more comes: true, or false where it goes on and on. Says why
-    /// where the stream can't be read.
+    /// Reads until writing is over and nothing more comes, and returns true; false if it goes on and on.
+    /// Fails if the stream can't be read.
     pub async fn run(self, mut place: Place) -> Result<bool> {
         let (mut empty, mut bad_since, mut over_since) = (0, None, None);
         while !self.over.load(Ordering::Relaxed) || empty < EMPTY_READS {
@@ -112,8 +112,7 @@ impl Tail {
                 }
                 Err(error) => {
                     empty = 0;
-                    // Iterators end with the server that gave them. One at the tip is all that says where
-                    // that was.
+                    // Iterators end with the server that gave them. Only one at the tip knows where that was.
                     for cursor in place.shards.values_mut().filter(|cursor| !matches!(cursor.from, From::Now))
                     {
                         cursor.iterator = None;

@@ -1,4 +1,4 @@
-//! Requests to a region's table and its stream, past all faults: nothing is tried again.
+//! Requests to a region's table and its stream that bypass all faults: nothing is retried.
 
 use std::collections::{BTreeMap, HashMap};
 use std::time::Duration;
@@ -34,14 +34,14 @@ pub struct Wire {
     key: KeyShape,
 }
 
-/// What the items' keys are like: a text, and perhaps a second attribute that is always the same.
+/// The shape of the items' keys: a text, and perhaps a second attribute that is always the same.
 #[derive(Clone, Debug)]
 pub struct KeyShape {
     pub partition: String,
     pub sort: Option<(String, AttributeValue)>,
 }
 
-/// What the service would not do, in its own words.
+/// What the service refused, in its own words.
 #[derive(Debug)]
 pub struct Refusal(pub String);
 
@@ -61,11 +61,11 @@ pub enum From {
     After(String),
 }
 
-/// A change, as the stream tells it.
+/// A change in the stream.
 #[derive(Debug)]
 pub struct Change {
     pub sequence: String,
-    /// None where it is of no key of ours.
+    /// `None` if the key is not one of ours.
     pub key: Option<String>,
     pub created_millis: u64,
     pub old: Option<Image>,
@@ -116,7 +116,7 @@ impl Wire {
         item
     }
 
-    /// Makes the table, with the stream that replication needs.
+    /// Creates the table, with the stream that replication needs.
     pub async fn make_table(&self) -> Result<()> {
         let key = KeySchemaElement::builder().attribute_name(KEY).key_type(KeyType::Hash).build()?;
         let attribute = AttributeDefinition::builder()
@@ -147,7 +147,7 @@ impl Wire {
         call.send().await.map(drop).map_err(failed)
     }
 
-    /// What is put, without a stamp.
+    /// The item to put, without a stamp.
     pub fn item(&self, key: &str, write: &str, payload: String) -> Item {
         let mut item = self.key(key);
         item.insert(WRITE.to_owned(), AttributeValue::S(write.to_owned()));
@@ -186,7 +186,7 @@ impl Wire {
         call.send().await.map(drop).map_err(failed)
     }
 
-    /// Adds one to an item's count: what that is then.
+    /// Adds one to an item's count. Returns the new count.
     pub async fn add(&self, key: &str, write: &str) -> Result<Option<u64>> {
         let call = self.tables.update_item().table_name(&self.table).set_key(Some(self.key(key)));
         let call = call
@@ -221,7 +221,7 @@ impl Wire {
         self.hand(key, write, holder, "SET #w = :w, #h = :h", "attribute_not_exists(#h)").await
     }
 
-    /// Gives a lock back, if this one has it.
+    /// Releases a lock, if this one holds it.
     pub async fn unlock(&self, key: &str, write: &str, holder: &str) -> Result<()> {
         self.hand(key, write, holder, "SET #w = :w REMOVE #h", "#h = :h").await
     }
@@ -289,9 +289,9 @@ impl Wire {
 
     /// The stream's shards.
     pub async fn shards(&self, stream: &str) -> Result<Lineage> {
-        // It tries again by itself, for as long as it takes.
+        // It retries by itself, for as long as it takes.
         let listed = tokio::time::timeout(PATIENCE, list_once(&self.streams, stream)).await;
-        Ok(listed.map_err(|_| format!("{stream}: its shards can't be listed within {PATIENCE:?}"))??)
+        Ok(listed.map_err(|_| format!("{stream}: listing its shards takes longer than {PATIENCE:?}"))??)
     }
 
     pub async fn iterator(&self, stream: &str, shard: &str, from: &From) -> Result<Option<String>> {
@@ -333,12 +333,12 @@ impl Wire {
     }
 }
 
-/// What an item's count is.
+/// An item's count.
 pub fn count_of(item: &Item) -> Option<u64> {
     item.get(COUNT)?.as_n().ok()?.parse().ok()
 }
 
-/// An item's attributes as DynamoDB writes them in JSON. Those that are not ours are told apart, no more.
+/// An item's attributes in DynamoDB's JSON. Those that are not ours are only distinguished from each other.
 fn values(item: &Item) -> Map<String, Value> {
     item.iter().map(|(name, value)| (name.clone(), plain_value(value))).collect()
 }
@@ -359,8 +359,8 @@ fn stream_value(value: &StreamValue) -> Value {
     }
 }
 
-/// An error in words. What the service refused, it did not do; of its own faults (5xx) and of lost answers
-/// nobody knows.
+/// An error as text. The service did not do what it refused; whether it did is unknown after its own faults
+/// (5xx) and lost answers.
 fn failed<E>(error: SdkError<E>) -> Box<dyn std::error::Error + Send + Sync>
 where
     E: std::error::Error + Send + Sync + 'static,

@@ -1,4 +1,4 @@
-//! Watches the checkpoint rows: they never go back, whoever owns the lease.
+//! Checks the checkpoint rows: they never go back, whoever owns the lease.
 
 use std::collections::BTreeMap;
 
@@ -11,11 +11,11 @@ type Name = (String, String, String);
 /// Done up to here; and the creation time below which nothing is left.
 type Reached = (Position, u64);
 
-/// The checkpoints as they were saved last.
+/// The checkpoints as last saved.
 #[derive(Debug, Default)]
 pub struct Checkpoints(BTreeMap<Name, Reached>);
 
-/// In the order of a shard's reading: the sequence numbers between the two ends.
+/// In reading order: the sequence numbers between the two ends.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 enum Position {
     Start,
@@ -34,7 +34,7 @@ impl Position {
 }
 
 impl Checkpoints {
-    /// Takes in a row as it was saved.
+    /// Records a row as it was saved.
     pub fn saved(&mut self, region: &str, shard: &str, row: &Item) -> Result<(), String> {
         for (name, value) in row {
             let Some(destination) = name.strip_prefix("to ") else { continue };
@@ -43,7 +43,7 @@ impl Checkpoints {
             let millis = as_number(&fields["millis"]);
             let rewind = position(&fields["rewind"]["M"][shard]);
             let (Some(done), Some(rewind), Some(millis)) = (position(&fields["done"]), rewind, millis) else {
-                return Err(format!("{region}: a checkpoint that can't be read: {}", Value::clone(value)));
+                return Err(format!("{region}: an unreadable checkpoint: {}", Value::clone(value)));
             };
             if rewind > done {
                 return Err(format!("{region}: a checkpoint of {shard} with {rewind:?} after {done:?}"));

@@ -5,7 +5,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use aws_smithy_async::time::TimeSource;
 use tokio::time::Instant;
 
-/// When every simulation begins, in milliseconds since the Unix epoch: 2026-11-24, 00:00:00 UTC.
+/// When every simulation starts, in milliseconds since the Unix epoch: 2026-11-24, 00:00:00 UTC.
 pub const EPOCH_MILLIS: u64 = 1_795_478_400_000;
 
 /// Virtual time, counted from the start of the simulation.
@@ -15,7 +15,7 @@ pub struct SimClock {
 }
 
 impl SimClock {
-    /// Begins now; the runtime's time must be paused.
+    /// Starts now; the runtime's time must be paused.
     pub fn start() -> Self {
         Self { start: Instant::now() }
     }
@@ -31,7 +31,7 @@ impl SimClock {
     }
 }
 
-/// What the SDK takes for the time of day.
+/// The time of day that the SDK sees.
 impl TimeSource for SimClock {
     fn now(&self) -> SystemTime {
         UNIX_EPOCH + Duration::from_millis(EPOCH_MILLIS + SimClock::now(self))

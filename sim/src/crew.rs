@@ -1,4 +1,4 @@
-//! The agents: started, killed, stopped, and started again.
+//! The agents: started, killed, stopped, and restarted.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -22,12 +22,12 @@ use crate::network::{Network, SharedWorld};
 use crate::service::{CONTROL, TABLE};
 use crate::settings::{NAMES, Settings};
 
-/// How long a process manager waits before it starts an agent again that could not start.
+/// How long a process manager waits before it restarts an agent that could not start.
 const RESTART: u64 = 2_000;
 
 enum State {
     Down,
-    /// Starts at this moment, unless it is kept down.
+    /// Starts at this moment, unless a fault keeps it down.
     Due(u64),
     Starting(JoinHandle<Result<Agent, String>>),
     Running(Agent),
@@ -57,7 +57,7 @@ impl Crew {
         Some(Self { config, world, clock, slots })
     }
 
-    /// Kills an agent, whatever it is doing. What it has sent is still under way.
+    /// Kills an agent, whatever it is doing. Requests that it has sent stay in flight.
     pub fn crash(&mut self, agent: usize) {
         let slot = &mut self.slots[agent];
         slot.kept_down += 1;
@@ -69,7 +69,7 @@ impl Crew {
         }
     }
 
-    /// Asks an agent to stop in good order.
+    /// Stops an agent gracefully.
     pub fn stop(&mut self, agent: usize) {
         let slot = &mut self.slots[agent];
         slot.kept_down += 1;
@@ -84,12 +84,12 @@ impl Crew {
         };
     }
 
-    /// A fault that kept an agent down is over.
+    /// Ends a fault that kept an agent down.
     pub fn let_up(&mut self, agent: usize) {
         self.slots[agent].kept_down = self.slots[agent].kept_down.saturating_sub(1);
     }
 
-    /// Starts what is due, and looks after what has started or stopped.
+    /// Starts agents that are due, and handles those that have started or stopped.
     pub async fn tend(&mut self) {
         let now = self.clock.now();
         for agent in 0..self.slots.len() {
@@ -112,7 +112,7 @@ impl Crew {
         }
     }
 
-    /// Whether all agents run, and have found their streams drained for so many calls in a row.
+    /// Whether all agents run, and have found their streams drained for this many calls in a row.
     pub fn is_drained(&self, calls: u32) -> bool {
         self.slots.iter().all(|slot| match &slot.state {
             State::Running(agent) => agent.figures().idle_calls() >= calls,
@@ -134,7 +134,7 @@ impl Crew {
             .sum()
     }
 
-    /// An agent that holds more keys in memory than it is to, whatever waits for it.
+    /// An agent that holds more keys in memory than allowed, whatever waits for it.
     pub fn crowded(&self) -> Option<String> {
         let most = self.config.tuning.memory_keys;
         self.slots.iter().find_map(|slot| match &slot.state {
@@ -142,7 +142,7 @@ impl Crew {
                 let (in_memory, _) = agent.figures().remembered();
                 (in_memory > most).then(|| {
                     format!(
-                        "an agent of {} holds {in_memory} keys in memory, and {most} at most",
+                        "an agent of {} holds {in_memory} keys in memory; the limit is {most}",
                         agent.figures().region()
                     )
                 })
@@ -151,7 +151,7 @@ impl Crew {
         })
     }
 
-    /// What the agents have done, all their lives together.
+    /// What the agents have done, over all their lives.
     pub fn tally(&mut self) -> TallySnapshot {
         let mut sum = TallySnapshot::default();
         for slot in &mut self.slots {
@@ -165,7 +165,7 @@ impl Crew {
         agent % self.config.regions.len()
     }
 
-    /// Fresh clients: an agent that starts again has no connection and no state of the old one.
+    /// Fresh clients: a restarted agent has no connection and no state of the old one.
     fn regions(&self, agent: usize) -> BTreeMap<Origin, Region> {
         let network = Network { world: self.world.clone(), from: self.region(agent), agent };
         let sdk = |config: &RegionConfig| {
@@ -189,7 +189,7 @@ impl Crew {
 }
 
 impl Slot {
-    /// Takes over what the running agent has counted, once.
+    /// Adds the counts of the running agent, once.
     fn count(&mut self) {
         if let State::Running(agent) = &self.state {
             for report in agent.figures().report() {
@@ -208,7 +208,7 @@ fn config(settings: &Settings) -> Option<Config> {
     let region = |name: &&str| {
         Some(RegionConfig {
             name: name.parse().ok()?,
-            // All call themselves the same: what is one region's must not hang on its AWS name.
+            // All have the same AWS name: what belongs to one region must not depend on it.
             aws_region: "us-east-1".to_owned(),
             endpoint: format!("http://{name}.sim").parse().ok(),
             streams_endpoint: None,
@@ -225,7 +225,7 @@ fn config(settings: &Settings) -> Option<Config> {
         idle_poll_interval: millis(settings.idle_poll_interval),
         checkpoint_interval: millis(settings.checkpoint_interval),
         concurrency: settings.concurrency,
-        // Some items are large: a queue that is full of one keeps its agent from reading on.
+        // Some items are large: a queue filled by one of them keeps its agent from reading on.
         queue_mib: if settings.strict { Tuning::default().queue_mib } else { 1 },
         memory_keys: settings.memory_keys,
         settle: millis(settings.settle),

@@ -1,4 +1,4 @@
-//! Items as the simulated service keeps them: DynamoDB's JSON form, its names in order.
+//! Items as the simulated service stores them: DynamoDB's JSON form, with sorted names.
 
 use std::collections::BTreeMap;
 use std::hash::{DefaultHasher, Hash, Hasher};
@@ -11,7 +11,7 @@ pub type Item = BTreeMap<String, Value>;
 /// How many copies of a key are kept for putting back.
 pub const KEY_HISTORY: usize = 16;
 
-/// The name of the stamp, as the design has it.
+/// The name of the stamp attribute.
 pub const STAMP: &str = "_tw";
 
 /// A string attribute.
@@ -34,12 +34,12 @@ pub fn as_number(value: &Value) -> Option<u64> {
     value.get("N")?.as_str()?.parse().ok()
 }
 
-/// An item out of a request.
+/// The item in a request.
 pub fn item_of(value: &Value) -> Option<Item> {
     Some(value.as_object()?.iter().map(|(name, value)| (name.clone(), value.clone())).collect())
 }
 
-/// An item into an answer.
+/// An item for an answer.
 pub fn value_of(item: &Item) -> Value {
     Value::Object(item.iter().map(|(name, value)| (name.clone(), value.clone())).collect())
 }
@@ -51,7 +51,7 @@ pub fn digest(value: &Value) -> u64 {
     hasher.finish()
 }
 
-/// A hash of what an application sees of an item: all but the stamp.
+/// A hash of what an application sees of an item: everything but the stamp.
 pub fn data_digest(item: &Item) -> u64 {
     let mut hasher = DefaultHasher::new();
     for (name, value) in item.iter().filter(|(name, _)| *name != STAMP) {
@@ -83,7 +83,7 @@ fn hash(value: &Value, hasher: &mut DefaultHasher) {
     }
 }
 
-/// Roughly what an item weighs in a stream page, in bytes.
+/// The approximate size of an item in a stream page, in bytes.
 pub fn weight(item: &Item) -> usize {
     fn bytes(value: &Value) -> usize {
         match value {

@@ -6,11 +6,11 @@
 //! | `profile` | draws a scenario from a seed |
 //! | `service` | the simulated DynamoDB with its streams |
 //! | `network` | the HTTP client below the SDK |
-//! | `world` | the services, the faults in force, and who watches |
-//! | `oracle` | the ground truth, and what it says of the replicas |
+//! | `world` | the services, the faults in force, and the observers |
+//! | `oracle` | the ground truth, and its judgement of the replicas |
 //! | `checkpoints` | checkpoints never go back |
 //! | `crew` | agents that start, stop and crash |
-//! | `panics` | no panic is contained here |
+//! | `panics` | every panic counts as a failure |
 //! | `run` | one scenario, from its first write to rest |
 //! | `shrink` | makes a failing scenario smaller |
 

@@ -48,7 +48,7 @@ struct What {
     /// Minutes of writes and faults, in virtual time.
     #[arg(long, default_value_t = 3, value_parser = clap::value_parser!(u64).range(1..=1_440))]
     minutes: u64,
-    /// Breaks a rule on purpose, which must be noticed.
+    /// Breaks a rule on purpose, which the simulation must notice.
     #[arg(long, value_enum)]
     defect: Option<Defect>,
 }
@@ -63,7 +63,7 @@ impl What {
 
 #[derive(Debug, Args)]
 struct Run {
-    /// The seeds, such as 0..100 (the end is not among them).
+    /// The seeds, such as 0..100 (the end is excluded).
     #[arg(long, value_parser = seeds, default_value = "0..100")]
     seeds: Range<u64>,
     /// How many run at once.
@@ -74,10 +74,10 @@ struct Run {
     /// One JSON object a seed, on standard output.
     #[arg(long)]
     json: bool,
-    /// How many runs may be spent on shrinking; 0 is none.
+    /// How many runs may be spent on shrinking; 0 turns it off.
     #[arg(long, default_value_t = 300)]
     shrink_runs: usize,
-    /// Where the shrunken plan of a failing seed is written.
+    /// Where to write the shrunken plan of a failing seed.
     #[arg(long, default_value = "tradewind-sim-plan.json")]
     plan_out: PathBuf,
 }
@@ -89,7 +89,7 @@ struct Replay {
     seed: Option<u64>,
     #[command(flatten)]
     what: What,
-    /// A plan, as `run` writes it, in place of a seed.
+    /// A plan written by `run`, instead of a seed.
     #[arg(long, conflicts_with_all = ["seed", "profile", "minutes", "defect"])]
     plan: Option<PathBuf>,
     /// Prints every request, answer and write; `RUST_LOG` shows the agents' own log.
@@ -110,7 +110,7 @@ fn main() -> ExitCode {
     match UNWRITTEN.get() {
         None => ended,
         Some(error) => {
-            say(format_args!("a result can't be written to standard output: {error}"));
+            say(format_args!("can't write a result to standard output: {error}"));
             ExitCode::from(70)
         }
     }
@@ -119,7 +119,7 @@ fn main() -> ExitCode {
 /// Why a result could not be written.
 static UNWRITTEN: OnceLock<std::io::Error> = OnceLock::new();
 
-/// Prints a result; a reader that has gone away wants no more of them.
+/// Prints a result; stops if the reader has gone away.
 fn print(result: impl Display) {
     let mut out = stdout().lock();
     match writeln!(out, "{result}").and_then(|()| out.flush()) {
@@ -128,7 +128,7 @@ fn print(result: impl Display) {
     }
 }
 
-/// Tells a person, if there is one.
+/// Prints a message for a person, if there is one.
 fn say(text: impl Display) {
     let _ = writeln!(stderr(), "{text}");
 }
@@ -190,14 +190,14 @@ fn show_shrunken(options: &Run, seed: u64) {
         bar.tick();
     });
     bar.finish_and_clear();
-    say(format_args!("seed {seed}, shrunken, fails so: {}", report.failures.join("; ")));
+    say(format_args!("seed {seed}, shrunken, still fails: {}", report.failures.join("; ")));
     plan.faults.iter().for_each(|fault| say(format_args!("  {fault}")));
     plan.writes.iter().for_each(|write| say(format_args!("  {write}")));
     let path = options.plan_out.display();
     match serde_json::to_string_pretty(&plan).map(|text| std::fs::write(&options.plan_out, text)) {
         Ok(Ok(())) => say(format_args!("replay it with: tradewind-sim replay --plan {path} --trace")),
-        Ok(Err(error)) => say(format_args!("the plan can't be written to {path}: {error}")),
-        Err(error) => say(format_args!("the plan can't be written: {error}")),
+        Ok(Err(error)) => say(format_args!("can't write the plan to {path}: {error}")),
+        Err(error) => say(format_args!("can't write the plan: {error}")),
     }
 }
 
@@ -221,8 +221,8 @@ fn replay(options: &Replay) -> ExitCode {
     if report.passed() { ExitCode::SUCCESS } else { ExitCode::from(1) }
 }
 
-/// Logs what agents log, as `RUST_LOG` says. The SDK's spans draw a random number each where they are shown, and the
-/// run would be another one: they never are.
+/// Logs what agents log, as `RUST_LOG` says. The SDK's spans are never logged: each one logged draws a random number,
+/// which would change the run.
 fn log_agents() {
     let asked = tracing_subscriber::EnvFilter::from_default_env();
     let agents = filter_fn(|metadata| metadata.target().starts_with("tradewind"));

@@ -1,4 +1,4 @@
-//! Between the SDK and the service: an HTTP client that carries requests through the simulated
+//! The link between the SDK and the service: an HTTP client that carries requests through the simulated
 //! network instead of a socket.
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -20,7 +20,7 @@ use crate::service::{Refusal, SUMMED};
 use crate::settings::NAMES;
 use crate::world::{Fate, Request, World};
 
-/// The world, shared by all who act in it.
+/// The world, shared by everything that acts in it.
 #[derive(Clone, Debug)]
 pub struct SharedWorld(Arc<Mutex<World>>);
 
@@ -34,7 +34,7 @@ impl SharedWorld {
     }
 }
 
-/// One agent's way into the network.
+/// One agent's access to the network.
 #[derive(Clone, Debug)]
 pub struct Network {
     pub world: SharedWorld,
@@ -71,7 +71,7 @@ impl HttpConnector for Connector {
         let (answer, answered) = oneshot::channel();
         let connect_timeout = self.connect_timeout;
         let lost = fate.lands.is_none();
-        // A request that was sent lands, whether anyone still waits for its answer or not.
+        // A request that was sent lands whether or not anyone still waits for its answer.
         if request.writes() {
             world.lock().in_flight += 1;
         }
@@ -82,7 +82,7 @@ impl HttpConnector for Connector {
                 return Err(ConnectorError::timeout("no connection".into()));
             }
             let Ok((answer, date)) = answered.await else {
-                // No answer will come; the SDK's own patience ends the call.
+                // No answer will come; the SDK's own timeout ends the call.
                 return std::future::pending().await;
             };
             Ok(write(answer, date))
@@ -90,7 +90,7 @@ impl HttpConnector for Connector {
     }
 }
 
-/// Carries a request to its service, maybe twice, and the answer back.
+/// Carries a request to its service, maybe twice, and returns the answer.
 async fn deliver(world: SharedWorld, request: Request, fate: Fate, answer: oneshot::Sender<Answer>) {
     if let Some(lands) = fate.lands {
         sleep(Duration::from_millis(lands)).await;
@@ -108,7 +108,7 @@ async fn deliver(world: SharedWorld, request: Request, fate: Fate, answer: onesh
             tokio::spawn(async move {
                 sleep(Duration::from_millis(again)).await;
                 let mut world = world.lock();
-                // Nobody hears the second answer.
+                // Nobody receives the second answer.
                 let _ = world.land(&request, &fate);
                 if request.writes() {
                     world.in_flight -= 1;
@@ -161,6 +161,6 @@ fn write(answer: Result<Value, Refusal>, wall: u64) -> HttpResponse {
 }
 
 fn http_internal_error() -> aws_smithy_runtime_api::http::StatusCode {
-    // Every status that the service gives is a legal one.
+    // Every status that the service gives is valid.
     aws_smithy_runtime_api::http::StatusCode::try_from(500).unwrap_or_else(|_| unreachable!())
 }

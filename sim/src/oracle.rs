@@ -1,10 +1,10 @@
-//! The judge: it sits in the simulated service, knows who made each write, and gives each
-//! application's write its version by the design's rule, apart from the protocol's code.
+//! The judge: it is part of the simulated service, knows who made each write, and gives each application's
+//! write its version by the design's rule, independently of the protocol's code.
 //!
-//! One thing it cannot know: whether an agent tells a copy that an application put back, stamp and
-//! all, from the replicated write that it copies. The design allows both (it hangs on a nonce that
-//! may be forgotten), so such a write splits the key's history into two worlds; what the agents
-//! write afterwards must fit at least one of them.
+//! It can't know one thing: whether an agent distinguishes a copy that an application put back, including its
+//! stamp, from the replicated write that it copies. The design allows both (it depends on a nonce that may be
+//! forgotten), so such a write splits the key's history into two worlds; what the agents write afterwards
+//! must fit at least one of them.
 
 use std::collections::{BTreeMap, HashMap};
 
@@ -28,12 +28,12 @@ pub enum Writer {
 pub struct Counts {
     pub app_writes: u64,
     pub agent_writes: u64,
-    /// Copies put back that may be taken for the replicated write they copy.
+    /// Copies put back that may be mistaken for the replicated write they copy.
     pub put_backs: u64,
     /// Deletes that merged into a mark.
     pub merged: u64,
-    /// Older writes of agents in the place of newer ones of applications, as docs/correctness.md allows it: over
-    /// a newer delete, over the same data put back, or while something is wrong.
+    /// Older writes of agents in the place of newer ones of applications, as docs/correctness.md allows it:
+    /// over a newer delete, over the same data put back, or during a fault.
     pub rolled_back: u64,
     pub watermarks: u64,
     pub checkpoints: u64,
@@ -44,16 +44,16 @@ pub struct Counts {
 #[derive(Debug)]
 pub struct Oracle {
     regions: usize,
-    /// Records may be lost: then versions can't be told.
+    /// Records may be lost: then versions can't be determined.
     is_lenient: bool,
     /// Nothing newer may be replaced by something older, however slow the agents are.
     is_strict: bool,
-    /// How far clocks may go back, and watermarks be too high for it, in clock units.
+    /// How far clocks may go back, and watermarks therefore be too high, in clock units.
     slack: u64,
     keys: BTreeMap<String, Vec<World>>,
     /// The data that each stamp was written with.
     stamped: HashMap<String, u64>,
-    /// When an application wrote a key in a region last.
+    /// When an application last wrote a key in a region.
     written_at: HashMap<(usize, String), u64>,
     /// The highest watermark of each origin, at any peer.
     watermarks: Vec<u64>,
@@ -61,7 +61,7 @@ pub struct Oracle {
     ahead_since: Vec<Option<u64>>,
     pub counts: Counts,
     pub failures: Vec<String>,
-    /// Something is wrong, or was until a moment ago: an agent may have lost its patience.
+    /// A fault is in force, or was until a moment ago: an agent may have given up waiting.
     pub is_disturbed: bool,
 }
 
@@ -70,21 +70,22 @@ pub struct Oracle {
 struct World {
     /// The highest version that each region's stream has shown.
     highest: Vec<Version>,
-    /// An older write has replaced that version in the region, and not been healed yet.
+    /// An older write has replaced that version in the region, and has not been healed yet.
     is_stale: Vec<bool>,
-    /// The data of every application's write; none is a delete.
+    /// The data of every application's write; `None` for a delete.
     issued: BTreeMap<Version, Option<u64>>,
     /// The last write in the region was a copy that an application put back.
     is_copy: Vec<bool>,
 }
 
-/// How far ahead a record's time may be to be taken as it is, in milliseconds.
+/// How far ahead a record's time may be to be accepted as it is, in milliseconds.
 const BELIEVED: u64 = 30_000;
 /// How far record times may go back, in milliseconds.
 const SLACK: u64 = 60_000;
-/// How long an agent waits, at least, for the one of a region whose write it can't compare, in milliseconds.
+/// How long an agent waits, at least, for the agent of a region whose write it can't compare, in
+/// milliseconds.
 const PATIENCE: u64 = 3_000;
-/// Histories of a key beyond which it is no longer judged, but for convergence.
+/// With more histories than this, a key is judged only for convergence.
 const MOST_WORLDS: usize = 256;
 
 /// A stamp, read without the protocol's code.
@@ -137,13 +138,13 @@ impl Oracle {
         self.failures.push(why);
     }
 
-    /// Takes in a change of an item that was made now, in the order of the region's stream.
+    /// Records a change of an item that was made now, in the order of the region's stream.
     pub fn observe(&mut self, region: usize, change: &Change, writer: Writer, now: u64) {
         let old = Stamp::of(change.old.as_deref());
         let new = Stamp::of(change.new.as_deref());
         let mut worlds = self.keys.remove(&change.key).unwrap_or_else(|| vec![World::new(self.regions)]);
         if self.is_ahead(region, change.created, now) && writer == Writer::App {
-            // What it counts as, its region's agent says, which has not read it.
+            // Its region's agent, which has not read it yet, decides what it counts as.
             worlds.clear();
         }
         if let (Writer::Agent(_), Some(stamp), Some(item)) = (writer, &new, &change.new) {
@@ -163,7 +164,7 @@ impl Oracle {
         self.keys.insert(change.key.clone(), worlds);
     }
 
-    /// Whether a region's agent may take a change to be older than it says.
+    /// Whether a region's agent may consider a change older than its time says.
     fn is_ahead(&mut self, region: usize, created: u64, now: u64) -> bool {
         let since = &mut self.ahead_since[region];
         since.take_if(|since| created + SLACK < *since);
@@ -207,13 +208,13 @@ impl Oracle {
             self.fail(why);
         }
         if next.len() == MOST_WORLDS {
-            // The right one may be among those that there was no room for.
+            // The right one may be among those that there was no space for.
             next.clear();
         }
         next
     }
 
-    /// The stamp of an image that an application wrote, where it looks like a replicated write.
+    /// The stamp of an image that an application wrote, if it looks like a replicated write.
     fn could_be_copy<'a>(&self, seen: &'a Seen) -> Option<&'a Stamp> {
         let (item, stamp) = (seen.change.new.as_ref()?, seen.new.as_ref()?);
         let rises = seen.old.as_ref().is_none_or(|old| old.version < stamp.version);
@@ -258,7 +259,7 @@ impl Oracle {
         }
         if rolled_back > 0 {
             self.counts.rolled_back += 1;
-            // The agent there may have been too slow to tell of it; it has been waited for.
+            // The agent there may have been too slow to report it; it has been waited for.
             let is_late = self.is_disturbed || !self.is_strict && seen.age >= PATIENCE;
             let is_allowed = is_late || self.is_lenient || rolled_back < worlds.len();
             if !is_allowed {
@@ -268,7 +269,7 @@ impl Oracle {
         worlds
     }
 
-    /// A stamp beside what stood: of this data, or of an older write of the region's own.
+    /// A stamp set beside what was stored: of this data, or of an older write of the region's own.
     fn stamped_in_place(
         &mut self,
         mut worlds: Vec<World>,
@@ -286,7 +287,7 @@ impl Oracle {
         });
         if worlds.is_empty() && before > 0 && !self.is_lenient {
             self.fail(format!(
-                "{whose}: it set a stamp of {version:?} beside what is older, or not that write"
+                "{whose}: it set a stamp of {version:?} beside something older, or another write"
             ));
         }
         for world in &mut worlds {
@@ -316,8 +317,8 @@ impl Oracle {
         next
     }
 
-    /// Checks a watermark at the moment at which it gets to a peer: everything of the origin with
-    /// a lower clock is in effect there, or superseded.
+    /// Checks a watermark when it reaches a peer: everything of the origin with a lower clock is in effect
+    /// there, or superseded.
     pub fn watermark(&mut self, peer: usize, origin: &str, hlc: u64) {
         self.counts.watermarks += 1;
         let Some(origin) = NAMES.iter().position(|name| *name == origin) else { return };
@@ -335,7 +336,7 @@ impl Oracle {
             let found: Vec<Option<Version>> = worlds.iter().map(missing).collect();
             if let (false, Some(Some(version))) = (found.contains(&None), found.first()) {
                 failures.push(format!(
-                    "the watermark {hlc} of {} at {} is false: {version:?} of key {key} is not there",
+                    "the watermark {hlc} of {} at {} is wrong: {version:?} of key {key} is missing",
                     NAMES[origin], NAMES[peer]
                 ));
             }
@@ -381,14 +382,14 @@ struct Seen<'a> {
     age: u64,
 }
 
-/// What a replicated write does to what a region's applications see.
+/// The effect of a replicated write on what a region's applications see.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Effect {
     /// It is the newest, or changes no data.
     None,
-    /// It takes the place of a newer delete, of a copy that was put back, or of the same data as it was made on.
+    /// It replaces a newer delete, a copy that was put back, or the same data as it was made on.
     Allowed,
-    /// It takes the place of a newer write.
+    /// It replaces a newer write.
     RolledBack,
 }
 
@@ -402,7 +403,7 @@ impl World {
         }
     }
 
-    /// Takes in a replicated write.
+    /// Records a replicated write.
     fn replicated(&mut self, seen: &Seen, stamp: &Stamp) -> Effect {
         let region = seen.region;
         if stamp.version >= self.highest[region] {
@@ -424,19 +425,19 @@ impl World {
         }
     }
 
-    /// Whether what it replaces has the same data as what it was made on top of: no condition tells the two apart,
-    /// and no application does.
+    /// Whether what it replaces has the same data as what it was made on top of: neither a condition nor an
+    /// application can distinguish the two.
     fn is_base(&self, seen: &Seen, stamp: &Stamp) -> bool {
         let made_on = stamp.base.and_then(|base| self.issued.get(&base).copied()).flatten();
         made_on.is_some() && made_on == seen.change.old.as_ref().map(|old| data_digest(old))
     }
 
-    /// Whether the region has nothing to show, since its highest version is a delete.
+    /// Whether the region has no item, since its highest version is a delete.
     fn is_absent(&self, region: usize) -> bool {
         !self.is_stale[region] && self.issued.get(&self.highest[region]) == Some(&None)
     }
 
-    /// Whether a delete of an item with this mark is that mark's.
+    /// Whether the delete of an item with this mark belongs to the mark.
     fn merges(&self, region: usize, mark: Version) -> bool {
         self.highest[region] <= mark || self.is_absent(region)
     }

@@ -7,43 +7,42 @@ use crate::settings::{AppWrite, Fault, FaultKind, Scenario, Settings, WriteKind}
 /// A family of scenarios.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
 pub enum Profile {
-    /// Nothing goes wrong; two regions write to the same keys all the same.
+    /// No faults; two regions write to the same keys all the same.
     Calm,
-    /// Nothing goes wrong, and agents keep up: counters, locks and hot items, which no application may see go
-    /// back.
+    /// No faults, and agents keep up: counters, locks and hot items, which no application may see go back.
     Counters,
     /// Links are cut, slow and lossy; services answer with errors and throttle; agents crash.
     Faulty,
     /// Agents are killed and stopped again and again.
     Crashes,
-    /// Shards roll and split all the time, under crashes.
+    /// Shards roll and split all the time, while agents crash.
     Shards,
-    /// Clocks differ by minutes and step, forwards and back; whole minutes, too.
+    /// Clocks differ by minutes and step forwards and back, also by whole minutes.
     Skew,
     /// The clock of a region is hours ahead for a few seconds, once.
     Ahead,
-    /// One peer is away for hours, and much is written meanwhile.
+    /// One peer is unreachable for hours, while much is written.
     LongOutage,
     /// Several agents share each region's many shards, and are killed in turn.
     Crowd,
     /// A thousand shards that roll and split, and ten agents that are killed in turn.
     Scale,
-    /// Several agents a region, and one peer away for 20 hours of 24.
+    /// Several agents in each region, and one peer unreachable for 20 hours of 24.
     Away,
     /// An agent is down for longer than the streams keep records.
     Trimmed,
     /// Something in between answers in the services' place, again and again.
     Gateway,
-    /// A replica refuses whatever it is sent, or is taken away, recreated with other keys, and then what it was.
+    /// A replica refuses every write, or is removed, recreated with other keys, and then restored.
     Refused,
     /// Records come without a creation time.
     Unreadable,
-    /// Streams are turned off and on at once, under crashes and cut links: nothing is lost.
+    /// Streams are turned off and on at once, while agents crash and links are cut: nothing is lost.
     Recycled,
 }
 
 const MINUTE: u64 = 60_000;
-/// The keys that are written at once where a replica begins to refuse.
+/// How many keys are written at once when a replica begins to refuse.
 const BURST: usize = 15;
 
 impl Profile {
@@ -87,7 +86,7 @@ impl Profile {
         }
     }
 
-    /// The scenario of a seed, with so many minutes of writes and faults.
+    /// The scenario of a seed, with this many minutes of writes and faults.
     pub fn draw(self, seed: u64, minutes: u64) -> Scenario {
         let mut rng = Rng::with_seed(seed ^ 0x7472_6164_6577_696e);
         let settings = self.settings(minutes * MINUTE, &mut rng);
@@ -105,7 +104,7 @@ impl Profile {
         let spread = if is_skewed { 5 * 60_000 } else { 1_500 };
         let offsets = (0..regions).map(|_| rng.i64(-spread..=spread)).collect();
         let settle = 1_000 * rng.u64(30..=60);
-        // As agents are set by default, on streams that are read to their end each time.
+        // Agents with their default settings, on streams that are read to their end each time.
         let counts = self == Self::Counters;
         let is_quick = counts || self == Self::Refused;
         Settings {
@@ -183,7 +182,8 @@ impl Profile {
             Self::Away => (1, 1, 1, 0, 0),
             Self::Trimmed => (4, 2, 0, 6, 0),
             Self::Gateway => (2, 0, 8, 6, 0),
-            // What comes back from another fault would be refused one by one, and be put aside, as it should be.
+            // Writes that arrive after another fault would be refused one by one, and parked, as they should
+            // be.
             Self::Refused => (0, 0, 4, 4, 0),
             Self::Unreadable => (6, 4, 10, 4, 0),
             Self::Recycled => (20, 4, 20, 6, 0),
@@ -206,7 +206,7 @@ impl Profile {
         faults
     }
 
-    /// Adds what makes the profile what it is.
+    /// Adds what is special about the profile.
     fn add_its_own(self, settings: &Settings, faults: &mut Vec<Fault>, rng: &mut Rng) {
         match self {
             Self::Ahead => {
@@ -245,7 +245,7 @@ impl Profile {
                     }
                 }
             }
-            // Once a region: what was on for so short a time that no agent saw it, none reads.
+            // Once for each region: a stream that was on too briefly for any agent to see it is read by none.
             Self::Recycled => {
                 for region in 0..settings.regions {
                     let at = rng.u64(..settings.safety);
@@ -325,7 +325,7 @@ impl Profile {
             }
             at += rng.u64(..2 * pause);
         }
-        // Deletes that meet in several regions, as TTL expiry does.
+        // Deletes of one item in several regions, as TTL expiry causes them.
         for _ in 0..rng.u64(0..=2) {
             let (at, key) = (rng.u64(..settings.safety), rng.usize(settings.sole_keys..settings.keys));
             for region in 0..settings.regions {
@@ -339,7 +339,8 @@ impl Profile {
     }
 }
 
-/// Whoever refuses all is sent many keys at once, or is put to the test by them before it is another one.
+/// A replica that refuses every write gets many keys at once; one that is replaced is tested with them
+/// before.
 fn add_bursts(faults: &[Fault], settings: &Settings, writes: &mut Vec<AppWrite>, rng: &mut Rng) {
     for fault in faults {
         let (FaultKind::Refusing { region: away } | FaultKind::Missing { region: away }) = fault.kind else {
@@ -376,7 +377,7 @@ fn write_kind(is_long: bool, settings: &Settings, rng: &mut Rng) -> WriteKind {
 }
 
 fn link_fault(settings: &Settings, rng: &mut Rng) -> FaultKind {
-    // An agent's way to its own region fails less often.
+    // An agent's link to its own region fails less often.
     let from = rng.usize(..settings.regions);
     let away = (from + rng.usize(1..settings.regions)) % settings.regions;
     let to = if rng.u8(..4) == 0 { from } else { away };
@@ -401,7 +402,7 @@ fn service_fault(settings: &Settings, rng: &mut Rng) -> FaultKind {
 fn agent_fault(settings: &Settings, rng: &mut Rng) -> FaultKind {
     let agent = rng.usize(..settings.regions * settings.agents);
     if settings.agents > 1 && rng.bool() {
-        // With others there, what it does when it is back is what matters.
+        // With other agents there, what matters is what it does when it is back.
         return FaultKind::Isolate { agent };
     }
     if rng.u8(..4) == 0 { FaultKind::Stop { agent } } else { FaultKind::Crash { agent } }

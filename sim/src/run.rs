@@ -1,4 +1,4 @@
-//! Runs one scenario: writes and faults; then everything is healed, and all must come to rest.
+//! Runs one scenario: writes and faults; then all faults end, and everything must come to rest.
 
 use std::time::Duration;
 
@@ -17,20 +17,20 @@ use crate::world::World;
 
 /// How often the agents and the checks are looked at, in milliseconds.
 const PACE: u64 = 250;
-/// The calls in a row that must have found a stream drained.
+/// How many calls in a row must have found a stream drained.
 const IDLE_CALLS: u32 = 8;
-/// How long it must stay so; a wrong result that lasts this long is final.
+/// How long this must last; a wrong result that lasts this long is final.
 const STABLE: u64 = 5_000;
 const FINAL: u64 = 180_000;
 /// Agents' writes that an application's write may cause, for each region.
 const AMPLIFICATION: u64 = 4;
 
-/// What came of a scenario.
+/// The result of a scenario.
 #[derive(Clone, Debug, Serialize)]
 pub struct Report {
     pub profile: String,
     pub seed: u64,
-    /// What was broken; nothing, if all is well.
+    /// What was violated; empty if nothing.
     pub failures: Vec<String>,
     /// The hash of the trace.
     pub trace: String,
@@ -39,7 +39,7 @@ pub struct Report {
     #[serde(flatten)]
     pub counts: Counts,
     pub tally: TallySnapshot,
-    /// Its text, where it was asked for.
+    /// The trace's text, if requested.
     #[serde(skip)]
     pub lines: Vec<String>,
 }
@@ -50,7 +50,7 @@ impl Report {
     }
 }
 
-/// Runs a scenario to its end, or to the first broken promise.
+/// Runs a scenario to its end, or to the first violation.
 pub fn run(scenario: &Scenario, keeps_text: bool) -> Report {
     let failed = |why: &str| Report {
         profile: scenario.profile.clone(),
@@ -64,8 +64,8 @@ pub fn run(scenario: &Scenario, keeps_text: bool) -> Report {
         lines: Vec::new(),
     };
     panics::watch();
-    // Without one, the SDK's spans draw a random number each, and with one, only those that are shown: a log must
-    // not change the run.
+    // Without a subscriber each of the SDK's spans draws a random number; with one, only those that are logged do.
+    // A log must not change the run.
     let _ = tracing::subscriber::set_global_default(NoSubscriber::new());
     // The agents' nonces, and the jitter of their retries.
     fastrand::seed(scenario.seed);
@@ -104,14 +104,15 @@ async fn play(scenario: &Scenario, keeps_text: bool) -> Option<Report> {
     }
     let trimmed = world.services.iter().any(crate::service::Service::lost_unread);
     if trimmed && tally.gaps == 0 {
-        failures.push("records were trimmed before they were read, and no agent said so".to_owned());
+        failures.push("records were trimmed before they were read, and no agent reported it".to_owned());
     }
     for service in world.services.iter().filter(|service| service.is_recycled_unmarked()) {
-        failures.push(format!("the stream of {} was turned off and on, and no agent said so", service.name));
+        failures
+            .push(format!("the stream of {} was turned off and on, and no agent reported it", service.name));
     }
     if failures.is_empty() {
         let unmarked = world.unmarked().into_iter();
-        failures.extend(unmarked.map(|region| format!("{region}: records are lost, and no mark says so")));
+        failures.extend(unmarked.map(|region| format!("{region}: records are lost, and no mark shows it")));
     }
     Some(Report {
         profile: scenario.profile.clone(),
@@ -134,7 +135,7 @@ struct Stage<'a> {
 }
 
 impl Stage<'_> {
-    /// Writes and faults, until all of them are over.
+    /// Makes the writes and faults, until all of them are over.
     async fn safety(&mut self) {
         let mut events: Vec<(u64, Event)> = Vec::new();
         for (number, fault) in self.scenario.faults.iter().enumerate() {
@@ -189,7 +190,7 @@ impl Stage<'_> {
         }
     }
 
-    /// Waits until the agents are drained and the replicas right, and stay so.
+    /// Waits until the agents are drained and the replicas correct, and stay so.
     async fn liveness(&mut self) -> Vec<String> {
         let from = self.clock.now();
         let mut drained_since = None;
@@ -205,7 +206,7 @@ impl Stage<'_> {
             if !self.crew.is_drained(IDLE_CALLS) {
                 drained_since = None;
                 if is_late {
-                    return vec!["the agents do not come to rest".to_owned()];
+                    return vec!["the agents don't come to rest".to_owned()];
                 }
                 continue;
             }

@@ -1,11 +1,11 @@
-//! What one simulation is made of: its settings, its faults and its writes, all of them data that
-//! can be printed, edited, and run again.
+//! The content of one simulation: its settings, its faults and its writes, all of them data that can be
+//! printed, edited, and run again.
 
 use std::fmt;
 
 use serde::{Deserialize, Serialize};
 
-/// The regions' names, in the order in which equal clocks are decided.
+/// The regions' names, in the order that decides between equal clocks.
 pub const NAMES: [&str; 4] = ["dublin", "ohio", "tokyo", "zurich"];
 
 /// Everything that a simulation depends on.
@@ -19,7 +19,7 @@ pub struct Scenario {
 }
 
 impl Scenario {
-    /// Whether all regions and keys are there that a plan speaks of; a plan may be edited by hand.
+    /// Checks that all regions and keys in a plan exist; a plan may be edited by hand.
     pub fn check(&self) -> Result<(), String> {
         let Settings { regions, agents, shards, offsets, .. } = &self.settings;
         if !(2..=NAMES.len()).contains(regions) || offsets.len() != *regions {
@@ -31,39 +31,41 @@ impl Scenario {
         if let Some(agent) =
             self.faults.iter().filter_map(|fault| fault.kind.agent()).find(|agent| *agent >= regions * agents)
         {
-            return Err(format!("there is no agent {agent}"));
+            return Err(format!("no agent {agent}"));
         }
         let named = self.faults.iter().flat_map(|fault| fault.kind.regions());
         let written = self.writes.iter().flat_map(AppWrite::regions);
         match named.chain(written).find(|region| region >= regions) {
-            Some(region) => Err(format!("there is no region {region}")),
+            Some(region) => Err(format!("no region {region}")),
             None => Ok(()),
         }
     }
 }
 
-/// How the service, the network and the agents are set. Times are in milliseconds.
+/// The settings of the service, the network and the agents. Times are in milliseconds.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Settings {
     pub regions: usize,
     /// The agents of each region.
     #[serde(default = "one")]
     pub agents: usize,
-    /// The shards that each stream begins with.
+    /// How many shards each stream starts with.
     #[serde(default = "one")]
     pub shards: usize,
     pub keys: usize,
-    /// Of the first ones, each is written in one region only: its applications see nothing but what they wrote.
+    /// How many of the first keys are each written in one region only: its applications see nothing but what
+    /// they wrote.
     #[serde(default)]
     pub sole_keys: usize,
-    /// Agents are set, and keys written, so that no older write may ever be seen in the place of a newer one.
+    /// Agents are configured, and keys written, so that no older write may ever be seen in the place of a
+    /// newer one.
     #[serde(default)]
     pub strict: bool,
     /// How long the phase with writes and faults lasts.
     pub safety: u64,
-    /// What creation times are multiples of.
+    /// Creation times are multiples of this.
     pub granularity: u64,
-    /// How far each region's clock is off.
+    /// The offset of each region's clock.
     pub offsets: Vec<i64>,
     /// How long streams keep records.
     pub retention: u64,
@@ -71,12 +73,12 @@ pub struct Settings {
     pub shards_a_page: usize,
     /// The most records in a page; pages hold fewer at random.
     pub page: usize,
-    /// The longest time until a record shows in the stream.
+    /// The longest time until a record appears in the stream.
     pub stream_lag: u64,
-    /// The longest way within a region, and between two.
+    /// The longest latency within a region, and between two.
     pub near: u64,
     pub far: u64,
-    /// The longest time that a request may outlive the patience of the agent that sent it.
+    /// How long a request may outlive the timeout of the agent that sent it.
     pub late: u64,
     pub poll_interval: u64,
     #[serde(default = "half_a_second")]
@@ -87,12 +89,12 @@ pub struct Settings {
     pub memory_keys: usize,
     /// How much too high watermarks may be, since clocks go back; agents forget no sooner.
     pub clock_slack: u64,
-    /// Whether all replicas must agree at last; not where records may be trimmed unread.
+    /// Whether all replicas must agree in the end; not if records may be trimmed unread.
     pub converges: bool,
-    /// How long the healed world may take to come to rest.
+    /// How long the world may take to come to rest once all faults are over.
     #[serde(default = "four_hours")]
     pub patience: u64,
-    /// How long to wait at rest for the key memory to be empty; 0 is not at all.
+    /// How long to wait at rest for the key memory to be empty; 0 turns the check off.
     pub forget_within: u64,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub defect: Option<Defect>,
@@ -120,8 +122,8 @@ pub struct Fault {
     pub kind: FaultKind,
 }
 
-/// What goes wrong. Regions and agents are counted from 0; an agent's region is the remainder of
-/// its number by that of the regions.
+/// What goes wrong. Regions and agents are numbered from 0; an agent's region is its number modulo the number
+/// of regions.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(tag = "fault", rename_all = "kebab-case")]
 pub enum FaultKind {
@@ -129,37 +131,38 @@ pub enum FaultKind {
     Cut { from: usize, to: usize },
     /// Requests reach the region; no answer comes back.
     Mute { from: usize, to: usize },
-    /// Each way takes up to this much longer.
+    /// Each direction takes up to this much longer.
     Slow { from: usize, to: usize, millis: u64 },
-    /// So many of a hundred requests are lost, land late, land twice, or lose their answer.
+    /// This percentage of requests is lost, lands late, lands twice, or loses its answer.
     Lossy { from: usize, to: usize, percent: u8 },
-    /// So many of a hundred calls get a 500, before or after they took effect.
+    /// This percentage of calls gets a 500, before or after taking effect.
     Errors { region: usize, percent: u8 },
-    /// So many of a hundred calls get a gateway's answer, with a success status, whether they took effect or not.
+    /// This percentage of calls gets a gateway's answer, with a success status, whether the call took effect
+    /// or not.
     Gateway { region: usize, percent: u8 },
-    /// So many of a hundred calls are throttled.
+    /// This percentage of calls is throttled.
     Throttled { region: usize, percent: u8 },
-    /// Records take up to this much longer to show in the stream.
+    /// Records take up to this much longer to appear in the stream.
     StreamLag { region: usize, millis: u64 },
-    /// Whatever another region's agent writes to the replica is refused as invalid.
+    /// Every write of another region's agent to the replica is refused as invalid.
     Refusing { region: usize },
-    /// To the other regions' agents, the replica is not there.
+    /// To the other regions' agents, the replica does not exist.
     Missing { region: usize },
-    /// To the other regions' agents, the replica is a table with other keys: what they write gets into that one.
+    /// To the other regions' agents, the replica is a table with other keys, which receives what they write.
     OtherKeys { region: usize },
-    /// So many of a hundred records that are read come without a creation time, then and later.
+    /// This percentage of records that are read comes without a creation time, then and later.
     Undated { region: usize, percent: u8 },
-    /// The agent is killed; it starts again when the fault is over.
+    /// The agent is killed; it restarts when the fault is over.
     Crash { agent: usize },
-    /// The agent stops in good order; it starts again when the fault is over.
+    /// The agent stops gracefully; it restarts when the fault is over.
     Stop { agent: usize },
-    /// No request of the agent gets anywhere, though it goes on.
+    /// No request of the agent arrives anywhere, though the agent goes on.
     Isolate { agent: usize },
     /// Every open shard ends and has one child.
     Roll { region: usize },
     /// Every open shard ends and has two children.
     Split { region: usize },
-    /// The table's stream is turned off, and on again at once: it has another one.
+    /// The table's stream is turned off, and on again at once: the table has another stream.
     Recycle { region: usize },
     /// The region's clock is set forwards or back.
     ClockStep { region: usize, millis: i64 },
@@ -201,7 +204,7 @@ impl FaultKind {
     }
 }
 
-/// An application's write. What it writes follows from its number alone.
+/// An application's write. Its content follows from its number alone.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct AppWrite {
     pub number: u64,
@@ -226,13 +229,13 @@ impl AppWrite {
 pub enum WriteKind {
     /// A new item without a stamp, with this many bytes of padding.
     Put { padding: u32 },
-    /// A change of one attribute: all others stay, the stamp as well.
+    /// A change of one attribute: all others stay, including the stamp.
     Update,
-    /// Counts one up in the item.
+    /// Increments a count in the item.
     Add,
-    /// Takes the item's lock, or gives it back, if this application has it.
+    /// Takes the item's lock, or releases it, if this application has it.
     Lock,
-    /// A copy that this region, or another, has held is put back as it was.
+    /// A copy that this region or another has held is put back as it was.
     PutBack { pick: u32, from: usize },
     /// The same, but the application drops the stamp.
     PutBackBare { pick: u32, from: usize },
@@ -246,35 +249,35 @@ pub enum WriteKind {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, clap::ValueEnum)]
 #[serde(rename_all = "kebab-case")]
 pub enum Defect {
-    /// Replicas take puts without looking at the condition.
+    /// Replicas accept puts without checking the condition.
     DropCondition,
-    /// One push in twenty is acknowledged and not done.
+    /// One push in twenty is acknowledged but not made.
     AckWithoutDoing,
-    /// Heals are acknowledged and not done.
+    /// Heals are acknowledged but not made.
     NoHeal,
     /// Shards are listed without their parents, so that children are read first.
     ChildFirst,
     /// A restarted agent finds its checkpoints at the tip of each shard.
     SkipAhead,
-    /// A mark is carried out whatever stands there by then.
+    /// A mark's delete is applied whatever is stored there by then.
     BlindDelete,
     /// Watermarks reach the peers ten minutes too high.
     BoldWatermark,
-    /// Checkpoints are taken from whoever sends them, the lease's owner or not.
+    /// Checkpoints are accepted from anyone, whether the lease's owner or not.
     DropFence,
-    /// A page in a hundred lacks its last record.
+    /// One page in a hundred lacks its last record.
     DropRecord,
-    /// A gateway's answers carry the service's checksum, and are taken for it.
+    /// A gateway's answers carry the service's checksum, and are mistaken for the service's.
     SummedGateway,
-    /// While a gateway says that shards have ended, the list of shards agrees.
+    /// While a gateway reports that shards have ended, the list of shards agrees.
     BelievedEnds,
-    /// Of a replica that refuses all, one write in four is made: others are put aside.
+    /// A replica that refuses all writes accepts one in four, so that others are parked.
     NowAndThen,
     /// A replica with other keys is described as it was.
     Blind,
-    /// Marks are acknowledged and not made.
+    /// Marks are acknowledged but not made.
     DropMark,
-    /// The service itself breaks down at one call in a hundred.
+    /// The service itself panics at one call in a hundred.
     BreakDown,
 }
 

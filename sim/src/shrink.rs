@@ -3,9 +3,9 @@
 use crate::run::{Report, run};
 use crate::settings::Scenario;
 
-/// The smallest failing scenario that was found with so many runs, and how it fails.
+/// The smallest failing scenario found with this many runs, and how it fails.
 ///
-/// `notify` hears of each run: how many were made, and how many faults and writes are left.
+/// `notify` is called for each run with how many were made, and how many faults and writes are left.
 pub fn shrink(
     scenario: &Scenario,
     most_runs: usize,

@@ -1,4 +1,4 @@
-//! What happened, line by line: its hash always, its text where somebody wants it.
+//! A line-by-line trace: always its hash, and its text on request.
 
 use std::fmt;
 use std::hash::{DefaultHasher, Hash, Hasher};

@@ -1,4 +1,4 @@
-//! The simulated world: the services, what is wrong with them just now, and who watches.
+//! The simulated world: the services, their current faults, and the observers.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
@@ -12,15 +12,15 @@ use crate::service::{CONTROL, Change, KEY, Outcome, Refusal, Service, TABLE};
 use crate::settings::{AppWrite, Defect, FaultKind, NAMES, Settings, WriteKind};
 use crate::trace::Trace;
 
-/// Calls for records that DynamoDB allows a second and shard, and listings a second.
+/// How many calls for records DynamoDB allows a second for each shard, and how many listings a second.
 const RECORDS_A_SECOND: usize = 5;
 const LISTINGS_A_SECOND: usize = 10;
-/// How long after a fault an agent may still lose its patience with a contended write, in milliseconds.
+/// How long after a fault an agent may still give up waiting for a contended write, in milliseconds.
 const RECOVERY: u64 = 60_000;
-/// What a gateway says in the service's place.
+/// What a gateway answers in the service's place.
 const HOLLOW: [&str; 4] = ["", "{}", r#"{"Records":[]}"#, r#"{"Items":[],"Count":0}"#];
 
-/// Everything that requests meet.
+/// Everything that requests encounter.
 #[derive(Debug)]
 pub struct World {
     pub clock: SimClock,
@@ -29,14 +29,14 @@ pub struct World {
     pub oracle: Oracle,
     pub checkpoints: Checkpoints,
     pub trace: Trace,
-    /// The faults that are in force, each with its number.
+    /// The faults in force, each with its number.
     faults: Vec<(usize, FaultKind)>,
-    /// When something was wrong last.
+    /// When a fault was last in force.
     disturbed: Option<u64>,
     rng: fastrand::Rng,
     /// When each agent last made a call that has a quota.
     calls: BTreeMap<(usize, String), VecDeque<u64>>,
-    /// What the only region that writes a key has written last: the hash of its data, if it is an item.
+    /// What the only region that writes a key wrote last: the hash of its data, if it is an item.
     sole: BTreeMap<usize, Option<u64>>,
     /// Who holds the lock of a key.
     locks: BTreeMap<usize, u64>,
@@ -44,12 +44,12 @@ pub struct World {
     copies: BTreeMap<(usize, String), Vec<Item>>,
     /// The records that come without a creation time, by region and sequence number.
     undated: BTreeSet<(usize, String)>,
-    /// Agents' writes to replicas that are under way.
+    /// Agents' writes to replicas in flight.
     pub in_flight: usize,
     pub requests: u64,
 }
 
-/// Who sent a request, to which region, and what it asks.
+/// Who sent a request, to which region, and its content.
 #[derive(Clone, Debug)]
 pub struct Request {
     pub number: u64,
@@ -61,7 +61,7 @@ pub struct Request {
 }
 
 impl Request {
-    /// Whether an agent that starts asks how far it has got.
+    /// Whether it is from a starting agent that reads its checkpoints.
     fn reads_checkpoints(&self) -> bool {
         let pk = as_text(&self.body["ExpressionAttributeValues"][":pk"]);
         self.operation == "Query" && pk.is_some_and(|pk| pk.starts_with("lease/"))
@@ -77,19 +77,19 @@ impl Request {
     }
 }
 
-/// What becomes of a request, decided when it is sent. Times are in milliseconds.
+/// The fate of a request, decided when it is sent. Times are in milliseconds.
 #[derive(Clone, Debug)]
 pub struct Fate {
     /// When it lands, after it was sent; never, if it is lost.
     pub lands: Option<u64>,
     /// When it lands a second time, after the first.
     pub again: Option<u64>,
-    /// When the answer is there, after the request has landed; never, if it is lost.
+    /// When the answer arrives, after the request has landed; never, if it is lost.
     pub answered: Option<u64>,
     pub refusal: Option<Refusal>,
-    /// Whether the refusal comes although the call took effect.
+    /// Whether the refusal is returned although the call took effect.
     pub takes_effect: bool,
-    /// A list of shards comes without one of them.
+    /// The shard that is missing from a list of shards.
     pub misses: Option<usize>,
     /// How else the answer is changed on its way.
     pub bend: Bend,
@@ -101,7 +101,7 @@ pub enum Bend {
     None,
     /// A page says that its shard has ended.
     End,
-    /// Another table answers: it is described with its own keys, and takes what is written.
+    /// Another table answers: it is described with its own keys, and accepts writes.
     OtherTable,
 }
 
@@ -153,7 +153,7 @@ impl World {
         self.faults.retain(|(fault, _)| *fault != number);
     }
 
-    /// Takes in a request that is being sent, and says what becomes of it.
+    /// Accepts a request that is being sent, and decides its fate.
     pub fn send(
         &mut self,
         (from, agent): (usize, usize),
@@ -234,7 +234,7 @@ impl World {
                         1 => fate.answered = None,
                         // The agent waits for ten seconds.
                         2 => fate.lands = Some(10_000 + rng.u64(..=self.settings.late)),
-                        // Nothing on the way repeats a POST over TLS; a nonce comes once.
+                        // Nothing on the way repeats a POST over TLS; a nonce arrives once.
                         _ if request.writes() => fate.answered = None,
                         _ => fate.again = Some(rng.u64(..=self.settings.late)),
                     }
@@ -339,7 +339,7 @@ impl World {
         self.faults.iter().any(|(_, fault)| is_here(fault))
     }
 
-    /// Takes the creation times from some records of a page, and from those that have none already.
+    /// Removes the creation times from some records of a page, and from those that have none already.
     fn undate(&mut self, region: usize, page: &mut Value) {
         let percent = self.faults.iter().find_map(|(_, fault)| match fault {
             FaultKind::Undated { region: at, percent } if *at == region => Some(*percent),
@@ -358,7 +358,7 @@ impl World {
         }
     }
 
-    /// Of which regions records are known to be lost, though no mark of the table says so.
+    /// The regions known to have lost records without a mark on the table.
     pub fn unmarked(&self) -> Vec<&'static str> {
         let services = self.services.iter().enumerate().zip(NAMES);
         let is_lost = |region: usize, service: &Service| {
@@ -372,10 +372,7 @@ impl World {
         let Request { from, to, operation, .. } = request;
         let mut bent = None;
         if let Some(defect) = self.settings.defect {
-            assert!(
-                defect != Defect::BreakDown || self.rng.u8(..100) > 0,
-                "the simulated service breaks down"
-            );
+            assert!(defect != Defect::BreakDown || self.rng.u8(..100) > 0, "the simulated service panics");
             if self.is_swallowed(defect, request) {
                 return Ok(serde_json::json!({}));
             }
@@ -386,7 +383,7 @@ impl World {
         }
         let lag = self.stream_lag(*to);
         let page = self.rng.usize(0..=self.settings.page);
-        // An empty page before the tip, now and then; else at least one record.
+        // An empty page before the tip, now and then; otherwise at least one record.
         let page = if page == 0 && self.rng.bool() { 0 } else { page.max(1) };
         let body = bent.as_ref().unwrap_or(&request.body);
         let outcome = self.services[*to].call(operation, body, now, lag, page);
@@ -408,7 +405,7 @@ impl World {
         answer
     }
 
-    /// Whether a write is acknowledged and not done: a defect.
+    /// Whether a write is acknowledged but not made: a defect.
     fn is_swallowed(&mut self, defect: Defect, request: &Request) -> bool {
         let is_own = request.from == request.to;
         match defect {
@@ -460,9 +457,9 @@ impl World {
             let hlc = row.get("hlc").and_then(as_number).unwrap_or_default();
             self.oracle.watermark(region, text("sk"), hlc);
         } else if pk.starts_with("dead-letter/") && row.contains_key("peer") {
-            // Every item that is written here fits into every table.
+            // Every item written here fits every table.
             let (peer, reason) = (text("peer"), text("reason"));
-            self.oracle.fail(format!("{}: a write was put aside for {peer}: {reason}", NAMES[region]));
+            self.oracle.fail(format!("{}: a write was parked for {peer}: {reason}", NAMES[region]));
         } else if pk.starts_with("lease/") {
             self.oracle.counts.checkpoints += 1;
             if let Err(why) = self.checkpoints.saved(NAMES[region], text("sk"), row) {
@@ -471,7 +468,7 @@ impl World {
         }
     }
 
-    /// Carries out an application's write.
+    /// Makes an application's write.
     pub fn write(&mut self, write: &AppWrite) {
         let now = self.clock.now();
         let key = format!("key-{:03}", write.key);
@@ -506,11 +503,11 @@ impl World {
                 let mut item = stored.unwrap_or_else(fresh);
                 let holder = item.get("holder").and_then(as_number);
                 match self.locks.remove(&write.key) {
-                    // Whoever holds it gives it back, if it is still theirs.
+                    // Its holder releases it, if it still holds it.
                     Some(mine) if holder == Some(mine) => _ = item.remove("holder"),
                     Some(mine) => {
                         let why = format!(
-                            "{}: the lock of {key} that {mine} holds is {holder:?}'s",
+                            "{}: {mine} holds the lock of {key}, but the item says {holder:?}",
                             NAMES[write.region]
                         );
                         self.oracle.fail(why);
@@ -552,13 +549,13 @@ impl World {
         }
     }
 
-    /// Where one region alone writes a key, its applications find it as they left it.
+    /// Checks that applications find a key that only one region writes as they left it.
     fn check_sole(&mut self, write: &AppWrite, stored: Option<&Item>) {
         let Some(left) = self.sole.get(&write.key) else { return };
         let found = stored.map(data_digest);
         if found != *left {
             let why = format!(
-                "{}: nobody else writes key-{:03}, which is not as it was left: {}",
+                "{}: key-{:03} has changed, though nobody else writes it: {}",
                 NAMES[write.region],
                 write.key,
                 show(stored)
@@ -567,18 +564,18 @@ impl World {
         }
     }
 
-    /// Whether nothing that an agent wrote is still under way, and what is wrong with the replicas.
+    /// Whether no agent's write is in flight, and what is wrong with the replicas.
     pub fn at_rest(&mut self) -> Vec<String> {
         let replicas: Vec<_> = self.services[..self.settings.regions].iter().map(Service::items).collect();
         let mut wrong = self.oracle.judge(&replicas);
         if self.in_flight > 0 {
-            wrong.push(format!("{} writes are under way", self.in_flight));
+            wrong.push(format!("{} writes are in flight", self.in_flight));
         }
         wrong
     }
 }
 
-/// An image in few words: its data, and its stamp.
+/// An image in brief: its data, and its stamp.
 fn show(item: Option<&Item>) -> String {
     let Some(item) = item else { return "nothing".to_owned() };
     let number = item.get("n").and_then(as_number).map_or_else(|| "bare".to_owned(), |n| format!("#{n}"));
@@ -588,7 +585,7 @@ fn show(item: Option<&Item>) -> String {
     }
 }
 
-/// A request as a defect has it.
+/// A request as a defect changes it.
 fn bend(defect: Defect, request: &Request) -> Option<Value> {
     let mut body = request.body.clone();
     match (defect, request.operation.as_str()) {

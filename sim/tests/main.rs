@@ -234,10 +234,7 @@ fn a_panic_of_the_simulated_service_fails_the_run_at_once() {
     let mut scenario = Profile::Calm.draw(0, 2);
     scenario.settings.defect = Some(Defect::BreakDown);
     let report = run(&scenario, false);
-    assert!(
-        report.failures.iter().all(|why| why.contains("the simulated service breaks down")),
-        "{report:?}"
-    );
+    assert!(report.failures.iter().all(|why| why.contains("the simulated service panics")), "{report:?}");
     assert!(!report.passed() && report.virtual_seconds < 120, "{report:?}");
 }
 

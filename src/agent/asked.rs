@@ -1,4 +1,4 @@
-//! What a table's agents are asked, in its control table, by whoever waits for them or seeds it.
+//! Requests to a table's agents, made in its control table by whoever waits for them or seeds it.
 
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
@@ -7,24 +7,24 @@ use tokio::time::Instant;
 
 use crate::control::HoldRow;
 
-/// What was asked last.
+/// The latest requests.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(super) struct Asked {
-    /// To tell when all that was written before this barrier is done.
+    /// Report when everything written before this barrier is done.
     pub(super) barrier: u64,
-    /// To forget no key until this hold, the last one, is known to be over.
+    /// Forget no key until this hold, the last one, is known to be over.
     pub(super) hold: Option<u64>,
     /// All holds with a lower number are over.
     pub(super) over: u64,
 }
 
-/// Tells the holds whose seeders are alive.
+/// Tracks which holds have live seeders.
 #[derive(Debug, Default)]
 pub(super) struct Holds(Mutex<Option<(HoldRow, Instant)>>);
 
 impl Holds {
-    /// What a table's barrier row asks for, as it was just read. A hold that has not been renewed
-    /// for so long has lost its seeder, and is over.
+    /// The requests in a table's barrier row, as just read. A hold that has not been renewed for `lapse` has
+    /// lost its seeder, and is over.
     pub(super) fn look(&self, barrier: u64, row: HoldRow, lapse: Duration) -> Asked {
         let mut last = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         let since = match *last {

@@ -1,5 +1,5 @@
-//! How far each peer is behind, and when each shard was read last: noted page by page, for people
-//! and alarms only. No replication rests on it.
+//! How far each peer is behind, and when each shard was last read: recorded page by page, only for people and
+//! alarms. Replication does not depend on it.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -12,7 +12,7 @@ use crate::control::Lease;
 use crate::protocol::{Floors, Origin};
 use crate::source::{Position, ShardId};
 
-/// A shard whose last failed call is no older is failing: tries are up to half a minute apart.
+/// A shard whose last failed call is at most this old is failing: retries are up to half a minute apart.
 const FAILING: Duration = Duration::from_mins(1);
 
 /// The backlogs of one table, as its tracks last saw them.
@@ -27,33 +27,33 @@ struct State {
     peers: Vec<Origin>,
     found: BTreeMap<(ShardId, Origin), Found>,
     looks: BTreeMap<ShardId, Look>,
-    /// What the peers' agents say has arrived here.
+    /// What the peers' agents report to have arrived here.
     arrived: Floors,
 }
 
-/// When a shard was read last, and when the stream last did not let it be since.
+/// When a shard was last read, and when reading it last failed since then.
 #[derive(Debug)]
 struct Look {
     read: Instant,
     failed: Option<Instant>,
 }
 
-/// What a track found of one peer in one shard.
+/// What a track found about one peer in one shard.
 #[derive(Clone, Copy, Debug)]
 struct Found {
     at: Instant,
     /// The age of the oldest write that the peer lacked then.
     age: Duration,
-    /// The records that had been read and were not yet with the peer.
+    /// The records that had been read but had not reached the peer yet.
     records: usize,
 }
 
 /// How far one peer is behind, over all shards that this agent reads.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Backlog {
-    /// How old the oldest write is that is not yet with the peer. It rises while nothing is read.
+    /// The age of the oldest write that has not reached the peer yet. It rises while nothing is read.
     pub age: Duration,
-    /// How many records have been read, and are not yet with the peer.
+    /// How many records have been read but have not reached the peer yet.
     pub records: usize,
 }
 
@@ -68,8 +68,7 @@ impl Backlogs {
         self.lock().peers = peers;
     }
 
-    /// Notes what a peer lacks in a shard; without an age, that nothing more is known of it than
-    /// before.
+    /// Records what a peer lacks in a shard; without an age, that nothing new is known about it.
     pub(super) fn note(&self, shard: &ShardId, peer: &Origin, age: Option<Duration>, records: usize) {
         let at = Instant::now();
         let mut state = self.lock();
@@ -79,7 +78,7 @@ impl Backlogs {
         *found = Found { at, age, records };
     }
 
-    /// Notes that this agent is about to read a shard, and what its lease says of the peers.
+    /// Records that this agent is about to read a shard, and what its lease says about the peers.
     pub(super) fn begin(&self, lease: &Lease) {
         self.read(&lease.shard);
         let now = wall_millis();
@@ -91,30 +90,29 @@ impl Backlogs {
         }
     }
 
-    /// Notes that a shard has just been read.
+    /// Records that a shard has just been read.
     pub(super) fn read(&self, shard: &ShardId) {
         self.lock().looks.insert(shard.clone(), Look { read: Instant::now(), failed: None });
     }
 
-    /// Notes that the stream did not let a shard be read just now. Of one that this agent does not read,
-    /// nothing is noted.
+    /// Records that reading a shard has just failed; ignored for a shard that this agent does not read.
     pub(super) fn failed(&self, shard: &ShardId) {
         if let Some(look) = self.lock().looks.get_mut(shard) {
             look.failed = Some(Instant::now());
         }
     }
 
-    /// Notes that a shard has been read to its end: it is not to be read again.
+    /// Records that a shard has been read to its end, and is not read again.
     pub(super) fn closed(&self, shard: &ShardId) {
         self.lock().looks.remove(shard);
     }
 
-    /// Notes that a peer has all of a shard that has ended.
+    /// Records that a peer has all of a shard that has ended.
     pub(super) fn done(&self, shard: &ShardId, peer: &Origin) {
         self.lock().found.remove(&(shard.clone(), peer.clone()));
     }
 
-    /// Forgets a shard that this agent reads no more.
+    /// Forgets a shard that this agent no longer reads.
     pub(super) fn forget(&self, shard: &ShardId) {
         let mut state = self.lock();
         state.found.retain(|(of, _), _| of != shard);
@@ -125,7 +123,7 @@ impl Backlogs {
         self.lock().arrived = arrived;
     }
 
-    /// How far each peer is behind, as far as this agent reads the stream.
+    /// How far each peer is behind, for the part of the stream that this agent reads.
     pub(super) fn by_peer(&self) -> BTreeMap<Origin, Backlog> {
         let mut backlogs: BTreeMap<Origin, Backlog> = BTreeMap::new();
         for ((_, peer), found) in &self.lock().found {
@@ -136,8 +134,8 @@ impl Backlogs {
         backlogs
     }
 
-    /// How old what each other origin durably promised this region is, by its watermark here; of
-    /// one that has promised nothing yet, how long it has been waited for.
+    /// The age of what each other origin durably promised this region, by its watermark here; if it has
+    /// promised nothing yet, how long it has been waited for.
     pub(super) fn arrivals(&self) -> BTreeMap<Origin, Duration> {
         let (now, state) = (wall_millis(), self.lock());
         let age = |origin: &Origin| match state.arrived.get(origin).millis() {
@@ -152,7 +150,7 @@ impl Backlogs {
         self.lock().looks.iter().map(|(shard, look)| (shard.clone(), look.read.elapsed())).collect()
     }
 
-    /// The shards that are asked for, and which the stream does not let be read.
+    /// The shards that are polled but can't be read.
     pub(super) fn failing(&self) -> BTreeSet<ShardId> {
         let state = self.lock();
         let is_failing = |look: &Look| look.failed.is_some_and(|at| at.elapsed() < FAILING);
@@ -184,7 +182,7 @@ mod tests {
         assert_eq!(backlogs.by_peer()[&peer].records, 4);
         backlogs.note(&shard, &peer, Some(Duration::ZERO), 0);
         assert_eq!(age(), 0);
-        // A shard that has ended is not read any more, though a peer may still lack some of it.
+        // A shard that has ended is no longer read, though a peer may still lack some of it.
         backlogs.read(&shard);
         backlogs.closed(&shard);
         assert!(backlogs.unread().is_empty());

@@ -1,5 +1,5 @@
-//! The crew: which agents of this region are alive, and which peers are paused for all of them. One
-//! beat an agent stands for all its leases.
+//! The crew: which agents of this region are alive, and which peers are paused for all of them. One beat of
+//! an agent renews all its leases.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -15,14 +15,14 @@ use crate::control::{AgentId, Beat, ControlTable, CrewTable, PausedPeers};
 use crate::deliver::Pauses;
 use crate::protocol::Origin;
 
-/// An agent that has been silent for this many lease durations is taken off the list.
+/// An agent that has been silent for this many lease durations is deregistered.
 const FORGOTTEN: u32 = 10;
 
 /// The agents of a region, as this one last saw them.
 #[derive(Clone, Debug)]
 pub(super) struct Crew {
-    /// Those that are taken for alive; of each, whether it has been seen to beat. One that has not
-    /// may be long gone: its row was there when this agent began to look.
+    /// The agents considered alive, each with whether it has been seen to beat. One that has not may be long
+    /// gone: its row was there before this agent started watching.
     pub(super) alive: BTreeMap<AgentId, bool>,
     pub(super) looked: Option<Instant>,
 }
@@ -31,25 +31,25 @@ impl Crew {
     /// Nobody has been seen yet.
     pub(super) const UNSEEN: Self = Self { alive: BTreeMap::new(), looked: None };
 
-    /// Whether this is too old to take anything from anyone: this agent may have been asleep.
+    /// Whether this is too old to take leases from others: this agent may have been asleep.
     pub(super) fn is_stale(&self, lease_duration: Duration) -> bool {
         self.looked.is_none_or(|looked| looked.elapsed() > lease_duration)
     }
 }
 
-/// An agent, and the crew that it is one of.
+/// An agent and its crew.
 #[derive(Clone, Debug)]
 pub(super) struct Member {
     pub(super) me: AgentId,
     pub(super) crew: watch::Receiver<Crew>,
 }
 
-/// Who is kept watch for, and who is told.
+/// Which agent this is for, and whom to notify.
 #[derive(Clone)]
 pub(super) struct Watch {
     pub(super) control: ControlTable,
     pub(super) region: Origin,
-    /// What the agent's configuration says, for its beats.
+    /// The agent's configuration, for its beats.
     pub(super) regions: Vec<Origin>,
     pub(super) configuration: String,
     pub(super) me: AgentId,
@@ -58,10 +58,10 @@ pub(super) struct Watch {
     pub(super) pauses: Arc<Pauses>,
 }
 
-/// Beats for this agent, and tells who is alive and what is paused, until it is stopped.
+/// Writes this agent's beats, and publishes who is alive and what is paused, until it is stopped.
 ///
-/// An agent is taken for alive as long as its beat has changed within the lease duration, by this
-/// agent's own monotonic clock: no two machines' clocks are compared.
+/// An agent counts as alive while its beat has changed within the lease duration, by this agent's own
+/// monotonic clock: clocks of different machines are never compared.
 pub(super) async fn keep_watch(watch: Watch, stop: CancellationToken) {
     let Watch { control, region, regions, configuration, me, lease_duration, crew, pauses } = watch;
     let mut last_changes: BTreeMap<AgentId, Last> = BTreeMap::new();
@@ -76,7 +76,7 @@ pub(super) async fn keep_watch(watch: Watch, stop: CancellationToken) {
             _ = ticks.tick() => {}
         }
         count += 1;
-        // Whoever pauses a peer waits until this says so.
+        // Whoever pauses a peer waits until this reports the pause.
         let (regions, configuration) = (regions.clone(), configuration.clone());
         let beat = Beat { count, paused: pauses.all(), regions, configuration };
         let patience = lease_duration / 2;
@@ -86,23 +86,23 @@ pub(super) async fn keep_watch(watch: Watch, stop: CancellationToken) {
         );
         match beaten {
             Ok(Ok(())) => {}
-            Ok(Err(fault)) => debug!(%fault, "can't beat; trying again"),
-            Err(_) => debug!("can't beat in time; trying again"),
+            Ok(Err(fault)) => debug!(%fault, "could not write this agent's heartbeat; retrying"),
+            Err(_) => debug!("could not write this agent's heartbeat in time; retrying"),
         }
         let CrewTable { beats, pauses: told } = match seen {
             Ok(Ok(table)) => table,
             Ok(Err(fault)) => {
-                debug!(%fault, "can't see the other agents; trying again");
+                debug!(%fault, "could not read the other agents' heartbeats; retrying");
                 continue;
             }
             Err(_) => {
-                debug!("can't see the other agents in time; trying again");
+                debug!("could not read the other agents' heartbeats in time; retrying");
                 continue;
             }
         };
         take_in(&pauses, &region, told);
         let now = Instant::now();
-        // While this agent saw nothing, the others may not have been silent at all.
+        // While this agent could read nothing, the others may not have been silent at all.
         if last_look.replace(now).is_some_and(|last| now.duration_since(last) > lease_duration / 2) {
             for last in last_changes.values_mut() {
                 last.at = now;
@@ -122,7 +122,7 @@ pub(super) async fn keep_watch(watch: Watch, stop: CancellationToken) {
         alive.insert(me.clone(), true);
         crew.send_if_modified(|crew| {
             for agent in crew.alive.keys().filter(|agent| !alive.contains_key(*agent)) {
-                info!(%agent, "an agent of this region is silent; its shards are taken over");
+                info!(%agent, "an agent of this region is silent; taking over its shards");
             }
             let changed = crew.alive != alive;
             *crew = Crew { alive, looked: Some(now) };
@@ -130,28 +130,31 @@ pub(super) async fn keep_watch(watch: Watch, stop: CancellationToken) {
         });
         for (agent, last) in &last_changes {
             if *agent != me && silent(last) > lease_duration * FORGOTTEN {
-                // Where this fails, it is tried again at the next beat.
+                // If this fails, it is retried at the next beat.
                 let _ = control.strike(agent).await;
             }
         }
     }
     match tokio::time::timeout(lease_duration / 2, control.strike(&me)).await {
         Ok(Ok(())) => {}
-        Ok(Err(fault)) => debug!(%fault, "can't take leave"),
-        Err(_) => debug!("can't take leave in time"),
+        Ok(Err(fault)) => debug!(%fault, "could not deregister this agent"),
+        Err(_) => debug!("could not deregister this agent in time"),
     }
 }
 
-/// Keeps the pauses that are not over, and says what is news.
+/// Keeps the pauses that are not over, and logs changes.
 fn take_in(pauses: &Pauses, origin: &Origin, mut told: PausedPeers) {
     let (now, before) = (wall_millis(), pauses.all());
     told.retain(|peer, until| peer != origin && *until > now);
     for (peer, until_millis) in told.iter().filter(|(peer, until)| before.get(peer) != Some(until)) {
         let until = moment(*until_millis);
-        warn!(region = %origin, %peer, %until, "the peer is paused: nothing is written to it until then, or `tradewind resume`");
+        warn!(
+            region = %origin, %peer, %until,
+            "the peer is paused: nothing is written to it until then or `tradewind resume`"
+        );
     }
     for peer in before.keys().filter(|peer| !told.contains_key(*peer)) {
-        info!(region = %origin, %peer, "the peer is paused no more");
+        info!(region = %origin, %peer, "the peer is no longer paused");
     }
     pauses.are(told);
 }
@@ -159,8 +162,8 @@ fn take_in(pauses: &Pauses, origin: &Origin, mut told: PausedPeers) {
 /// The last beat of an agent.
 struct Last {
     beat: u64,
-    /// When it was seen first, by this agent's monotonic clock.
+    /// When it was first seen, by this agent's monotonic clock.
     at: Instant,
-    /// It followed on another one.
+    /// Whether it followed an earlier one.
     seen: bool,
 }

@@ -1,11 +1,11 @@
-//! Which shard came of which, by the list of the stream's shards and by the leases together.
+//! The lineage of shards, by the list of the stream's shards and by the leases together.
 
 use std::collections::BTreeSet;
 
 use super::holding::Leases;
 use crate::source::{Lineage, ShardId};
 
-/// A list may miss a shard that is there, and may be older than a lease.
+/// A list may miss an existing shard, and may be older than a lease.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Family<'a> {
     pub(super) lineage: &'a Lineage,
@@ -19,7 +19,7 @@ impl<'a> Family<'a> {
         self.knows(parent).then_some(parent)
     }
 
-    /// The shard's ancestors that are listed or have leases, the oldest first.
+    /// The shard's ancestors that are listed or have leases, oldest first.
     pub(super) fn ancestors(&self, shard: &ShardId) -> Vec<ShardId> {
         let ancestors = std::iter::successors(self.parent(shard), |shard| self.parent(shard));
         let mut ancestors: Vec<ShardId> = ancestors.cloned().collect();
@@ -27,13 +27,13 @@ impl<'a> Family<'a> {
         ancestors
     }
 
-    /// The parent that a shard without a lease names, where nothing else is known of that parent: it is trimmed, or
-    /// the list misses it.
+    /// The parent that a shard without a lease names, if nothing else is known about that parent: it is
+    /// trimmed, or the list misses it.
     pub(super) fn unknown_parent(&self, shard: &ShardId) -> Option<&'a ShardId> {
         self.named_parent(shard).filter(|parent| !self.knows(parent))
     }
 
-    /// The shards that others are known to have come of.
+    /// The shards known to have children.
     pub(super) fn parents(&self) -> BTreeSet<&'a ShardId> {
         let all = self.lineage.shards().chain(self.leases.keys());
         all.filter_map(|child| self.named_parent(child)).collect()
@@ -90,7 +90,7 @@ mod tests {
         ]);
         let family = Family { lineage: &listed, leases: &leases };
         assert_eq!(family.parent(&shard("b")), Some(&shard("a")));
-        // Trimmed, or missed: nothing else is known of it.
+        // Trimmed, or missed: nothing else is known about it.
         assert_eq!(
             (family.parent(&shard("d")), family.unknown_parent(&shard("d"))),
             (None, Some(&shard("c")))

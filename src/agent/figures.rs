@@ -1,4 +1,4 @@
-//! What an agent has done, and where it stands.
+//! What an agent has done, and its present state.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
@@ -20,7 +20,7 @@ use crate::source::ShardId;
 use crate::spill::Remembered;
 use crate::tally::{Tally, TallySnapshot};
 
-/// What an agent has done, and where it stands; outlives it.
+/// What an agent has done, and its present state; outlives the agent.
 #[derive(Clone, Debug)]
 pub struct Figures(Arc<Inner>);
 
@@ -28,7 +28,7 @@ pub struct Figures(Arc<Inner>);
 struct Inner {
     region: Origin,
     agent: AgentId,
-    /// Once the agent has started.
+    /// Set once the agent has started.
     crew: OnceLock<watch::Receiver<Crew>>,
     pauses: OnceLock<Arc<Pauses>>,
     tables: Mutex<Vec<Arc<TableStatus>>>,
@@ -49,7 +49,7 @@ pub struct TableReport {
     pub lag: BTreeMap<Origin, PeerLag>,
 }
 
-/// Where one table stands at this moment. Lag is not in it, since summing that up takes long.
+/// The present state of one table. Lag is not in it, since summarising it takes long.
 #[derive(Clone, Debug)]
 pub struct TableStanding {
     pub region: Origin,
@@ -60,21 +60,21 @@ pub struct TableStanding {
     pub is_replicating: bool,
     /// How far each peer is behind, in the shards that this agent reads.
     pub backlogs: BTreeMap<Origin, Backlog>,
-    /// Of each peer, whether nothing is written to it for now.
+    /// For each peer, whether it is paused.
     pub paused: BTreeMap<Origin, bool>,
     /// The regions that refuse all writes, each with its reason.
     pub refused: BTreeMap<Origin, String>,
-    /// The writes of agents of another setup, by the region that their stamps name: no peer gets them.
+    /// The writes of another setup's agents, by the region that their stamps name: no peer gets them.
     pub foreign: BTreeMap<Origin, u64>,
-    /// How old what each other origin has promised this region is.
+    /// The age of what each other origin has promised this region.
     pub arrivals: BTreeMap<Origin, Duration>,
     /// The shards that this agent reads, and how long ago each was read.
     pub unread: BTreeMap<ShardId, Duration>,
-    /// Those that the stream does not let be read, though they are asked for.
+    /// Those that are polled but can't be read.
     pub failing: BTreeSet<ShardId>,
-    /// The keys that are remembered in memory.
+    /// The keys remembered in memory.
     pub in_memory: usize,
-    /// Those that are remembered on disk.
+    /// Those remembered on disk.
     pub on_disk: usize,
 }
 
@@ -93,7 +93,7 @@ pub(super) struct TableStatus {
 
 #[derive(Debug, Default)]
 struct Standing {
-    /// While it runs: of each stream that is read.
+    /// While it runs: for each stream being read.
     shards: Option<Vec<Arc<Shards>>>,
     trouble: Option<StartError>,
 }
@@ -118,14 +118,14 @@ impl Figures {
         &self.0.agent
     }
 
-    /// The agents of the region that are alive, and how long ago the control table said so; `None`
-    /// before it ever did.
+    /// The live agents of the region, and how long ago the control table showed them; `None` before it ever
+    /// did.
     pub fn crew(&self) -> Option<(Vec<AgentId>, Duration)> {
         let crew = self.0.crew.get()?.borrow();
         Some((crew.alive.keys().cloned().collect(), crew.looked?.elapsed()))
     }
 
-    /// The peers that nothing is written to for now, each until when.
+    /// The paused peers, each with the end of its pause.
     pub fn paused(&self) -> PausedPeers {
         self.0.pauses.get().map(|pauses| pauses.all()).unwrap_or_default()
     }
@@ -150,13 +150,13 @@ impl Figures {
         lock(&self.0.tables).retain(|status| status.name != table);
     }
 
-    /// Notes whether tables can be found, and if not, why; whether that is news.
+    /// Records whether tables can be found, and if not, why. Returns whether that is news.
     pub(super) fn note_blind(&self, blind: Option<StartError>) -> bool {
         replace(&mut lock(&self.0.blind), blind)
     }
 
-    /// Returns when each table's stream has been found drained, with nothing under way, in
-    /// `calls` calls in a row; tables in trouble are not waited for.
+    /// Returns once each table's stream has been found drained, with nothing in progress, in `calls` calls in
+    /// a row; tables in trouble are not waited for.
     pub async fn drained(&self, calls: u32) {
         let mut ticks = tokio::time::interval(Duration::from_millis(50));
         while !lock(&self.0.tables).iter().all(|table| table.is_drained(calls)) {
@@ -169,14 +169,15 @@ impl Figures {
         lock(&self.0.tables).iter().map(|table| table.idle_calls()).min().unwrap_or_default()
     }
 
-    /// The keys that the agent remembers, those whose items do not say their own version: in memory, and on disk.
+    /// The keys that the agent remembers, those whose items do not state their own version: in memory, and on
+    /// disk.
     pub fn remembered(&self) -> (usize, usize) {
         let tables = lock(&self.0.tables);
         let sum = |of: fn(&Remembered) -> usize| tables.iter().map(|table| of(&table.remembered)).sum();
         (sum(Remembered::in_memory), sum(Remembered::on_disk))
     }
 
-    /// Why not all is being replicated that should be: the first reason.
+    /// Why not everything that should be replicated is: the first reason.
     pub fn trouble(&self) -> Option<StartError> {
         let of_table = |table: &Arc<TableStatus>| lock(&table.standing).trouble.clone();
         let first = lock(&self.0.tables).iter().find_map(of_table);
@@ -200,7 +201,7 @@ impl Figures {
         lock(&self.0.tables).iter().map(|table| table.name.clone()).collect()
     }
 
-    /// Where each table stands now.
+    /// The present state of each table.
     pub fn standings(&self) -> Vec<TableStanding> {
         let paused = self.paused();
         let standing = |table: &Arc<TableStatus>| {
@@ -226,8 +227,7 @@ impl Figures {
         lock(&self.0.tables).iter().map(standing).collect()
     }
 
-    /// The lag of each table to each peer since this was last asked, for one reader that looks now
-    /// and then.
+    /// The lag of each table to each peer since the last call, for one reader that looks now and then.
     pub fn take_recent_lag(&self) -> Vec<(Origin, Spread)> {
         lock(&self.0.tables).iter().flat_map(|table| table.lag.take_recent()).collect()
     }
@@ -250,7 +250,7 @@ impl TableStatus {
         self.refusals.clear();
     }
 
-    /// Notes why the table is not being replicated, or that it is; whether that is news.
+    /// Records why the table is not being replicated, or that it is. Returns whether that is news.
     pub(super) fn note_trouble(&self, trouble: Option<StartError>) -> bool {
         replace(&mut lock(&self.standing).trouble, trouble)
     }
@@ -274,7 +274,7 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// Whether the new reason reads otherwise than the old one.
+/// Whether the new reason's text differs from the old one's.
 fn replace(old: &mut Option<StartError>, new: Option<StartError>) -> bool {
     let text = |error: &Option<StartError>| error.as_ref().map(ToString::to_string);
     let is_news = text(old) != text(&new);

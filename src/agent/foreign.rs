@@ -1,5 +1,5 @@
-//! Writes that agents of another setup made here: their stamps name a region that this configuration does not
-//! know. They pass for replicated, as they are, and so go to no peer of this setup.
+//! Writes made here by another setup's agents: their stamps name a region that this configuration does not
+//! know. They count as replicated, and so go to no peer of this setup.
 
 use std::collections::BTreeMap;
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -11,7 +11,7 @@ use crate::protocol::Origin;
 
 /// How often one region is reported.
 const AGAIN: Duration = Duration::from_hours(1);
-/// So many regions are told apart: what a stamp says may be anything.
+/// How many regions are distinguished: a stamp may say anything.
 const MANY: usize = 8;
 
 /// How many came, by region, since the agent started.
@@ -25,7 +25,7 @@ struct Came {
 }
 
 impl Foreign {
-    /// Counts a write; how many have come from that region, if it is time to tell.
+    /// Counts a write. Returns how many have come from that region, if it is time to log that.
     pub(super) fn note(&self, origin: &Origin) -> Option<u64> {
         let mut all = self.lock();
         if all.len() >= MANY && !all.contains_key(origin) {

@@ -1,5 +1,5 @@
-//! One lease that this agent holds: the main track of its shard, and a track for each peer that
-//! has fallen behind in it.
+//! One lease that this agent holds: the main track of its shard, and a track for each peer that has fallen
+//! behind in it.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -19,36 +19,36 @@ use crate::deliver::Tenure;
 use crate::protocol::{Floors, Origin};
 use crate::source::{Position, ShardId};
 
-/// A destination whose checkpoint is older than the newest one by this much starts with a track
-/// of its own.
+/// A destination whose checkpoint is this much older than the newest one starts with a track of its own.
 const LATE_MILLIS: u64 = 120_000;
 
-/// How long a peer that could not keep up once more waits until it is tried again.
+/// How long a peer that could not keep up once more waits until the next attempt.
 const FIRST_PAUSE: Duration = Duration::from_secs(5);
 const LONGEST_PAUSE: Duration = Duration::from_mins(1);
 
 /// The leases of a table, as the coordinator last read them.
 pub(super) type Leases = BTreeMap<ShardId, Lease>;
 
-/// A lease, held.
+/// A lease being held.
 #[derive(Debug)]
 pub(super) struct Holding {
     pub(super) lease: Lease,
-    /// The shard's ancestors that are still listed, the oldest first; those of the stream before come before them.
+    /// The shard's ancestors that are still listed, oldest first; those of the previous stream come before
+    /// them.
     pub(super) ancestors: Vec<ShardId>,
     /// Ends when another agent has taken the lease.
     pub(super) tenure: Arc<Tenure>,
-    /// The number of saves so far; held while one is made, so that they land in this order.
+    /// The number of saves so far; locked during a save, so that they land in this order.
     pub(super) saves: Mutex<u64>,
     /// When records were created, where the service's clock was ahead.
     pub(super) times: Mutex<Times>,
 }
 
-/// Where a destination goes on.
+/// Where a destination resumes.
 #[derive(Clone, Debug)]
 pub(super) struct From {
     pub(super) checkpoint: Checkpoint,
-    /// Whether the lease says so; it says nothing of a destination that has not begun the shard.
+    /// Whether the lease says so; it says nothing about a destination that has not started the shard.
     pub(super) begun: bool,
 }
 
@@ -66,8 +66,8 @@ impl Holding {
         self.ancestors.last().and_then(|parent| leases.get(parent))
     }
 
-    /// Where a destination goes on: where the lease says; in a shard that it has not begun, with
-    /// the key memory that it had at the end of the parent, or of the stream before.
+    /// Where a destination resumes: where the lease says; in a shard that it has not started, with the key
+    /// memory that it had at the end of the parent, or of the previous stream.
     fn from(&self, destination: &Origin, leases: &Leases, before: Option<&Before>) -> From {
         if let Some(checkpoint) = self.lease.checkpoints.get(destination) {
             return From { checkpoint: checkpoint.clone(), begun: true };
@@ -92,8 +92,8 @@ impl Holding {
         }
     }
 
-    /// Where the shard and its ancestors are read from, and what is known of creation times, for
-    /// several destinations together.
+    /// From where the shard and its ancestors are read, and what is known about creation times, for several
+    /// destinations together.
     pub(super) fn base<'a>(
         &self,
         destinations: impl Iterator<Item = &'a Checkpoint> + Clone,
@@ -108,7 +108,7 @@ impl Holding {
             .collect()
     }
 
-    /// The shards to read, the oldest first, each with its position.
+    /// The shards to read, oldest first, each with its position.
     pub(super) fn in_order(&self, positions: BTreeMap<ShardId, Position>) -> Vec<(ShardId, Position)> {
         let mut positions = positions;
         let shards = self.ancestors.iter().chain([&self.lease.shard]);
@@ -158,9 +158,9 @@ impl Holding {
                     Some(Ok(Ended::CatchUp(peer, saved))) => {
                         let _ = commands.send(Command::Joined(peer, saved));
                     }
-                    // The shard's children may begin.
+                    // The shard's children may start.
                     Some(Ok(Ended::Main)) => shared.wake.notify_one(),
-                    // The table's task ends with it, and is begun again.
+                    // The table's task ends too, and is restarted.
                     Some(Err(broken)) => match broken.try_into_panic() {
                         Ok(panic) => std::panic::resume_unwind(panic),
                         Err(_) => return,
@@ -171,7 +171,7 @@ impl Holding {
         }
     }
 
-    /// Takes over what this shard's readers, and its ancestors', have found of the service's clock.
+    /// Adopts what the readers of this shard and its ancestors have found about the service's clock.
     fn note_jumps(&mut self, leases: &Leases, before: Option<&Before>) {
         let times = self.times.get_mut();
         before.map(Before::jumps).into_iter().flatten().for_each(|(shard, jumps)| times.insert(shard, jumps));
@@ -181,8 +181,8 @@ impl Holding {
         }
     }
 
-    /// The destinations that go on together, each with where from; and the peers that are too far
-    /// behind for it, or not yet at the end of the parent.
+    /// The destinations that resume together, each with its position; and the peers that are too far behind
+    /// for that, or not yet at the end of the parent.
     fn split(&self, shared: &Shared, leases: &Leases) -> (BTreeMap<Origin, From>, Vec<Origin>) {
         let all: BTreeMap<Origin, From> = shared
             .lanes
@@ -203,9 +203,10 @@ impl Holding {
         (in_time, late.into_keys().collect())
     }
 
-    /// From when on, in milliseconds, a destination lacks what was written to the shard and is trimmed; none if it
-    /// lacks nothing so old. No answer of the stream says so to one who begins at its oldest, be it for the first
-    /// time or to arrive at the same key memory: where nothing was written meanwhile, it is told all the same.
+    /// From when on, in milliseconds, a destination lacks writes to the shard that are trimmed; `None` if it
+    /// lacks nothing that old. The stream does not report this to a reader that starts at its oldest record,
+    /// whether for the first time or to rebuild the same key memory. If nothing was written meanwhile, it is
+    /// reported all the same.
     pub(super) fn trimmed_unread(
         &self,
         from: &From,
@@ -215,8 +216,8 @@ impl Holding {
     ) -> Option<u64> {
         let Lease { made_millis, since_millis, checkpoints, .. } = &self.lease;
         let expected = match from.checkpoint.millis {
-            // Whoever made the lease was about to read all that was kept then. Where others have begun, this is a
-            // peer that came later.
+            // Whoever created the lease was about to read everything kept then. If others have started, this
+            // is a peer that was added later.
             0 if checkpoints.values().all(Checkpoint::is_blank) && (1..trimmed_to).contains(made_millis) => {
                 made_millis.saturating_sub(retention_millis)
             }
@@ -231,13 +232,13 @@ impl Holding {
         Some(expected.max(*since_millis)).filter(|expected| is_unread && *expected < trimmed_to)
     }
 
-    /// Whether a destination is at the end of the parent; it must be, to begin with this shard.
+    /// Whether a destination is at the end of the parent, as it must be to start this shard.
     fn may_begin(&self, destination: &Origin, leases: &Leases) -> bool {
         self.parent(leases).is_none_or(|parent| parent.is_done_for(destination))
     }
 }
 
-/// Brings one peer up to where the main track is.
+/// Brings one peer up to the main track's position.
 struct CatchUp {
     shared: Arc<Shared>,
     holding: Arc<Holding>,
@@ -246,7 +247,7 @@ struct CatchUp {
 }
 
 impl CatchUp {
-    /// Goes on from where the peer was dropped, or else from what the leases say.
+    /// Resumes where the peer was dropped, or otherwise where the leases say.
     async fn run(
         self,
         from: Option<From>,
@@ -278,7 +279,7 @@ impl CatchUp {
         let (meeting, until) = watch::channel(Meeting::Open);
         let meeting = Arc::new(meeting);
         let (state, mut states) = watch::channel(TrackState::default());
-        // A track for one peer is never asked, and drops nobody.
+        // A track for one peer gets no commands, and drops nobody.
         let (_commands, orders) = mpsc::unbounded_channel();
         let (notices, _notices) = mpsc::unbounded_channel();
         let destinations = BTreeMap::from([(self.peer.clone(), from)]);
@@ -288,7 +289,7 @@ impl CatchUp {
         let mut pause = FIRST_PAUSE;
         loop {
             let met = async {
-                // The track, which has the other end, is still there.
+                // The track, which has the other end, still exists.
                 let _ = states.wait_for(|state| state.near_tip).await;
                 let mut seen = meeting.subscribe();
                 meeting.send_replace(Meeting::Open);
@@ -342,7 +343,7 @@ mod tests {
         for (done, millis, made, since, expected) in [
             ("TRIM_HORIZON", 4_999, 0, 0, Some(4_999)),
             ("TRIM_HORIZON", 5_000, 0, 0, None),
-            // Without a parent, by when its lease was made.
+            // Without a parent, by the time its lease was created.
             ("TRIM_HORIZON", 0, 4_999, 0, Some(3_999)),
             ("TRIM_HORIZON", 0, 5_000, 0, None),
             ("TRIM_HORIZON", 0, 0, 0, None),
@@ -355,7 +356,8 @@ mod tests {
                 assert_eq!(lost, expected, "{done} {millis} {made} {since}");
             }
         }
-        // Who goes on after a record is told by the stream; who reads from the oldest on once more is not.
+        // The stream reports it to a reader that resumes after a record, but not to one that reads again from
+        // the oldest.
         for (done, begins_at_oldest, millis, expected) in [
             ("17", false, 4_999, None),
             ("17", true, 4_999, Some(4_999)),

@@ -1,5 +1,5 @@
-//! Keeps one table going: starts it, looks now and then whether it is still there, and starts it
-//! again where it has to. Whatever happens to it is no other table's business.
+//! Supervises one table: starts it, regularly checks whether it is still there, and restarts it when needed.
+//! Whatever happens to it affects no other table.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -19,7 +19,7 @@ use super::table::TablePlan;
 use crate::config::TableConfig;
 use crate::fault::{Fault, FaultKind};
 
-/// The wait before a first new try.
+/// The wait before the first retry.
 const FIRST_DELAY: Duration = Duration::from_secs(1);
 
 pub(super) struct Keeper {
@@ -31,7 +31,7 @@ pub(super) struct Keeper {
     pub(super) status: Arc<TableStatus>,
 }
 
-/// Why a table is not replicated any more.
+/// Why a table is no longer replicated.
 enum Ended {
     Stopped,
     OtherStream,
@@ -40,11 +40,11 @@ enum Ended {
 }
 
 impl Keeper {
-    /// Replicates until it is stopped, or until a table that was found is deleted. `first` is what
-    /// came of a first try, if there was one.
+    /// Replicates until it is stopped, or until a table found by a pattern is deleted. `first` is the result
+    /// of a first attempt, if there was one.
     pub(super) async fn run(&self, first: Option<Result<TablePlan, StartError>>, stop: &CancellationToken) {
         let mut first = first;
-        // It may have broken down before.
+        // It may have panicked before.
         self.status.ended();
         let mut delays = None;
         loop {
@@ -73,7 +73,7 @@ impl Keeper {
             }
             if let Some(trouble) = trouble {
                 if self.found && trouble.is_missing() {
-                    warn!(table = self.table.name, "the table has been deleted: it is replicated no more");
+                    warn!(table = self.table.name, "the table has been deleted and is no longer replicated");
                     return;
                 }
                 self.complain(trouble);
@@ -103,7 +103,7 @@ impl Keeper {
             ended = running.join_next() => match ended {
                 _ if stop.is_cancelled() => Ended::Stopped,
                 Some(Ok(Err(error)) | Err(error)) => Ended::BrokeDown(error.to_string()),
-                Some(Ok(Ok(()))) | None => Ended::BrokeDown("it came to an end by itself".to_owned()),
+                Some(Ok(Ok(()))) | None => Ended::BrokeDown("it ended by itself".to_owned()),
             },
             ended = self.watch(&stream_arn) => {
                 // What has been read is finished, as far as that is possible now.
@@ -114,7 +114,7 @@ impl Keeper {
         }
     }
 
-    /// Returns once the table, or its stream, is not the one that it was.
+    /// Returns once the table or its stream is no longer the one it was.
     async fn watch(&self, stream_arn: &str) -> Ended {
         let interval = self.interval();
         let mut looks = tokio::time::interval_at(Instant::now() + interval, interval);
@@ -132,11 +132,11 @@ impl Keeper {
         }
     }
 
-    /// What there is to tell of an end.
+    /// The trouble to report for an end, if any.
     fn trouble(&self, ended: Ended) -> Option<StartError> {
         let (region, table) = (self.site.local.name.clone(), self.site.name_of(&self.table).to_owned());
         match ended {
-            // Of another stream, the next plan tells.
+            // If there is another stream, the next plan reports it.
             Ended::Stopped | Ended::OtherStream => None,
             Ended::Deleted(fault) => Some(self.site.fault(&table, fault)),
             Ended::BrokeDown(reason) => {
@@ -146,11 +146,11 @@ impl Keeper {
         }
     }
 
-    /// Tells of trouble, once.
+    /// Logs trouble, once.
     fn complain(&self, trouble: StartError) {
         let text = trouble.in_one_line();
         if self.status.note_trouble(Some(trouble)) {
-            error!("{text} (trying again)");
+            error!("{text} (retrying)");
         } else {
             debug!("{text}");
         }

@@ -1,21 +1,21 @@
-//! The agent of one region: wires stream → protocol → apply, and alone knows them all.
+//! The agent of one region: connects stream → protocol → deliver, and is the only module that knows them all.
 //!
 //! | file | subject |
 //! | --- | --- |
-//! | `tables` | which tables there are: those that are named, and those that are found |
+//! | `tables` | which tables there are: named ones, and those found by patterns |
 //! | `plan` | whether a table can be replicated |
-//! | `keeper` | keeps one table going, whatever happens to it |
-//! | `figures` | what has been done, and where it stands |
+//! | `keeper` | supervises one table, whatever happens to it |
+//! | `figures` | what has been done, and the present state |
 //! | `crew` | which agents of the region are alive |
-//! | `asked` | what is asked of the table's agents: barriers, holds |
+//! | `asked` | requests to the table's agents: barriers, holds |
 //! | `backlog` | how far each peer is behind, for people |
 //! | `succession` | which streams of a table are read, one after the other |
-//! | `foreign` | writes of agents of another setup |
+//! | `foreign` | writes of another setup's agents |
 //! | `table` | one table: lanes, watermarks |
-//! | `coordinator` | shares the table's shards out among the crew |
-//! | `family` | which shard came of which, by list and leases |
+//! | `coordinator` | distributes the table's shards among the crew |
+//! | `family` | the shards' lineage, by list and leases |
 //! | `promises` | what all leases together promise a peer |
-//! | `recorder` | records conflicts, where that is asked for |
+//! | `recorder` | records conflicts, where configured |
 //! | `retention` | how near a peer's backlog is to being lost |
 //! | `holding` | one shard that this agent reads |
 //! | `shared` | what all tracks of a stream share |
@@ -79,7 +79,7 @@ pub struct Agent {
 /// Why an agent can't start, or one of its tables can't be replicated.
 #[derive(Clone, Debug, thiserror::Error)]
 pub enum StartError {
-    #[error("there is no region {0:?} in the configuration; there are: {1}")]
+    #[error("no region {0:?} in the configuration; there are: {1}")]
     UnknownRegion(String, String),
     #[error("no table has a replica in region {0}")]
     NoTable(Origin),
@@ -89,28 +89,28 @@ pub enum StartError {
     Fault { region: Origin, table: String, fault: Fault },
     #[error("region {region}, table {table}: {reason}")]
     NotReady { region: Origin, table: String, reason: String },
-    #[error("region {region}, table {table}: its replication broke down, which is a defect: {reason}")]
+    #[error("region {region}, table {table}: its replication failed, which is a defect: {reason}")]
     BrokeDown { region: Origin, table: String, reason: String },
 }
 
 impl StartError {
-    /// For a log.
+    /// For a log line.
     fn in_one_line(&self) -> String {
         self.to_string().replace('\n', " ")
     }
 }
 
 impl Agent {
-    /// Checks what the agent needs of its own region, and starts it.
+    /// Checks what the agent needs in its own region, and starts it.
     pub async fn start(config: &Config, region: &str) -> Result<Self, StartError> {
         let regions = Region::connect_all(config).await?;
         Self::start_over(config, region, &regions).await
     }
 
-    /// Starts with the clients of regions that are connected already.
+    /// Starts with clients of regions that are already connected.
     ///
-    /// One table that can be replicated is enough: the others are tried again and again. An agent
-    /// without any starts only where its patterns may still find one.
+    /// One table that can be replicated is enough: the others are retried. An agent without any starts only
+    /// if its patterns may still find one.
     pub async fn start_over(
         config: &Config,
         region: &str,
@@ -121,7 +121,10 @@ impl Agent {
             return Err(StartError::UnknownRegion(region.to_owned(), names.join(", ")));
         };
         if config.tuning.unproven {
-            warn!(region, "`unproven` is set: writes may be lost; it is for tests that have no time");
+            warn!(
+                region,
+                "`unproven` is set: writes may be lost; it is only for tests that need short intervals"
+            );
         }
         let local = regions[&local.name].clone();
         let site = Site::new(config.clone(), local, regions.clone());
@@ -129,8 +132,8 @@ impl Agent {
             let memory_keys = config.tuning.memory_keys;
             warn!(
                 region, %error, memory_keys,
-                "more keys than memory is to hold can't be moved to disk; then they stay in memory, which grows with \
-                 the backlog. Name a folder that can be written to as spill_directory"
+                "keys beyond memory_keys can't be moved to disk; then they stay in memory, which grows with the \
+                 backlog. Set spill_directory to a writable folder"
             );
         }
         let me = AgentId::from(format!("{:016x}", fastrand::Rng::new().u64(..)).as_str());
@@ -162,29 +165,29 @@ impl Agent {
             let watched = watching.clone();
             crew.spawn(async move {
                 let begin = || crew::keep_watch(watch.clone(), watched.clone());
-                contained("the watch over the crew", &watched, begin).await;
+                contained("the crew's watch", &watched, begin).await;
             });
             tables.run().await;
-            // The others see at once that this agent is gone, all its leases given up.
+            // The others see at once that this agent is gone, with all its leases released.
             watching.cancel();
             while crew.join_next().await.is_some() {}
         });
         Self { stop, task, patience, figures }
     }
 
-    /// Lets the agent finish what is under way, make its checkpoints, and stop; what takes longer than it may is left,
-    /// and done again after the next start.
+    /// Lets the agent finish what is in progress, save its checkpoints, and stop; what takes too long is
+    /// abandoned, and done again after the next start.
     pub async fn stop(mut self) {
         self.stop.cancel();
         if tokio::time::timeout(self.patience, &mut self.task).await.is_err() {
             warn!(
                 region = %self.figures.region(), seconds = self.patience.as_secs(),
-                "stopped with work left, which is done again after the next start: something did not answer in time"
+                "stopped with work left, which is repeated after the next start: something did not answer in time"
             );
         }
     }
 
-    /// Returns when the agent has come to its end by itself, which only a defect can cause.
+    /// Returns once the agent has ended by itself, which only a defect can cause.
     pub async fn ended(&mut self) {
         let _ = (&mut self.task).await;
     }

@@ -28,14 +28,14 @@ use crate::spill::Spill;
 const DESCRIBED_AT_ONCE: usize = 8;
 const TRY_AGAIN: Duration = Duration::from_secs(1);
 
-/// What all tables of an agent share: where it is, and which regions it reaches.
+/// What all tables of an agent share: its region, and the regions it reaches.
 #[derive(Debug)]
 pub(super) struct Site {
     pub(super) config: Config,
     pub(super) local: Region,
-    /// The peers that nothing is written to for now.
+    /// The paused peers, to which nothing is written.
     pub(super) pauses: Arc<Pauses>,
-    /// Where keys are kept for which there is no room in memory.
+    /// Where keys are kept that don't fit into memory.
     pub(super) spill: Arc<Spill>,
     regions: BTreeMap<Origin, Region>,
     turns: Semaphore,
@@ -47,7 +47,7 @@ pub(super) enum Seen {
     Deleted(Fault),
     /// It has another stream: it was recreated, or its stream was turned off and on again.
     OtherStream,
-    /// It shows no more of what is written.
+    /// It no longer shows what is written.
     NoStream(StartError),
 }
 
@@ -59,7 +59,7 @@ impl Site {
         Self { config, local, pauses: Arc::default(), spill, regions, turns }
     }
 
-    /// Checks a local replica, and gives a region that does not answer until then.
+    /// Checks a local replica; a region that does not answer is retried until the deadline.
     pub(super) async fn plan(
         &self,
         table: &TableConfig,
@@ -84,15 +84,15 @@ impl Site {
         let is_key = |attribute: &str| described.key_schema.names().any(|name| name == attribute);
         if is_key(STAMP) {
             let reason = format!(
-                "{STAMP} is a part of the table's key, but Tradewind keeps its stamp in that attribute: such a table \
+                "{STAMP} is part of the table's key, but Tradewind keeps its stamp in that attribute: such a table \
                  can't be replicated"
             );
             return Err(self.not_ready(physical, reason));
         }
         if let Some((region, key)) = table.selections.withheld().find(|(_, attribute)| is_key(attribute)) {
             let reason = format!(
-                "regions.toml keeps the attribute {key:?} from {region}, but it is a part of the table's key: take \
-                 it out of `without`"
+                "regions.toml withholds the attribute {key:?} from {region}, but it is part of the table's key: remove \
+                 it from `without`"
             );
             return Err(self.not_ready(physical, reason));
         }
@@ -132,14 +132,14 @@ impl Site {
         })
     }
 
-    /// Checks that the control table is there.
+    /// Checks that the control table exists.
     pub(super) async fn check_control_table(&self, deadline: Instant) -> Result<(), StartError> {
         let name = &self.local.control_table;
         let described = self.patiently(name, deadline, || self.describe(name)).await?;
         described.managed.map_or(Ok(()), |reason| Err(self.not_ready(name, reason)))
     }
 
-    /// The tables that patterns find here; `None` where there is no pattern.
+    /// The tables that patterns find here; `None` if there is no pattern.
     pub(super) async fn find(
         &self,
         deadline: Instant,
@@ -148,8 +148,8 @@ impl Site {
         Some(self.patiently(&pattern, deadline, || discovery::find(&self.config, &self.local)).await)
     }
 
-    /// Looks whether a table is still what it was when its replication began; `None` where no
-    /// answer comes, or one that says nothing of it.
+    /// Checks whether a table is still what it was when its replication started; `None` if there is no
+    /// answer, or one that says nothing about it.
     pub(super) async fn look(&self, table: &TableConfig, stream_arn: &str) -> Option<Seen> {
         let physical = self.name_of(table);
         match self.describe(physical).await {
@@ -180,7 +180,7 @@ impl Site {
             StreamState::On { arn } => return Ok(arn.clone()),
             StreamState::Off => "the table has no stream; `tradewind init` turns it on".to_owned(),
             StreamState::Unfit(view) => format!(
-                "the stream's view type is {view}, but NEW_AND_OLD_IMAGES is needed; `tradewind init` tells what to do"
+                "the stream's view type is {view}, but NEW_AND_OLD_IMAGES is required; `tradewind init` says what to do"
             ),
         };
         Err(self.not_ready(table, reason))
@@ -190,7 +190,7 @@ impl Site {
         StartError::NotReady { region: self.local.name.clone(), table: table.to_owned(), reason }
     }
 
-    /// Describes a table; one that is about to go counts as gone.
+    /// Describes a table; one that is being deleted counts as gone.
     async fn describe(&self, table: &str) -> Result<Described, Fault> {
         // Never closed.
         let _turn = self.turns.acquire().await;
@@ -202,7 +202,7 @@ impl Site {
         Ok(described)
     }
 
-    /// Tries until the region answers, or its time is up; at least once.
+    /// Retries until the region answers, or time is up; makes at least one attempt.
     async fn patiently<T, F>(
         &self,
         table: &str,
@@ -221,7 +221,7 @@ impl Site {
             if !passing || Instant::now() >= deadline {
                 return Err(self.fault(table, fault));
             }
-            warn!(region = %self.local.name, table, %fault, "the local region does not answer; trying again");
+            warn!(region = %self.local.name, table, %fault, "the local region does not answer; retrying");
             tokio::time::sleep(TRY_AGAIN).await;
         }
     }

@@ -1,4 +1,4 @@
-//! How far a track has got: the pages it has judged, and what may be checkpointed of them.
+//! A track's progress: the pages it has judged, and what may be checkpointed of them.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::ops::Range;
@@ -17,11 +17,11 @@ const COARSEST: Duration = Duration::from_mins(1);
 /// The pages of a track, in the order in which they were judged.
 #[derive(Clone, Debug)]
 pub(super) struct Progress {
-    /// The shard that is read; the others are its ancestors, which come first.
+    /// The shard being read; the others are its ancestors, which come first.
     shard: ShardId,
-    /// Those from which on the stream may have to be read again.
+    /// The pages from which on the stream may have to be read again.
     pages: VecDeque<JudgedPage>,
-    /// Where each shard stood before them.
+    /// The position of each shard before them.
     base: BTreeMap<ShardId, Reached>,
     tip: Tip,
     barriers: Barriers,
@@ -32,16 +32,16 @@ pub(super) struct Progress {
 #[derive(Clone, Debug)]
 struct JudgedPage {
     shard: ShardId,
-    /// The ordinal after that of its last record.
+    /// The ordinal after its last record.
     next: u64,
     reached: Reached,
     /// What the memory needed, and the floors, before the page was judged.
     before: Needs,
-    /// The floors that told one of its records from a replicated write.
+    /// The floors that distinguished one of its records from a replicated write.
     told_by: Option<Arc<Floors>>,
 }
 
-/// What it takes to arrive at a state of the key memory.
+/// What is needed to rebuild a state of the key memory.
 #[derive(Clone, Debug)]
 pub(super) struct Needs {
     /// The first record that must be read again.
@@ -53,26 +53,25 @@ pub(super) struct Needs {
 #[derive(Clone, Debug)]
 struct Reached {
     position: Position,
-    /// The creation time of the last record whose time is believed.
+    /// The creation time of the last record with a credible time.
     millis: u64,
 }
 
-/// What is known of the end of the shard.
+/// What is known about the end of the shard.
 #[derive(Clone, Debug, Default)]
 struct Tip {
-    /// All that was written before this moment has been read, and so has what was done about it.
+    /// Everything written before this moment has been read, including what was done about it.
     read_to: Option<Instant>,
-    /// All that was written before this moment has been read, if records show within
-    /// `STREAM_DELAY`.
+    /// Everything written before this moment has been read, if records appear within `STREAM_DELAY`.
     shown_to: Option<Instant>,
-    /// No record to come has a creation time before this, in milliseconds.
+    /// No later record has a creation time before this, in milliseconds.
     millis: u64,
     /// How many records the last page held.
     last_page: Option<usize>,
     /// How many pages in a row have been empty, and since when.
     empty_pages: u32,
     empty_since: Option<Instant>,
-    /// The last page that was not empty held records of just now.
+    /// The last page that was not empty held very recent records.
     near: bool,
     /// The tip has been reached once, and followed since.
     followed: bool,
@@ -80,24 +79,24 @@ struct Tip {
     closed: bool,
 }
 
-/// So many empty pages in a row are taken for the tip by a track that has followed it; single ones
-/// come before it as well, and on the way through a long empty stretch more do ("it might take
-/// multiple calls to get to a portion of the shard that contains stream records", GetRecords).
+/// A track that has followed the tip takes this many empty pages in a row for the tip; single ones come
+/// before the tip as well, and more do on the way through a long empty stretch ("it might take multiple calls
+/// to get to a portion of the shard that contains stream records", GetRecords).
 const TIP_PAGES: u32 = 8;
-/// A record that is no older was read as soon as it showed.
+/// A record at most this old was read as soon as it appeared.
 const JUST_NOW: Duration = Duration::from_secs(3);
-/// A record that is no older was read near the tip.
+/// A record at most this old was read near the tip.
 const NEAR: Duration = Duration::from_secs(10);
 
-/// How long a record takes to show in the stream at most, as far as a barrier goes: AWS speaks of
-/// "near-real time", and no service says more. Where one takes longer, whoever waits is told too
-/// early, and nothing else goes wrong.
+/// The longest time a record is assumed to take to appear in the stream, for barriers: AWS speaks of
+/// "near-real time", and no service says more. If one takes longer, whoever waits is notified too early, and
+/// nothing else goes wrong.
 const STREAM_DELAY: Duration = Duration::from_secs(2);
 /// The Date header of an answer counts whole seconds.
 const HEADER_PRECISION: Duration = Duration::from_secs(1);
 
 impl Progress {
-    /// Starts where `base` says, with what a checkpoint said of creation times.
+    /// Starts where `base` says, with what a checkpoint said about creation times.
     pub(super) fn new(shard: ShardId, base: BTreeMap<ShardId, (Position, u64)>, settle: Duration) -> Self {
         let reached = |(position, millis)| Reached { position, millis };
         let mut base: BTreeMap<_, _> = base.into_iter().map(|(shard, at)| (shard, reached(at))).collect();
@@ -116,7 +115,7 @@ impl Progress {
         self.next - 1
     }
 
-    /// Notes a page whose records have all been judged.
+    /// Records a page whose records have all been judged.
     pub(super) fn judged(&mut self, page: &PageEnd, before: Needs, told_by: Option<Arc<Floors>>) {
         if page.shard == self.shard {
             self.tip.note(page, self.settle);
@@ -137,7 +136,7 @@ impl Progress {
         last.or_else(|| self.base.get(shard)).cloned().unwrap_or(unread)
     }
 
-    /// No record to come of a shard has a creation time before this, in milliseconds, as far as is known.
+    /// No later record of a shard has a creation time before this, in milliseconds, as far as is known.
     pub(super) fn millis(&self, shard: &ShardId) -> u64 {
         self.reached(shard).millis
     }
@@ -152,14 +151,13 @@ impl Progress {
         positions
     }
 
-    /// Whether this track has judged all that lies before `positions`. A shard that it does not
-    /// read, it need not.
+    /// Whether this track has judged everything before `positions`, in the shards that it reads.
     pub(super) fn has_passed(&self, positions: &BTreeMap<ShardId, Position>) -> bool {
         let mine = self.positions();
         positions.iter().all(|(shard, position)| mine.get(shard).is_none_or(|mine| mine >= position))
     }
 
-    /// Notes that a barrier was raised before now.
+    /// Records that a barrier was raised before now.
     pub(super) fn raised(&mut self, barrier: u64) {
         self.barriers.raised.push_back((Instant::now(), barrier));
     }
@@ -174,8 +172,8 @@ impl Progress {
         self.tip.last_page == Some(0)
     }
 
-    /// How old what has not been read of the shard may be, at its `end` that was served `now`; none
-    /// where the page tells nothing of it.
+    /// How old the unread part of the shard may be, at its `end` that was served `now`; `None` if the page
+    /// says nothing about it.
     pub(super) fn behind(&self, end: &PageEnd, now: u64) -> Option<Duration> {
         let Some(last) = end.last_millis else {
             let at_tip = self.tip.followed
@@ -184,7 +182,7 @@ impl Progress {
             return at_tip.then_some(Duration::ZERO);
         };
         let age = Duration::from_millis(now.saturating_sub(last));
-        // What fills no page is all that there was, if it is of just now as far as creation times say.
+        // If it does not fill a page, it is all there was, provided that its creation times are recent.
         let precision = if last.is_multiple_of(60_000) { COARSEST } else { Duration::ZERO };
         let is_all = end.extent == Extent::All || (end.extent < Extent::Part && age <= JUST_NOW + precision);
         Some(if is_all { Duration::ZERO } else { age })
@@ -195,26 +193,26 @@ impl Progress {
         self.tip.near || self.tip.empty_pages >= TIP_PAGES
     }
 
-    /// What this is as far as records before `ordinal` go.
+    /// This progress, limited to the records before `ordinal`.
     pub(super) fn before(&self, ordinal: u64) -> Self {
         let mut before = self.clone();
         before.pages.truncate(self.pages.partition_point(|page| page.next <= ordinal));
         before
     }
 
-    /// All that was written before this moment has been read; nothing new can be said of it at the
-    /// end of a shard, since its children may hold records that are as old.
+    /// Everything written before this moment has been read; says nothing new at the end of a shard, since its
+    /// children may hold records of that age.
     pub(super) fn read_to(&self) -> Option<Instant> {
         self.tip.read_to
     }
 
-    /// No record to come has a creation time before this, in milliseconds.
+    /// No later record has a creation time before this, in milliseconds.
     fn stream_millis(&self) -> u64 {
         self.reached(&self.shard).millis.max(self.tip.millis)
     }
 
-    /// What is durable to say of a destination for which all records before `unfinished` are
-    /// done, when the memory needs `now`.
+    /// The checkpoint of a destination for which all records before `unfinished` are done, when the memory
+    /// needs `now`.
     pub(super) fn checkpoint(&self, unfinished: u64, now: &Needs) -> Checkpoint {
         let done = self.pages.partition_point(|page| page.next <= unfinished);
         let needs = self.pages.get(done).map_or(now, |page| &page.before);
@@ -230,7 +228,7 @@ impl Progress {
         let own = self.pages.iter().take(done).rev().find(|page| page.shard == self.shard);
         let unread = Reached { position: Position::TrimHorizon, millis: 0 };
         let own = own.map(|page| &page.reached).or_else(|| self.base.get(&self.shard)).unwrap_or(&unread);
-        // A shard of which nothing is left to do promises what its tip does.
+        // A shard with nothing left to do promises what its tip does.
         let busy = self.pages.iter().skip(done).any(|page| page.shard == self.shard);
         let millis = if busy { own.millis } else { own.millis.max(self.stream_millis()) };
         let barrier = self.barriers.passed(unfinished);
@@ -238,11 +236,11 @@ impl Progress {
         Checkpoint { done: own.position.clone(), rewind, floors, terms, millis, barrier }
     }
 
-    /// The floors by which these pages were judged, where a record was told by them, and those in force `after` them;
-    /// as far as they are not those in force before, where each shard was at `rewind`.
+    /// The floors by which these pages were judged, where a record was distinguished by them, and those in
+    /// force `after` them; except those already in force before, where each shard was at `rewind`.
     ///
-    /// What is forgotten hangs on the floors: a record that comes after a rewind must be judged by those of the
-    /// first time, or an application's put-back passes for the replicated write that it copies.
+    /// Forgetting depends on the floors: a record that comes after a rewind must be judged by the floors of
+    /// the first time, or an application's put-back passes for the replicated write that it copies.
     fn terms(
         &self,
         pages: Range<usize>,
@@ -284,19 +282,19 @@ impl Progress {
     }
 }
 
-/// Barriers, on their way through the stream.
+/// Barriers on their way through the stream.
 #[derive(Clone, Debug, Default)]
 struct Barriers {
-    /// Those that were raised before these moments.
+    /// Those raised before these moments.
     raised: VecDeque<(Instant, u64)>,
-    /// Those of which all that came before has been read: the next ordinal by then.
+    /// Those with everything before them read: the next ordinal at that time.
     read: VecDeque<(u64, u64)>,
-    /// Those of which no record is kept any more.
+    /// Those with no records kept any more.
     done: u64,
 }
 
 impl Barriers {
-    /// All that was written before `shown_to` has been read.
+    /// Everything written before `shown_to` has been read.
     fn read(&mut self, shown_to: Option<Instant>, next: u64) {
         let Some(shown_to) = shown_to else { return };
         while let Some((_, barrier)) = self.raised.pop_front_if(|(seen, _)| *seen <= shown_to) {
@@ -304,7 +302,7 @@ impl Barriers {
         }
     }
 
-    /// The last barrier before which all is done, when all records before `unfinished` are.
+    /// The last barrier before which everything is done, when all records before `unfinished` are.
     fn passed(&self, unfinished: u64) -> u64 {
         let passed = self.read.iter().take_while(|(next, _)| *next <= unfinished).last();
         passed.map_or(self.done, |(_, barrier)| *barrier)
@@ -338,19 +336,20 @@ impl Tip {
             page.open && (page.extent == Extent::All || (self.followed && self.empty_pages >= TIP_PAGES));
         let credible = page.credible_millis.unwrap_or_default();
         let (shown_to, read_to, millis) = match (page.last_millis, page.served_millis) {
-            // What was written some time ago would have shown by now.
+            // Anything written some time ago would have appeared by now.
             (_, served) if at_tip => {
                 let margin = u64::try_from((settle + COARSEST).as_millis()).unwrap_or(u64::MAX);
                 let shown_to = page.asked.checked_sub(STREAM_DELAY);
-                // A service whose clock is ahead may put it right.
+                // A service whose clock is ahead may correct it.
                 let millis = served.unwrap_or_default().min(page.now).saturating_sub(margin);
                 (shown_to, page.asked.checked_sub(settle), millis.max(credible))
             }
             (None, _) => return,
-            // The clock that set these times was put back since: they tell not how old the records are.
+            // The clock that set these times has been put back since: they don't show how old the records
+            // are.
             (Some(last), Some(served)) if !is_credible(last, served) => (None, None, credible),
-            // Further records of the last one's second may be unread, and requests may have been
-            // under way when a watermark was seen.
+            // More records of the last one's second may be unread, and requests may have been in flight when
+            // a watermark was seen.
             (Some(last), Some(served)) => {
                 let behind = Duration::from_millis(served.saturating_sub(last));
                 let shown_to = page.asked.checked_sub(behind + HEADER_PRECISION);
@@ -364,13 +363,13 @@ impl Tip {
     }
 }
 
-/// What is left of a page once its records have been judged.
+/// What remains of a page once its records have been judged.
 #[derive(Debug)]
 pub(super) struct PageEnd {
     pub(super) shard: ShardId,
     pub(super) position: Option<Position>,
     pub(super) last_millis: Option<u64>,
-    /// The creation time of the last record whose time is believed.
+    /// The creation time of the last record with a credible time.
     credible_millis: Option<u64>,
     /// This agent's clock.
     now: u64,
@@ -383,7 +382,7 @@ pub(super) struct PageEnd {
 }
 
 impl PageEnd {
-    /// The end of a page that is judged when this agent's clock says `now`.
+    /// The end of a page judged when this agent's clock says `now`.
     pub(super) fn of(page: &Page, now: u64) -> Self {
         let last = page.records.last();
         let mut latest_first = page.records.iter().rev().map(|(_, record)| record.created_millis);

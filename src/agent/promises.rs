@@ -9,10 +9,10 @@ use crate::source::ShardId;
 
 /// They rest on the shards of the table: those that are listed, and those that have a lease.
 ///
-/// Neither is all: a list may be older than a lease that another agent has made, and a shard may
+/// Neither set is complete: a list may be older than a lease that another agent has created, and a shard may
 /// be listed before it has a lease.
 impl Family<'_> {
-    /// No write that is not yet at the peer has a creation time before this, in milliseconds.
+    /// No write that the peer lacks has a creation time before this, in milliseconds.
     pub(super) fn promise(&self, peer: &Origin) -> u64 {
         let parents = self.parents();
         let shards: BTreeSet<&ShardId> = self.lineage.shards().chain(self.leases.keys()).collect();
@@ -25,7 +25,7 @@ impl Family<'_> {
         shards.into_iter().filter_map(promised).min().unwrap_or_default()
     }
 
-    /// The same, of one lease.
+    /// The same, for one lease.
     pub(super) fn lease_promise(&self, lease: &Lease, peer: &Origin) -> u64 {
         match lease.checkpoints.get(peer) {
             Some(checkpoint) => checkpoint.millis,
@@ -33,7 +33,7 @@ impl Family<'_> {
         }
     }
 
-    /// Nothing in a shard that has not been begun is older than its parent's last record.
+    /// Nothing in a shard that has not been started is older than its parent's last record.
     fn parents_promise(&self, parent: Option<&ShardId>, peer: &Origin) -> u64 {
         parent.and_then(|parent| self.leases.get(parent)).map_or(0, |parent| self.lease_promise(parent, peer))
     }

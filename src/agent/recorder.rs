@@ -1,9 +1,9 @@
 //! Records conflicts in the region's conflict table, beside the stream, which never waits for it.
 //!
-//! What is being saved is in the ledger of the agent's own region, and so before its checkpoint: an
-//! agent that is killed finds the conflict again. But a conflict table that is missing or slow must
-//! hold up nothing for ever. So what finds no room, or can't be saved in time, is lost: counted, and
-//! told.
+//! A conflict being saved is in the ledger of the agent's own region, and so ahead of its checkpoint: an
+//! agent that is killed finds the conflict again. But a conflict table that is missing or slow must not block
+//! anything for ever. So a conflict that finds no space, or can't be saved in time, is lost: counted, and
+//! logged.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -29,7 +29,7 @@ const CONCURRENCY: usize = 16;
 #[derive(Clone, Debug)]
 pub(super) struct Recorder {
     sender: mpsc::UnboundedSender<Entry>,
-    /// What may still be queued, in KiB.
+    /// The space left in the queue, in KiB.
     room: Arc<Semaphore>,
     saver: Arc<Saver>,
 }
@@ -49,14 +49,14 @@ struct Saver {
     table: String,
     conflicts: ConflictTable,
     keep_days: u32,
-    /// How long one may take, from when it was found: as long as a stopping agent would wait for it.
+    /// How long saving one may take, from when it was found: as long as a stopping agent would wait for it.
     patience: Duration,
     tally: Arc<Tally>,
     complaints: Complaints,
 }
 
 impl Recorder {
-    /// Starts to save among `tasks`, with which it ends.
+    /// Starts saving among `tasks`, and ends with them.
     pub(super) fn start(
         table: String,
         conflicts: ConflictTable,
@@ -77,13 +77,13 @@ impl Recorder {
         Self { sender, room: Arc::new(Semaphore::new(tuning.queue_mib * 1024)), saver }
     }
 
-    /// Queues a conflict, if there is room for it.
+    /// Queues a conflict, if there is space for it.
     pub(super) fn record(&self, conflict: Conflict, seen_millis: u64, ordinal: u64, ledger: &Arc<Ledger>) {
         let images = [&conflict.loser, &conflict.winner].into_iter().flatten();
         let kib = images.map(item_bytes).sum::<usize>() / 1024 + 1;
         let cost = u32::try_from(kib).unwrap_or(u32::MAX);
         let Ok(room) = Arc::clone(&self.room).try_acquire_many_owned(cost) else {
-            self.saver.lose(&conflict, &"too many are being saved already");
+            self.saver.lose(&conflict, &"too many are being saved at once");
             return;
         };
         ledger.begin(ordinal, seen_millis);
@@ -119,12 +119,12 @@ impl Saver {
         let Self { table, conflicts, keep_days, .. } = &*self;
         let save = persist(
             || conflicts.save(table, &conflict, seen_millis, *keep_days),
-            |fault| debug!(region = %conflicts.region(), table, %fault, "can't record a conflict; trying again"),
+            |fault| debug!(region = %conflicts.region(), table, %fault, "can't record a conflict; retrying"),
         );
         match timeout_at(deadline, save).await {
             Ok(Ok(())) => {}
             Ok(Err(fault)) => self.lose(&conflict, &fault),
-            Err(_) => self.lose(&conflict, &"the conflict table did not take it in time"),
+            Err(_) => self.lose(&conflict, &"the conflict table did not answer in time"),
         }
         ledger.finish(ordinal);
     }
@@ -136,11 +136,11 @@ impl Saver {
         if self.complaints.is_due() {
             error!(
                 %region, table, %key, %lost, %won,
-                "a conflict could not be recorded, and others may not be: {why}; is there a conflict table? \
-                 `tradewind init` makes it"
+                "could not record a conflict, and others may be lost too: {why}; is there a conflict table? `tradewind \
+                 init` creates it"
             );
         } else {
-            debug!(%region, table, %key, %lost, %won, "a conflict could not be recorded: {why}");
+            debug!(%region, table, %key, %lost, %won, "could not record a conflict: {why}");
         }
     }
 }

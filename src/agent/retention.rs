@@ -1,4 +1,4 @@
-//! Warns as a peer's backlog nears what streams keep: 24 hours, on AWS.
+//! Warns as a peer's backlog nears the streams' retention: 24 hours, on AWS.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -8,28 +8,28 @@ use crate::protocol::Origin;
 /// The time left at which a warning is due, in minutes.
 const WARNINGS: [u64; 7] = [12 * 60, 6 * 60, 3 * 60, 60, 30, 10, 0];
 
-/// How old the oldest write is that a peer lacks.
+/// The age of the oldest write that a peer lacks.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Backlog {
     pub(super) age: Duration,
-    /// Until records are lost; zero, if some are.
+    /// The time until records are lost; zero if some are.
     pub(super) left: Duration,
 }
 
-/// Who has been warned of what.
+/// Which warnings each peer has had.
 #[derive(Debug, Default)]
 pub(super) struct Retention(BTreeMap<Origin, Watched>);
 
 #[derive(Debug)]
 struct Watched {
-    /// When nothing was known of the peer yet.
+    /// When nothing was known about the peer yet.
     first_millis: u64,
     warned: usize,
 }
 
 impl Retention {
-    /// Takes in what a peer has been promised, and the stream's own time, both in milliseconds;
-    /// the backlog, if it is time to warn of it.
+    /// Records what a peer has been promised, and the stream's own time, both in milliseconds. Returns the
+    /// backlog, if it is time to warn of it.
     pub(super) fn look(&mut self, peer: &Origin, promised: u64, now: u64, kept: Duration) -> Option<Backlog> {
         let watched = self.0.entry(peer.clone()).or_insert(Watched { first_millis: now, warned: 0 });
         // A peer that was never reached has been waited for since then, at least.

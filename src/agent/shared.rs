@@ -25,10 +25,10 @@ use crate::tally::Tally;
 
 /// How long one save may hold the stream up.
 const SAVE_TIMEOUT: Duration = Duration::from_secs(5);
-/// How soon a save that failed is tried again where nothing goes on without it.
+/// How soon a failed save is retried when nothing can go on without it.
 pub(super) const SAVE_AGAIN: Duration = Duration::from_secs(1);
 
-/// Saves in the control table, or gives up in time: the next try is soon.
+/// Saves in the control table, or gives up in time: the next attempt is soon.
 pub(super) async fn in_time<T>(save: impl Future<Output = Result<T, Fault>>) -> Result<T, Fault> {
     tokio::time::timeout(SAVE_TIMEOUT, save).await.unwrap_or_else(|_| {
         let message = format!("the control table did not answer within {} s", SAVE_TIMEOUT.as_secs());
@@ -41,7 +41,7 @@ pub(super) async fn in_time<T>(save: impl Future<Output = Result<T, Fault>>) -> 
 pub(super) struct Shared {
     pub(super) origin: Origin,
     pub(super) table: String,
-    /// Where the leases of the table's stream are kept.
+    /// Where the leases of the table's stream are stored.
     pub(super) space: String,
     pub(super) peers: Vec<Origin>,
     /// What goes to which region.
@@ -49,43 +49,43 @@ pub(super) struct Shared {
     pub(super) tuning: Tuning,
     pub(super) control: ControlTable,
     pub(super) stream: Stream,
-    /// The stream before.
+    /// The previous stream.
     pub(super) before: Option<Arc<Before>>,
     pub(super) tally: Arc<Tally>,
     pub(super) conflicts: Conflicts,
     /// Where conflicts are recorded, if they are to be.
     pub(super) recorder: Option<Recorder>,
-    /// The attributes that the table's items have.
+    /// The attribute names of the table's items.
     pub(super) names: Arc<AttributeNames>,
-    /// The lanes to every region, the local one included.
+    /// The lanes to every region, including the local one.
     pub(super) lanes: BTreeMap<Origin, Arc<Lanes>>,
-    /// What the peers say has arrived here.
+    /// What the peers report to have arrived here.
     pub(super) watermarks: watch::Receiver<Floors>,
-    /// What all leases together say is durably done here, of our own writes.
+    /// What all leases together show to be durably done here, of our own writes.
     pub(super) own_watermark: watch::Receiver<Hlc>,
-    /// What the table's agents are asked.
+    /// The requests to the table's agents.
     pub(super) asked: watch::Receiver<Asked>,
     /// The keys that all tracks remember.
     pub(super) remembered: Arc<Remembered>,
-    /// Where those are kept for which there is no room in memory.
+    /// Where keys are kept that don't fit into memory.
     pub(super) spill: Arc<Spill>,
     /// How far each peer is behind, for people.
     pub(super) backlogs: Arc<Backlogs>,
-    /// The peers that nothing is written to for now.
+    /// The paused peers, to which nothing is written.
     pub(super) pauses: Arc<Pauses>,
-    /// Writes of agents of another setup.
+    /// Writes of another setup's agents.
     pub(super) foreign: Arc<Foreign>,
-    /// Wakes whoever shares the shards out: one has ended.
+    /// Wakes the coordinator: a shard has ended.
     pub(super) wake: Notify,
 }
 
 impl Shared {
-    /// The gap that is left where records were trimmed before they were done for `peers`; none, if
-    /// nothing of what they lack is so old. Nothing created before `from_millis` is missing.
+    /// The gap left where records were trimmed before they were done for `peers`; `None` if nothing they lack
+    /// is that old. Nothing created before `from_millis` is missing.
     pub(super) fn gap(&self, shard: &ShardId, peers: Vec<Origin>, from_millis: u64) -> Option<Gap> {
         let until_millis = self.trimmed_to().unwrap_or(u64::MAX);
         if from_millis >= until_millis {
-            debug!(%shard, "nothing that was trimmed was still to be done");
+            debug!(%shard, "the trimmed records were already done");
             return None;
         }
         self.tally.gaps.add();
@@ -102,7 +102,7 @@ impl Shared {
         Some(gap)
     }
 
-    /// Whatever was created before is trimmed, in milliseconds, as far as is known.
+    /// Everything created before this is trimmed, in milliseconds, as far as is known.
     pub(super) fn trimmed_to(&self) -> Option<u64> {
         let listed = self.stream.lineage.borrow().as_ref()?.listed_millis?;
         Some(listed.saturating_sub(self.retention_millis()))
@@ -112,12 +112,12 @@ impl Shared {
         u64::try_from(self.tuning.stream_retention.as_millis()).unwrap_or(u64::MAX)
     }
 
-    /// Whether a destination has all of the stream before.
+    /// Whether a destination has all of the previous stream.
     pub(super) fn may_begin(&self, destination: &Origin) -> bool {
         self.before.as_ref().is_none_or(|before| !before.holds(destination))
     }
 
-    /// Tells now and then of replicated writes whose origin is no region of this setup.
+    /// Logs, now and then, replicated writes whose origin is not a region of this setup.
     pub(super) fn note_origin(&self, origin: &Origin) {
         if self.lanes.contains_key(origin) {
             return;
@@ -127,13 +127,13 @@ impl Shared {
             warn!(
                 region = %self.origin, table = self.table, %origin, writes,
                 "agents of another setup write to this table: the stamps name a region that is not among the table's \
-                 regions in this configuration. Such writes pass for replicated, and go to no peer: let one setup \
-                 have all regions of the table"
+                 regions in this configuration. Such writes count as replicated, and go to no peer: put all \
+                 regions of the table into one setup"
             );
         }
     }
 
-    /// What of an action is to be done at a destination, if anything.
+    /// The part of an action to do at a destination, if any.
     pub(super) fn view(&self, action: &Action, target: &Origin) -> Option<Action> {
         match action {
             _ if (*target == self.origin) == matches!(action, Action::Push(_)) => None,
@@ -145,12 +145,12 @@ impl Shared {
         }
     }
 
-    /// Marks the table; whether that is durable.
+    /// Marks the table. Returns whether that is durable.
     pub(super) async fn mark(&self, gap: &Gap) -> bool {
         let Self { origin: region, table, .. } = self;
         let saved = in_time(self.control.save_gap(table, gap)).await;
         if let Err(fault) = &saved {
-            warn!(%region, table, %fault, "can't save a gap's mark; trying again");
+            warn!(%region, table, %fault, "can't save a gap's mark; retrying");
         }
         saved.is_ok()
     }

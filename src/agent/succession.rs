@@ -1,5 +1,6 @@
-//! Which streams of a table are read, and in which order: where a table has another stream than before, the one
-//! before is read to its end first, for each destination by itself, and what may be in neither is marked.
+//! Which streams of a table are read, and in which order: if a table has another stream than before, the
+//! previous one is read to its end first, for each destination by itself, and what may be in neither is
+//! marked.
 
 use std::collections::BTreeSet;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -17,14 +18,15 @@ use crate::source::dynamodb_streams::own_millis;
 use crate::source::{Lineage, ShardId};
 use crate::tally::Tally;
 
-/// A stream may be made before it shows all that is written.
+/// A stream may be created before it shows everything that is written.
 const ENABLING_MILLIS: u64 = 60_000;
-/// How often a destination looks whether its turn has come.
+/// How often a destination checks whether its turn has come.
 const LOOK: Duration = Duration::from_millis(250);
-/// That a stream is not there counts once it has been said twice, this far apart.
+/// A stream counts as missing once that has been reported twice, this far apart.
 const AGAIN: Duration = Duration::from_secs(1);
 
-/// The stream before the one that is read: who has not all of it yet, and what whoever has must know of it.
+/// The stream before the one being read: which destinations lack some of it, and what the others must know
+/// about it.
 #[derive(Debug)]
 pub(super) struct Before {
     stream: TableStream,
@@ -39,7 +41,7 @@ struct State {
 }
 
 impl Before {
-    /// A stream that is still to be read, for these.
+    /// A stream that these destinations still have to read.
     pub(super) fn behind(stream: &TableStream, destinations: impl IntoIterator<Item = Origin>) -> Arc<Self> {
         let state = State { behind: destinations.into_iter().collect(), leases: Leases::new() };
         Arc::new(Self { stream: stream.clone(), state: Mutex::new(state) })
@@ -49,7 +51,7 @@ impl Before {
         *self.lock() = State { behind, leases };
     }
 
-    /// Whether a destination has not all of the stream yet, and must not begin with the next.
+    /// Whether a destination lacks some of the stream, and must not start the next one.
     pub(super) fn holds(&self, destination: &Origin) -> bool {
         self.lock().behind.contains(destination)
     }
@@ -80,8 +82,8 @@ impl Before {
         jumped.map(|lease| (lease.shard.of_stream(self.stream.label()), lease.jumps.clone())).collect()
     }
 
-    /// Where a destination begins with a shard of the next stream: with the key memory that it had at the end of
-    /// this one, and with the floors that were in force there.
+    /// Where a destination starts a shard of the next stream: with the key memory that it had at the end of
+    /// this one, and with the floors in force there.
     pub(super) fn checkpoint(&self, destination: &Origin) -> Option<(Checkpoint, Floors)> {
         let state = self.lock();
         let lineage = Lineage::from_iter([]);
@@ -96,8 +98,8 @@ impl Before {
         let mut all = ends.reduce(|mut all, end| {
             all.rewind.extend(end.rewind);
             all.floors = all.floors.meet(&end.floors);
-            // Shards side by side are read again one after the other: what was in force late in one was not yet in
-            // force early in another.
+            // Parallel shards are read again one after the other: what was in force late in one was not yet
+            // in force early in another.
             all.terms.clear();
             all.millis = all.millis.min(end.millis);
             all
@@ -117,7 +119,7 @@ impl Before {
 #[derive(Clone, Debug)]
 pub(super) struct Stage {
     pub(super) stream: TableStream,
-    /// The one before it, if that can be read, or is known to have been read to its end.
+    /// Its predecessor, if that can be read, or is known to have been read to its end.
     pub(super) before: Option<TableStream>,
 }
 
@@ -131,8 +133,8 @@ pub(super) struct Succession {
 }
 
 impl Succession {
-    /// The streams to be read, the oldest first; the last is the one that the table has now. Where agents have not
-    /// read that before, the table is marked first.
+    /// The streams to be read, oldest first; the last is the table's present one. If agents have not read
+    /// that one before, the table is marked first.
     pub(super) async fn stages(&self, arn: &str) -> Result<Vec<Stage>, Fault> {
         let control = ControlTable::of(&self.local);
         let mut known = control.table_streams(&self.table).await?;
@@ -144,9 +146,9 @@ impl Succession {
             if let Some(last) = last {
                 warn!(
                     region = %self.local.name, table = self.table, before = last.label(), now = new.label(),
-                    "the table has another stream: its stream was turned off and on, or it was deleted and made again"
+                    "the table has another stream: its stream was turned off and on, or it was deleted and recreated"
                 );
-                // Of one that can't be read, what follows tells.
+                // If it can't be read, what follows reports that.
                 if last.is_done || self.is_readable(last).await? {
                     self.mark(Cause::OtherStream, last, &new).await?;
                 }
@@ -179,36 +181,39 @@ impl Succession {
         if let [past @ .., Stage { stream: now, .. }] = &*stages {
             for Stage { stream: past, .. } in past {
                 let (before, now) = (past.label(), now.label());
-                info!(region = %self.local.name, table = self.table, before, now, "what the stream before holds is read first");
+                info!(
+                    region = %self.local.name, table = self.table, before, now,
+                    "reading the previous stream to its end first"
+                );
             }
         }
         Ok(stages)
     }
 
-    /// What the leases of a stream say that has been read to its end.
+    /// Loads what a stream's leases say, once it has been read to its end.
     pub(super) async fn recall(&self, before: &Before) {
         let control = ControlTable::of(&self.local);
         let space = lease_space(&self.table, &before.stream.arn);
         let read = || control.leases(&space);
         let found =
-            persist(read, |fault| debug!(%fault, "can't read the leases of the stream before; trying again"));
+            persist(read, |fault| debug!(%fault, "can't read the leases of the previous stream; retrying"));
         if let Ok(found) = found.await {
             before.note(BTreeSet::new(), found.leases);
         }
     }
 
-    /// Notes that a stream has been read to its end, for all.
+    /// Records that a stream has been read to its end, for all destinations.
     pub(super) async fn finish(&self, stream: &TableStream) {
         let control = ControlTable::of(&self.local);
         let saved = persist(
             || control.end_stream(&self.table, stream, false, own_millis(&self.local.streams)),
-            |fault| debug!(%fault, "can't note that a stream has been read to its end; trying again"),
+            |fault| debug!(%fault, "can't record the end of a stream; retrying"),
         );
         if let Err(fault) = saved.await {
-            warn!(region = %self.local.name, table = self.table, %fault, "can't note that a stream has been read to its end");
+            warn!(region = %self.local.name, table = self.table, %fault, "can't record the end of a stream");
         }
         let (region, table, before) = (&self.local.name, &self.table, stream.label());
-        info!(%region, table, before, "the stream before has been read to its end");
+        info!(%region, table, before, "the previous stream has been read to its end");
     }
 
     /// Returns once a stream that was to be read can't be, and the table is marked for that.
@@ -221,22 +226,22 @@ impl Succession {
                     Ok(()) => return,
                     Err(fault) => warn!(
                         region = %self.local.name, table = self.table, %fault,
-                        "a gap's mark can't be saved; trying again"
+                        "can't save a gap's mark; retrying"
                     ),
                 },
-                Err(fault) => debug!(%fault, "the stream before can't be described; trying again"),
+                Err(fault) => debug!(%fault, "can't describe the previous stream; retrying"),
             }
         }
     }
 
-    /// Marks the table for a stream that can't be read any more, and lets that be.
+    /// Marks the table for a stream that can no longer be read, and gives the stream up.
     async fn give_up(&self, stream: &TableStream, next: &TableStream) -> Result<(), Fault> {
         self.mark(Cause::StreamGone, stream, next).await?;
         let now = own_millis(&self.local.streams);
         ControlTable::of(&self.local).end_stream(&self.table, stream, true, now).await
     }
 
-    /// Marks the table: from what all leases of the stream before had promised, until the next one began.
+    /// Marks the table: from what all leases of the previous stream had promised, until the next one started.
     async fn mark(&self, cause: Cause, before: &TableStream, next: &TableStream) -> Result<(), Fault> {
         let control = ControlTable::of(&self.local);
         let mut leases = control.leases(&lease_space(&self.table, &before.arn)).await?.leases;
@@ -260,12 +265,12 @@ impl Succession {
         self.tally.gaps.add();
         error!(
             region = %self.local.name, table = self.table,
-            "{gap}; the table is marked: run `tradewind verify`, and where replicas differ `tradewind repair`"
+            "{gap}; the table is marked: run `tradewind verify`, and if replicas differ `tradewind repair`"
         );
         Ok(())
     }
 
-    /// Whether a stream is still there.
+    /// Whether a stream still exists.
     async fn is_readable(&self, stream: &TableStream) -> Result<bool, Fault> {
         if self.is_there(stream).await? {
             return Ok(true);

@@ -1,4 +1,4 @@
-//! The agent of one table: its lanes, its shards, and the watermarks it gives and takes.
+//! The agent of one table: its lanes, its shards, and the watermarks it publishes and reads.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -33,16 +33,16 @@ use crate::source::dynamodb_streams::{Pacer, Stream, list, own_millis};
 use crate::spill::{Remembered, Spill};
 use crate::tally::Tally;
 
-/// How often a peer whose table does not fit is looked at again.
+/// How often a peer whose table does not fit is checked again.
 const RECHECK: Duration = Duration::from_secs(15);
 
-/// All that it takes to replicate one table from one region.
+/// Everything needed to replicate one table from one region.
 pub(super) struct TablePlan {
     pub(super) table: TableConfig,
     pub(super) tuning: Tuning,
     pub(super) local: Region,
     pub(super) peers: Vec<Region>,
-    /// The streams to be read, the oldest first: the last is the one that the table has now.
+    /// The streams to be read, oldest first: the last is the table's present one.
     pub(super) stages: Vec<Stage>,
     pub(super) succession: Succession,
     pub(super) key_schema: KeySchema,
@@ -57,15 +57,15 @@ pub(super) struct TablePlan {
 }
 
 impl TablePlan {
-    /// Replicates until it is stopped, and what is under way has been finished; or until a task
-    /// breaks down that the others can't do without.
+    /// Replicates until it is stopped, and what is in progress has been finished; or until an indispensable
+    /// task panics.
     pub(super) async fn run(
         self,
         member: Member,
         shards: Vec<Arc<Shards>>,
         stop: CancellationToken,
     ) -> Result<(), JoinError> {
-        // With these sets, everything that belongs to the table ends.
+        // Everything that belongs to the table ends with these sets.
         let (mut tasks, mut readings) = (JoinSet::new(), JoinSet::new());
         let (common, promises) = self.share(&mut tasks);
         let promises = Arc::new(promises);
@@ -74,7 +74,7 @@ impl TablePlan {
             let Stage { stream, before } = stage;
             let next = self.stages.get(i + 1).map(|next| next.stream.clone());
             let behind = next.as_ref().map(|_| Before::behind(stream, common.lanes.keys().cloned()));
-            // What is not read any more has been read to its end.
+            // A stream that is no longer read has been read to its end.
             let is_read = last.is_some();
             let before =
                 before.as_ref().map(|before| last.take().unwrap_or_else(|| Before::behind(before, [])));
@@ -87,7 +87,7 @@ impl TablePlan {
             tasks.spawn(list(client, arn, Arc::clone(&look), lineage).instrument(span));
             let (asked, told) = watch::channel(Asked::default());
             let shared = common.of_stream(&self, &stream.arn, seen.clone(), &look, told, before.clone());
-            // What was written to a stream that follows on another was written to a table that was replicated.
+            // The writes in a stream that follows another were made to a table that was already replicated.
             let start = if stream.before.is_some() { Start::TrimHorizon } else { self.table.start };
             let (member, promises) = (member.clone(), Arc::clone(&promises));
             let shared = Arc::new(shared);
@@ -119,7 +119,7 @@ impl TablePlan {
         }
     }
 
-    /// Starts what all streams share: the lanes, their gates, and the watermarks' coming and going.
+    /// Starts what all streams share: the lanes, their gates, and the exchange of watermarks.
     fn share(&self, tasks: &mut JoinSet<()>) -> (Common, BTreeMap<Origin, watch::Sender<Hlc>>) {
         let control = ControlTable::of(&self.local);
         let name = self.table.name.clone();
@@ -134,7 +134,7 @@ impl TablePlan {
         let home = replica(&self.local);
         for region in self.peers.iter().chain([&self.local]) {
             let is_local = region.name == self.local.name;
-            // Not a watch: that wakes the lanes in a random order.
+            // Not a `watch`, which wakes the lanes in random order.
             let gate = Arc::new(if is_local { SetOnce::new_with(Some(())) } else { SetOnce::new() });
             let physical = self.table.name_in(&region.name).unwrap_or(&name).to_owned();
             let writer = Writer {
@@ -243,19 +243,19 @@ impl Common {
 struct Reading {
     coordinator: Coordinator,
     before: Option<Arc<Before>>,
-    /// Whether the one before is being read, too.
+    /// Whether the previous one is being read, too.
     is_read: bool,
     stream: TableStream,
     next: Option<TableStream>,
     succession: Succession,
-    /// How often it is looked whether a stream that is not the table's any more is still there.
+    /// How often to check whether a stream that is no longer the table's own still exists.
     interval: Duration,
     shards: Arc<Shards>,
 }
 
 impl Reading {
-    /// Reads it until it is stopped, or until nothing of it is left to be read; whether nothing is left to be read
-    /// of any.
+    /// Reads it until it is stopped, or until nothing of it is left to read. Returns whether nothing is left
+    /// to read for any destination.
     async fn run(self, stop: CancellationToken) -> bool {
         let Self { coordinator, before, is_read, stream, next, succession, interval, shards } = self;
         if let Some(before) = before {
@@ -298,7 +298,7 @@ impl Reading {
     }
 }
 
-/// Lets writes to a peer begin once its table is there, with the same keys.
+/// Lets writes to a peer start once its table exists, with the same keys.
 async fn open_gate(
     region: Origin,
     peer: Region,
@@ -312,17 +312,17 @@ async fn open_gate(
             |fault| match fault.kind {
                 FaultKind::Refused | FaultKind::Missing => error!(
                     %region, peer = %peer.name, table = physical, %fault,
-                    "can't replicate to the peer yet; `tradewind init` tells what it needs"
+                    "can't replicate to the peer yet; `tradewind init` says what it needs"
                 ),
                 _ => {
-                    warn!(%region, peer = %peer.name, table = physical, %fault, "can't reach the peer; trying again");
+                    warn!(%region, peer = %peer.name, table = physical, %fault, "can't reach the peer; retrying");
                 }
             },
         );
         match described.await {
             Ok(Described { managed: Some(reason), .. }) => error!(
                 %region, peer = %peer.name, table = physical, reason,
-                "the peer's table is not Tradewind's to write to: nothing is replicated to it"
+                "Tradewind must not write to the peer's table: nothing is replicated to it"
             ),
             Ok(described) if described.key_schema == expected => {
                 // Nobody else opens it.
@@ -354,15 +354,15 @@ async fn publish(
         let hlc = *promised.borrow_and_update();
         let save = || control.save_watermark(&table, &region, hlc, names.all(), own_millis(&local.streams));
         let saved = persist(save, |fault| {
-            debug!(%region, %peer, table, %fault, "can't tell a peer its watermark; trying again");
+            debug!(%region, %peer, table, %fault, "can't save the watermark in a peer's control table; retrying");
         });
         if let Err(fault) = saved.await {
-            warn!(%region, %peer, table, %fault, "a peer's control table takes no watermark");
+            warn!(%region, %peer, table, %fault, "a peer's control table refuses the watermark");
         }
     }
 }
 
-/// Reads, now and then, what the peers say has arrived here.
+/// Regularly reads what the peers report to have arrived here.
 async fn observe(
     local: Region,
     control: ControlTable,
@@ -378,13 +378,13 @@ async fn observe(
         ticks.tick().await;
         match control.watermarks(&table).await {
             Ok(watermarks) => {
-                // Its origin takes the row of one that lies ahead back with the next that it tells.
+                // The origin of a watermark that lies ahead takes it back with its next report.
                 let arrived = watermarks.arrived.credible(own_millis(&local.streams));
                 backlogs.arrived(arrived.clone());
                 seen.send_replace(arrived);
                 names.learn(watermarks.names.iter());
             }
-            Err(fault) => debug!(%fault, table, "can't read the watermarks; trying again"),
+            Err(fault) => debug!(%fault, table, "can't read the watermarks; retrying"),
         }
     }
 }

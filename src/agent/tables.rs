@@ -1,5 +1,5 @@
-//! Which tables an agent has: those that are named, and those that its patterns find, now and
-//! later. Each is kept going by a keeper of its own.
+//! The tables of an agent: named ones, and those that its patterns find, now and later. Each has a supervisor
+//! of its own.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -18,7 +18,7 @@ use super::table::TablePlan;
 use crate::config::TableConfig;
 use crate::contained::{caught, contained};
 
-/// What came of looking at all tables, before the agent starts.
+/// The result of checking all tables, before the agent starts.
 pub(super) struct FirstTry {
     pub(super) site: Arc<Site>,
     figures: Figures,
@@ -28,14 +28,14 @@ pub(super) struct FirstTry {
 
 struct Tried {
     table: TableConfig,
-    /// By a pattern.
+    /// Whether it was found by a pattern.
     found: bool,
     status: Arc<TableStatus>,
     plan: Result<TablePlan, StartError>,
 }
 
 impl FirstTry {
-    /// Fails where there is something to replicate, and nothing of it can be.
+    /// Fails if there are tables to replicate, but none of them can be.
     pub(super) async fn make(site: Site, figures: Figures) -> Result<Self, StartError> {
         let site = Arc::new(site);
         let local = &site.local.name;
@@ -58,7 +58,7 @@ impl FirstTry {
         if tried.iter().all(|tried| tried.plan.is_err()) {
             let mut troubles = tried.iter().filter_map(|tried| tried.plan.as_ref().err()).chain(&blind);
             if let Some(first) = troubles.next() {
-                // The first is for the caller to tell.
+                // The caller reports the first one.
                 troubles.for_each(|trouble| error!("{}", trouble.in_one_line()));
                 return Err(first.clone());
             }
@@ -73,7 +73,7 @@ impl FirstTry {
     }
 }
 
-/// Tries to start all tables side by side; the answers are in the order of the tables.
+/// Tries to start all tables concurrently; the results are in the order of the tables.
 async fn try_all(
     site: &Arc<Site>,
     figures: &Figures,
@@ -99,9 +99,9 @@ pub(super) struct Tables {
     member: Member,
     stop: CancellationToken,
     keepers: JoinSet<String>,
-    /// Those that were found.
+    /// The tables found by patterns.
     found: BTreeSet<String>,
-    /// For the pauses between two looks for new tables; `None` where there are no patterns.
+    /// For the pauses between searches for new tables; `None` if there are no patterns.
     rng: Option<fastrand::Rng>,
 }
 
@@ -120,7 +120,7 @@ impl Tables {
         tables
     }
 
-    /// Keeps all tables going until it is stopped, and all have finished what is under way.
+    /// Supervises all tables until it is stopped, and all have finished what is in progress.
     pub(super) async fn run(mut self) {
         let site = Arc::clone(&self.site);
         let stop = self.stop.clone();
@@ -143,7 +143,7 @@ impl Tables {
                         self.figures.remove(&table);
                         self.found.remove(&table);
                     }
-                    Some(Err(error)) => error!(%error, "what keeps a table going broke down itself"),
+                    Some(Err(error)) => error!(%error, "table supervisor panicked"),
                     None => {}
                 },
                 found = look => {
@@ -151,7 +151,7 @@ impl Tables {
                         Ok(Some(Ok(found))) => self.welcome(found),
                         Ok(Some(Err(trouble))) => complain(&self.figures, trouble),
                         Ok(None) => {}
-                        Err(panic) => error!("looking for tables broke down, which is a defect: {panic} (trying again)"),
+                        Err(panic) => error!("the search for tables panicked, which is a defect: {panic} (retrying)"),
                     }
                     next_look = self.next_look();
                 }
@@ -160,14 +160,14 @@ impl Tables {
         while self.keepers.join_next().await.is_some() {}
     }
 
-    /// Agents that were started together should not all look at once.
+    /// Agents that were started together should not all search at once.
     fn next_look(&mut self) -> Option<Instant> {
         let rng = self.rng.as_mut()?;
         let pause = self.site.config.tuning.discovery_interval.mul_f64(0.75 + rng.f64() / 2.0);
         Some(Instant::now() + pause)
     }
 
-    /// Starts those that are new.
+    /// Starts the new ones.
     fn welcome(&mut self, found: BTreeMap<String, TableConfig>) {
         self.figures.note_blind(None);
         for (name, table) in found {
@@ -192,18 +192,18 @@ impl Tables {
         let stop = self.stop.clone();
         self.keepers.spawn(async move {
             let mut plan = plan;
-            let what = format!("what keeps the table {name} going");
+            let what = format!("the supervisor of table {name}");
             contained(what, &stop, || keeper.run(plan.take(), &stop)).await;
             name
         });
     }
 }
 
-/// Tells once why tables can't be found.
+/// Logs once why tables can't be found.
 fn complain(figures: &Figures, trouble: StartError) {
     let text = trouble.in_one_line();
     if figures.note_blind(Some(trouble)) {
-        error!("can't look for tables by pattern: {text} (trying again)");
+        error!("can't look for tables by pattern: {text} (retrying)");
     } else {
         debug!("can't look for tables by pattern: {text}");
     }

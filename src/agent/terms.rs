@@ -1,4 +1,4 @@
-//! By which floors records are judged: when they are read once more, by those of the first time.
+//! The floors by which records are judged: records read again are judged by those of the first time.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -7,18 +7,18 @@ use crate::control::Term;
 use crate::protocol::Floors;
 use crate::source::{Position, Sequence, ShardId};
 
-/// The floors in force at a place in the stream, and those that checkpoints say were in force further on.
+/// The floors in force at a position in the stream, and those that checkpoints say were in force further on.
 #[derive(Debug)]
 pub(super) struct Terms {
     floors: Arc<Floors>,
-    /// The shards that are read, in this order.
+    /// The shards being read, in this order.
     order: Vec<ShardId>,
-    /// Each with the place of its shard in `order`.
+    /// Each with the position of its shard in `order`.
     ahead: VecDeque<(usize, Term)>,
 }
 
 impl Terms {
-    /// What is in force where the first of the shards is read on.
+    /// The floors in force where the first of the shards is read on.
     pub(super) fn new(
         floors: Floors,
         from: Vec<(ShardId, Position)>,
@@ -50,12 +50,12 @@ impl Terms {
         Arc::make_mut(&mut self.floors).raise_all(floors);
     }
 
-    /// The next record to be judged is this.
+    /// Moves to the next record to be judged.
     pub(super) fn come_to(&mut self, shard: &ShardId, sequence: &Sequence) {
         self.enforce(shard, |after| !after.covers(sequence));
     }
 
-    /// Everything up to here has been judged.
+    /// Records that everything up to here has been judged.
     pub(super) fn passed(&mut self, shard: &ShardId, position: &Position) {
         self.enforce(shard, |after| after <= position);
     }
@@ -105,7 +105,7 @@ mod tests {
         let from = vec![(shard("parent"), Position::from("5")), (shard("child"), Position::TrimHorizon)];
         let mut terms = Terms::new(floors(5), from, terms.into_iter());
         let now = |terms: &Terms| terms.floors().get(&origin()).millis();
-        assert_eq!(now(&terms), 10, "of a shard that is not read any more");
+        assert_eq!(now(&terms), 10, "of a shard that is no longer read");
         for (name, sequence, millis) in [
             ("parent", "20", 10),
             ("parent", "21", 20),
@@ -124,6 +124,6 @@ mod tests {
         terms.passed(&shard("child"), &Position::from("6"));
         assert_eq!(now(&terms), 5);
         terms.passed(&shard("child"), &Position::from("7"));
-        assert_eq!(now(&terms), 40, "it counts for whatever comes next");
+        assert_eq!(now(&terms), 40, "it counts for everything that follows");
     }
 }

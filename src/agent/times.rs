@@ -1,9 +1,9 @@
 //! When records were created, where their service's clock was ahead.
 //!
-//! A time that lies hours ahead would win over all that other regions write until then, and be remembered for as
-//! long. So from the first record that nobody can believe, times count as if the clock had been right then, and
-//! go on from there, until records say that it has been put right. What is decided is kept with the lease, since
-//! the clock of an agent must not decide twice.
+//! A time hours ahead would win over everything that other regions write until then, and be remembered for as
+//! long. So from the first record with an incredible time, times count as if the clock had been right then,
+//! and continue from there, until records show that it has been corrected. The decision is kept with the
+//! lease, since an agent's clock must not decide twice.
 
 use std::collections::BTreeMap;
 
@@ -11,7 +11,7 @@ use crate::control::Jump;
 use crate::protocol::{SLACK_MILLIS, is_credible};
 use crate::source::{Sequence, ShardId};
 
-/// So many are kept a shard: a clock that jumps more often is beyond help.
+/// How many are kept for each shard: a clock that jumps more often is beyond help.
 const MOST: usize = 100;
 
 /// The jumps of a shard and its ancestors.
@@ -45,7 +45,8 @@ impl Times {
         self.0.get(shard).and_then(|jumps| jumps.last()).map_or(0, |jump| jump.ahead_millis)
     }
 
-    /// When the record was created that says `millis`, as far as an agent can tell whose clock says `now`.
+    /// When the record with the time `millis` was created, as far as an agent whose clock says `now` can
+    /// tell.
     pub(super) fn created(&self, shard: &ShardId, sequence: &Sequence, millis: u64, now: u64) -> Created {
         let jumps = self.0.get(shard).map_or(&[][..], Vec::as_slice);
         let passed = jumps.partition_point(|jump| jump.from <= *sequence);
@@ -68,7 +69,7 @@ impl Times {
         if is_decided {
             return Created::At(millis);
         }
-        // As coarse as the times of this service are.
+        // As coarse as this service's times.
         let unit = [60_000, 1_000].into_iter().find(|unit| millis.is_multiple_of(*unit)).unwrap_or(1);
         let ahead_millis = millis.saturating_sub(now - now % unit);
         Created::Jumped(Jump { from, since_millis: millis, ahead_millis })
@@ -86,7 +87,7 @@ mod tests {
         ShardId("s".into())
     }
 
-    /// Judges records one after the other, each when it is said to be.
+    /// Judges records one after the other, each at a given time.
     fn created(times: &mut Times, sequence: u64, millis: u64, now: u64) -> u64 {
         let at = Sequence::new(&sequence.to_string());
         loop {
@@ -104,7 +105,7 @@ mod tests {
             (1, NOW, NOW, NOW),
             (2, NOW + 9 * HOUR + 7, NOW + 2_000, NOW + 2_000),
             (3, NOW + 9 * HOUR + 1_007, NOW + 3_000, NOW + 3_000),
-            // It may go back by a minute, as any clock.
+            // It may go back by a minute, as any clock may.
             (4, NOW + 9 * HOUR - 58_993, NOW + 4_000, NOW - 57_000),
             // It jumps once more,
             (5, NOW + 20 * HOUR + 1, NOW + 5_000, NOW + 5_000),
@@ -119,7 +120,7 @@ mod tests {
         }
         let jumps = times.0[&shard()].len();
         assert_eq!(times.ahead_millis(&shard()), 0);
-        // Read again a day later, by when all these times have come.
+        // Read again a day later, when all these times have passed.
         for (sequence, millis, _, expected) in records {
             assert_eq!(created(&mut times, sequence, millis, NOW + 24 * HOUR), expected, "{sequence}");
         }

@@ -1,4 +1,4 @@
-//! Beats: each agent of a region says, now and then, that it is alive.
+//! Beats: each agent of a region reports regularly that it is alive.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -34,21 +34,21 @@ impl fmt::Display for AgentId {
 /// The last beat of an agent.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Beat {
-    /// Grows with each one.
+    /// Increases with each beat.
     pub count: u64,
-    /// The peers that the agent writes nothing to, since they are paused.
+    /// The paused peers, to which the agent writes nothing.
     pub paused: PausedPeers,
-    /// The regions that its configuration names. One that says none is of an older version.
+    /// The regions in its configuration. An agent that reports none is of an older version.
     pub regions: Vec<Origin>,
-    /// Which configuration it has: see [`crate::config::Config::fingerprint`].
+    /// The fingerprint of its configuration: see [`crate::config::Config::fingerprint`].
     pub configuration: String,
 }
 
-/// The agents of a region, and what they are told.
+/// The agents of a region, and the pauses set for them.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct CrewTable {
     pub beats: BTreeMap<AgentId, Beat>,
-    /// Pauses, those that are over among them.
+    /// Pauses, including those that are over.
     pub pauses: PausedPeers,
 }
 
@@ -59,7 +59,7 @@ const REGIONS: &str = "regions";
 const CONFIGURATION: &str = "configuration";
 
 impl ControlTable {
-    /// Says that an agent is alive.
+    /// Records that an agent is alive.
     pub async fn beat(&self, agent: &AgentId, beat: &Beat) -> Result<(), Fault> {
         let mut row = Row::from([
             (PK.to_owned(), text(BEATS)),
@@ -74,7 +74,7 @@ impl ControlTable {
         self.put(row).await
     }
 
-    /// Takes an agent off the list: it has stopped, or has been silent for long.
+    /// Deregisters an agent that has stopped, or has been silent for long.
     pub async fn strike(&self, agent: &AgentId) -> Result<(), Fault> {
         let delete = self.client.delete_item().table_name(&self.name);
         delete.key(PK, text(BEATS)).key(SK, text(agent.as_str())).send().await?;

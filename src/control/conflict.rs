@@ -1,12 +1,12 @@
-//! Recorded conflicts: in a table of their own, each with both images, until its time is over.
+//! Recorded conflicts: in a table of their own, each with both images, until they expire.
 //!
 //! | row | pk | sk |
 //! | --- | --- | --- |
 //! | conflict | `conflict/<table>/<region>` | the version that lost, the one that won, the key |
 //! | image of one | the same, and `/images` | the same, the side, the part |
 //!
-//! A conflict is told in the region whose write lost, and recorded in that region's table. A record
-//! that is delivered again writes the same rows.
+//! A conflict is reported in the region whose write lost, and recorded in that region's table. A record that
+//! is delivered again writes the same rows.
 
 use super::images::Address;
 use super::row_id::RowId;
@@ -16,22 +16,22 @@ use crate::item_json::{item_json, json_item};
 use crate::protocol::{Conflict, Item, KeyId, Origin, Version};
 use crate::region::Region;
 
-/// The table of one region in which conflicts are recorded. Its keys are those of a control table.
+/// The table of one region in which conflicts are recorded. It has the keys of a control table.
 #[derive(Clone, Debug)]
 pub struct ConflictTable {
     rows: ControlTable,
     region: Origin,
 }
 
-/// A conflict as the table keeps it; its images are read when they are asked for.
+/// A conflict as stored in the table; its images are read on request.
 #[derive(Clone, Debug)]
 pub struct SavedConflict {
     pub id: RowId,
     pub key: Item,
     pub lost: Version,
     pub won: Version,
-    /// When the region's own service showed the winner in the loser's place, in milliseconds since
-    /// the Unix epoch.
+    /// When the region's own service showed the winner in the loser's place, in milliseconds since the Unix
+    /// epoch.
     pub seen_millis: u64,
     row: Row,
 }
@@ -76,17 +76,17 @@ impl ConflictTable {
         self.rows.put(row).await
     }
 
-    /// The conflicts that the region's writes to a table lost, the oldest first.
+    /// The conflicts that the region's writes to a table lost, oldest first.
     pub async fn list(&self, table: &str) -> Result<Vec<SavedConflict>, Fault> {
         Ok(self.rows.rows(&self.pk(table)).await?.into_iter().filter_map(read).collect())
     }
 
-    /// The last of them, by the versions that lost, the newest first.
+    /// The last of them by losing version, newest first.
     pub async fn newest(&self, table: &str, most: usize) -> Result<Vec<SavedConflict>, Fault> {
         Ok(self.rows.last_rows(&self.pk(table), most).await?.into_iter().filter_map(read).collect())
     }
 
-    /// The image that lost and the one that won, as far as they were known.
+    /// The images that lost and won, as far as they were known.
     pub async fn images(&self, conflict: &SavedConflict) -> Result<(Option<Item>, Option<Item>), Fault> {
         let Some(at) = Address::of(&conflict.row) else { return Ok((None, None)) };
         let (loser, winner) =

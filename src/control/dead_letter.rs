@@ -1,4 +1,4 @@
-//! Dead letters: the writes that a replica can never take, each with its reason and images.
+//! Dead letters: the writes that a replica can never accept, each with its reason and images.
 
 use super::images::Address;
 use super::row_id::RowId;
@@ -15,7 +15,7 @@ pub struct DeadLetter<'a> {
     pub reason: &'a str,
 }
 
-/// A dead letter as the control table keeps it; its images are read when they are asked for.
+/// A dead letter as stored in the control table; its images are read on request.
 #[derive(Clone, Debug)]
 pub struct SavedLetter {
     pub id: RowId,
@@ -32,9 +32,9 @@ const NEW: &str = "new";
 const OLD: &str = "old";
 
 impl ControlTable {
-    /// Saves a dead letter. Its rows have the same names each time, so it may be saved again.
+    /// Saves a dead letter. Its rows always have the same keys, so it may be saved again.
     ///
-    /// The letter itself comes last: whoever finds it finds its images.
+    /// The letter itself is saved last: whoever finds it finds its images.
     pub async fn save_dead_letter(
         &self,
         table: &str,
@@ -65,17 +65,17 @@ impl ControlTable {
         self.put(row).await
     }
 
-    /// The dead letters of a table, the oldest version first.
+    /// The dead letters of a table, oldest version first.
     pub async fn dead_letters(&self, table: &str) -> Result<Vec<SavedLetter>, Fault> {
         Ok(self.rows(&pk(table)).await?.into_iter().filter_map(read).collect())
     }
 
-    /// The last of them, the newest version first.
+    /// The last of them, newest version first.
     pub async fn newest_dead_letters(&self, table: &str, most: usize) -> Result<Vec<SavedLetter>, Fault> {
         Ok(self.last_rows(&pk(table), most).await?.into_iter().filter_map(read).collect())
     }
 
-    /// The image that a letter's write put in place, and the one that it replaced at its origin.
+    /// The image that the letter's write put in place, and the one that it replaced at its origin.
     pub async fn dead_letter_images(
         &self,
         letter: &SavedLetter,
@@ -84,7 +84,7 @@ impl ControlTable {
         Ok((self.image(at, &letter.row, NEW).await?, self.image(at, &letter.row, OLD).await?))
     }
 
-    /// Saves why a letter's write is refused now.
+    /// Saves the reason why a letter's write is refused now.
     pub async fn save_reason(&self, letter: &SavedLetter, reason: &str) -> Result<(), Fault> {
         let mut row = letter.row.clone();
         row.insert("reason".to_owned(), text(reason));

@@ -1,6 +1,6 @@
-//! Gaps: writes of a region that were not replicated, since their records were trimmed before, or could not be
-//! read, or since there was no stream to show them. A table with a gap is marked by a row until `verify` has found
-//! its replicas equal.
+//! Gaps: writes of a region that were not replicated, because their records were trimmed first or could not
+//! be read, or because there was no stream to show them. A table with a gap is marked by a row until `verify`
+//! has found its replicas equal.
 
 use std::fmt;
 
@@ -19,14 +19,14 @@ pub struct Gap {
     /// The region whose stream held the records.
     pub origin: Origin,
     pub cause: Cause,
-    /// Of another stream, its label.
+    /// For another stream, its label.
     pub shard: String,
     pub peers: Vec<Origin>,
-    /// Creation times, in milliseconds since the Unix epoch: nothing before is missing.
+    /// Creation times, in milliseconds since the Unix epoch: nothing before this is missing.
     pub from_millis: u64,
-    /// Nothing from here on is missing, as far as this gap goes.
+    /// Nothing from here on is missing, as far as this gap is concerned.
     pub until_millis: u64,
-    /// When it was found last, by the clock of whoever did, in milliseconds since the Unix epoch.
+    /// When it was last found, by the clock of whoever found it, in milliseconds since the Unix epoch.
     pub found_millis: u64,
 }
 
@@ -36,11 +36,11 @@ pub struct Gap {
 pub enum Cause {
     /// The stream dropped them before they were read.
     Trimmed,
-    /// They could not be read, and were passed over.
+    /// They could not be read, and were skipped.
     Unreadable,
-    /// The table has another stream than before, and what was written between the two is in neither.
+    /// The table has another stream than before, and neither contains what was written between the two.
     OtherStream,
-    /// The same, and what the stream before still held can't be read any more.
+    /// The same, and the rest of the earlier stream can no longer be read.
     StreamGone,
 }
 
@@ -52,16 +52,16 @@ impl fmt::Display for Gap {
                 ("their records were trimmed from the stream before they were replicated", "shard")
             }
             Cause::Unreadable => {
-                ("some of their records in the stream could not be read, and were passed over", "shard")
+                ("some of their records in the stream could not be read, and were skipped", "shard")
             }
             Cause::OtherStream => (
-                "the table's stream was turned off and on, or the table was deleted and made again, and what was \
-                 written in between is in no stream",
+                "the table's stream was turned off and on, or the table was deleted and recreated, and what \
+                 was written in between is in no stream",
                 "new stream",
             ),
             Cause::StreamGone => (
-                "the table's stream was turned off and on, or the table was deleted and made again, and the stream \
-                 before can't be read any more",
+                "the table's stream was turned off and on, or the table was deleted and recreated, and the \
+                 previous stream can no longer be read",
                 "new stream",
             ),
         };
@@ -87,7 +87,7 @@ impl Gap {
         }
     }
 
-    /// Whether one mark does for both.
+    /// Whether one mark stands for both.
     pub fn is_marked_as(&self, other: &Self) -> bool {
         self.sk() == other.sk()
     }
@@ -130,7 +130,7 @@ impl ControlTable {
         .await
     }
 
-    /// Takes a mark away, unless the same gap was found once more since.
+    /// Removes a mark, unless the same gap has been found again since.
     pub async fn close_gap(&self, table: &str, gap: &Gap) -> Result<(), Fault> {
         let delete = self.client.delete_item().table_name(&self.name);
         let delete = delete.key(PK, text(pk(table))).key(SK, text(gap.sk()));

@@ -1,19 +1,19 @@
-//! Holds: while a seeder has one on a table, its agents forget no key.
+//! Holds: while a seeder has a hold on a table, the table's agents forget no key.
 //!
-//! It stands in the row of the table's barrier: `holdNumber` is the number of the last one, `holdBeat`
-//! grows while its seeder is alive, and all holds with a number below `holdsOver` are over.
+//! It is stored in the row of the table's barrier: `holdNumber` is the number of the last one, `holdBeat`
+//! increases while its seeder is alive, and all holds with a number below `holdsOver` are over.
 
 use super::lease::held;
 use super::{ControlTable, Held, Row, number, read_number};
 use crate::fault::Fault;
 
-/// What a table's barrier row says of holds.
+/// The holds in a table's barrier row.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct HoldRow {
-    /// The number of the last hold; 0, if there never was one.
+    /// The number of the last hold; 0 if there has never been one.
     pub number: u64,
     pub beat: u64,
-    /// All holds with a lower number are over: none of their seeds is under way any more.
+    /// All holds with a lower number are over: none of their seeds is in flight any more.
     pub over: u64,
 }
 
@@ -38,7 +38,7 @@ impl ControlTable {
         held(update.expression_attribute_values(":hold", number(hold)).send().await)
     }
 
-    /// Says that the hold's seeder is alive, unless another has raised a hold of its own.
+    /// Records that the hold's seeder is alive, unless another has raised a hold of its own.
     pub async fn renew_hold(&self, space: &str, hold: u64) -> Result<Held, Fault> {
         let update = self.barrier_row(space).update_expression("ADD holdBeat :one");
         let update = update.condition_expression("holdNumber = :hold");
@@ -46,7 +46,8 @@ impl ControlTable {
         held(update.expression_attribute_values(":hold", number(hold)).send().await)
     }
 
-    /// Says that a hold, and all before it, are over. Only once none of their seeds can still land.
+    /// Records that a hold and all before it are over. Only call this once none of their seeds can still
+    /// land.
     pub async fn release_hold(&self, space: &str, hold: u64) -> Result<Held, Fault> {
         let update = self.barrier_row(space).update_expression("SET holdsOver = :over");
         let update = update.condition_expression("holdNumber = :hold");

@@ -1,8 +1,8 @@
-//! Images of items beside a row: in rows of their own, since two of them can exceed what one row
+//! Images of items that belong to a row: in rows of their own, since two of them can exceed what one row
 //! holds.
 //!
-//! They have a `pk` of their own too, so that whoever lists the rows does not read the images: the
-//! row's, and `/images`; their `sk` is the row's, the side, and the number of the part.
+//! They also have a `pk` of their own, so that listing the rows does not read the images: the row's, and
+//! `/images`; their `sk` is the row's, the side, and the number of the part.
 
 use aws_sdk_dynamodb::primitives::Blob;
 use aws_sdk_dynamodb::types::AttributeValue;
@@ -15,7 +15,7 @@ use crate::protocol::Item;
 /// Bytes of an image in one row; an item may have 400 KB in all.
 const CHUNK: usize = 350_000;
 
-/// Where a row is.
+/// The keys of a row.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Address<'a> {
     pub(super) pk: &'a str,
@@ -41,8 +41,8 @@ fn count_name(side: &str) -> String {
 }
 
 impl ControlTable {
-    /// Saves an image, as DynamoDB JSON, and notes in the row, which is saved after it, how many
-    /// parts there are. It may be saved again.
+    /// Saves an image, as DynamoDB JSON, and records the number of its parts in the row, which is saved after
+    /// it. It may be saved again.
     pub(super) async fn save_image(
         &self,
         at: Address<'_>,
@@ -66,7 +66,7 @@ impl ControlTable {
         Ok(())
     }
 
-    /// The image of a row; `None` where it has none, or where some of it has expired already.
+    /// The image of a row; `None` if it has none, or if part of it has already expired.
     pub(super) async fn image(&self, at: Address<'_>, row: &Row, side: &str) -> Result<Option<Item>, Fault> {
         let mut json = Vec::new();
         for i in 0..read_number(row, &count_name(side)).unwrap_or_default() {

@@ -9,14 +9,14 @@ use super::{ControlTable, Held, Lease, Row, number, read_number, read_text, text
 use crate::fault::Fault;
 use crate::source::Sequence;
 
-/// From this record of a shard on, records are taken to have been created so much earlier than they say.
+/// From this record of a shard on, records count as created this much earlier than they say.
 ///
-/// It is durable before a record is judged by it: whoever reads the record again must give it the same version,
-/// though the time that it says may have come by then.
+/// It is durable before a record is judged by it: whoever reads the record again must give it the same
+/// version, even if the record's time has come by then.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Jump {
     pub from: Sequence,
-    /// A record that says less was created by a clock that is right again.
+    /// A record with an earlier time was created by a clock that is right again.
     pub since_millis: u64,
     /// 0 from where the clock is right.
     pub ahead_millis: u64,
@@ -45,7 +45,7 @@ fn write(jump: &Jump) -> AttributeValue {
     ]))
 }
 
-/// The jumps that a lease's row tells of.
+/// The jumps in a lease's row.
 pub(super) fn read(row: &Row) -> Vec<Jump> {
     let jumps = row.get(JUMPS).and_then(|jumps| jumps.as_l().ok());
     let read = |jump: &AttributeValue| {

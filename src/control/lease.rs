@@ -1,10 +1,10 @@
 //! Leases: which agent reads a shard, and how far each destination has got in it.
 //!
-//! One row a shard of a table's stream, with the Kinesis Client Library's field names: `leaseKey`, `leaseOwner`,
-//! `leaseCounter`, `parentShardId`, `checkpoint`. Unlike there, an owner does not renew each lease
-//! by a write of its own: one beat an agent stands for all of its leases (see `beat`), and the
-//! counter grows when the owner changes. It fences: what an owner saves is refused once another
-//! has taken the lease.
+//! There is one row for each shard of a table's stream, with the Kinesis Client Library's field names:
+//! `leaseKey`, `leaseOwner`, `leaseCounter`, `parentShardId`, `checkpoint`. Unlike there, an owner does not
+//! renew each lease by a separate write: an agent's beat renews all of its leases (see `beat`), and the
+//! counter increases when the owner changes. It fences: what an owner saves is refused once another has taken
+//! the lease.
 
 use std::collections::{BTreeMap, HashMap};
 
@@ -19,8 +19,8 @@ use crate::fault::Fault;
 use crate::protocol::{Floors, Hlc, Origin, is_credible};
 use crate::source::{Position, ShardId};
 
-/// Where the leases of one stream of a table are kept: a table that is recreated under its old
-/// name has another stream, and some servers give its shards the old names.
+/// Where the leases of one stream of a table are stored: a table recreated under its old name has another
+/// stream, and some servers give its shards the old names.
 pub fn lease_space(table: &str, stream_arn: &str) -> String {
     format!("{table}/{}", stream_label(stream_arn))
 }
@@ -29,39 +29,39 @@ pub fn lease_space(table: &str, stream_arn: &str) -> String {
 #[derive(Clone, Debug, PartialEq)]
 pub struct Lease {
     pub shard: ShardId,
-    /// The shard that it came of.
+    /// The parent shard.
     pub parent: Option<ShardId>,
     pub owner: Option<AgentId>,
-    /// Grows with each change of owner.
+    /// Increases with each change of owner.
     pub counter: u64,
-    /// Records created before this, in milliseconds, are remembered and not replicated.
+    /// Records created before this time, in milliseconds, are remembered and not replicated.
     pub since_millis: u64,
-    /// When the lease was made, by the stream's clock, in milliseconds since the Unix epoch; 0 if nobody knows.
+    /// When the lease was created, by the stream's clock, in milliseconds since the Unix epoch; 0 if unknown.
     pub made_millis: u64,
     /// Where the service's clock was ahead, in order.
     pub jumps: Vec<Jump>,
     pub checkpoints: BTreeMap<Origin, Checkpoint>,
 }
 
-/// How far one destination has got in one shard.
+/// One destination's progress in one shard.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Checkpoint {
-    /// Everything up to here has been done for the destination.
+    /// Everything up to here is done for the destination.
     pub done: Position,
-    /// Where this shard and its ancestors must be read again from, to arrive at the same key
-    /// memory; an ancestor that is not named is not needed.
+    /// From where this shard and its ancestors must be read again to rebuild the same key memory; an ancestor
+    /// that is not named is not needed.
     pub rewind: BTreeMap<ShardId, Position>,
-    /// The floors that were in force at `rewind`.
+    /// The floors in force at `rewind`.
     pub floors: Floors,
-    /// Those that were in force later on, as far as what is read once more hangs on them.
+    /// Those in force later, as far as records that are read again depend on them.
     pub terms: Vec<Term>,
-    /// No write that is not yet done will have a creation time below this one, in milliseconds.
+    /// No write that is not done yet has a creation time below this, in milliseconds.
     pub millis: u64,
-    /// All that was written before this barrier was raised has been done.
+    /// Everything written before this barrier was raised is done.
     pub barrier: u64,
 }
 
-/// Floors by which records were judged from a place in the stream on.
+/// The floors by which records were judged from a position in the stream on.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Term {
     pub shard: ShardId,
@@ -80,15 +80,15 @@ impl Checkpoint {
 #[derive(Clone, Debug, Default)]
 pub struct LeaseTable {
     pub leases: BTreeMap<ShardId, Lease>,
-    /// The last barrier that was raised. Whoever waits raises one, and the owners of the leases say
-    /// when all that came before it is done.
+    /// The last barrier raised. Whoever waits raises one, and the owners of the leases report when everything
+    /// before it is done.
     pub barrier: u64,
-    /// A seeder's hold on the table; it is in the barrier's row, so that who has seen a barrier has
-    /// seen the hold that was raised before it.
+    /// A seeder's hold on the table; it is in the barrier's row, so that whoever has seen a barrier has seen
+    /// the hold raised before it.
     pub hold: HoldRow,
 }
 
-/// What became of a write that only a lease's owner may make.
+/// The result of a write that only a lease's owner may make.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Held {
     Yes,
@@ -97,7 +97,7 @@ pub enum Held {
 }
 
 impl Lease {
-    /// Takes back what times say in which nobody believes whose clock says `now`.
+    /// Takes back times so far ahead that nobody whose clock says `now` believes them.
     pub fn disbelieve(&mut self, now: u64) {
         for checkpoint in self.checkpoints.values_mut() {
             let terms = checkpoint.terms.iter_mut().map(|term| &mut term.floors);
@@ -110,27 +110,27 @@ impl Lease {
         }
     }
 
-    /// Whether everything in the shard has been done for a destination.
+    /// Whether everything in the shard is done for a destination.
     pub fn is_done_for(&self, destination: &Origin) -> bool {
         self.checkpoints.get(destination).is_some_and(|checkpoint| checkpoint.done == Position::End)
     }
 
-    /// Whether all that was written to the shard before a barrier has been done for a destination.
+    /// Whether everything written to the shard before a barrier is done for a destination.
     pub fn has_passed(&self, barrier: u64, destination: &Origin) -> bool {
         let passed = |checkpoint: &Checkpoint| checkpoint.barrier >= barrier;
         self.is_done_for(destination) || self.checkpoints.get(destination).is_some_and(passed)
     }
 }
 
-/// Precedes a destination's name in the name of its attribute.
+/// Precedes a destination's name in its attribute's name.
 pub(super) const DESTINATION: &str = "to ";
 const OWNER: &str = "leaseOwner";
 const COUNTER: &str = "leaseCounter";
 const PARENT: &str = "parentShardId";
 const REVISION: &str = "revision";
-/// The sort key of a table's barrier; no shard is called so.
+/// The sort key of a table's barrier; no shard has this name.
 const BARRIER: &str = "barrier";
-/// The sort key of the row that says where a stream begins.
+/// The sort key of the row that says where a stream starts.
 const START: &str = "start";
 
 impl ControlTable {
@@ -145,7 +145,7 @@ impl ControlTable {
         })
     }
 
-    /// From when on records are replicated, in milliseconds: what whoever came first has said.
+    /// From when on records are replicated, in milliseconds: the value set by whoever came first.
     pub async fn start_since(&self, space: &str, millis: u64) -> Result<u64, Fault> {
         let update = self.client.update_item().table_name(&self.name);
         let update = update.key(PK, text(pk(space))).key(SK, text(START));
@@ -159,7 +159,7 @@ impl ControlTable {
         Ok(since.unwrap_or(millis))
     }
 
-    /// Raises the next barrier, and says which it is.
+    /// Raises the next barrier. Returns its number.
     pub async fn raise_barrier(&self, space: &str) -> Result<u64, Fault> {
         let raised = self
             .barrier_row(space)
@@ -171,7 +171,7 @@ impl ControlTable {
         Ok(raised.attributes.as_ref().and_then(|row| read_number(row, "raised")).unwrap_or_default())
     }
 
-    /// Makes a lease that nobody has, unless it is there.
+    /// Creates a lease without an owner, unless it exists.
     pub async fn create_lease(
         &self,
         space: &str,
@@ -195,7 +195,7 @@ impl ControlTable {
         self.put_new(row).await
     }
 
-    /// Takes a lease as it was read; the answer is the lease as it is now, if it was still so.
+    /// Takes a lease if it is still as it was read. Returns it as it is now.
     pub async fn take_lease(
         &self,
         space: &str,
@@ -220,7 +220,7 @@ impl ControlTable {
         }
     }
 
-    /// Gives a lease up, so that others may take it at once.
+    /// Releases a lease, so that others may take it at once.
     pub async fn release_lease(&self, space: &str, lease: &Lease) -> Result<Held, Fault> {
         let update = self
             .lease_row(space, &lease.shard)
@@ -231,8 +231,8 @@ impl ControlTable {
         held(update.send().await)
     }
 
-    /// Saves what has changed, in one write, if the lease is still held. `revision` grows with each
-    /// save of an owner, so that one that lands late undoes nothing.
+    /// Saves what has changed, in one write, if the lease is still held. `revision` increases with each save
+    /// of an owner, so that a late one undoes nothing.
     pub async fn save_checkpoints(
         &self,
         space: &str,
@@ -261,14 +261,14 @@ impl ControlTable {
         held(update.update_expression(format!("SET {}", sets.join(", "))).send().await)
     }
 
-    /// Removes the lease of a shard that is no longer there.
+    /// Removes the lease of a shard that no longer exists.
     pub async fn retire_lease(&self, space: &str, shard: &ShardId) -> Result<(), Fault> {
         let delete = self.client.delete_item().table_name(&self.name);
         delete.key(PK, text(pk(space))).key(SK, text(&*shard.0)).send().await?;
         Ok(())
     }
 
-    /// Puts a row, unless it is there.
+    /// Puts a row, unless it exists.
     pub(super) async fn put_new(&self, row: Row) -> Result<(), Fault> {
         let put = self.client.put_item().table_name(&self.name).set_item(Some(row));
         let put = put.condition_expression("attribute_not_exists(#pk)").expression_attribute_names("#pk", PK);
@@ -362,7 +362,7 @@ fn read_term(value: &AttributeValue) -> Option<Term> {
 }
 
 fn read_checkpoint(fields: &Row) -> Option<Checkpoint> {
-    // A row from before there were any has none.
+    // A row from before there were terms has none.
     let terms = fields.get("terms").and_then(|terms| terms.as_l().ok()).into_iter().flatten();
     let rewind = fields.get("rewind")?.as_m().ok()?.iter();
     let rewind =

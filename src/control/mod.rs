@@ -98,13 +98,13 @@ impl ControlTable {
         }
     }
 
-    /// The rows with this `pk` whose `sk` sorts highest, that one first.
+    /// The rows with this `pk` and the highest `sk`, the highest first.
     async fn last_rows(&self, pk: &str, most: usize) -> Result<Vec<Row>, Fault> {
         let query = self.query(pk).scan_index_forward(false).limit(i32::try_from(most).unwrap_or(i32::MAX));
         Ok(query.send().await?.items.unwrap_or_default())
     }
 
-    /// Asks for rows with this `pk`.
+    /// A query for rows with this `pk`.
     fn query(&self, pk: &str) -> QueryFluentBuilder {
         let query = self.client.query().table_name(&self.name);
         query
@@ -125,7 +125,7 @@ impl ControlTable {
     }
 }
 
-/// Reads a row as whatever it may be, for the fuzzer.
+/// Reads a row as every kind that it may be, for the fuzzer.
 #[cfg(any(test, fuzzing))]
 pub(crate) fn read_any(row: &Row) {
     let _ = (lease::read(row), watermark::read(row), gap::read(row), verified::read(row));

@@ -1,7 +1,7 @@
-//! Pauses: an operator has nothing written to a peer, until a moment at the latest.
+//! Pauses: an operator stops writes to a peer, for a limited time.
 //!
-//! They stand among the beats of the origin's agents, which each of these reads anyway, a few times
-//! in a lease duration.
+//! They are stored among the beats of the origin's agents, which each of these reads anyway, a few times in a
+//! lease duration.
 
 use std::collections::BTreeMap;
 
@@ -12,16 +12,16 @@ use super::{ControlTable, EXPIRES, PK, Row, SK, number, read_number, read_text, 
 use crate::fault::Fault;
 use crate::protocol::Origin;
 
-/// The peers that nothing is written to, each until when, in milliseconds since the Unix epoch.
+/// The paused peers, each with the end of its pause, in milliseconds since the Unix epoch.
 pub type PausedPeers = BTreeMap<Origin, u64>;
 
-/// Precedes the peer's name in the sort key; no agent is called so.
+/// Precedes the peer's name in the sort key; no agent has such a name.
 const PAUSE: &str = "pause ";
 const UNTIL: &str = "untilMillis";
 
 impl ControlTable {
-    /// Has the agents of this region write nothing to a peer, until a moment; one pause replaces
-    /// another.
+    /// Makes the agents of this region write nothing to a peer until a given time; a pause replaces the
+    /// previous one.
     pub async fn pause(&self, peer: &Origin, until_millis: u64) -> Result<(), Fault> {
         self.put(Row::from([
             (PK.to_owned(), text(BEATS)),
@@ -32,7 +32,7 @@ impl ControlTable {
         .await
     }
 
-    /// Has them write to a peer again.
+    /// Makes them write to a peer again.
     pub async fn resume(&self, peer: &Origin) -> Result<(), Fault> {
         self.delete(BEATS, &sk(peer)).await
     }
@@ -46,7 +46,7 @@ pub(super) fn read(row: &Row) -> Option<(Origin, u64)> {
     Some((read_text(row, SK)?.strip_prefix(PAUSE)?.parse().ok()?, read_number(row, UNTIL)?))
 }
 
-/// What an agent's beat says that it keeps.
+/// The pauses that an agent's beat reports as observed.
 pub(super) fn write_kept(kept: &PausedPeers) -> AttributeValue {
     AttributeValue::M(kept.iter().map(|(peer, until)| (peer.to_string(), number(until))).collect())
 }

@@ -1,4 +1,4 @@
-//! What is left of a region once it takes part no more.
+//! Removes the rows of a region that no longer takes part.
 
 use aws_sdk_dynamodb::types::AttributeValue;
 
@@ -10,8 +10,7 @@ use crate::fault::Fault;
 use crate::protocol::Origin;
 
 impl ControlTable {
-    /// Whether anything here tells of another region as one that takes part: its watermarks, or
-    /// checkpoints for it.
+    /// Whether any row here treats another region as taking part: its watermarks, or checkpoints for it.
     pub async fn knows(&self, other: &Origin, tables: &[String], spaces: &[String]) -> Result<bool, Fault> {
         for table in tables {
             if self.watermarks(table).await?.arrived.iter().any(|(origin, _)| origin == other) {
@@ -27,8 +26,8 @@ impl ControlTable {
         Ok(false)
     }
 
-    /// Removes all rows here that tell of another region that takes part no more, for these tables
-    /// and spaces of leases: how many. Dead letters stay: they hold items.
+    /// Removes all rows here about another region that no longer takes part, for these tables and lease
+    /// spaces. Returns how many. Dead letters stay: they hold items.
     pub async fn forget_region(
         &self,
         gone: &Origin,
@@ -77,7 +76,7 @@ impl ControlTable {
         Ok(removed)
     }
 
-    /// Removes this region's own rows, for these tables and spaces of leases: how many. Marks and dead
+    /// Removes this region's own rows, for these tables and lease spaces. Returns how many. Marks and dead
     /// letters stay.
     pub async fn take_leave(&self, tables: &[String], spaces: &[String]) -> Result<usize, Fault> {
         let mut removed = 0;
@@ -93,7 +92,7 @@ impl ControlTable {
         Ok(removed)
     }
 
-    /// Removes a row; whether it was there.
+    /// Removes a row. Returns whether it was there.
     async fn remove(&self, pk: &str, sk: &str) -> Result<bool, Fault> {
         let delete = self.client.delete_item().table_name(&self.name);
         let delete = delete.key(PK, text(pk)).key(SK, text(sk));

@@ -1,23 +1,23 @@
-//! Reports: each agent says in every region how it fares, so that any region knows of all.
+//! Reports: each agent reports its state in every region, so that any region knows about all.
 
 use super::{ControlTable, EXPIRES, PK, Row, SK, number, read_number, read_text, text};
 use crate::control::AgentId;
 use crate::fault::Fault;
 use crate::protocol::{Item, Origin};
 
-/// A report as the control table keeps it.
+/// A report as stored in the control table.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct SavedReport {
-    /// The region of the agent that reports.
+    /// The region of the reporting agent.
     pub region: Origin,
     pub agent: AgentId,
-    /// Grows with each report of the agent.
+    /// Increases with each report of the agent.
     pub beat: u64,
-    /// What it says, as JSON.
+    /// The report itself, as JSON.
     pub body: String,
 }
 
-/// How long a report of an agent that is no more is kept, in seconds.
+/// How long the report of an agent that no longer runs is kept, in seconds.
 const KEPT: u64 = 86_400;
 pub(super) const REPORTS: &str = "report";
 const BEAT: &str = "beat";
@@ -43,7 +43,7 @@ impl ControlTable {
 }
 
 impl SavedReport {
-    /// Whether this is the image of the report in a stream.
+    /// Whether this is the report's image in a stream.
     pub fn is_shown_by(&self, image: &Item) -> bool {
         read(image).is_some_and(|shown| shown.agent == self.agent && shown.beat == self.beat)
     }
@@ -79,6 +79,6 @@ mod tests {
         let report = read(&row(7)).expect("a report");
         assert_eq!(report.region.as_str(), "dublin");
         assert!(report.is_shown_by(&row(7)));
-        assert!(!report.is_shown_by(&row(6)), "an older beat that shows late is not this one");
+        assert!(!report.is_shown_by(&row(6)), "an older beat that appears late is not this one");
     }
 }

@@ -7,7 +7,7 @@ use sha2::{Digest, Sha256};
 
 use super::{PK, Row, SK, read_text};
 
-/// 48 bits of SHA-256 over a row's key: the same each time that the row is written.
+/// 48 bits of SHA-256 over a row's key: the same each time the row is written.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
 #[serde(transparent)]
 pub struct RowId(String);

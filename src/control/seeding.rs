@@ -1,5 +1,5 @@
-//! How far a bootstrap has got: a row for each segment of each replica that it reads, so that one that
-//! was killed goes on where it was.
+//! The progress of a bootstrap: a row for each segment of each replica that it reads, so that one that was
+//! killed resumes where it was.
 
 use aws_sdk_dynamodb::types::AttributeValue;
 
@@ -14,11 +14,11 @@ const KEPT: u64 = 30 * 86_400;
 /// One segment of one replica.
 #[derive(Clone, Debug, PartialEq)]
 pub struct SeededSegment {
-    /// The replica that is read; the row is in its region.
+    /// The replica being read; the row is in its region.
     pub source: Origin,
     pub segment: u16,
     pub segments: u16,
-    /// The regions that are written to, and whatever else must be the same to go on.
+    /// The regions being written to, and whatever else must be the same to resume.
     pub task: String,
     /// The first of the holds under which this was done.
     pub hold: u64,
@@ -28,13 +28,13 @@ pub struct SeededSegment {
 /// How far a segment has been read.
 #[derive(Clone, Debug, PartialEq)]
 pub enum SegmentPosition {
-    /// All up to this key has been seen to; none, if nothing has.
+    /// Everything up to this key has been handled; `None` if nothing has.
     After(Option<Item>),
     End,
 }
 
 impl ControlTable {
-    /// The segments of which this region's replica of a table is the source.
+    /// The segments whose source is this region's replica of a table.
     pub async fn seeded_segments(&self, table: &str) -> Result<Vec<SeededSegment>, Fault> {
         Ok(self.rows(&pk(table)).await?.iter().filter_map(read).collect())
     }

@@ -1,5 +1,6 @@
-//! Whose a table's rows are: a setup is a region's name, the table there, and the regions that it is replicated
-//! between. Two setups in one control table would take each other's positions and promises for their own.
+//! Which setup a table's rows belong to: a setup is a region's name, the table there, and the regions that it
+//! is replicated between. Two setups in one control table would mistake each other's positions and promises
+//! for their own.
 
 use std::collections::BTreeSet;
 
@@ -11,7 +12,7 @@ use crate::config::TableConfig;
 use crate::fault::Fault;
 use crate::protocol::Origin;
 
-/// What tells one setup from another, as far as one table in one region goes.
+/// What identifies a setup, for one table in one region.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Setup {
     pub region: Origin,
@@ -21,14 +22,14 @@ pub struct Setup {
 }
 
 impl Setup {
-    /// Of a table that has a replica in the region.
+    /// For a table that has a replica in the region.
     pub fn of(table: &TableConfig, region: &Origin) -> Self {
         let physical = table.name_in(region).unwrap_or(&table.name).to_owned();
         let regions = table.replicas.iter().map(|(name, _)| name.clone()).collect();
         Self { region: region.clone(), table: physical, regions }
     }
 
-    /// Whether one may have become the other: regions are added, or removed, but not exchanged in one step.
+    /// Whether one may have become the other: regions are added or removed, but not exchanged in one step.
     fn may_become(&self, other: &Self) -> bool {
         let Self { region, table, regions } = self;
         (region, table) == (&other.region, &other.table)
@@ -42,13 +43,14 @@ const TABLE: &str = "tableName";
 const REGIONS: &str = "regions";
 
 impl ControlTable {
-    /// Why this setup must not use the rows of a table: they are another one's.
+    /// The reason why this setup must not use the rows of a table: they belong to another setup.
     pub async fn belongs_elsewhere(&self, table: &str, setup: &Setup) -> Result<Option<String>, Fault> {
         let found = self.setup(table).await?;
         Ok(found.filter(|found| !found.may_become(setup)).map(|found| self.reason(table, &found)))
     }
 
-    /// Takes the rows of a table for a setup, unless they are another one's; then why.
+    /// Claims the rows of a table for a setup, unless they belong to another one. Returns the reason in that
+    /// case.
     pub async fn claim(&self, table: &str, setup: &Setup) -> Result<Option<String>, Fault> {
         let found = self.setup(table).await?;
         match found {
@@ -73,7 +75,7 @@ impl ControlTable {
             .expression_attribute_values(":table", text(&setup.table));
         match held(put.send().await)? {
             Held::Yes => Ok(None),
-            // Another one came first.
+            // Another setup came first.
             Held::No => self.belongs_elsewhere(table, setup).await,
         }
     }
@@ -87,8 +89,9 @@ impl ControlTable {
         let regions = regions.iter().map(Origin::as_str).collect::<Vec<_>>().join(", ");
         let (control, pk) = (&self.name, table_stream::pk(table));
         format!(
-            "by the control table {control}, another setup replicates {table} here: {physical}, as {region}, between \
-             {regions}. In one control table each would take the other's positions and promises for its own. Give \
+            "by the control table {control}, another setup replicates {table} here: {physical}, as {region}, \
+             between {regions}. \
+             In one control table each would mistake the other's positions and promises for its own. Give \
              one of them a control table of its own (`control_table` in regions.toml), or put all regions into one \
              file. If it is the same setup and its regions have changed, change one thing at a time: start agents \
              with a file that has the old regions and the new ones, then with one that lacks the old. If it is no \

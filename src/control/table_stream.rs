@@ -1,5 +1,5 @@
-//! The streams of a table that its agents know, each with the one before it: a table whose stream is turned off
-//! and on, or that is deleted and made again, has another stream.
+//! The streams of a table that its agents know, each with its predecessor: a table whose stream is turned off
+//! and on, or that is deleted and recreated, has another stream.
 
 use aws_sdk_dynamodb::types::AttributeValue;
 
@@ -12,15 +12,15 @@ use crate::fault::Fault;
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct TableStream {
     pub arn: String,
-    /// The label of the one before it; the first one that agents knew has none.
+    /// The label of its predecessor; the first stream that agents knew has none.
     pub before: Option<String>,
-    /// Nothing of it is left to be replicated, and nothing is replicated again.
+    /// Nothing of it is left to replicate, and none of it is replicated again.
     pub is_done: bool,
-    /// It can't be read any more.
+    /// It can no longer be read.
     pub is_lost: bool,
 }
 
-/// What tells one stream of a table from another: the moment of its creation, on most servers.
+/// What distinguishes one stream of a table from another: its creation time, on most servers.
 pub fn stream_label(stream_arn: &str) -> &str {
     stream_arn.rsplit_once("/stream/").map_or(stream_arn, |(_, label)| label)
 }
@@ -30,7 +30,7 @@ impl TableStream {
         stream_label(&self.arn)
     }
 
-    /// When it was made, in milliseconds since the Unix epoch, if its label says so.
+    /// When it was created, in milliseconds since the Unix epoch, if its label says so.
     pub fn made_millis(&self) -> Option<u64> {
         humantime::parse_rfc3339(&format!("{}Z", self.label())).ok().map(epoch_millis)
     }
@@ -41,7 +41,7 @@ const ARN: &str = "streamArn";
 const BEFORE: &str = "streamBefore";
 const DONE: &str = "doneMillis";
 const LOST: &str = "lost";
-/// How long the rows of a stream are kept that nobody reads any more, in seconds.
+/// How long the rows of a stream that nobody reads any more are kept, in seconds.
 const KEPT: u64 = 2 * 86_400;
 
 impl ControlTable {
@@ -50,7 +50,7 @@ impl ControlTable {
         Ok(self.rows(&pk(table)).await?.iter().filter_map(read).collect())
     }
 
-    /// Notes a stream that agents are about to read, unless another agent has noted it.
+    /// Records a stream that agents are about to read, unless another agent has recorded it.
     pub async fn begin_stream(&self, table: &str, stream: &TableStream) -> Result<(), Fault> {
         let mut row = Row::from([
             (PK.to_owned(), text(pk(table))),
@@ -63,8 +63,9 @@ impl ControlTable {
         self.put_new(row).await
     }
 
-    /// Notes that nothing of a stream is left to be replicated, or that it can't be read any more, and lets its rows,
-    /// leases among them, go two days later: an agent that has not noticed yet must not begin it once more.
+    /// Records that nothing of a stream is left to replicate, or that it can no longer be read, and lets its
+    /// rows, including leases, expire two days later: an agent that has not noticed yet must not start it
+    /// again.
     pub async fn end_stream(
         &self,
         table: &str,

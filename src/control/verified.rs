@@ -1,5 +1,4 @@
-//! What `verify` found last of a table: a row beside the table's marks, so that one query tells of
-//! both.
+//! The last result of `verify` for a table: a row beside the table's marks, so that one query returns both.
 
 use std::time::Duration;
 
@@ -10,21 +9,21 @@ use super::{ControlTable, EXPIRES, PK, Row, SK, number, read_number, text};
 use crate::clock::wall_millis;
 use crate::fault::Fault;
 
-/// What came of comparing a table's replicas.
+/// The result of comparing a table's replicas.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Verified {
-    /// When that was known, by the clock of whoever compared, in milliseconds since the Unix epoch.
+    /// When it was known, by the clock of whoever compared, in milliseconds since the Unix epoch.
     pub millis: u64,
     pub items_compared: u64,
     pub items_differing: u64,
 }
 
-/// What is known of whether a table's replicas agree.
+/// What is known about whether a table's replicas agree.
 #[derive(Clone, Debug, Default)]
 pub struct Agreement {
     /// The gaps that nobody has closed yet.
     pub gaps: Vec<Gap>,
-    /// What the last comparison found, if there was one of late.
+    /// The result of the last comparison, if there was one recently.
     pub verified: Option<Verified>,
 }
 
@@ -42,12 +41,12 @@ impl Agreement {
     }
 }
 
-/// How long it is told, in seconds: three months.
+/// How long it is kept, in seconds: three months.
 const KEPT: u64 = 90 * 86_400;
 const VERIFIED: &str = "verified";
 
 impl ControlTable {
-    /// Says what came of comparing a table's replicas, in place of what was said before.
+    /// Saves the result of comparing a table's replicas, in place of the previous one.
     pub async fn save_verified(&self, table: &str, verified: Verified) -> Result<(), Fault> {
         let Verified { millis, items_compared, items_differing } = verified;
         self.put(Row::from([
@@ -61,7 +60,7 @@ impl ControlTable {
         .await
     }
 
-    /// What is known of whether a table's replicas agree.
+    /// What is known about whether a table's replicas agree.
     pub async fn agreement(&self, table: &str) -> Result<Agreement, Fault> {
         let rows = self.rows(&gap::pk(table)).await?;
         let gaps = rows.iter().filter_map(gap::read).collect();

@@ -1,4 +1,4 @@
-//! Watermarks: what each origin says has arrived here.
+//! Watermarks: what each origin reports to have arrived here.
 
 use std::collections::BTreeSet;
 
@@ -11,12 +11,12 @@ use crate::protocol::{AHEAD_MILLIS, Floors, Hlc, Origin};
 
 const NAMES: &str = "attributeNames";
 
-/// What the origins say.
+/// What the origins report.
 #[derive(Debug, Default)]
 pub struct Watermarks {
-    /// What has arrived in this region: of each, every write with a lower clock.
+    /// What has arrived in this region: for each origin, every write with a lower clock.
     pub arrived: Floors,
-    /// The names of the attributes that their items have.
+    /// The attribute names that their items have.
     pub names: BTreeSet<String>,
 }
 
@@ -35,11 +35,11 @@ impl ControlTable {
         Ok(watermarks)
     }
 
-    /// Says that every write of `origin` with a lower clock is in this region's replica, and which attributes
-    /// its items have. A watermark never sinks, whichever of the origin's agents tells it.
+    /// Records that every write of `origin` with a lower clock is in this region's replica, and which
+    /// attributes its items have. A watermark never sinks, whichever of the origin's agents reports it.
     ///
-    /// Only for what a durable checkpoint says: after a crash, none of it is written again. One that lies so far
-    /// ahead that nobody whose clock says `now` believes it is taken back.
+    /// Only call this for what a durable checkpoint covers: after a crash, none of it is written again. A
+    /// watermark so far ahead that nobody whose clock says `now` believes it is taken back.
     pub async fn save_watermark(
         &self,
         table: &str,
@@ -65,7 +65,7 @@ impl ControlTable {
             .condition_expression("attribute_not_exists(hlc) OR hlc < :hlc OR millis > :credible")
             .expression_attribute_values(":hlc", number(u64::from(hlc)))
             .expression_attribute_values(":credible", number(now.saturating_add(AHEAD_MILLIS)));
-        // Where another agent has told more already, all is well.
+        // If another agent has already reported more, nothing is wrong.
         held(put.send().await).map(|_| ())
     }
 }

@@ -1,13 +1,13 @@
-//! Whose credentials sign the requests to a region, for as long as the process lives.
+//! The credentials that sign the requests to a region, for the lifetime of the process.
 //!
 //! | file | subject |
 //! | --- | --- |
 //! | `source` | where they come from: what regions.toml says, or else where the AWS SDK looks |
-//! | `refusal` | notices that the service refuses them |
+//! | `refusal` | detects that the service refuses them |
 //!
-//! They are kept until shortly before they expire, and fetched again then; where the service refuses them, at
-//! once. A source that fails or hangs then is told by its name, and those at hand serve as long as they are
-//! valid.
+//! They are kept until shortly before they expire, and then reloaded; at once if the service refuses them. If
+//! the source fails or hangs then, that is logged with its name, and the current ones are used as long as
+//! they are valid.
 
 mod refusal;
 mod source;
@@ -30,29 +30,29 @@ use crate::protocol::Origin;
 pub(crate) use refusal::Refusals;
 pub(crate) use source::{ProfileError, Source};
 
-/// How long a request waits for credentials: less than an attempt may take, which would be told as an
+/// How long a request waits for credentials: less than an attempt may take, which would be reported as an
 /// endpoint that does not answer.
 const PATIENCE: Duration = Duration::from_secs(8);
-/// How long a source may take in all, and somebody at it who types a code.
+/// How long a source may take in all, including a person who types a code.
 const LONGEST: Duration = Duration::from_mins(2);
-/// How long before they expire they are fetched again.
+/// How long before they expire they are reloaded.
 const EARLY: Duration = Duration::from_mins(5);
-/// How long those are kept that do not say when they expire: a file may have others by then.
+/// How long credentials without an expiry are kept: a file may have others by then.
 const UNDATED: Duration = Duration::from_mins(5);
-/// How long at least, and at most, until a source that gave nothing new is asked again.
+/// The shortest and longest wait before a source that gave nothing new is asked again.
 const SHORTEST_GAP: Duration = Duration::from_secs(2);
 const LONGEST_GAP: Duration = Duration::from_mins(1);
 
 /// Why there are no credentials.
 #[derive(Clone, Debug, thiserror::Error)]
 pub(crate) enum NoCredentials {
-    #[error("{source_name} gives no credentials: {reason}")]
+    #[error("no credentials from {source_name}: {reason}")]
     Failed { source_name: String, reason: String },
-    #[error("{source_name} has not answered for {} s: no credentials", waited.as_secs())]
+    #[error("no credentials: {source_name} has not answered for {} s", waited.as_secs())]
     Hangs { source_name: String, waited: Duration },
 }
 
-/// The credentials of one region, as they were last had. Cheap to clone.
+/// The credentials of one region, as last loaded. Cheap to clone.
 #[derive(Clone)]
 pub(crate) struct Kept(Arc<Inner>);
 
@@ -61,15 +61,15 @@ struct Inner {
     source: Source,
     asked: Asked,
     state: Mutex<State>,
-    /// Counts what has been had, or could not be.
+    /// Counts loads, successful or not.
     rounds: watch::Sender<u64>,
 }
 
 struct State {
     credentials: Option<Credentials>,
-    /// When they are fetched again.
+    /// When to reload them.
     renew: Instant,
-    /// Before, a refusal tells nothing new.
+    /// Until then, a refusal tells nothing new.
     heed_refusals: Instant,
     gap: Duration,
     refused: bool,
@@ -93,7 +93,7 @@ impl Kept {
         Self(Arc::new(Inner { region, source, asked, state: Mutex::new(state), rounds }))
     }
 
-    /// The service does not take them, or takes them no more.
+    /// Records that the service rejects the credentials, or no longer accepts them.
     fn refused(&self) {
         let now = Instant::now();
         let mut state = self.0.lock();
@@ -110,7 +110,7 @@ impl Kept {
             let mut state = self.0.lock();
             if Instant::now() >= state.renew && !state.loading {
                 state.loading = true;
-                // A task of its own: the request may be given up before.
+                // In a task of its own: the request may be dropped earlier.
                 tokio::spawn(Arc::clone(&self.0).load());
             }
             if let Some(credentials) = state.usable() {
@@ -130,7 +130,7 @@ impl Kept {
 }
 
 impl State {
-    /// By this machine's clock, which may be wrong: what has just been had is used in any case.
+    /// By this machine's clock, which may be wrong: credentials just loaded are used in any case.
     fn usable(&self) -> Option<&Credentials> {
         let credentials = self.credentials.as_ref().filter(|_| !self.refused)?;
         let expiry = credentials.expiry();
@@ -138,15 +138,15 @@ impl State {
         is_valid.then_some(credentials)
     }
 
-    /// Says why there are none.
+    /// The reason why there are none.
     fn without(&self) -> Result<Credentials, CredentialsError> {
-        Err(self.failure.clone().map_or_else(
-            || CredentialsError::not_loaded("they have not been asked for"),
-            CredentialsError::provider_error,
-        ))
+        Err(self
+            .failure
+            .clone()
+            .map_or_else(|| CredentialsError::not_loaded("not loaded yet"), CredentialsError::provider_error))
     }
 
-    /// Whether they are others than before.
+    /// Records loaded credentials. Returns whether they differ from the previous ones.
     fn loaded(&mut self, credentials: Credentials) -> bool {
         let id = |of: &Credentials| (of.access_key_id().to_owned(), of.session_token().map(str::to_owned));
         let is_new = self.credentials.as_ref().map(id) != Some(id(&credentials));
@@ -164,7 +164,7 @@ impl State {
         self.credentials.replace(credentials).is_some() && is_new
     }
 
-    /// Whether the failure is news.
+    /// Records a failure. Returns whether it is a new one.
     fn failed(&mut self, failure: NoCredentials) -> bool {
         self.gap = self.longer_gap();
         let now = Instant::now();
@@ -188,9 +188,10 @@ impl Inner {
         let source_name = self.asked.name();
         let had = match had {
             Ok(Ok(had)) => had,
-            Ok(Err(panic)) => {
-                Err(NoCredentials::Failed { source_name, reason: format!("a defect: {panic}") })
-            }
+            Ok(Err(panic)) => Err(NoCredentials::Failed {
+                source_name,
+                reason: format!("panicked, which is a defect: {panic}"),
+            }),
             Err(_) => Err(NoCredentials::Hangs { source_name, waited: LONGEST }),
         };
         let region = &self.region;
@@ -199,14 +200,14 @@ impl Inner {
         match had {
             Ok(credentials) => {
                 if state.loaded(credentials) {
-                    info!(%region, "{} gave other credentials", self.asked.name());
+                    info!(%region, "{} returned new credentials", self.asked.name());
                 }
             }
             Err(failure) => {
-                let text = format!("{failure}; those at hand are used for as long as they are valid");
-                // Whoever asks for the first ones tells of it.
+                let text = format!("{failure}; the current ones are used as long as they are valid");
+                // A failure of the first load is reported by whoever requested it.
                 if state.failed(failure) && state.credentials.is_some() {
-                    warn!(%region, "credentials can't be renewed: {text} (trying again)");
+                    warn!(%region, "can't renew the credentials: {text} (retrying)");
                 } else {
                     debug!(%region, "{text}");
                 }

@@ -1,4 +1,4 @@
-//! Notices that a service refuses the credentials of a request, whichever call it was.
+//! Detects that a service refuses the credentials of a request, whichever call it was.
 
 use aws_sdk_dynamodb::config::interceptors::AfterDeserializationInterceptorContextRef;
 use aws_sdk_dynamodb::config::{ConfigBag, Intercept, RuntimeComponents};
@@ -6,7 +6,7 @@ use aws_sdk_dynamodb::config::{ConfigBag, Intercept, RuntimeComponents};
 use super::Kept;
 use crate::fault::refuses_credentials;
 
-/// Fetches credentials again that are refused.
+/// Reloads credentials that are refused.
 #[derive(Debug)]
 pub(crate) struct Refusals(pub(crate) Kept);
 
@@ -31,7 +31,7 @@ impl Intercept for Refusals {
     }
 }
 
-/// The error code in the body of an answer: `{"__type": "com.amazon.coral.service#ExpiredTokenException"}`.
+/// The error code in an answer's body: `{"__type": "com.amazon.coral.service#ExpiredTokenException"}`.
 fn code(body: &[u8]) -> Option<String> {
     let body: serde_json::Value = serde_json::from_slice(body).ok()?;
     let kind = body.get("__type")?.as_str()?;

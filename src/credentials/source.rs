@@ -1,5 +1,5 @@
-//! Where credentials come from. What regions.toml names is asked, and nothing else; without a name, what the
-//! AWS SDK asks, in its order. Every time: a file may say something else by now.
+//! Where credentials come from. If regions.toml names a source, only that is used; otherwise the AWS SDK's
+//! own sources, in its order. Each load reads them anew: a file may have changed.
 
 use std::sync::{Mutex, PoisonError};
 
@@ -20,9 +20,9 @@ use super::NoCredentials;
 use crate::config::Role;
 use crate::fault::chain;
 
-/// Whom to ask for credentials.
+/// The source to load credentials from.
 pub(crate) struct Source {
-    /// Without credentials: region, endpoints, and what else the environment says.
+    /// The SDK configuration without credentials: region, endpoints, and the environment's other settings.
     pub(crate) sdk: SdkConfig,
     pub(crate) profile: Option<String>,
     pub(crate) role: Option<Role>,
@@ -31,16 +31,16 @@ pub(crate) struct Source {
 /// Why a profile can't be used.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum ProfileError {
-    #[error("the AWS configuration files can't be read: {0}")]
+    #[error("can't read the AWS configuration files: {0}")]
     Unreadable(String),
     #[error(
-        "there is no profile {name:?} in the AWS configuration files (AWS_CONFIG_FILE, AWS_SHARED_CREDENTIALS_FILE, or \
+        "no profile {name:?} in the AWS configuration files (AWS_CONFIG_FILE, AWS_SHARED_CREDENTIALS_FILE, or \
          those in ~/.aws); there are: {known}"
     )]
     Unknown { name: String, known: String },
 }
 
-/// Who was asked last, by name.
+/// The name of the source asked last.
 #[derive(Debug, Default)]
 pub(super) struct Asked(Mutex<String>);
 
@@ -59,14 +59,14 @@ impl Asked {
     }
 
     fn failed(&self, error: &CredentialsError) -> NoCredentials {
-        // The error's own text says only that one happened.
+        // The error's own text says only that it failed.
         let reason = std::error::Error::source(error).map_or_else(|| chain(error), chain);
         NoCredentials::Failed { source_name: self.name(), reason }
     }
 }
 
 impl Source {
-    /// Checks that the profile is there; what it says is found out when it is asked.
+    /// Checks that the profile exists; its content is checked when it is used.
     pub(crate) async fn check(&self) -> Result<(), ProfileError> {
         let Some(name) = &self.profile else { return Ok(()) };
         let (disk, environment, files) = Default::default();
@@ -132,7 +132,7 @@ impl Source {
         }
         had.map_err(|error| match error {
             CredentialsError::CredentialsNotLoaded(_) => {
-                let reason = "none of them has any".to_owned();
+                let reason = "none of them has credentials".to_owned();
                 NoCredentials::Failed { source_name: names.join(", "), reason }
             }
             error => asked.failed(&error),
@@ -140,7 +140,7 @@ impl Source {
     }
 }
 
-/// Whether a provider has nothing to give; one that failed is not passed over.
+/// Whether a provider has no credentials; one that failed is not skipped.
 fn has_none(had: &Result<Credentials, CredentialsError>) -> bool {
     matches!(had, Err(CredentialsError::CredentialsNotLoaded(_)))
 }

@@ -1,4 +1,4 @@
-//! Who may see what is served.
+//! Access control for everything that is served.
 
 use std::sync::Arc;
 
@@ -10,7 +10,7 @@ use base64::Engine;
 use base64::prelude::BASE64_STANDARD;
 use sha2::{Digest, Sha256};
 
-/// What must be shown to see the page, its API and the metrics. It is never printed.
+/// The secret required to see the page, its API and the metrics. It is never printed.
 pub struct Token([u8; 32]);
 
 impl std::fmt::Debug for Token {
@@ -24,29 +24,30 @@ impl Token {
         Self(Sha256::digest(secret).into())
     }
 
-    /// Hashes are compared, so that the time it takes says nothing.
+    /// Compares hashes, so that the timing reveals nothing.
     fn fits(&self, secret: &str) -> bool {
         self.0 == <[u8; 32]>::from(Sha256::digest(secret))
     }
 }
 
-/// Lets a request through that shows the token; without one, a request to this machine by a name
-/// that can't be another's: a page elsewhere may have its own name point here (DNS rebinding).
+/// Lets a request through if it presents the token; if no token is set, if it addresses this machine by a
+/// name that can't be another's: a page elsewhere may have its own name point here (DNS rebinding).
 pub(super) async fn check(State(token): State<Arc<Option<Token>>>, request: Request, next: Next) -> Response {
     let headers = request.headers();
     match &*token {
         Some(token) if !shown(headers).is_some_and(|secret| token.fits(&secret)) => {
-            // Browsers know no Bearer: they ask for a name and a password, and the password is it.
+            // Browsers don't support Bearer: they ask for a name and a password, and the token is the
+            // password.
             let ways = [(header::WWW_AUTHENTICATE, "Bearer, Basic realm=\"tradewind\"")];
-            (StatusCode::UNAUTHORIZED, ways, "a token is needed: see TRADEWIND_TOKEN\n").into_response()
+            (StatusCode::UNAUTHORIZED, ways, "a token is required: see TRADEWIND_TOKEN\n").into_response()
         }
         None if !is_own_name(headers) => (StatusCode::FORBIDDEN, "not under this name\n").into_response(),
         _ => next.run(request).await,
     }
 }
 
-/// Refuses what a page of another site asks for; it could not read the answer, but time it, or have it taken
-/// for a script. A link to the page may stand anywhere.
+/// Refuses requests made by a page of another site; it could not read the answer, but could time it or load
+/// it as a script. A link to the page may be anywhere.
 pub(super) async fn refuse_other_sites(request: Request, next: Next) -> Response {
     if is_of_other_site(request.headers(), request.uri().path()) {
         return (StatusCode::FORBIDDEN, "not for another site\n").into_response();
@@ -54,7 +55,7 @@ pub(super) async fn refuse_other_sites(request: Request, next: Next) -> Response
     next.run(request).await
 }
 
-/// By what browsers tell; whoever else asks tells nothing.
+/// As browsers report it; other clients send nothing.
 fn is_of_other_site(headers: &HeaderMap, path: &str) -> bool {
     let told = |name: &str| headers.get(name).map(|value| value.to_str().unwrap_or("?"));
     let is_link = path == "/"

@@ -1,23 +1,23 @@
-//! Whether agents are alive, and whether they are ready. Each answer is one word, for anyone may ask.
+//! Whether agents are alive, and whether they are ready. Each answer is one word, since anyone may ask.
 
 use std::time::Duration;
 
 use crate::agent::{Figures, TableStanding};
 use crate::source::ShardId;
 
-/// A region whose control table has not answered for so long does not answer.
+/// A region counts as not answering once its control table has been silent for this long.
 const SILENCE: Duration = Duration::from_secs(30);
 
-/// Whether every shard that the agents hold has been read within `timeout`, or can't be by anyone: where
-/// the stream fails, or the control table is silent, so that nothing may be written, a new process would
-/// fare no better.
+/// Whether every shard that the agents hold has been read within `timeout`, or can't be read by anyone: if
+/// the stream fails, or the control table is silent so that nothing may be written, a new process would fare
+/// no better.
 pub(crate) fn live(agents: &[Figures], timeout: Duration) -> Result<(), &'static str> {
     let halted = |table: &TableStanding| unread(table, timeout).any(|shard| !table.failing.contains(shard));
     let answered = agents.iter().filter(|agent| !is_silent(agent));
     if answered.flat_map(Figures::standings).any(|table| halted(&table)) { Err("halted") } else { Ok(()) }
 }
 
-/// The shards of a table that have not been read within `timeout`. One is asked for at least twice a second.
+/// The shards of a table that have not been read within `timeout`. Each is polled at least twice a second.
 fn unread(table: &TableStanding, timeout: Duration) -> impl Iterator<Item = &ShardId> {
     table.unread.iter().filter(move |(_, unread)| **unread >= timeout).map(|(shard, _)| shard)
 }
@@ -26,7 +26,7 @@ fn is_silent(agent: &Figures) -> bool {
     agent.crew().is_none_or(|(_, looked)| looked >= SILENCE)
 }
 
-/// Whether each agent's region answers, and it replicates a table and reads its shards.
+/// Whether each agent's region answers, and the agent replicates a table and reads its shards.
 pub(super) fn ready(agents: &[Figures], timeout: Duration) -> Result<(), &'static str> {
     for agent in agents {
         if is_silent(agent) {

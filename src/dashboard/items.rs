@@ -14,12 +14,12 @@ use crate::log_key::log_key;
 use crate::protocol::{Item, Origin, STAMP};
 use crate::region::Region;
 
-/// So many of each are shown.
+/// How many of each are shown.
 const SHOWN: usize = 12;
-/// So many tables are asked; a page is no report.
+/// How many tables are read: the page is not a full report.
 const TABLES: usize = 20;
 
-/// What the page asks for.
+/// What the page requests.
 #[derive(Debug, Serialize)]
 pub(super) struct Items {
     /// Whether keys and images are left out; hashes stand for the keys.
@@ -28,7 +28,7 @@ pub(super) struct Items {
     letters: Told<Letter>,
 }
 
-/// A list, or why there is none.
+/// A list, or the reason why there is none.
 #[derive(Debug, Serialize)]
 #[serde(untagged)]
 enum Told<T> {
@@ -61,19 +61,19 @@ struct Letter {
     written_millis: u64,
 }
 
-/// Where the page may look.
+/// What the page may read.
 #[derive(Debug)]
 pub struct Kept {
     pub config: Config,
-    /// The regions of this process's own agents: theirs are the permissions.
+    /// The regions of this process's own agents, with their permissions.
     pub regions: BTreeMap<Origin, Region>,
-    /// Whether items are nobody's secret, as the demo's are; else they are shown only with a token: whoever
-    /// may connect to this machine's ports may not be allowed to read its tables.
+    /// Whether items are public, as the demo's are; otherwise they are shown only with a token: whoever may
+    /// connect to this machine's ports may not be allowed to read its tables.
     pub is_public: bool,
 }
 
 impl Kept {
-    /// What there is to show to somebody who has shown the token, or has not.
+    /// What to show, with or without the token.
     pub(super) async fn look(&self, agents: &[Figures], has_token: bool) -> Items {
         let in_full = has_token || self.is_public;
         let mut tables: Vec<(Region, TableConfig)> = Vec::new();
@@ -96,7 +96,7 @@ impl Kept {
 }
 
 impl<T> Told<T> {
-    /// The newest first.
+    /// Newest first.
     fn of(found: Result<Vec<T>, Fault>, millis: impl Fn(&T) -> u64) -> Self {
         match found {
             Ok(mut found) => {
@@ -104,7 +104,7 @@ impl<T> Told<T> {
                 found.truncate(SHOWN);
                 Self::Found(found)
             }
-            Err(fault) => Self::Failed { error: format!("These can't be read: {fault}") },
+            Err(fault) => Self::Failed { error: format!("Can't read these: {fault}") },
         }
     }
 }

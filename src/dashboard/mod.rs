@@ -1,11 +1,11 @@
-//! What an agent serves: metrics, probes, the page and its API.
+//! What an agent serves: metrics, probes, the dashboard page and its API.
 //!
 //! | path | what |
 //! | --- | --- |
 //! | `/metrics` | the metrics, for Prometheus |
 //! | `/` | the page |
 //! | `/api/items` | the last conflicts, with a token also both images, and dead letters: JSON |
-//! | `/api/overview` | all regions as they stand: JSON |
+//! | `/api/overview` | the present state of all regions: JSON |
 //! | `/api/history` | the last quarter of an hour: JSON |
 //! | `/healthz` | whether the agent is alive; else it should be restarted |
 //! | `/readyz` | whether it replicates |
@@ -40,7 +40,7 @@ pub use access::Token;
 pub(crate) use health::live;
 pub use items::Kept;
 
-/// Where an agent listens unless it is told otherwise.
+/// Where an agent listens by default.
 pub const DEFAULT_ADDRESS: SocketAddr = SocketAddr::new(std::net::IpAddr::V4(Ipv4Addr::LOCALHOST), 7780);
 
 /// Serves until it is dropped.
@@ -54,7 +54,7 @@ pub struct Dashboard {
 /// Why nothing can be served.
 #[derive(Debug, thiserror::Error)]
 pub enum ListenError {
-    #[error("an address beyond this machine ({0}) takes a token: set TRADEWIND_TOKEN, or listen on loopback")]
+    #[error("{0} is reachable from other machines: set TRADEWIND_TOKEN, or listen on loopback")]
     NoToken(SocketAddr),
     #[error(
         "can't listen on {0}: {1}\nIs another agent running? Name another address with --listen, or --listen off."
@@ -62,7 +62,7 @@ pub enum ListenError {
     Taken(SocketAddr, std::io::Error),
 }
 
-/// The agents that are shown: all of this process, and what one of them knows of all regions.
+/// The agents shown: all of this process, and what one of them knows about all regions.
 #[derive(Debug)]
 pub struct Shown {
     pub agents: Vec<Figures>,
@@ -82,13 +82,12 @@ impl Shown {
 struct Served {
     telemetry: Arc<Telemetry>,
     shown: Arc<OnceLock<Shown>>,
-    /// Whether whoever comes through has shown the token.
+    /// Whether every request that gets through has presented the token.
     takes_token: bool,
 }
 
 impl Dashboard {
-    /// Starts to serve on `address`; without one, on the default address, or on a free one where
-    /// that is taken.
+    /// Starts serving on `address`; without one, on the default address, or on a free port if that is taken.
     pub async fn start(
         address: Option<SocketAddr>,
         token: Option<Token>,
@@ -100,7 +99,7 @@ impl Dashboard {
         }
         let bound = match TcpListener::bind(wanted).await {
             Err(error) if address.is_none() => {
-                warn!("{wanted} is taken ({error}): listening on a free port");
+                warn!("can't listen on {wanted} ({error}); listening on a free port");
                 TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await
             }
             bound => bound,
@@ -112,7 +111,7 @@ impl Dashboard {
         let router = router(Served { telemetry, shown: Arc::clone(&shown), takes_token }, token);
         let server = tokio::spawn(async move {
             let work = || serve::serve(&listener, &router);
-            contained("serving metrics and the page", &CancellationToken::new(), work).await;
+            contained("the server of metrics and the page", &CancellationToken::new(), work).await;
         });
         Ok(Self { address, shown, server })
     }
@@ -121,7 +120,7 @@ impl Dashboard {
         self.address
     }
 
-    /// Shows these agents; until then, `/readyz` says that they are starting.
+    /// Shows these agents; until then, `/readyz` reports that they are starting.
     pub fn show(&self, shown: Shown) {
         // They start once.
         let _ = self.shown.set(shown);
@@ -159,7 +158,7 @@ async fn metrics(State(served): State<Served>) -> Response {
             ([(header::CONTENT_TYPE, "text/plain; version=0.0.4; charset=utf-8")], text).into_response()
         }
         Err(error) => {
-            error!(%error, "a scrape failed");
+            error!(%error, "scrape failed");
             StatusCode::INTERNAL_SERVER_ERROR.into_response()
         }
     }
@@ -180,7 +179,7 @@ async fn items(State(served): State<Served>) -> Response {
     }
 }
 
-/// Nothing that is served may be taken for something else than it says it is.
+/// Prevents content from being interpreted as another type than declared.
 async fn unsniffed(request: Request, next: Next) -> Response {
     let mut response = next.run(request).await;
     response.headers_mut().insert(header::X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
@@ -221,7 +220,7 @@ fn json(body: &impl Serialize) -> Response {
             (headers, text).into_response()
         }
         Err(error) => {
-            error!(%error, "an answer can't be written");
+            error!(%error, "can't write an answer");
             StatusCode::INTERNAL_SERVER_ERROR.into_response()
         }
     }

@@ -1,5 +1,5 @@
-//! Serves over HTTP/1, within bounds: whoever connects and says nothing, or never reads the answer, holds a
-//! connection for some seconds, and takes nobody else's place.
+//! Serves HTTP/1 within limits: a client that connects and says nothing, or never reads the answer, holds a
+//! connection for some seconds, and blocks nobody else.
 
 use std::collections::VecDeque;
 use std::pin::pin;
@@ -14,19 +14,20 @@ use tokio::task::{AbortHandle, JoinSet};
 use tokio::time::{sleep, timeout};
 use tracing::warn;
 
-/// How long a request's head may take, and how long a connection may rest between two requests. No body is
-/// ever waited for: a connection on which one is left over is closed.
+/// How long a request's head may take, and how long a connection may be idle between two requests. No body is
+/// awaited: a connection with one left over is closed.
 const HEAD: Duration = Duration::from_secs(10);
-/// How long one connection is served; browsers make another.
+/// How long one connection is served; browsers open another.
 const LONGEST: Duration = Duration::from_mins(2);
-/// How long an answer that is under way then may still take.
+/// How long an answer in progress may still take after that.
 const LAST_ANSWER: Duration = Duration::from_secs(10);
-/// So many are served at once; the next one ends the oldest, so that a probe always gets through.
+/// How many connections are served at once; the next one ends the oldest, so that a probe always gets
+/// through.
 const MOST: usize = 256;
-/// How long it takes until files, of which there were too many, may have been closed.
+/// How long to wait, when there are too many open files, for some to be closed.
 const TRY_AGAIN: Duration = Duration::from_secs(1);
 
-/// Serves for as long as it is polled.
+/// Serves while it is polled.
 pub(super) async fn serve(listener: &TcpListener, router: &Router) {
     let mut connections = JoinSet::new();
     let mut by_age: VecDeque<AbortHandle> = VecDeque::new();
@@ -44,7 +45,7 @@ pub(super) async fn serve(listener: &TcpListener, router: &Router) {
                     by_age.push_back(connections.spawn(converse(stream, router.clone())));
                 }
                 Err(error) => {
-                    warn!(%error, "a connection to the page can't be taken");
+                    warn!(%error, "can't accept a connection");
                     sleep(TRY_AGAIN).await;
                 }
             },
@@ -52,7 +53,7 @@ pub(super) async fn serve(listener: &TcpListener, router: &Router) {
     }
 }
 
-/// Serves one connection to its end. What goes wrong on it is its client's business.
+/// Serves one connection to its end. Errors on it are the client's concern.
 async fn converse(stream: TcpStream, router: Router) {
     let connection = http1::Builder::new()
         .timer(TokioTimer::new())

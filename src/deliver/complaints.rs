@@ -1,11 +1,11 @@
-//! Complaints that come in crowds: one of them is enough.
+//! Rate limit for warnings that come in bursts.
 
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
 use tokio::time::Instant;
 
-/// Lets one complaint through every few seconds: all lanes of a destination fail at once.
+/// Lets one warning through every few seconds: all lanes of a destination fail at once.
 #[derive(Debug, Default)]
 pub struct Complaints(Mutex<Option<Instant>>);
 

@@ -1,4 +1,4 @@
-//! A push that meets a write which its region's agent has not told of: how long it waits for that agent.
+//! How long a push waits for the destination's agent when it meets a write which that agent has not reported.
 
 use std::time::Duration;
 
@@ -8,16 +8,16 @@ use tokio::time::Instant;
 use crate::protocol::Item;
 use crate::replica::Insistence;
 
-/// How long the peer's agent is waited for, at least: it sets its version beside what stands once it has read
-/// it, and its own push has met the pusher's write.
+/// How long to wait for the peer's agent, at least: once it has read its write, it sets its version beside
+/// what is stored, and its own push has met the pusher's write.
 const PATIENCE: Duration = Duration::from_secs(3);
-/// The same, where there is nothing: no version can be set beside that. A put that is made too early is healed.
+/// The same where there is no item: no version can be set beside that. A put made too early is healed.
 const PATIENCE_WITH_NOTHING: Duration = Duration::from_secs(1);
-/// So many times it may find that there is nothing to read, meanwhile.
+/// How many times, meanwhile, it may find nothing to read.
 const POLLS: u32 = 6;
-/// An item that is written all the time, while its agent is down, is waited for so many times as long.
+/// For an item that is written all the time while its agent is down, the wait is this many times as long.
 const LAST: u32 = 10;
-/// How soon it looks again, at first and at last.
+/// How soon it looks again, at first and at most.
 const FIRST_DELAY: Duration = Duration::from_millis(50);
 const LAST_DELAY: Duration = Duration::from_millis(500);
 
@@ -25,7 +25,7 @@ const LAST_DELAY: Duration = Duration::from_millis(500);
 #[derive(Debug)]
 pub(super) struct Contention {
     since: Instant,
-    /// What it has found, and since when.
+    /// What was found, and since when.
     found: Option<Item>,
     found_since: Instant,
     polls: Duration,
@@ -33,7 +33,7 @@ pub(super) struct Contention {
 }
 
 impl Contention {
-    /// Begins now, where streams are asked for records as seldom as this.
+    /// Starts now; streams are polled at this interval.
     pub(super) fn begin(poll_interval: Duration) -> Self {
         let delays = ExponentialBuilder::default().with_min_delay(FIRST_DELAY).with_max_delay(LAST_DELAY);
         let now = Instant::now();
@@ -46,7 +46,7 @@ impl Contention {
         }
     }
 
-    /// Takes in what was found just now, and says when to look again.
+    /// Records what was just found; returns when to look again.
     pub(super) fn next(&mut self, found: Option<Item>) -> Instant {
         let now = Instant::now();
         if self.found != found {

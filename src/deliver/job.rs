@@ -1,4 +1,4 @@
-//! What is queued for a destination: an action, the records that it is for, and what it weighs.
+//! A job queued for a destination: an action, the records it is for, and its size.
 
 use std::sync::Arc;
 
@@ -14,27 +14,27 @@ use crate::telemetry::Trace;
 pub struct Job {
     pub action: Action,
     pub record: Source,
-    /// The right to write it.
+    /// The right to make this write.
     pub tenure: Arc<Tenure>,
-    /// If the record is traced.
+    /// Set if the record is traced.
     pub trace: Option<Trace>,
-    /// The records whose writes need not be made any more, since this one's does for them.
+    /// The records whose writes this one has coalesced, so that they are not made.
     pub taken_in: Vec<Source>,
 }
 
-/// The record that asked for an action.
+/// The record that an action came from.
 #[derive(Debug)]
 pub struct Source {
     pub ordinal: u64,
-    /// Where it is crossed out once its action has finished.
+    /// Where the record is marked as finished once its action is.
     pub ledger: Arc<Ledger>,
     pub created_millis: u64,
     pub seen: Instant,
 }
 
 impl Job {
-    /// Does for the job of the same key that is queued before it, where the protocol allows it and both
-    /// stand under one lease; else gives that back.
+    /// Absorbs an older queued job of the same key, where the protocol allows it and both are under one
+    /// lease; otherwise gives it back.
     pub(super) fn take_in(&mut self, before: Self) -> Option<Self> {
         let may = Arc::ptr_eq(&self.tenure, &before.tenure) && self.action.take_in(&before.action);
         if !may {
@@ -46,14 +46,14 @@ impl Job {
         None
     }
 
-    /// Crosses out all that it was for.
+    /// Marks every record it was for as finished.
     pub(super) fn finish(&self) {
         for record in self.taken_in.iter().chain([&self.record]) {
             record.ledger.finish(record.ordinal);
         }
     }
 
-    /// A rough size of its images, in bytes.
+    /// The approximate size of its images, in bytes.
     pub(super) fn bytes(&self) -> usize {
         match &self.action {
             Action::Push(write) | Action::Heal(write, _) | Action::Restamp(write) => {

@@ -1,16 +1,16 @@
-//! Where more writes at once no longer make more writes a second.
+//! Finds the concurrency beyond which more concurrent writes no longer raise throughput.
 
 use std::time::Duration;
 
 use tokio::time::Instant;
 
-/// Looks for the knee of a destination's throughput, which is where queues begin (Jain and Ramakrishnan,
-/// 1988): while more writes wait than may be made at once, it tries half as many and twice as many, and keeps
-/// what made more a second.
+/// Looks for the knee of a destination's throughput, where queues begin (Jain and Ramakrishnan, 1988): while
+/// more writes wait than may be in flight, it tries half and twice the width, and keeps whichever made more
+/// writes a second.
 ///
-/// Half as many are kept where they make no fewer: the others only waited elsewhere. Where answers take as
-/// long however many are asked for, as DynamoDB's and those across an ocean do, half as many make half, and
-/// it stays wide. What it found holds while it finds it again.
+/// Half the width is kept if it makes no fewer: the other writes only waited elsewhere. Where answers take
+/// the same time however many are in flight, as with DynamoDB and across an ocean, half the width makes half
+/// as many, so the width stays large. A result holds until it is measured again.
 #[derive(Debug)]
 pub(super) struct Knee {
     now: usize,
@@ -19,41 +19,41 @@ pub(super) struct Knee {
     round: Option<Round>,
     trial: Option<Trial>,
     wider_next: bool,
-    /// Rounds between trials: twice as many after each that failed.
+    /// Rounds between trials; doubles after each failed trial.
     patience: u32,
     rest: u32,
-    /// When a count was last completed.
+    /// When a count last completed.
     found: Option<Instant>,
 }
 
-/// Answers that are counted.
+/// A count of answers.
 #[derive(Debug)]
 struct Round {
-    /// Answers to come before the count begins, of writes that were begun at another width.
+    /// Answers still to come, before the count begins, from writes started at another width.
     settling: usize,
     since: Instant,
     answers: u32,
 }
 
-/// A width that is tried.
+/// A width under trial.
 #[derive(Debug)]
 struct Trial {
     from: usize,
-    /// Answers a second there.
+    /// Answers a second at that width.
     rate: f64,
 }
 
 impl Knee {
-    /// It never goes below this: a large item, or a slow answer, must not hold up all the others.
+    /// The smallest width: a large item or a slow answer must not hold up all the others.
     const LEAST: usize = 4;
-    /// A wider trial must make so much more.
+    /// How much faster a wider trial must be to be kept.
     const GAIN: f64 = 1.05;
     const FEWEST_ANSWERS: usize = 64;
     const MOST_PATIENCE: u32 = 64;
-    /// For so long a width holds that is not found again: bursts too short to learn from get the most.
+    /// How long a width holds without being found again: bursts too short to learn from get the largest.
     const MEMORY: Duration = Duration::from_secs(5);
 
-    /// Begins with the most: tables take bursts.
+    /// Starts at the largest width: tables take bursts.
     pub(super) fn new(most: usize) -> Self {
         Self {
             now: most,
@@ -72,7 +72,7 @@ impl Knee {
         self.now
     }
 
-    /// A write was made, while others waited for nothing but its end.
+    /// Records a write that was answered while others waited only for its end.
     pub(super) fn answered(&mut self, at: Instant) {
         let Some(round) = &mut self.round else {
             self.round = Some(Round { settling: 0, since: at, answers: 0 });
@@ -115,8 +115,8 @@ impl Knee {
         }
     }
 
-    /// What was counted says nothing of the width: no write waited, or the destination failed. So nothing
-    /// speaks for a narrower trial, and a wider one was wide enough.
+    /// Discards the current count, which says nothing about the width: no write waited, or the destination
+    /// failed. So nothing supports a narrower trial, and a wider one was wide enough.
     pub(super) fn disturbed(&mut self, at: Instant) {
         self.round = None;
         if let Some(Trial { from, .. }) = self.trial.take() {
@@ -133,7 +133,8 @@ impl Knee {
 mod tests {
     use super::*;
 
-    /// A destination: the writes it makes a second, by how many are under way; give or take a fifth each.
+    /// A simulated destination: the writes a second that it makes, by how many are in flight; each varies by
+    /// up to a fifth.
     struct Peer {
         rng: fastrand::Rng,
         at: Instant,
@@ -144,7 +145,7 @@ mod tests {
             Self { rng: fastrand::Rng::with_seed(seed), at: Instant::now() }
         }
 
-        /// Takes so many writes; returns the mean width.
+        /// Makes so many writes; returns the mean width.
         fn take(&mut self, knee: &mut Knee, writes: u32, rate: impl Fn(f64) -> f64) -> f64 {
             let width = |knee: &Knee| f64::from(u32::try_from(knee.now()).unwrap_or(u32::MAX));
             let mut sum = 0.0;
@@ -157,12 +158,12 @@ mod tests {
         }
     }
 
-    /// Answers take 80 ms, however many are asked for.
+    /// Answers take 80 ms, however many are in flight.
     fn far(width: f64) -> f64 {
         width / 0.08
     }
 
-    /// Is fastest with eight at once, and gets slower by a seventh with each doubling.
+    /// Fastest with eight in flight; a seventh slower with each doubling.
     fn contended(width: f64) -> f64 {
         3000.0 * if width <= 8.0 { width / 8.0 } else { (8.0 / width).powf(0.2) }
     }
@@ -204,7 +205,7 @@ mod tests {
     fn a_trial_ends_when_no_write_waits() {
         let (mut peer, mut knee) = (Peer::new(1), Knee::new(64));
         peer.take(&mut knee, 200, contended);
-        assert_eq!(knee.now(), 32, "a trial is under way");
+        assert_eq!(knee.now(), 32, "a trial is in progress");
         knee.disturbed(peer.at);
         assert_eq!(knee.now(), 64);
     }

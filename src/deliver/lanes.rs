@@ -1,5 +1,4 @@
-//! The lanes of one writer, one a key: each key's writes keep their order, and no key waits for
-//! another.
+//! The lanes of one writer, one for each key: a key's writes keep their order, and no key waits for another.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
@@ -17,33 +16,32 @@ use crate::protocol::{Action, KeyId, Version, Write};
 use crate::replica::{Insistence, Outcome};
 use crate::telemetry::Step;
 
-/// So many keys may rest because they were throttled, and the others go on: more than one hot partition has
-/// at once.
+/// How many throttled keys may rest while the others go on: more than one hot partition has at once.
 const MOST_THROTTLED: usize = 1024;
 
 /// The lanes of one writer.
 #[derive(Debug)]
 pub struct Lanes {
     sender: mpsc::UnboundedSender<Message>,
-    /// What may still be queued, in KiB.
+    /// The space left in the queue, in KiB.
     room: Arc<Semaphore>,
     capacity: usize,
 }
 
-/// A job, and the room that it takes.
+/// A job, and the queue space it takes.
 type Queued = (Job, OwnedSemaphorePermit);
 
-/// What a destination's dispatcher is told.
+/// A message to a destination's dispatcher.
 #[derive(Debug)]
 #[expect(clippy::large_enum_variant, reason = "nearly every message is the large one")]
 enum Message {
     Queue(Queued),
-    /// A write of this destination's, of a key, has come to the agent's own replica.
+    /// This destination's write of a key has arrived at the agent's own replica.
     Arrived(KeyId, Version),
 }
 
 impl Lanes {
-    /// Starts the lanes among `tasks`, with which they end. They write nothing until the gate is open, and
+    /// Starts the lanes among `tasks`, and they end with them. They write nothing until the gate is open, and
     /// at most `concurrency` items at once.
     pub fn start(
         writer: Arc<Writer>,
@@ -70,7 +68,7 @@ impl Lanes {
         Self { sender, room: Arc::new(Semaphore::new(capacity)), capacity }
     }
 
-    /// Queues a job, if there is room for it; else gives it back.
+    /// Queues a job if there is space for it; otherwise gives it back.
     pub fn try_send(&self, job: Job) -> Option<Job> {
         match Arc::clone(&self.room).try_acquire_many_owned(self.cost(&job)) {
             Ok(permit) => {
@@ -81,7 +79,7 @@ impl Lanes {
         }
     }
 
-    /// Queues a job as soon as there is room for it.
+    /// Queues a job once there is space for it.
     pub async fn send(&self, job: Job) {
         let cost = self.cost(&job);
         // The semaphore is never closed.
@@ -90,15 +88,15 @@ impl Lanes {
         }
     }
 
-    /// A write of this destination's has come to the agent's own replica: what is queued of the key, and older,
-    /// need not be made where it meets what can't be compared.
+    /// Records that this destination's write of a key has arrived at the agent's own replica: an older queued
+    /// write of the key need not be made where it meets an image that can't be compared.
     pub fn arrived(&self, key: KeyId, version: Version) {
         let _ = self.sender.send(Message::Arrived(key, version));
     }
 
     fn queue(&self, job: Job, permit: OwnedSemaphorePermit) {
         job.record.ledger.begin(job.record.ordinal, job.record.created_millis);
-        // Where nobody listens, the agent is stopping: the job stays in the ledger, and so before the
+        // If the receiver is gone, the agent is stopping: the job stays in the ledger, and so ahead of the
         // checkpoint.
         let _ = self.sender.send(Message::Queue((job, permit)));
     }
@@ -109,17 +107,17 @@ impl Lanes {
     }
 }
 
-/// What is queued for one key. Its first job is under way, ready, or resting between two attempts.
+/// The queue of one key. Its first job is in flight, ready, or resting between two attempts.
 #[derive(Debug, Default)]
 struct Lane {
     first: Option<Begun>,
     rest: VecDeque<Queued>,
-    /// The destination's highest version that has come to the agent's own replica meanwhile.
+    /// The destination's highest version that has meanwhile arrived at the agent's own replica.
     arrived: Option<Version>,
 }
 
 impl Lane {
-    /// The newest write that is queued.
+    /// The newest queued write.
     fn newest(&self) -> Option<Write> {
         match &self.rest.back()?.0.action {
             Action::Push(write) => Some(write.clone()),
@@ -140,7 +138,7 @@ struct Begun {
     _room: OwnedSemaphorePermit,
 }
 
-/// One attempt, over.
+/// A finished attempt.
 struct Attempt {
     key: KeyId,
     begun: Begun,
@@ -148,12 +146,12 @@ struct Attempt {
     ended: Ended,
 }
 
-/// What came of an attempt.
+/// How an attempt ended.
 enum Ended {
     Answered(Result<Outcome, Fault>),
-    /// The replica can never take the write, and it is in the dead letters.
+    /// The replica can never take the write, and it is parked in the dead letters.
     Parked(Fault),
-    /// The lease has ended: whoever has it now does the job again.
+    /// The lease has ended: its next owner does the job again.
     Left,
 }
 
@@ -164,13 +162,14 @@ struct Dispatcher {
     lanes: BTreeMap<KeyId, Lane>,
     /// The keys whose turn it is.
     ready: VecDeque<KeyId>,
-    /// The keys whose last attempt failed, by when they may try again: those that were throttled, which
-    /// tells of few keys, and those that failed otherwise, which tells of all.
+    /// The keys whose last attempt failed, by when they may retry: those that were throttled, which says
+    /// something about few keys, and those that failed otherwise, which says something about all.
     throttled: BTreeSet<(Instant, KeyId)>,
     failing: BTreeSet<(Instant, KeyId)>,
-    /// The keys whose push has met a write that the peer's agent has not told of, by when they look again.
+    /// The keys whose push met a write that the peer's agent has not reported, by when they look again.
     contended: BTreeSet<(Instant, KeyId)>,
-    /// The keys whose write was refused as invalid, by when they may try again; while the table is held, none may.
+    /// The keys whose write was refused as invalid, by when they may retry; while the table is held, none
+    /// may.
     refused: BTreeSet<(Instant, KeyId)>,
     judge: Judge,
     attempts: JoinSet<Attempt>,
@@ -210,12 +209,12 @@ impl Dispatcher {
             self.ready.push_back(key);
             Lane::default()
         });
-        // What has been begun may have been made, and stays as it is.
+        // A job in progress may already have been written, and stays as it is.
         if let Some((before, mut its_room)) = lane.rest.pop_back() {
             if let Some(before) = job.take_in(before) {
                 lane.rest.push_back((before, its_room));
             } else if let Some(part) = its_room.split(job.taken_in.len()) {
-                // A record that waits takes room, without its images, too.
+                // A waiting record takes space even without its images.
                 room.merge(part);
             }
         }
@@ -228,9 +227,8 @@ impl Dispatcher {
         }
     }
 
-    /// Begins attempts, as many as may be under way. Where a destination fails, the keys that found out
-    /// go on trying, and no others; where it throttles, many may rest before the others wait for them. Where it
-    /// refuses whatever it is sent, all wait.
+    /// Starts as many attempts as allowed. If a destination fails, only the keys that noticed keep trying; if
+    /// it throttles, many may rest before the others wait for them; if it refuses every write, all wait.
     fn begin(&mut self) {
         while let Some(key) = self.next_key() {
             let Some(lane) = self.lanes.get_mut(&key) else { continue };
@@ -252,7 +250,7 @@ impl Dispatcher {
         }
     }
 
-    /// The key whose attempt begins now, if one may. While the table is held, that is one alone, now and then.
+    /// The key whose attempt may start now, if any. While the table is held, one alone, now and then.
     fn next_key(&mut self) -> Option<KeyId> {
         let Some(due) = self.judge.next() else {
             let may = self.width.allows(self.under_way()) && self.throttled.len() < MOST_THROTTLED;
@@ -271,20 +269,20 @@ impl Dispatcher {
         }
     }
 
-    /// When something is to be begun, or to be woken, that waits for its time.
+    /// When the next waiting key is due to start or to wake.
     fn next_turn(&self) -> Option<Instant> {
         let resting = [&self.throttled, &self.failing, &self.contended];
         let next = resting.into_iter().filter_map(|keys| Some(keys.first()?.0)).min();
         let refused = match self.judge.next() {
             None => self.refused.first().map(|(at, _)| *at),
-            // What is under way comes first.
+            // Attempts in flight come first.
             Some(_) if !self.attempts.is_empty() => None,
             Some(due) => (!self.ready.is_empty() || !self.refused.is_empty()).then_some(due),
         };
         next.into_iter().chain(refused).min()
     }
 
-    /// A key that fails keeps its place.
+    /// A failing key keeps its slot.
     fn under_way(&self) -> usize {
         self.attempts.len() + self.failing.len()
     }
@@ -296,7 +294,8 @@ impl Dispatcher {
                 return;
             }
             Ended::Answered(Err(fault)) => {
-                // Once throttled, it tells of its key, and no more of the table.
+                // After its first throttling, a job says something about its key, but nothing more about the
+                // table.
                 if fault.kind != FaultKind::Throttled || !begun.was_throttled {
                     self.width.failed(fault.kind, since);
                 }
@@ -336,7 +335,7 @@ impl Dispatcher {
         }
     }
 
-    /// Crosses a job out for which no more is to be done.
+    /// Marks a job with nothing left to do as finished.
     fn finish(&mut self, mut begun: Begun, outcome: Result<&Outcome, &Fault>) {
         self.width.went_well(self.under_way() + 1, !self.ready.is_empty());
         if let Some(step) = begun.step.take() {
@@ -348,7 +347,7 @@ impl Dispatcher {
         begun.job.finish();
     }
 
-    /// A write that was made shows that the table takes writes.
+    /// A successful write shows that the table accepts writes.
     fn answered(&mut self, outcome: &Outcome) {
         if !matches!(outcome, Outcome::Applied { .. }) {
             self.judge.answered();
@@ -358,7 +357,8 @@ impl Dispatcher {
         }
     }
 
-    /// A write was refused as invalid: for its item, which is put aside then, or for the table's state.
+    /// Handles a write refused as invalid: because of its item, which is then parked, or because of the
+    /// table's state.
     fn refused(&mut self, key: KeyId, mut begun: Begun, since: Instant, fault: Fault) {
         let before = std::mem::replace(&mut begun.was_refused, true);
         let sentence = if fault.is_of_item() { Sentence::Park } else { self.judge.refused(key, before) };
@@ -376,7 +376,7 @@ impl Dispatcher {
                 });
                 return;
             }
-            // A letter can't say what is to be done with a marked item: it is tried until it is done.
+            // A dead letter can't say what to do with a marked item, so it is retried until done.
             (Sentence::Park, None) => Instant::now() + begun.backoff.next(fault.kind),
             (Sentence::Rest(at), _) => at,
             (Sentence::Hold, _) => {
@@ -391,13 +391,13 @@ impl Dispatcher {
         }
     }
 
-    /// Whether something newer than a push has come from where it goes.
+    /// Whether something newer than a push has arrived from its destination.
     fn is_superseded(&self, key: KeyId, job: &Job) -> bool {
         let arrived = self.lanes.get(&key).and_then(|lane| lane.arrived.as_ref());
         matches!(&job.action, Action::Push(write) if arrived.is_some_and(|arrived| *arrived > write.version))
     }
 
-    /// It is the turn of those that have rested for long enough.
+    /// Makes the keys that have rested long enough ready.
     fn wake(&mut self) {
         let now = Instant::now();
         let refused = if self.judge.is_held() { None } else { Some(&mut self.refused) };

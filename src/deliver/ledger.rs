@@ -1,16 +1,16 @@
-//! Which records are still being worked on for a destination.
+//! The records that are still in progress for a destination.
 
 use std::collections::BTreeMap;
 use std::sync::{Mutex, PoisonError};
 
-/// The ordinals of the records whose actions have not finished.
+/// The ordinals of the records with unfinished actions.
 #[derive(Debug, Default)]
 pub struct Ledger(Mutex<BTreeMap<u64, Unfinished>>);
 
-/// A record whose actions have not finished.
+/// A record with unfinished actions.
 #[derive(Debug)]
 struct Unfinished {
-    /// How many have not.
+    /// How many actions are unfinished.
     count: u32,
     /// When the record was created.
     created_millis: u64,
@@ -21,7 +21,7 @@ impl Ledger {
         self.lock().entry(ordinal).or_insert(Unfinished { count: 0, created_millis }).count += 1;
     }
 
-    /// Crosses out what was begun, once.
+    /// Marks one action of this record as finished.
     pub fn finish(&self, ordinal: u64) {
         let mut unfinished = self.lock();
         match unfinished.get_mut(&ordinal) {
@@ -30,12 +30,12 @@ impl Ledger {
         }
     }
 
-    /// The first record that has not finished; every one before it has.
+    /// The first unfinished record; all before it are finished.
     pub fn first(&self) -> Option<u64> {
         self.lock().first_key_value().map(|(ordinal, _)| *ordinal)
     }
 
-    /// When the first record that has not finished was created, in milliseconds.
+    /// When the first unfinished record was created, in milliseconds.
     pub fn oldest_millis(&self) -> Option<u64> {
         self.lock().first_key_value().map(|(_, unfinished)| unfinished.created_millis)
     }

@@ -1,5 +1,5 @@
-//! Delivery to destinations: jobs in order within a key and in parallel across keys, as many at once as a destination
-//! takes, until each is answered; and the ledger of those that are not.
+//! Delivery to destinations: jobs run in order within a key and in parallel across keys, as many at once as a
+//! destination takes, until each is answered; and the ledger of those that are not.
 
 mod complaints;
 mod contention;

@@ -1,7 +1,7 @@
-//! The peers that nothing is written to for now, because an operator said so.
+//! The peers that an operator has paused: nothing is written to them.
 //!
-//! What was queued for such a peer waits, in the ledger and so before the checkpoint, as it does for
-//! a peer that can't be reached.
+//! Writes queued for such a peer wait in the ledger, and so ahead of the checkpoint, as they do for a peer
+//! that can't be reached.
 
 use std::sync::{PoisonError, RwLock};
 
@@ -10,39 +10,39 @@ use tokio::sync::Notify;
 use crate::control::PausedPeers;
 use crate::protocol::Origin;
 
-/// The pauses that hold for one agent.
+/// The pauses in force for one agent.
 #[derive(Debug, Default)]
 pub struct Pauses {
-    /// None before the agent has seen what is paused: until then, every peer may be.
+    /// `None` until the agent has read what is paused: until then, every peer may be.
     paused: RwLock<Option<PausedPeers>>,
-    // Not a watch: that wakes the lanes in a random order.
+    // Not a `watch`, which wakes the lanes in random order.
     changed: Notify,
 }
 
 impl Pauses {
-    /// These, and no others, are paused now.
+    /// Sets the paused peers to exactly these.
     pub fn are(&self, paused: PausedPeers) {
         *self.paused.write().unwrap_or_else(PoisonError::into_inner) = Some(paused);
         self.changed.notify_waiters();
     }
 
-    /// All of them, each until when.
+    /// All paused peers, each with the end of its pause.
     pub fn all(&self) -> PausedPeers {
         self.paused.read().unwrap_or_else(PoisonError::into_inner).clone().unwrap_or_default()
     }
 
-    /// Whether a write to a peer may be begun.
+    /// Whether a write to a peer may start.
     pub fn holds(&self, peer: &Origin) -> bool {
         let paused = self.paused.read().unwrap_or_else(PoisonError::into_inner);
         paused.as_ref().is_none_or(|paused| paused.contains_key(peer))
     }
 
-    /// Returns when a write to a peer may be begun.
+    /// Returns once a write to a peer may start.
     pub(super) async fn over(&self, peer: &Origin) {
         while self.holds(peer) {
             let mut changed = std::pin::pin!(self.changed.notified());
             changed.as_mut().enable();
-            // It may have changed just before that.
+            // It may have changed just before this.
             if self.holds(peer) {
                 changed.await;
             }
@@ -63,13 +63,13 @@ mod tests {
         let (pauses, tokyo) = (Pauses::default(), "tokyo".parse().expect("a name"));
         let oregon = "oregon".parse().expect("a name");
         let waits = async |peer| timeout(Duration::from_secs(9), pauses.over(peer)).await.is_err();
-        assert!(waits(&tokyo).await, "a write was begun before what is paused was known");
+        assert!(waits(&tokyo).await, "a write started before the pauses were known");
         pauses.are(PausedPeers::from([(tokyo.clone(), 7)]));
         assert!(waits(&tokyo).await && !waits(&oregon).await);
         let (ended, ()) = tokio::join!(timeout(Duration::from_secs(9), pauses.over(&tokyo)), async {
             tokio::task::yield_now().await;
             pauses.are(PausedPeers::new());
         });
-        assert!(ended.is_ok(), "it was not noticed that the pause was over");
+        assert!(ended.is_ok(), "the end of the pause was not noticed");
     }
 }

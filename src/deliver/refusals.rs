@@ -1,8 +1,8 @@
-//! What follows from writes that a destination refuses as invalid.
+//! What to do about writes that a destination refuses as invalid.
 //!
-//! Where other writes are made, it is the item: it is put aside, to the dead letters. Where many different keys are
-//! refused in a row and none is made in between, it is the table (other keys, an index, an encryption key): nothing
-//! is put aside, all wait, and one is tried now and then.
+//! If other writes succeed, the item is the cause, and the write is parked as a dead letter. If many
+//! different keys are refused in a row and none succeeds in between, the table is the cause (other keys, an
+//! index, an encryption key): nothing is parked, all writes wait, and one is tried now and then.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -13,12 +13,12 @@ use tokio::time::Instant;
 use crate::fault::{Backoff, FaultKind};
 use crate::protocol::{KeyId, Origin};
 
-/// So many keys in a row are no accident.
+/// This many refused keys in a row are no accident.
 const MANY: usize = 10;
-/// When a write that was refused is tried once more: by then it shows whether others are.
+/// When a refused write is retried: by then it is clear whether others are refused.
 const SECOND_TRY: Duration = Duration::from_secs(1);
 
-/// The regions that refuse a table's writes whatever their key, each with its reason.
+/// The regions that refuse all of a table's writes, whatever the key, each with its reason.
 #[derive(Debug, Default)]
 pub struct Refusals(Mutex<BTreeMap<Origin, String>>);
 
@@ -28,7 +28,7 @@ impl Refusals {
         self.lock().clone()
     }
 
-    /// Nothing is written any more that could be refused.
+    /// Forgets all of them: nothing that could be refused is written any more.
     pub fn clear(&self) {
         self.lock().clear();
     }
@@ -46,32 +46,32 @@ impl Refusals {
     }
 }
 
-/// Tells the refusals that are an item's from those that are the table's.
+/// Distinguishes refusals caused by an item from those caused by the table.
 #[derive(Debug, Default)]
 pub(super) struct Judge {
-    /// The keys that were refused since a write was made last.
+    /// The keys refused since the last successful write.
     in_a_row: BTreeSet<KeyId>,
     held: Option<Held>,
 }
 
-/// While the table refuses whatever it is sent.
+/// Set while the table refuses every write.
 #[derive(Debug)]
 struct Held {
     backoff: Backoff,
     /// When the next write is tried.
     next: Instant,
-    /// Whether that is one which was refused before.
+    /// Whether that one has been refused before.
     is_refused: bool,
 }
 
-/// What becomes of a refused write.
+/// What to do with a refused write.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Sentence {
-    /// It is the item: put the write aside.
+    /// The item is the cause: park the write.
     Park,
-    /// It is tried again then.
+    /// Retry it at this time.
     Rest(Instant),
-    /// The same, and so it is with all: from now on the table is held.
+    /// Retry it at this time, as all others: the table is held from now on.
     Hold,
 }
 
@@ -80,14 +80,14 @@ impl Judge {
         self.held.is_some()
     }
 
-    /// When the next write may be tried, while the table is held.
+    /// When the next write may be tried while the table is held.
     pub(super) fn next(&self) -> Option<Instant> {
         Some(self.held.as_ref()?.next)
     }
 
-    /// A write is tried though the table is held. Whether it should be one that was refused before: these and
-    /// the others take turns. Those that were refused may all be at fault themselves, and the others may be all
-    /// that shows it.
+    /// Records that a write is tried although the table is held. Returns whether to take one that was refused
+    /// before: these alternate with the others. Those that were refused may all be faulty themselves, and
+    /// then only the others can show it.
     pub(super) fn tries(&mut self) -> bool {
         self.held.as_mut().is_some_and(|held| {
             held.next = Instant::now() + held.backoff.next(FaultKind::Refused);
@@ -96,7 +96,7 @@ impl Judge {
         })
     }
 
-    /// A write of this key was refused, and has been before or not.
+    /// Records that a write of this key was refused; `before` says whether it had been refused earlier.
     pub(super) fn refused(&mut self, key: KeyId, before: bool) -> Sentence {
         let now = Instant::now();
         self.in_a_row.insert(key);
@@ -113,13 +113,13 @@ impl Judge {
         }
     }
 
-    /// A write was made; whether the table was held, which it is no longer.
+    /// Records that a write succeeded, which ends a hold. Returns whether the table was held.
     pub(super) fn made(&mut self) -> bool {
         self.in_a_row.clear();
         self.held.take().is_some()
     }
 
-    /// A write was answered, but not made: that tells nothing, and the next one may be tried.
+    /// Records that a write was answered but not made, which proves nothing: the next one may be tried.
     pub(super) fn answered(&mut self) {
         if let Some(held) = &mut self.held {
             held.next = Instant::now();
@@ -154,7 +154,7 @@ mod tests {
         for i in 1..MANY {
             assert!(matches!(judge.refused(key(i), true), Sentence::Rest(_)), "{i}");
         }
-        assert!(!judge.tries() || !judge.tries(), "no turns");
+        assert!(!judge.tries() || !judge.tries(), "refused and other writes must alternate");
         assert!(judge.made() && !judge.is_held() && !judge.made());
         assert_eq!(judge.refused(key(1), true), Sentence::Park);
     }

@@ -1,19 +1,19 @@
-//! The right to write, which comes with a lease and ends with it.
+//! The right to write, which comes and goes with a lease.
 //!
-//! A lease fences what its owner saves; nothing fences what it writes to a replica. So an owner
-//! that was paused, or cut off, must not go on with what it had queued: by then another may have
-//! done all of it, the peers may have forgotten the keys, and an old write would come back.
+//! A lease fences what its owner saves, but nothing fences what the owner writes to a replica. So an owner
+//! that was paused or cut off must not continue with what it had queued: by then another agent may have done
+//! all of it, the peers may have forgotten the keys, and an old write would come back.
 
 use std::sync::{Mutex, PoisonError};
 
 use tokio::sync::Notify;
 use tokio::time::Instant;
 
-/// How long writes may be begun, by this machine's monotonic clock; none when it is over.
+/// Until when writes may start, by this machine's monotonic clock; `None` once the tenure is over.
 #[derive(Debug)]
 pub struct Tenure {
     until: Mutex<Option<Instant>>,
-    // Not a watch: that wakes those who wait in a random order.
+    // Not a `watch`, which wakes its waiters in random order.
     changed: Notify,
 }
 
@@ -22,7 +22,7 @@ impl Tenure {
         Self { until: Mutex::new(Some(moment)), changed: Notify::new() }
     }
 
-    /// The lease is known to be held still: writes may be begun for longer.
+    /// Lets writes start until a later moment: the lease is known to be still held.
     pub fn extend(&self, moment: Instant) {
         let mut until = self.until.lock().unwrap_or_else(PoisonError::into_inner);
         if until.is_some_and(|until| until < moment) {
@@ -32,7 +32,7 @@ impl Tenure {
         }
     }
 
-    /// Another agent has the lease, or may take it now.
+    /// Ends the tenure: another agent has the lease, or may take it now.
     pub fn end(&self) {
         *self.until.lock().unwrap_or_else(PoisonError::into_inner) = None;
         self.changed.notify_waiters();
@@ -42,15 +42,15 @@ impl Tenure {
         self.now().is_none()
     }
 
-    /// Returns when it is over.
+    /// Returns once the tenure is over.
     pub async fn ended(&self) {
         self.becomes(Option::is_none).await;
     }
 
-    /// Makes a write while it may be made: one that is still under way when the time is up is left,
-    /// and made again when there is more time. Does not return when it is over.
+    /// Runs a write while the tenure allows it: a write still in flight when the time is up is dropped, and
+    /// made again once the tenure is extended. Never returns if the tenure ends first.
     ///
-    /// A process that was stopped looks at the time first when it wakes up.
+    /// A process that was stopped checks the time first when it wakes up.
     pub async fn within<T, F: Future<Output = T>>(&self, write: impl Fn() -> F) -> T {
         loop {
             self.granted().await;
@@ -62,7 +62,7 @@ impl Tenure {
         }
     }
 
-    /// Returns when no write may be under way.
+    /// Returns once no write may be in flight.
     async fn lapsed(&self) {
         while let Some(moment) = self.now().filter(|moment| Instant::now() < *moment) {
             tokio::select! {
@@ -81,12 +81,12 @@ impl Tenure {
         *self.until.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Returns when this holds; looks again at each change.
+    /// Returns once this holds; checks again at each change.
     async fn becomes(&self, holds: impl Fn(&Option<Instant>) -> bool) {
         while !holds(&self.now()) {
             let mut changed = std::pin::pin!(self.changed.notified());
             changed.as_mut().enable();
-            // It may have changed just before that.
+            // It may have changed just before this.
             if !holds(&self.now()) {
                 changed.await;
             }
@@ -108,7 +108,7 @@ mod tests {
         tenure.granted().await;
         tokio::time::sleep(2 * SECOND).await;
         let waited = tokio::time::timeout(SECOND, tenure.granted()).await;
-        assert!(waited.is_err(), "a write was begun without a lease");
+        assert!(waited.is_err(), "a write started without a lease");
         tenure.extend(Instant::now() + SECOND);
         tenure.granted().await;
     }

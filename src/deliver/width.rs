@@ -1,4 +1,4 @@
-//! How many writes to one destination are under way at once.
+//! How many writes to one destination are in flight at once.
 
 use tokio::time::Instant;
 
@@ -7,22 +7,22 @@ use crate::fault::FaultKind;
 
 /// As many as make the most writes a second, and fewer while the destination throttles.
 ///
-/// By throttling, it rises by one for each round of writes that went well, and halves when one is throttled,
-/// as TCP's windows do (additive increase, multiplicative decrease; Chiu and Jain, 1989).
+/// Under throttling it rises by one for each round of successful writes, and halves when one is throttled, as
+/// TCP's windows do (additive increase, multiplicative decrease; Chiu and Jain, 1989).
 #[derive(Debug)]
 pub(super) struct Width {
     knee: Knee,
-    /// By throttling.
+    /// The limit set by throttling.
     now: usize,
     most: usize,
-    /// Writes that went well since it last changed.
+    /// Successful writes since the limit last changed.
     well: usize,
-    /// When it was last halved: what was under way then says nothing new.
+    /// When the limit was last halved: writes already in flight then tell nothing new.
     halved: Option<Instant>,
 }
 
 impl Width {
-    /// Begins with the most: tables take bursts.
+    /// Starts at the largest width: tables take bursts.
     pub(super) fn new(most: usize) -> Self {
         let most = most.max(1);
         Self { knee: Knee::new(most), now: most, most, well: 0, halved: None }
@@ -32,7 +32,8 @@ impl Width {
         under_way < self.now.min(self.knee.now())
     }
 
-    /// A write was made; with it so many were under way, and others may have been waiting for their turn.
+    /// Records a successful write; `under_way` counts those in flight including it, and others may have been
+    /// waiting for their turn.
     pub(super) fn went_well(&mut self, under_way: usize, others_wait: bool) {
         let now = Instant::now();
         if others_wait && under_way >= self.knee.now() {
@@ -47,7 +48,8 @@ impl Width {
         }
     }
 
-    /// A write that was begun at this moment failed. Of a hot partition nothing follows for other keys.
+    /// Records the failure of a write that started at this moment. A hot partition says nothing about other
+    /// keys.
     pub(super) fn failed(&mut self, kind: FaultKind, begun: Instant) {
         if kind == FaultKind::HotPartition {
             return;
@@ -79,9 +81,9 @@ mod tests {
         for _ in 0..9 {
             width.failed(FaultKind::Throttled, Instant::now());
         }
-        assert!(width.allows(0) && !width.allows(1), "it never ends");
+        assert!(width.allows(0) && !width.allows(1), "the width reached zero");
         (0..1000).for_each(|_| width.went_well(1, false));
-        assert!(width.allows(15) && !width.allows(16), "it never passes the most");
+        assert!(width.allows(15) && !width.allows(16), "the width exceeded its limit");
     }
 
     #[tokio::test(start_paused = true)]

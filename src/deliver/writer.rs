@@ -1,4 +1,4 @@
-//! Makes the writes of one destination, and reports what came of each.
+//! Makes the writes to one destination, and reports the outcome of each.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -16,10 +16,10 @@ use crate::replica::{Fitness, Insistence, Outcome, Replica};
 use crate::tally::Tally;
 use crate::telemetry::Trace;
 
-/// Where a destination's lanes write, and what they report to.
+/// Where a destination's lanes write and report.
 #[derive(Debug)]
 pub struct Writer {
-    /// The region that is written to.
+    /// The region written to.
     pub region: Origin,
     /// The region whose agent writes.
     pub origin: Origin,
@@ -32,7 +32,7 @@ pub struct Writer {
     /// Where dead letters go: the control table beside the agent's own replica.
     pub control: ControlTable,
     pub dead_letter_days: u32,
-    /// The longest time between two looks at a stream.
+    /// The longest interval between two polls of a stream.
     pub poll_interval: Duration,
     pub tally: Arc<Tally>,
     pub lag: Arc<LagBook>,
@@ -42,8 +42,8 @@ pub struct Writer {
 }
 
 impl Writer {
-    /// Makes one attempt at a job, as soon as its destination may be written to. `newest` is the newest write of
-    /// its key that is queued, if that is another one.
+    /// Makes one attempt at a job, as soon as its destination may be written to. `newest` is the newest
+    /// queued write of its key, if that is another one.
     pub(super) async fn work_on(
         &self,
         job: &Job,
@@ -63,7 +63,7 @@ impl Writer {
         outcome
     }
 
-    /// Looks at the table where that is in doubt, and tells what has become of it.
+    /// Checks the table if it is in doubt, and logs the result.
     async fn prove(&self) -> Result<(), Fault> {
         match self.fitness.prove().await {
             Ok(false) => {}
@@ -78,8 +78,9 @@ impl Writer {
         Ok(())
     }
 
-    /// Where a push has lost, or may lose, its stamp is set beside what stands in the own replica, or that of a
-    /// newer one that is queued: what it lost to comes here, and must be able to see the version.
+    /// If a push has been or may be superseded, sets its stamp (or that of a newer queued one) beside what
+    /// stands in the agent's own replica: the write that superseded it arrives here, and must be able to see
+    /// the version.
     async fn attempt(
         &self,
         action: &Action,
@@ -94,7 +95,7 @@ impl Writer {
         Ok(outcome)
     }
 
-    /// Counts what became of a job.
+    /// Counts a job's outcome.
     pub(super) fn report(&self, job: &Job, outcome: &Outcome) {
         if let Action::Push(_) = job.action {
             for record in job.taken_in.iter().chain([&job.record]) {
@@ -124,64 +125,64 @@ impl Writer {
         counter.add();
     }
 
-    /// The region written to, in a log line; an agent's own is no peer.
+    /// The region written to, for a log line; the agent's own region is not a peer.
     fn peer(&self) -> Option<DisplayValue<&Origin>> {
         (self.region != self.origin).then(|| display(&self.region))
     }
 
-    /// Tells of an attempt that failed and is made again.
+    /// Logs a failed attempt that is retried.
     pub(super) fn notice(&self, job: &Job, fault: &Fault) {
         let Self { origin: region, table, .. } = self;
         let (peer, key) = (self.peer(), log_key(job.action.key()));
         if fault.kind.is_throttling() {
             self.tally.throttled.add();
-            debug!(%region, peer, table, %key, %fault, "throttled; trying again");
+            debug!(%region, peer, table, %key, %fault, "throttled; retrying");
             return;
         }
         self.tally.retries.add();
         match fault.kind {
             _ if !self.complaints.is_due() => {
-                debug!(%region, peer, table, %key, %fault, "a write failed; trying again");
+                debug!(%region, peer, table, %key, %fault, "write failed; retrying");
             }
             FaultKind::Invalid | FaultKind::Missing if self.refusals.all().contains_key(&self.region) => {
                 error!(
                     %region, peer, table, %key, %fault,
-                    "the replica takes no write of this table, and all wait; it is tried now and then"
+                    "the replica refuses all writes of this table; they wait, and one is retried now and then"
                 );
             }
             FaultKind::Refused => error!(
                 %region, peer, table, %key, %fault,
-                "the region refuses the write; check the credentials and the permissions of this agent there"
+                "the region denies the write; check this agent's credentials and permissions there"
             ),
             FaultKind::Missing => error!(
                 %region, peer, table, %key, %fault,
                 "the replica is missing; create it with `tradewind init --create-tables`"
             ),
-            _ => warn!(%region, peer, table, %key, %fault, "a write failed; trying again"),
+            _ => warn!(%region, peer, table, %key, %fault, "write failed; retrying"),
         }
     }
 
-    /// Tells that the replica refuses whatever it is sent, and that all writes to it wait.
+    /// Logs that the replica refuses every write, and that all writes to it wait.
     pub(super) fn hold(&self, fault: &Fault) {
         let Self { origin: region, table, .. } = self;
         error!(
             %region, peer = self.peer(), table, %fault,
-            "the replica refuses the writes of many keys in a row, and takes none: that is a state of its table, and not \
-             of the items. No write goes to the dead letters: they wait, and one is tried now and then. Compare the \
-             replicas' keys and indexes, and see to the encryption key"
+            "the replica refuses the writes of many keys in a row and accepts none: the cause is its table, \
+             not the items. No write is parked as a dead letter: they wait, and one is retried now and then. \
+             Compare the replicas' keys and indexes, and check the encryption key"
         );
         self.refusals.note(&self.region, Some(fault.to_string()));
     }
 
-    /// Tells that the replica takes writes again.
+    /// Logs that the replica accepts writes again.
     pub(super) fn release(&self) {
         let Self { origin: region, table, .. } = self;
-        info!(%region, peer = self.peer(), table, "the replica takes writes again: those that waited are made");
+        info!(%region, peer = self.peer(), table, "the replica accepts writes again");
         self.refusals.note(&self.region, None);
     }
 
-    /// Puts a write that can never be applied aside, with its reason, so that the stream goes on. It ends only once
-    /// the letter is saved: a write that stands nowhere else must not be passed by.
+    /// Parks a write that can never be applied as a dead letter, with the reason, so that the stream goes on.
+    /// Returns only once the letter is saved: a write that is stored nowhere else must not be skipped.
     pub(super) async fn bury(&self, write: &Write, trace: Option<&Trace>, fault: &Fault) {
         let Self { origin: region, table, .. } = self;
         let (peer, key, trace) = (self.peer(), log_key(&write.key), trace.map(Trace::id));
@@ -191,14 +192,15 @@ impl Writer {
         insist(save, |fault| {
             error!(
                 %region, peer, table, %key, %fault, trace,
-                "can't save a dead letter in the control table; trying again, and the checkpoint waits for it"
+                "can't save a dead letter in the control table; retrying, and the checkpoint waits for it"
             );
         })
         .await;
         self.tally.dead_letters.add();
         error!(
             %region, peer, table, %key, %fault, trace,
-            "the replica can never take this write; it is in the dead letters of the origin's control table"
+            "the replica can never accept this write; it is parked in the dead letters of the origin's \
+             control table"
         );
     }
 }

@@ -1,4 +1,4 @@
-//! The board: what is known of all regions now, and what was over the last minutes.
+//! The board: the state of all regions now, and over the last minutes.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -18,17 +18,17 @@ use crate::protocol::Origin;
 
 /// How many points of the past are kept: a quarter of an hour, at two seconds each.
 const POINTS: usize = 450;
-/// How long it is told that something else answered in a region's place.
+/// How long answers by something else in a region's place are reported.
 const OF_LATE: Duration = Duration::from_hours(1);
 
-/// What one agent knows of all.
+/// What one agent knows about all regions.
 #[derive(Debug)]
 pub struct Board {
     regions: Vec<Origin>,
     figures: Figures,
     /// How often each agent reports.
     interval: Duration,
-    /// What something else has answered in each region's place.
+    /// The answers by something else in each region's place.
     interceptions: BTreeMap<Origin, Interceptions>,
     state: Mutex<State>,
 }
@@ -87,7 +87,7 @@ impl Board {
         Self { regions, figures, interval, interceptions, state: Mutex::new(state) }
     }
 
-    /// All regions as they stand now.
+    /// All regions as they are now.
     pub fn overview(&self) -> Overview {
         let own = Heard { report: self.report(), silent: Duration::ZERO };
         let heard = |told: &Told| Heard { report: told.report.clone(), silent: told.at.elapsed() };
@@ -95,7 +95,7 @@ impl Board {
         Overview::of(&self.regions, reports)
     }
 
-    /// The last minutes, the oldest moment first.
+    /// The last minutes, oldest moment first.
     pub fn history(&self) -> Vec<Point> {
         self.lock().history.iter().cloned().collect()
     }
@@ -104,7 +104,7 @@ impl Board {
         &self.figures
     }
 
-    /// How long no agent of each other region has been heard of here.
+    /// For each other region, how long none of its agents has reported here.
     pub(crate) fn silences(&self) -> BTreeMap<Origin, Duration> {
         let state = self.lock();
         let since = |region: &Origin| {
@@ -115,14 +115,14 @@ impl Board {
         others.map(|region| (region.clone(), since(region).saturating_sub(self.interval))).collect()
     }
 
-    /// What is known of whether the replicas of this agent's tables agree.
+    /// What is known about whether the replicas of this agent's tables agree.
     pub(crate) fn agreements(&self) -> Vec<(String, Agreement)> {
         let state = self.lock();
         let known = |table: String| Some((state.recent.agreement(&table)?.clone(), table));
         self.figures.tables().into_iter().filter_map(known).map(|(known, table)| (table, known)).collect()
     }
 
-    /// What the agent itself has to say now.
+    /// The agent's own report now.
     pub(super) fn report(&self) -> Report {
         let intercepted = self.interceptions.iter();
         let intercepted = intercepted.filter_map(|(at, noted)| Some((at.clone(), noted.within(OF_LATE)?)));
@@ -134,12 +134,12 @@ impl Board {
         self.interceptions.iter().map(|(region, noted)| (region, noted.count()))
     }
 
-    /// Takes note of something that the agent did, or has read.
+    /// Records something that the agent did or has read.
     pub(super) fn note(&self, note: impl FnOnce(&mut Recent)) {
         note(&mut self.lock().recent);
     }
 
-    /// Takes in what the agent did since the last time, and keeps the moment.
+    /// Records what the agent did since the last call, and keeps the moment.
     pub(super) fn tick(&self) {
         self.note(|recent| recent.sample(&self.figures));
         let Overview { millis, regions, links, .. } = self.overview();
@@ -164,7 +164,7 @@ impl Board {
         history.push_back(point);
     }
 
-    /// Takes in what all agents have reported.
+    /// Records what all agents have reported.
     pub(super) fn hear(&self, reports: Vec<SavedReport>) {
         let now = Instant::now();
         let mut state = self.lock();
@@ -177,7 +177,7 @@ impl Board {
             let told = match state.others.remove(&key) {
                 Some(told) if told.beat == beat => Some(told),
                 last => serde_json::from_str::<Report>(&body).ok().map(|report| {
-                    // Of one that was there before, only its own clock tells how old it is.
+                    // For an agent that was there before this one, only its own clock shows the age.
                     let age = Duration::from_millis(wall_millis().saturating_sub(report.millis));
                     let at = if last.is_some() { now } else { now.checked_sub(age).unwrap_or(now) };
                     Told { report, beat, at }

@@ -1,9 +1,9 @@
-//! The heartbeat: each agent's report is written to its own region, shows in that region's stream,
-//! and is then written to every peer, as an application's write is. How long that takes is the lag
-//! from origin to peer, by one clock and to the millisecond; creation times are whole seconds.
+//! The heartbeat: each agent's report is written to its own region, appears in that region's stream, and is
+//! then written to every peer, as an application's write is. The time this takes is the lag from origin to
+//! peer, measured by one clock and to the millisecond; creation times are whole seconds.
 //!
-//! What the way does not pass through is the queue of a table's own shards: how far that is behind,
-//! watermark ages and apply lags tell.
+//! The heartbeat does not pass through the queue of a table's own shards: watermark ages and apply lags show
+//! how far that is behind.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -28,31 +28,31 @@ use crate::telemetry::HeartbeatInstruments;
 
 /// How long one write of a report may take.
 const WRITE: Duration = Duration::from_secs(5);
-/// A heartbeat that has not shown in the stream by then is given up; the next one is on its way.
+/// A heartbeat that has not appeared in the stream by then is abandoned; the next one follows.
 const LONGEST: Duration = Duration::from_secs(30);
-/// How often a control table without a stream is looked at again.
+/// How often to check again for the stream of a control table without one.
 const RECHECK: Duration = Duration::from_mins(5);
 
-/// Whose heart beats, and where it is felt.
+/// Whose heartbeat it is, and where it is sent.
 pub(super) struct Heart {
     pub(super) board: Arc<Board>,
     pub(super) local: Region,
     pub(super) peers: BTreeMap<Origin, ControlTable>,
     pub(super) interval: Duration,
-    /// How often a shard is asked: as often as those of the tables, or it would measure another lag.
+    /// How often to poll a shard: as often as the tables' shards, or it would measure another lag.
     pub(super) poll: Duration,
     pub(super) instruments: HeartbeatInstruments,
     pub(super) path: Path,
     pub(super) rng: fastrand::Rng,
 }
 
-/// What is known of the control table's stream.
+/// What is known about the control table's stream.
 #[derive(Debug, Default)]
 pub(super) struct Path {
     stream_arn: Option<String>,
-    /// When it is looked for again.
+    /// When to look for it again.
     next_look: Option<Instant>,
-    /// The shard in which the last heartbeat showed.
+    /// The shard in which the last heartbeat appeared.
     home: Option<ShardId>,
     told: bool,
 }
@@ -75,22 +75,21 @@ impl Heart {
         }
     }
 
-    /// Writes the report here; how long it took from then until the stream showed it, if this agent
-    /// is to measure that.
+    /// Writes the report here. Returns how long the stream took to show it, if this agent is to measure that.
     async fn origin(&mut self, report: &SavedReport) -> Option<Duration> {
         let tip = if self.is_first() { self.stand().await } else { None };
         let control = ControlTable::of(&self.local);
         match timeout(WRITE, control.save_report(report, wall_millis())).await {
             Ok(Ok(())) => {}
             Ok(Err(fault)) => {
-                debug!(%fault, "a report can't be saved here");
+                debug!(%fault, "can't save the report in this region");
                 return None;
             }
             Err(_) => return None,
         }
         let written = Instant::now();
         let (arn, mut tip) = tip?;
-        // The tables' shards are not asked the moment that something is written, either.
+        // Like the tables' shards, it is not polled at the moment of a write.
         tokio::time::sleep(self.poll.mul_f64(self.rng.f64())).await;
         let shown = async {
             while !tip.is_over() {
@@ -103,7 +102,7 @@ impl Heart {
                         }
                     }
                     Err(fault) => {
-                        debug!(%fault, "the control table's stream can't be read");
+                        debug!(%fault, "can't read the control table's stream");
                         return None;
                     }
                 }
@@ -117,12 +116,12 @@ impl Heart {
         if shard.is_none() {
             // The stream may be another one by now.
             self.path.stream_arn = None;
-            debug!(arn, "a heartbeat did not show in the control table's stream");
+            debug!(arn, "a heartbeat did not appear in the control table's stream");
         }
         shard.map(|_| delay)
     }
 
-    /// Writes the report to all peers at once, and notes how long it was on its way in all.
+    /// Writes the report to all peers at once, and records how long it took in all.
     async fn peers(&self, report: SavedReport, delay: Option<Duration>) {
         let here = KeyValue::new("region", report.region.to_string());
         if let Some(delay) = delay {
@@ -147,20 +146,19 @@ impl Heart {
                     self.instruments.lag.record(lag.as_secs_f64(), &attributes);
                     self.board.note(|recent| recent.heartbeat_was(&peer, lag));
                 }
-                (None, _) => debug!(region = %report.region, %peer, "a report can't be saved at a peer"),
+                (None, _) => debug!(region = %report.region, %peer, "can't save the report at a peer"),
                 (Some(_), None) => {}
             }
         }
     }
 
-    /// Whether it is this agent that measures: one of a region is enough, and a shard has only two
-    /// readers to spare.
+    /// Whether this agent measures: one of each region is enough, and a shard allows only two readers more.
     fn is_first(&self) -> bool {
         let figures = self.board.figures();
         figures.crew().is_some_and(|(alive, _)| alive.first() == Some(figures.agent()))
     }
 
-    /// Takes a stand at the tip of the control table's stream.
+    /// Takes a position at the tip of the control table's stream.
     async fn stand(&mut self) -> Option<(String, Tip)> {
         let arn = self.stream().await?;
         let found = async {
@@ -194,7 +192,7 @@ impl Heart {
         let described = match describe(&self.local, &self.local.control_table).await {
             Ok(described) => described,
             Err(fault) => {
-                debug!(%fault, "the control table can't be described");
+                debug!(%fault, "can't describe the control table");
                 return None;
             }
         };
@@ -209,7 +207,7 @@ impl Heart {
                 let (region, table) = (&self.local.name, &self.local.control_table);
                 info!(
                     %region, table,
-                    "the control table has no stream of new images, and so lag is not measured by heartbeats; \
+                    "the control table has no stream of new images, so heartbeats don't measure lag; \
                      `tradewind init` turns it on"
                 );
             }
@@ -222,11 +220,11 @@ impl Heart {
         self.path.next_look = Some(Instant::now() + RECHECK);
         let (region, table) = (&self.local.name, &self.local.control_table);
         if std::mem::replace(&mut self.path.told, true) {
-            debug!(%region, table, %fault, "the control table's stream can't be read");
+            debug!(%region, table, %fault, "can't read the control table's stream");
         } else {
             warn!(
                 %region, table, %fault,
-                "the control table's stream can't be read, and so lag is not measured by heartbeats"
+                "can't read the control table's stream, so heartbeats don't measure lag"
             );
         }
     }

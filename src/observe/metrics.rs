@@ -1,9 +1,9 @@
-//! The counters and gauges: what is told with every collection, its name, its unit. docs/observability.md says what
+//! The counters and gauges: what each collection reads, its name, its unit. docs/observability.md says what
 //! each means, in one table.
 //!
 //! | attribute | whose |
 //! | --- | --- |
-//! | `region` | the region of the agent that tells |
+//! | `region` | the region of the agent that reports |
 //! | `peer` | the region that this agent writes to |
 //! | `origin` | the region whose writes arrive here |
 //! | `table` | the table's name in the configuration |
@@ -22,10 +22,10 @@ use crate::protocol::Origin;
 use crate::tally::{TallySnapshot, count};
 use crate::telemetry::meter;
 
-/// All instruments of one collection are read from one look at the agents.
+/// All instruments of one collection read the same snapshot of the agents.
 const FRESH: Duration = Duration::from_millis(500);
 
-/// Looks at the agents of this process, at most twice a second.
+/// Takes a snapshot of the agents of this process, at most twice a second.
 struct Look {
     agents: Vec<Figures>,
     last: Mutex<Option<(Instant, Arc<Vec<TableStanding>>)>>,
@@ -46,7 +46,7 @@ impl Look {
     }
 }
 
-/// Has the counters and gauges of these agents told with every collection.
+/// Registers the counters and gauges of these agents.
 pub(crate) fn register_agents(agents: Vec<Figures>) {
     let meter = meter();
     let look = Arc::new(Look { agents, last: Mutex::default() });
@@ -74,7 +74,7 @@ pub(crate) fn register_agents(agents: Vec<Figures>) {
     gauge(
         "tradewind.watermark.age",
         "s",
-        "How old the oldest write is that is not yet with the peer",
+        "Age of the oldest write that has not reached the peer yet",
         |table, observer| {
             for (peer, Backlog { age, .. }) in &table.backlogs {
                 observer.observe(age.as_secs_f64(), &with(table, "peer", peer));
@@ -84,7 +84,7 @@ pub(crate) fn register_agents(agents: Vec<Figures>) {
     gauge(
         "tradewind.paused",
         "",
-        "1 while the peer is paused by an operator, and nothing is written to it, else 0",
+        "1 while an operator has paused writes to the peer, else 0",
         |table, observer| {
             for (peer, paused) in &table.paused {
                 observer.observe(f64::from(u8::from(*paused)), &with(table, "peer", peer));
@@ -94,7 +94,7 @@ pub(crate) fn register_agents(agents: Vec<Figures>) {
     gauge(
         "tradewind.refused",
         "",
-        "1 while the region refuses the writes of all keys as invalid, and they wait, else 0",
+        "1 while the region refuses the writes of all keys as invalid, so that they wait, else 0",
         |table, observer| {
             for peer in table.paused.keys().chain([&table.region]) {
                 let refuses = table.refused.contains_key(peer);
@@ -105,7 +105,7 @@ pub(crate) fn register_agents(agents: Vec<Figures>) {
     gauge(
         "tradewind.backlog",
         "{record}",
-        "Records that have been read and are not yet with the peer",
+        "Records that have been read but have not reached the peer yet",
         |table, observer| {
             for (peer, Backlog { records, .. }) in &table.backlogs {
                 observer.observe(count(*records), &with(table, "peer", peer));
@@ -115,7 +115,7 @@ pub(crate) fn register_agents(agents: Vec<Figures>) {
     gauge(
         "tradewind.arrival.age",
         "s",
-        "How old what an origin has durably promised this region is",
+        "Age of what an origin has durably promised this region",
         |table, observer| {
             for (origin, age) in &table.arrivals {
                 observer.observe(age.as_secs_f64(), &with(table, "origin", origin));
@@ -125,7 +125,7 @@ pub(crate) fn register_agents(agents: Vec<Figures>) {
     gauge(
         "tradewind.shard.unread",
         "s",
-        "How long ago the shard was read that this agent has not read for the longest time",
+        "Time since the last read of the shard that has waited longest, among this agent's",
         |table, observer| {
             if let Some(longest) = table.unread.values().max() {
                 observer.observe(longest.as_secs_f64(), &of_table(table));
@@ -135,10 +135,10 @@ pub(crate) fn register_agents(agents: Vec<Figures>) {
     gauge("tradewind.shards", "{shard}", "Shards that this agent reads", |table, observer| {
         observer.observe(count(table.unread.len()), &of_table(table));
     });
-    gauge("tradewind.keys", "{key}", "Keys that are remembered in memory", |table, observer| {
+    gauge("tradewind.keys", "{key}", "Keys remembered in memory", |table, observer| {
         observer.observe(count(table.in_memory), &of_table(table));
     });
-    gauge("tradewind.keys.on_disk", "{key}", "Keys that are remembered on disk", |table, observer| {
+    gauge("tradewind.keys.on_disk", "{key}", "Keys remembered on disk", |table, observer| {
         observer.observe(count(table.on_disk), &of_table(table));
     });
     gauge("tradewind.replicating", "", "1 while the table is being replicated, else 0", |table, observer| {
@@ -150,7 +150,7 @@ pub(crate) fn register_agents(agents: Vec<Figures>) {
 fn agents_alive(meter: &Meter, look: Arc<Look>) {
     let gauge = meter.u64_observable_gauge("tradewind.agents").with_unit("{agent}");
     gauge
-        .with_description("Agents of the region that are alive, as this one sees it")
+        .with_description("Live agents of the region, as this agent sees it")
         .with_callback(move |observer| {
             for figures in &look.agents {
                 if let Some((alive, _)) = figures.crew() {
@@ -162,8 +162,7 @@ fn agents_alive(meter: &Meter, look: Arc<Look>) {
         .build();
 }
 
-/// Has how long other regions have been silent, and whether tables' replicas agree, told with every
-/// collection.
+/// Registers how long other regions have been silent, and whether tables' replicas agree.
 pub(crate) fn register_boards(boards: Vec<Arc<Board>>) {
     let meter = meter();
     let gauge = |name, unit, description, read: fn(&Agreement) -> Option<f64>| {
@@ -186,25 +185,25 @@ pub(crate) fn register_boards(boards: Vec<Arc<Board>>) {
     gauge(
         "tradewind.marks",
         "{mark}",
-        "Marks of the table: writes that may be missing at peers, until verify finds no difference",
+        "Marks on the table: writes that may be missing at peers, until verify finds no difference",
         |agreement| Some(count(agreement.gaps.len())),
     );
     gauge(
         "tradewind.verified.differing",
         "{item}",
-        "Items that differed between the table's replicas when verify compared them last",
+        "Items that differed between the table's replicas when verify last compared them",
         |agreement| agreement.verified.map(|verified| count(verified.items_differing)),
     );
     gauge(
         "tradewind.verified.age",
         "s",
-        "How long ago verify compared the table's replicas last",
+        "Time since verify last compared the table's replicas",
         |agreement| agreement.verified.map(|verified| verified.age().as_secs_f64()),
     );
     let answering = boards.clone();
     let counter = meter.u64_observable_counter("tradewind.intercepted").with_unit("{answer}");
     counter
-        .with_description("Answers that were not the region's own, but of something in its place")
+        .with_description("Answers that came not from the region but from something in its place")
         .with_callback(move |observer| {
             for board in &answering {
                 let region = KeyValue::new("region", board.figures().region().to_string());
@@ -217,7 +216,7 @@ pub(crate) fn register_boards(boards: Vec<Arc<Board>>) {
     let gauge = meter.f64_observable_gauge("tradewind.heartbeat.age");
     gauge
         .with_unit("s")
-        .with_description("How overdue the next report is of all agents of an origin")
+        .with_description("How overdue the next report from any of an origin's agents is")
         .with_callback(move |observer| {
             for board in &boards {
                 let region = KeyValue::new("region", board.figures().region().to_string());

@@ -1,13 +1,13 @@
-//! Makes what each agent knows known to all: measures lag by heartbeats, reports to every region,
-//! and puts the reports of all regions together.
+//! Shares what each agent knows with all: measures lag by heartbeats, reports to every region, and combines
+//! the reports of all regions.
 //!
 //! | file | subject |
 //! | --- | --- |
 //! | `heartbeat` | measures lag from origin to peer, round by round |
-//! | `report` | what an agent says of itself |
-//! | `recent` | what it did of late |
+//! | `report` | what an agent reports of itself |
+//! | `recent` | its recent activity |
 //! | `overview` | all regions at one glance |
-//! | `board` | the overview as it stands, and as it was |
+//! | `board` | the overview now, and its history |
 //! | `metrics` | counters and gauges of what agents and boards show |
 
 mod board;
@@ -41,7 +41,7 @@ pub(crate) use metrics::{register_agents, register_boards};
 pub use overview::{AgentView, Comparison, Heard, Link, Overview, RegionView};
 pub use report::{PeerReport, Report, TableEntry};
 
-/// How often the board is brought up to date with this agent.
+/// How often the board is updated with this agent's figures.
 const SAMPLE: Duration = Duration::from_secs(2);
 
 /// Observes one agent until it is dropped.
@@ -74,12 +74,12 @@ impl Observer {
             rng: fastrand::Rng::new(),
         };
         let mut tasks = JoinSet::new();
-        keep(&mut tasks, "the sampling of what the agent does", &board, sample);
+        keep(&mut tasks, "sampling the agent's figures", &board, sample);
         let listens = control.clone();
-        keep(&mut tasks, "listening to reports", &board, move |board| {
-            listen(listens.clone(), interval, board)
+        keep(&mut tasks, "reading reports", &board, move |board| listen(listens.clone(), interval, board));
+        keep(&mut tasks, "reading tables' marks", &board, move |board| {
+            compare(control.clone(), interval, board)
         });
-        keep(&mut tasks, "looking for marks", &board, move |board| compare(control.clone(), interval, board));
         keep(&mut tasks, "the heartbeat", &board, move |board| heart(board).beat());
         Some(Self { board, _tasks: tasks })
     }
@@ -89,7 +89,7 @@ impl Observer {
     }
 }
 
-/// Does something for as long as the set lives; nobody would notice if it were no longer done.
+/// Runs a task for as long as the set lives: nobody would notice if it stopped.
 fn keep<F>(
     tasks: &mut JoinSet<()>,
     what: &'static str,
@@ -104,7 +104,7 @@ fn keep<F>(
     });
 }
 
-/// Takes in, every now and then, what the agent does.
+/// Samples the agent's figures regularly.
 async fn sample(board: Arc<Board>) {
     let mut ticks = tokio::time::interval(SAMPLE);
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
@@ -114,8 +114,8 @@ async fn sample(board: Arc<Board>) {
     }
 }
 
-/// Looks, now and then, which tables are marked, and what comparing their replicas has found: that stays
-/// so whatever becomes of the agent that did it. Many tables have their turns.
+/// Regularly reads which tables are marked, and the results of comparing their replicas, so that they are
+/// shown whatever becomes of the agent that compared. With many tables, they take turns.
 async fn compare(control: ControlTable, interval: Duration, board: Arc<Board>) {
     let mut ticks = tokio::time::interval(interval * 3);
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
@@ -128,13 +128,13 @@ async fn compare(control: ControlTable, interval: Duration, board: Arc<Board>) {
         for table in waiting.drain(..waiting.len().min(TABLES)) {
             match control.agreement(&table).await {
                 Ok(agreement) => board.note(|recent| recent.agreement_is(table, agreement)),
-                Err(fault) => debug!(table, %fault, "a table's marks can't be read; trying again"),
+                Err(fault) => debug!(table, %fault, "can't read a table's marks; retrying"),
             }
         }
     }
 }
 
-/// Reads what the agents of all regions report here.
+/// Reads the reports that the agents of all regions make here.
 async fn listen(control: ControlTable, interval: Duration, board: Arc<Board>) {
     let mut ticks = tokio::time::interval(interval / 2);
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
@@ -142,7 +142,7 @@ async fn listen(control: ControlTable, interval: Duration, board: Arc<Board>) {
         ticks.tick().await;
         match control.reports().await {
             Ok(reports) => board.hear(reports),
-            Err(fault) => debug!(%fault, "the reports of the other agents can't be read; trying again"),
+            Err(fault) => debug!(%fault, "can't read the reports of the other agents; retrying"),
         }
     }
 }

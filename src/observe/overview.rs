@@ -1,4 +1,4 @@
-//! All regions at one glance, from what their agents report.
+//! All regions at a glance, from their agents' reports.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -16,16 +16,16 @@ use crate::tally::TallySnapshot;
 /// All regions, and every origin → peer.
 #[derive(Clone, Debug, Serialize)]
 pub struct Overview {
-    /// When this was put together, in milliseconds since the Unix epoch.
+    /// When this was compiled, in milliseconds since the Unix epoch.
     pub millis: u64,
     pub regions: Vec<RegionView>,
     pub links: Vec<Link>,
-    /// What `tradewind verify` found last, of each table that it has compared of late; those that
-    /// differ first.
+    /// The last result of `tradewind verify` for each table that it has compared recently; those that differ
+    /// first.
     pub verified: Vec<Comparison>,
 }
 
-/// What came of comparing a table's replicas.
+/// The result of comparing a table's replicas.
 #[derive(Clone, Debug, Serialize)]
 pub struct Comparison {
     pub table: String,
@@ -38,9 +38,9 @@ pub struct Comparison {
 #[derive(Clone, Debug, Serialize)]
 pub struct RegionView {
     pub region: Origin,
-    /// Whether an agent of it has reported of late.
+    /// Whether an agent of it has reported recently.
     pub heard: bool,
-    /// Those that have; else the one that was heard last, if that was within a day.
+    /// Those that have; otherwise the one that reported last, if that was within a day.
     pub agents: Vec<AgentView>,
     pub writes_per_second: f64,
     pub replicated_per_second: f64,
@@ -69,8 +69,8 @@ pub struct AgentView {
 pub struct Link {
     pub origin: Origin,
     pub peer: Origin,
-    /// How old the oldest write is that the peer lacks, in seconds. Where no agent of the origin is
-    /// heard of, the time that it has been silent is added. `None` where none ever was.
+    /// The age of the oldest write that the peer lacks, in seconds. If no agent of the origin is reporting,
+    /// the time since the last report is added. `None` if none ever has.
     pub watermark_age: Option<f64>,
     /// The same as the peer's agents see it, by the durable watermark: coarse.
     pub arrival_age: Option<f64>,
@@ -80,8 +80,7 @@ pub struct Link {
     /// From a heartbeat's write until the peer answered, over the last ten minutes.
     pub heartbeat: Option<LagSummary>,
     pub last_heartbeat_ms: Option<f64>,
-    /// Nothing is written to the peer until then, since an operator said so: milliseconds since the
-    /// Unix epoch.
+    /// Until when an operator has paused writes to the peer: milliseconds since the Unix epoch.
     pub paused_until: Option<u64>,
 }
 
@@ -99,7 +98,7 @@ impl Heard {
 }
 
 impl Overview {
-    /// Of these regions, by the reports of all agents.
+    /// For these regions, from the reports of all agents.
     pub fn of(regions: &[Origin], reports: Vec<Heard>) -> Self {
         let mut agents: BTreeMap<&Origin, Vec<&Heard>> = BTreeMap::new();
         for heard in &reports {
@@ -119,7 +118,7 @@ impl Overview {
         Self { millis: wall_millis(), regions, links, verified: Comparison::all(&reports) }
     }
 
-    /// The longest lag of all, in seconds; `None` where that of some link is not known.
+    /// The longest lag of all, in seconds; `None` if the lag of some link is unknown.
     pub fn longest_lag(&self) -> Option<f64> {
         let lags = self.links.iter().map(Link::longest_lag).collect::<Option<Vec<_>>>()?;
         lags.into_iter().max_by(f64::total_cmp)
@@ -127,7 +126,7 @@ impl Overview {
 }
 
 impl Comparison {
-    /// The last one of each table. It is left in every region, but not all may have been reached.
+    /// The last one for each table. It is saved in every region, but some may not have been reached.
     fn all(reports: &[Heard]) -> Vec<Self> {
         let mut last: BTreeMap<&str, Verified> = BTreeMap::new();
         for table in reports.iter().flat_map(|heard| &heard.report.tables) {
@@ -161,7 +160,7 @@ impl Link {
             // Nobody knows what was written since.
             let last = senders.iter().find_map(|heard| Some((heard.report.peers.get(peer)?, heard.silent)));
             let last = last.map(|(last, silent)| last.watermark_age + silent.as_secs_f64());
-            // One that fell silent before it knew is silent all the same.
+            // An agent that fell silent before it knew is silent all the same.
             let silent = || senders.first().filter(|heard| !heard.is_of_late());
             last.or_else(|| silent().map(|heard| heard.silent.as_secs_f64()))
         } else {
@@ -185,7 +184,7 @@ impl Link {
         }
     }
 
-    /// The longer one of watermark age and last heartbeat, in seconds.
+    /// The larger of watermark age and last heartbeat, in seconds.
     pub fn longest_lag(&self) -> Option<f64> {
         Some(self.watermark_age?.max(self.last_heartbeat_ms.unwrap_or_default() / 1000.0))
     }
@@ -194,7 +193,7 @@ impl Link {
 impl RegionView {
     fn of(region: &Origin, agents: &[&Heard]) -> Self {
         let living = || agents.iter().filter(|heard| heard.is_of_late());
-        // Of those that are gone, the last one tells how long nobody has been there.
+        // If all are gone, the last one shows how long the region has been without an agent.
         let mut shown: Vec<&Heard> = living().copied().collect();
         if shown.is_empty() {
             shown.extend(agents.first());
@@ -215,7 +214,7 @@ impl RegionView {
     }
 }
 
-/// The sum, which for nothing is 0 and not the -0 of the standard library.
+/// The sum, which for no figures is 0 and not the standard library's -0.
 fn sum(figures: impl Iterator<Item = f64>) -> f64 {
     figures.fold(0.0, |sum, figure| sum + figure)
 }
@@ -271,7 +270,7 @@ mod tests {
     #[test]
     fn an_age_rises_while_no_agent_is_heard_of() {
         assert_eq!(link(&[(report("dublin", "a", 1.0, &[]), 300)]).watermark_age, Some(301.0));
-        // One that took over counts, and not the one that died.
+        // The agent that took over counts, and not the one that died.
         let taken_over = [(report("dublin", "a", 1.0, &[]), 300), (report("dublin", "b", 2.0, &[]), 1)];
         assert_eq!(link(&taken_over).watermark_age, Some(2.0));
         assert_eq!(link(&[]).watermark_age, None);

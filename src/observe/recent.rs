@@ -1,5 +1,5 @@
-//! What an agent did of late: lag over the last minute, heartbeats over the last ten; and what it has
-//! read of its tables.
+//! An agent's recent activity: lag over the last minute, heartbeats over the last ten; and what it has read
+//! about its tables.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::time::Duration;
@@ -12,9 +12,9 @@ use crate::lag::{LagSummary, Spread};
 use crate::protocol::Origin;
 use crate::tally::{TallySnapshot, count};
 
-/// The span of time for which lag and rates are reported.
+/// The time span for which lag and rates are reported.
 const WINDOW: Duration = Duration::from_mins(1);
-/// So many heartbeats are summed up: ten minutes of them, at ten seconds each.
+/// How many heartbeats are summarised: ten minutes of them, at ten seconds each.
 const HEARTBEATS: usize = 60;
 
 #[derive(Debug)]
@@ -39,7 +39,7 @@ impl Recent {
         Self { begun: Instant::now(), samples, heartbeats, stream_delays, agreements: BTreeMap::new() }
     }
 
-    /// Takes in what the agent has done since this was last called.
+    /// Records what the agent has done since the last call.
     pub(super) fn sample(&mut self, figures: &Figures) {
         let at = Instant::now();
         let mut lag: BTreeMap<Origin, Vec<Spread>> = BTreeMap::new();
@@ -48,13 +48,13 @@ impl Recent {
         }
         let lag = lag.into_iter().map(|(peer, spreads)| (peer, Spread::merged(&spreads))).collect();
         self.samples.push_back(Sample { at, lag, total: figures.total() });
-        // One that is older tells what was done before the window.
+        // An older sample shows what was done before the window.
         while self.samples.get(1).is_some_and(|second| at.duration_since(second.at) >= WINDOW) {
             self.samples.pop_front();
         }
     }
 
-    /// Takes in one heartbeat.
+    /// Records one heartbeat.
     pub(super) fn stream_delay_was(&mut self, delay: Duration) {
         push(&mut self.stream_delays, delay);
     }
@@ -67,7 +67,7 @@ impl Recent {
         self.agreements.insert(table, agreement);
     }
 
-    /// What is known of whether a table's replicas agree, if that has been read.
+    /// What is known about whether a table's replicas agree, if that has been read.
     pub(super) fn agreement(&self, table: &str) -> Option<&Agreement> {
         self.agreements.get(table)
     }
@@ -85,7 +85,7 @@ impl Recent {
         peers.into_iter().map(|(peer, spreads)| (peer.clone(), Spread::merged(spreads))).collect()
     }
 
-    /// How fast a counter grows, over the window.
+    /// A counter's rate over the window.
     pub(super) fn per_second(&self, read: impl Fn(&TallySnapshot) -> u64) -> f64 {
         let (Some(first), Some(last)) = (self.samples.front(), self.samples.back()) else { return 0.0 };
         let seconds = last.at.duration_since(first.at).as_secs_f64();
@@ -97,7 +97,7 @@ impl Recent {
         LagSummary::of_times(&self.stream_delays)
     }
 
-    /// The heartbeats to each peer summed up, and the last one in milliseconds.
+    /// A summary of the heartbeats to each peer, and the last one in milliseconds.
     pub(super) fn heartbeats(&self) -> BTreeMap<Origin, (Option<LagSummary>, f64)> {
         let figures = |times: &VecDeque<Duration>| {
             let last = times.back().copied().unwrap_or_default();

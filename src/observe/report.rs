@@ -1,4 +1,4 @@
-//! What an agent reports of itself to all regions.
+//! An agent's report of itself to all regions.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -14,18 +14,18 @@ use crate::lag::{LagSummary, Spread};
 use crate::protocol::Origin;
 use crate::tally::TallySnapshot;
 
-/// So many tables are reported one by one, those in trouble and those furthest behind first: a row
-/// holds 400 KB, and each write is charged by the KB.
+/// How many tables are reported individually, those in trouble and those furthest behind first: a row holds
+/// 400 KB, and each write is charged by the KB.
 pub(super) const TABLES: usize = 30;
-/// So many shards are named, a table.
+/// How many shards are named for each table.
 const SHARDS: usize = 8;
 
-/// How an agent fares.
+/// An agent's state.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Report {
     pub region: Origin,
     pub agent: String,
-    /// When this was said, by the agent's own clock, in milliseconds since the Unix epoch.
+    /// When it was made, by the agent's own clock, in milliseconds since the Unix epoch.
     pub millis: u64,
     #[serde(default)]
     pub version: String,
@@ -34,51 +34,50 @@ pub struct Report {
     pub interval_millis: u64,
     #[serde(default)]
     pub running_seconds: f64,
-    /// Since it started, over all tables.
+    /// Since the start, over all tables.
     #[serde(default)]
     pub total: TallySnapshot,
-    /// Applications' writes that the stream showed, over the last minute.
+    /// Applications' writes that appeared in the stream, over the last minute.
     #[serde(default)]
     pub writes_per_second: f64,
-    /// Writes that peers took, over the last minute.
+    /// Writes that peers accepted, over the last minute.
     #[serde(default)]
     pub replicated_per_second: f64,
-    /// From when a heartbeat was in this region until its stream showed it.
+    /// From a heartbeat's write in this region until the stream showed it.
     #[serde(default)]
     pub stream_delay: Option<LagSummary>,
     #[serde(default)]
     pub peers: BTreeMap<Origin, PeerReport>,
-    /// The regions in whose place something else has answered within an hour, the own one among them.
+    /// The regions, including its own, in whose place something else has answered within an hour.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub intercepted: BTreeMap<Origin, Intercepted>,
     #[serde(default)]
     pub tables: Vec<TableEntry>,
-    /// Tables that are not told of one by one.
+    /// How many more tables there are, not reported individually.
     #[serde(default)]
     pub more_tables: usize,
 }
 
-/// How one peer fares, over all tables.
+/// The state of one peer, over all tables.
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
 #[serde(default)]
 pub struct PeerReport {
-    /// How old the oldest write is that the peer lacks, in seconds.
+    /// The age of the oldest write that the peer lacks, in seconds.
     pub watermark_age: f64,
-    /// Records that have been read and are not yet with it.
+    /// Records that have been read but have not reached it yet.
     pub backlog: usize,
     /// From first seen until answered, over the last minute, in microseconds.
     pub lag: Spread,
     /// From a heartbeat's write until the peer answered, over the last ten minutes.
     pub heartbeat: Option<LagSummary>,
-    /// Of the last heartbeat.
+    /// That of the last heartbeat.
     pub last_heartbeat_ms: Option<f64>,
-    /// Nothing is written to the peer until then, since an operator said so: milliseconds since the
-    /// Unix epoch.
+    /// Until when an operator has paused writes to the peer: milliseconds since the Unix epoch.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub paused_until: Option<u64>,
 }
 
-/// How one table fares.
+/// The state of one table.
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
 #[serde(default)]
 pub struct TableEntry {
@@ -90,27 +89,27 @@ pub struct TableEntry {
     /// The regions that refuse all writes, which wait, each with its reason.
     #[serde(skip_serializing_if = "BTreeMap::is_empty")]
     pub refused: BTreeMap<Origin, String>,
-    /// The writes of agents of another setup since the agent started, by the region that their stamps name: no peer
-    /// gets them.
+    /// The writes of another setup's agents since the agent started, by the region that their stamps name: no
+    /// peer gets them.
     #[serde(skip_serializing_if = "BTreeMap::is_empty")]
     pub foreign: BTreeMap<Origin, u64>,
-    /// Keys that are remembered in memory.
+    /// Keys remembered in memory.
     pub keys: usize,
-    /// Keys that are remembered on disk.
+    /// Keys remembered on disk.
     pub keys_on_disk: usize,
-    /// The shards that the agent reads: the first few, of so many.
+    /// The shards that the agent reads: the first few, of this many.
     pub shards: Vec<String>,
     pub shard_count: usize,
-    /// How long ago the shard was read that has waited longest, in seconds.
+    /// How long ago the shard that has waited longest was read, in seconds.
     pub unread: f64,
-    /// How old the oldest write is that each peer lacks, in seconds.
+    /// The age of the oldest write that each peer lacks, in seconds.
     pub ages: BTreeMap<Origin, f64>,
-    /// How old what each other origin has durably promised this region is, in seconds.
+    /// The age of what each other origin has durably promised this region, in seconds.
     pub arrivals: BTreeMap<Origin, f64>,
-    /// Marks that the table bears: writes of this region that may be missing at peers, until
-    /// `tradewind verify` finds no difference.
+    /// The table's marks: writes of this region that may be missing at peers, until `tradewind verify` finds
+    /// no difference.
     pub marks: usize,
-    /// What `tradewind verify` found last, if it has compared the replicas of late.
+    /// The last result of `tradewind verify`, if it has compared the replicas recently.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub verified: Option<Verified>,
     pub conflicts: u64,
@@ -121,7 +120,7 @@ pub struct TableEntry {
 }
 
 impl Report {
-    /// What an agent has to say now.
+    /// The agent's report now.
     pub(super) fn make(
         figures: &Figures,
         recent: &Recent,

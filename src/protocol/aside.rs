@@ -1,16 +1,16 @@
-//! Keys that are set aside: what is known of each as bytes, and what tells of many when they are forgotten.
+//! Keys that are set aside: the state of each as bytes, and an outline of many for when they are forgotten.
 
 use super::memory::{Healing, KeyState, Seen, Sweep, Tip};
 use super::{Floors, Hlc, Nonce, Origin, Version};
 
-/// When many keys are all forgotten, and how far their memory reaches back.
+/// When all of many keys are forgotten, and how far back their memory reaches.
 #[derive(Clone, Debug, Default)]
 pub struct Outline {
-    /// The highest clock of those whose items don't say it.
+    /// The highest clock of those whose items do not state it.
     latest: Option<Hlc>,
     /// The last record that asked for a heal, in milliseconds.
     heal_millis: Option<u64>,
-    /// The highest clock of each origin among the stamps of those whose items say their version.
+    /// The highest clock of each origin among the stamps of those whose items state their version.
     stamps: Floors,
     oldest: Option<u64>,
 }
@@ -30,15 +30,15 @@ impl Outline {
         self.oldest = Some(self.oldest.map_or(state.oldest(), |oldest| oldest.min(state.oldest())));
     }
 
-    /// The ordinal of the oldest record that is needed to arrive at all of them; a lower bound, once some of them
-    /// are forgotten.
+    /// The ordinal of the oldest record needed to rebuild all of them; a lower bound, once some of them are
+    /// forgotten.
     pub fn oldest(&self) -> Option<u64> {
         self.oldest
     }
 }
 
 impl Sweep {
-    /// Whether this forgets every key of which the outline tells.
+    /// Whether this forgets every key in the outline.
     pub fn forgets_all(&self, keys: &Outline) -> bool {
         keys.latest.is_none_or(|latest| latest < self.all)
             && keys.heal_millis.is_none_or(|millis| Hlc::at_millis(millis) < self.own)
@@ -46,13 +46,13 @@ impl Sweep {
     }
 }
 
-/// Bytes that are no key's.
+/// Bytes that are not a key's state.
 #[derive(Debug, thiserror::Error)]
 #[error("these bytes don't say what was known of a key")]
 pub struct Malformed;
 
 impl KeyState {
-    /// Appends what is known of the key; [`Self::read`] reads it.
+    /// Appends the key's state; [`Self::read`] reads it.
     pub fn write(&self, out: &mut Vec<u8>) {
         let Self { latest, tip, stamps, heal, since } = self;
         out.push(match tip {
@@ -191,7 +191,7 @@ mod tests {
             bytes.push(0);
             prop_assert!(KeyState::read(&bytes, &own).is_err());
             bytes.truncate(bytes.len().saturating_sub(1 + cut));
-            // Without a heal, it ends where that begins.
+            // Without a heal, it ends where the heal would start.
             if let Ok(short) = KeyState::read(&bytes, &own) {
                 prop_assert!(short.heal.is_none() && state.heal.is_some());
             }
@@ -206,7 +206,7 @@ mod tests {
             let left: Vec<_> = states.iter().cloned().filter_map(|mut state| sweep.leaves(&mut state).then_some(state)).collect();
             prop_assert!(!sweep.forgets_all(&outline) || left.is_empty(), "{left:?}");
             prop_assert_eq!(outline.oldest(), states.iter().map(KeyState::oldest).min());
-            // Of one key, it tells exactly.
+            // For a single key, it is exact.
             if let [_] = states[..] {
                 prop_assert_eq!(sweep.forgets_all(&outline), left.is_empty());
             }

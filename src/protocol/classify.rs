@@ -5,27 +5,27 @@ use super::record::{Record, same_data};
 use super::stamp::{STAMP, Stamp, Stamped};
 use super::{Item, Origin};
 
-/// What a record is.
+/// What a record shows.
 #[derive(Debug, PartialEq)]
 pub(super) enum Kind {
-    /// No data changed: an agent set a stamp beside what an application had written since. Or nothing did;
-    /// DynamoDB writes no such record, the embedded engine does.
+    /// No data changed: an agent set a stamp beside what an application had written since. Or nothing
+    /// changed; DynamoDB writes no such record, but the embedded engine does.
     Unchanged,
     /// An agent put the new image here.
     ReplicatedPut(Stamp),
     /// An agent marked the item for deletion, or left a bare mark where there was none.
     ReplicatedMark(Stamp),
-    /// This replica's agent carried out a mark.
+    /// This replica's agent applied the delete of a mark.
     ReplicatedDelete,
-    /// An application's put or update. A stray stamp attribute came along and must not stay: a mark,
-    /// what no agent wrote, or the stamp of an old copy that was put back as it was, which would
-    /// pass for the agent's own later.
+    /// An application's put or update. `is_stray` if it carried a stamp that must not stay: a mark, one that
+    /// no agent wrote, or the stamp of an old copy that was put back as it was, which would later pass for
+    /// the agent's own.
     LocalPut { is_stray: bool },
     /// An application's delete, or a TTL expiry.
     LocalDelete,
 }
 
-/// Tells an agent's write from an application's, which may keep the stamp (UpdateItem), drop it
+/// Distinguishes an agent's write from an application's, which may keep the stamp (UpdateItem), drop it
 /// (PutItem), put back an old copy that carries an old stamp, or delete.
 pub(super) fn classify(record: &Record, known: Option<&KeyState>, own: &Origin, floors: &Floors) -> Kind {
     let Some(new) = &record.new else {
@@ -47,7 +47,7 @@ pub(super) fn classify(record: &Record, known: Option<&KeyState>, own: &Origin, 
     let rises = old_stamp.stamp().is_none_or(|old| old.version < new_stamp.version);
     let agent_could = rises && !is_copy(record, new, &new_stamp, &old_stamp, known, own, floors);
 
-    // The agent sets the stamp of an own write beside what is newer, which may be the same data once more.
+    // The agent sets the stamp of its own write beside something newer, which may be the same data again.
     let is_beside = agent_could
         && new_stamp.version.origin == *own
         && record.old.as_ref().is_some_and(|old| same_data(old, new));
@@ -84,7 +84,7 @@ fn classify_remove(old: &Item, known: Option<&KeyState>) -> Kind {
 }
 
 /// Whether a stamp was set elsewhere, or was in this table before, so that only an application's put-back can
-/// show it: its nonce is another region's, or is remembered, or its version is one that can no longer arrive.
+/// show it: its nonce is another region's, or is remembered, or its version can no longer arrive.
 fn is_copy(
     record: &Record,
     new: &Item,
@@ -94,16 +94,16 @@ fn is_copy(
     own: &Origin,
     floors: &Floors,
 ) -> bool {
-    // What a heal may still come with is no copy's, whatever the floors say.
+    // A stamp that a heal may still bring is not a copy's, whatever the floors say.
     let may_heal = |state: &KeyState| state.may_heal(&stamp.version, floors.before(own));
     let is_late = floors.passed(&stamp.version) && !known.is_some_and(may_heal);
     match known {
         _ if !stamp.nonce.is_of(own) => true,
         Some(state) if state.has_seen(stamp.nonce) => true,
-        // A seed comes late, and may have the version of a write of this region's own.
+        // A seed comes late, and may have the version of one of this region's own writes.
         _ if stamp.hold().is_some() => floors.passed(stamp.comes_until()),
         // An own version is that of a heal, which replaces what another agent wrote, or of a stamp in place.
-        // The memory that asked for it may have been left behind by a rebuild that begins between the two.
+        // A rebuild that starts between the two may lack the memory that asked for it.
         _ if stamp.version.origin == *own => {
             let Some(old) = &record.old else { return true };
             let heals = !is_late && old_stamp.stamp().is_some_and(|below| below.fits(old, &record.key));

@@ -1,7 +1,7 @@
 //! The canonical hash by which a stamp recognises the item that it was written with.
 //!
-//! Two items that DynamoDB treats as equal have one fingerprint: the order of sets and maps and
-//! the spelling of numbers do not count.
+//! Two items that DynamoDB treats as equal have one fingerprint: the order of sets and maps and the spelling
+//! of numbers do not matter.
 
 use std::fmt;
 use std::str::FromStr;
@@ -21,10 +21,10 @@ use super::{Item, STAMP};
 pub struct Fingerprint([u8; 12]);
 
 impl Fingerprint {
-    /// Stands where no data is known: the odds that an item has it are those of any other.
+    /// Stands for unknown data: the odds that an item has this fingerprint are those of any other.
     pub const UNKNOWN: Self = Self([0; 12]);
 
-    /// The fingerprint of an item; a stamp in it is left out.
+    /// The fingerprint of an item, without its stamp.
     pub fn of(item: &Item) -> Self {
         Self(digest(item))
     }
@@ -44,7 +44,7 @@ impl fmt::Display for Fingerprint {
     }
 }
 
-/// A text that is no fingerprint.
+/// A text that is not a fingerprint.
 #[derive(Debug, thiserror::Error)]
 #[error("expected 16 characters of base64")]
 pub struct InvalidFingerprint;
@@ -85,7 +85,7 @@ impl KeyId {
         self.0
     }
 
-    /// One of so many parts of all keys.
+    /// The part that this key falls into, out of `parts`.
     pub fn part(self, parts: usize) -> usize {
         let parts = u128::try_from(parts.max(1)).unwrap_or(u128::MAX);
         usize::try_from(self.0 % parts).unwrap_or(0)
@@ -100,7 +100,7 @@ fn digest<const N: usize>(item: &Item) -> [u8; N] {
     std::array::from_fn(|i| full[i])
 }
 
-/// Every part is preceded by its type and its length, so that no two items share a form.
+/// Every part is preceded by its type and its length, so that no two items have the same form.
 fn hash_map<'a>(hasher: &mut Sha256, entries: impl Iterator<Item = (&'a String, &'a AttributeValue)>) {
     let mut entries: Vec<_> = entries.collect();
     entries.sort_unstable_by_key(|(name, _)| *name);
@@ -154,8 +154,8 @@ fn bytes(hasher: &mut Sha256, kind: u8, content: &[u8]) {
     hasher.update(content);
 }
 
-/// One spelling for each number: its sign, its digits without zeros at either end, and the power
-/// of ten of the last one. What is not a number stays as it is.
+/// One spelling for each number: its sign, its digits without zeros at either end, and the power of ten of
+/// the last one. Anything that is not a number stays as it is.
 fn canonical_number(text: &str) -> String {
     let (negative, unsigned) = match text.as_bytes().first() {
         Some(b'-') => (true, &text[1..]),
@@ -287,7 +287,7 @@ mod tests {
         })
     }
 
-    /// Few distinct ones, so that equal values come up.
+    /// Few distinct values, so that equal ones occur.
     fn values() -> impl Strategy<Value = Value> {
         let leaf = prop_oneof![
             "[ab]{0,2}".prop_map(Value::S),

@@ -1,9 +1,9 @@
-//! The guard: what a conditional write expects to find, so that it replaces nothing that its maker has not
+//! The guard: what a conditional write expects to find, so that it replaces nothing that its writer has not
 //! seen.
 //!
 //! Until an agent has read an application's write, no condition on a stamp keeps another agent's write from
-//! landing on top of it. A condition on the data does: each write names the data that it replaces. Where
-//! something else stands, the answer of the service shows it, and [`Action::next`] says what follows.
+//! landing on top of it. A condition on the data does: each write names the data that it replaces. If
+//! something else is stored, the service's answer shows it, and [`Action::next`] says what follows.
 
 use aws_sdk_dynamodb::types::AttributeValue;
 
@@ -11,14 +11,14 @@ use super::record::same_data;
 use super::stamp::{STAMP, Stamp, Stamped};
 use super::{Action, Body, Fingerprint, Item, Origin, Version, Write};
 
-/// What must stand for a write to take effect.
+/// What must be stored for a write to take effect.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub enum Guard<'a> {
     /// No item.
     Absent,
-    /// An item with the data of `image`, or, where that will do, no item.
+    /// An item with the data of `image` or, with `or_absent`, no item.
     Data { image: &'a Item, stamp: StampGuard<'a>, or_absent: bool },
-    /// Exactly this item, stamp and all.
+    /// Exactly this item, including its stamp.
     Exactly(&'a Item),
     /// An item with exactly this stamp attribute, or without one, whatever its data.
     Stamp(Option<&'a AttributeValue>),
@@ -26,7 +26,7 @@ pub enum Guard<'a> {
     Below(&'a Version),
 }
 
-/// What must stand in the stamp attribute beside the data.
+/// What must be in the stamp attribute beside the data.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub enum StampGuard<'a> {
     /// A stamp of exactly this version.
@@ -35,14 +35,14 @@ pub enum StampGuard<'a> {
     Below(&'a Version),
 }
 
-/// What follows where something else stands than a write expected.
+/// What follows if something other than expected is stored.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Next {
-    /// Something newer stands, or what a later record of the own stream tells of.
+    /// Something newer is stored, or something that a later record of the own stream shows.
     Superseded,
-    /// An older replicated write stands: expect exactly what was found.
+    /// An older replicated write is stored: expect exactly what was found.
     Again,
-    /// A write stands that its region's agent has not told of yet; or, where an item was expected, none.
+    /// A write is stored that its region's agent has not reported yet; or no item where one was expected.
     Contended,
 }
 
@@ -52,7 +52,8 @@ impl<'a> Guard<'a> {
         found.map_or(Self::Absent, Self::Exactly)
     }
 
-    /// Whether it holds for what stands. The service decides this; here stands what it is asked for.
+    /// Whether the guard holds for what is stored. The service decides this; this is a definition of what it
+    /// is asked.
     pub fn holds(&self, stored: Option<&Item>) -> bool {
         match (*self, stored) {
             (Self::Absent | Self::Data { or_absent: true, .. } | Self::Below(_), None) => true,
@@ -68,7 +69,7 @@ impl<'a> Guard<'a> {
         }
     }
 
-    /// The data that is known to stand below the write, if it takes effect.
+    /// The data that is known to be stored below the write, if it takes effect.
     fn data(&self) -> Option<&'a Item> {
         match self {
             Self::Data { image, .. } | Self::Exactly(image) => Some(image),
@@ -91,7 +92,7 @@ impl StampGuard<'_> {
 }
 
 impl Write {
-    /// What a mark with this guard says of the data below it.
+    /// The fingerprint that a mark with this guard records of the data below it.
     pub(super) fn marked(&self, guard: &Guard<'_>) -> Fingerprint {
         match guard {
             Guard::Absent => Fingerprint::of(&self.key),
@@ -101,16 +102,17 @@ impl Write {
 }
 
 impl Action {
-    /// What the first attempt in a region expects: a push, what the write replaced at its origin, which is what
-    /// stands at a peer that agreed; everything else, what the record showed that asked for it.
+    /// What the first attempt in a region expects: for a push, what the write replaced at its origin, which
+    /// is what is stored at a peer that agreed; for everything else, what was shown by the record that asked
+    /// for it.
     ///
-    /// Two regions may have written the same data. But what the write replaced has its version everywhere, and
-    /// says so where it was not made.
+    /// Two regions may have written the same data. But what the write replaced has its version everywhere,
+    /// and states it wherever it was not made.
     pub fn guard(&self, to: &Origin) -> Guard<'_> {
         match self {
             Self::Push(write) => {
                 let Some(image) = write.replaced.as_deref() else { return Guard::Absent };
-                // A marked item is about to go, here and there.
+                // A marked item is about to be deleted, here and there.
                 let is_marked = Stamped::read(image).stamp().is_some_and(Stamp::is_mark);
                 let stamp = match &write.base {
                     Some(base) if base.origin != *to && !is_marked => StampGuard::Of(base),
@@ -124,7 +126,7 @@ impl Action {
         }
     }
 
-    /// What follows where this was found in place of what was expected.
+    /// What follows if this was found in place of what was expected.
     pub fn next(&self, to: &Origin, found: Option<&Item>) -> Next {
         let stamp = found.map_or(Stamped::No, Stamped::read);
         match self {
@@ -136,13 +138,13 @@ impl Action {
                     let may_be_absent = write.body == Body::Delete || self.guard(to).holds(None);
                     if may_be_absent { Next::Again } else { Next::Contended }
                 }
-                // What was stamped elsewhere, an application has put back.
+                // What was stamped elsewhere was put back by an application.
                 (Some(found), Some(stamp)) if stamp.fits(found, &write.key) && stamp.nonce.is_of(to) => {
                     Next::Again
                 }
                 _ => Next::Contended,
             },
-            // Another one has come; its record asks for no heal, since this one is under way.
+            // Another write has arrived; its record asks for no heal, since this one is in progress.
             Self::Heal(write, seen) => match (found, stamp.stamp()) {
                 (Some(found), Some(stamp))
                     if stamp.version < write.version
@@ -154,9 +156,9 @@ impl Action {
                 }
                 _ => Next::Superseded,
             },
-            // What an application wrote here after the record is newer than the write, whether its agent has
-            // read it or not; and so the stamp says, beside data that it does not fit. After a delete, that is
-            // whatever an application wrote.
+            // Anything that an application wrote here after the record is newer than the write, whether its
+            // agent has read it or not; and the stamp says so, beside data that it does not fit. After a
+            // delete, that is whatever an application wrote.
             Self::Restamp(write) => match (found, stamp.stamp()) {
                 (Some(_), None) => Next::Again,
                 (Some(found), Some(stamp))

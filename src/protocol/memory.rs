@@ -6,18 +6,18 @@ use super::classify::{Kind, classify};
 use super::resolve::{Judgement, Reader, resolve};
 use super::{Hlc, KeyId, Nonce, Origin, Record, Stamp, Version};
 
-/// How far the creation times of one stream may go back, from one record to a later one, and
-/// nothing is lost. What is forgotten lies this much further back than a watermark says.
+/// How far the creation times of one stream may go back, from one record to a later one, without anything
+/// being lost. What is forgotten lies this much further back than a watermark says.
 pub const SLACK_MILLIS: u64 = 60_000;
 
-/// How far ahead of its own clock an agent believes a time that a service tells. It is within the slack, so that
-/// a clock which was ahead by no more, and is put right, loses nothing.
+/// How far ahead of its own clock an agent believes a service's time. It is within the slack, so that nothing
+/// is lost when a clock that was ahead by no more is corrected.
 pub const AHEAD_MILLIS: u64 = SLACK_MILLIS / 2;
 
 /// Whether an agent whose clock says `now` believes a time.
 ///
-/// What is promised to others and what is forgotten rests on times that never sink. One that lies far ahead
-/// would count until then, and make replicated writes pass for old copies.
+/// What is promised to others and what is forgotten depend on times that never sink. A time far ahead would
+/// count until then, and make replicated writes pass for old copies.
 pub fn is_credible(millis: u64, now: u64) -> bool {
     millis <= now.saturating_add(AHEAD_MILLIS)
 }
@@ -26,12 +26,12 @@ fn less_slack(floor: Hlc) -> Hlc {
     Hlc::at_millis(floor.millis().saturating_sub(SLACK_MILLIS))
 }
 
-/// How far each region's writes are known to have arrived *and to have been read* here: no write of
-/// that origin with a lower clock can show up in the local stream any more. For the region itself:
-/// all that its agent had to do here is done.
+/// How far each region's writes are known to have arrived *and to have been read* here: no write of that
+/// origin with a lower clock can appear in the local stream any more. For the region itself: everything that
+/// its agent had to do here is done.
 ///
-/// They come from durable watermarks, and only after the local stream has been read past the point
-/// at which they were seen.
+/// Floors come from durable watermarks, and only after the local stream has been read past the point at which
+/// these were seen.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Floors(BTreeMap<Origin, Hlc>);
 
@@ -42,7 +42,7 @@ impl Floors {
         *floor = (*floor).max(to);
     }
 
-    /// Raises each to what it is in another place.
+    /// Raises each floor to its value in another set.
     pub fn raise_all(&mut self, others: &Self) {
         others.iter().for_each(|(origin, floor)| self.raise(origin, floor));
     }
@@ -56,7 +56,7 @@ impl Floors {
         self.0.iter().map(|(origin, floor)| (origin, *floor))
     }
 
-    /// Those that an agent believes whose clock says `now`; of the others, none is known.
+    /// The floors that an agent whose clock says `now` believes; the others count as unknown.
     #[must_use]
     pub fn credible(&self, now: u64) -> Self {
         let credible = |(origin, floor): &(&Origin, &Hlc)| {
@@ -65,7 +65,7 @@ impl Floors {
         Self(self.0.iter().filter(credible).map(|(origin, floor)| (origin.clone(), *floor)).collect())
     }
 
-    /// The lower floor of each origin: what holds in both places.
+    /// The lower floor of each origin: what holds in both sets.
     #[must_use]
     pub fn meet(&self, other: &Self) -> Self {
         let lower = |(origin, floor): (&Origin, &Hlc)| (origin.clone(), (*floor).min(other.get(origin)));
@@ -76,26 +76,27 @@ impl Floors {
         version.hlc < self.before(&version.origin)
     }
 
-    /// No version of an origin below this can show up any more, and no seed of a hold below that of seeders.
+    /// No version of an origin below this can appear any more, and no seed of a hold below the seeders'
+    /// floor.
     pub(super) fn before(&self, origin: &Origin) -> Hlc {
         let floor = self.get(origin);
         if *origin == Origin::seeding() { floor } else { less_slack(floor) }
     }
 
-    /// Whether no seed that was written under this hold can show up any more.
+    /// Whether no seed written under this hold can appear any more.
     pub(super) fn is_over(&self, hold: u64) -> bool {
         Hlc::from(hold) < self.before(&Origin::seeding())
     }
 }
 
-/// How the image that is in the table now relates to the highest version.
+/// How the image now in the table relates to the highest version.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Tip {
     /// It is that version's, and carries no stamp that says so.
     Bare,
-    /// That version is a delete: there is no item, or a mark that is being carried out.
+    /// That version is a delete: there is no item, or a mark whose delete is being applied.
     Absent,
-    /// An older replicated write replaced it, and a heal is under way.
+    /// An older replicated write replaced it, and a heal is in progress.
     Stale,
     /// It is that version's, and its stamp says so; only the stamps that it replaced need be remembered.
     Carried,
@@ -107,11 +108,11 @@ pub struct KeyState {
     /// The highest version that the local stream has shown.
     pub(super) latest: Version,
     pub(super) tip: Tip,
-    /// The stamps seen meanwhile, the newest last.
+    /// The stamps seen meanwhile, newest last.
     pub(super) stamps: Box<[Seen]>,
-    /// The last heal that was asked for, while it may still come.
+    /// The last heal that was asked for, while it may still arrive.
     pub(super) heal: Option<Box<Healing>>,
-    /// The record from which on the stream must be read again to arrive at this version and tip.
+    /// The record from which the stream must be read again to rebuild this version and tip.
     pub(super) since: u64,
 }
 
@@ -119,7 +120,7 @@ pub struct KeyState {
 #[derive(Clone, Debug)]
 pub(super) struct Seen {
     pub(super) nonce: Nonce,
-    /// Until the floors have passed this, it can come a second time.
+    /// Until the floors have passed this, it can arrive a second time.
     pub(super) version: Version,
     pub(super) ordinal: u64,
 }
@@ -139,11 +140,11 @@ impl Healing {
 }
 
 impl KeyState {
-    /// How many stamps are kept a key. A put-back of a copy with an older one is taken for the
+    /// How many stamps are kept for each key. A put-back of a copy with an older stamp is taken for the
     /// replicated write that it copies, and healed away.
     const STAMPS: usize = 64;
 
-    /// Notes a stamp that a record showed, if what carries it could still arrive a second time.
+    /// Remembers a stamp that a record showed, if what carries it could still arrive a second time.
     pub(super) fn remember(&mut self, stamp: &Stamp, ordinal: u64, floors: &Floors) {
         let version = stamp.comes_until();
         if floors.passed(version) {
@@ -158,7 +159,7 @@ impl KeyState {
         self.stamps = stamps.into();
     }
 
-    /// Whether nothing is known that the image does not say.
+    /// Whether the image states everything that is known.
     pub(super) fn is_plain(&self) -> bool {
         self.tip == Tip::Carried && self.stamps.is_empty() && self.heal.is_none()
     }
@@ -171,7 +172,7 @@ impl KeyState {
         }
     }
 
-    /// Whether a heal with this version may still come, where all is done of what was written here before `own`.
+    /// Whether a heal with this version may still arrive, if everything written here before `own` is done.
     pub(super) fn may_heal(&self, version: &Version, own: Hlc) -> bool {
         self.heal.as_ref().is_some_and(|heal| heal.version == *version && !heal.is_done(own))
     }
@@ -180,7 +181,7 @@ impl KeyState {
         self.stamps.iter().any(|seen| seen.nonce == nonce)
     }
 
-    /// The oldest record that is still needed to arrive at this.
+    /// The oldest record still needed to rebuild this.
     pub(super) fn oldest(&self) -> u64 {
         let since = if self.tip == Tip::Carried { u64::MAX } else { self.since };
         let heal = self.heal.as_ref().map(|heal| heal.ordinal);
@@ -188,8 +189,8 @@ impl KeyState {
     }
 }
 
-/// What is forgotten once certain floors are in force. Floors only rise, so a later sweep forgets all that an
-/// earlier one did: who has missed some need only make the last.
+/// What is forgotten once certain floors are in force. Floors only rise, so a later sweep forgets everything
+/// that an earlier one did: after missing some, only the last need be made.
 #[derive(Clone, Debug)]
 pub struct Sweep {
     pub(super) floors: Floors,
@@ -200,7 +201,7 @@ pub struct Sweep {
 }
 
 impl Sweep {
-    /// Forgets of a key what may be forgotten; whether anything is left.
+    /// Forgets of a key what may be forgotten. Returns whether anything is left.
     pub fn leaves(&self, state: &mut KeyState) -> bool {
         state.forget(&self.floors, self.own);
         if state.tip != Tip::Carried && state.latest.hlc < self.all && state.heal.is_none() {
@@ -212,7 +213,7 @@ impl Sweep {
 
 /// The memory of one reader of one table's stream: a pure function of the stream's prefix.
 ///
-/// It holds a key only while its image does not say by itself what its version is.
+/// It holds a key only while the key's image does not state its version itself.
 #[derive(Clone, Debug)]
 pub struct KeyMemory {
     origin: Origin,
@@ -227,9 +228,9 @@ impl KeyMemory {
 
     /// Judges the next record of the local stream.
     ///
-    /// `ordinal` counts the records of this reader and rises with each; [`Self::oldest`] answers
-    /// in it. With `stamp_in_place`, a local put is also written back with its stamp, so that its
-    /// key need not be remembered: for when a peer is so far behind that memory would not do.
+    /// `ordinal` numbers the records of this reader and rises with each; [`Self::oldest`] answers in the same
+    /// numbers. With `stamp_in_place`, a local put is also written back with its stamp, so that its key need
+    /// not be remembered: for a peer so far behind that memory would not suffice.
     pub fn judge(
         &mut self,
         ordinal: u64,
@@ -240,10 +241,10 @@ impl KeyMemory {
         let key = KeyId::of(&record.key);
         let known = self.keys.get(&key);
         let kind = classify(&record, known, &self.origin, floors);
-        // Of a stamp, the floors say what the memory may have forgotten.
+        // For a stamp, the floors show what the memory may have forgotten.
         let by_floors = kind == Kind::LocalPut { is_stray: true }
             && classify(&record, None, &self.origin, &Floors::default()) != kind;
-        // Where the memory told nothing that the record does not, a rebuild may begin here.
+        // If the memory showed nothing that the record does not, a rebuild may start here.
         let is_plain = known.is_none() || classify(&record, None, &self.origin, floors) == kind;
         let record_millis = record.created_millis;
         let reader =
@@ -257,14 +258,14 @@ impl KeyMemory {
         judgement
     }
 
-    /// Forgets the keys whose highest version every region has, this one included: neither a
-    /// peer's push of an older version can still arrive, nor a heal or a stamp of our own.
+    /// Forgets the keys whose highest version every region has, including this one: neither a peer's push of
+    /// an older version can still arrive, nor a heal or a stamp of this region's own.
     ///
-    /// A heal hangs on the record that asked for it, which may be much younger than the version.
-    /// While a seeder has a hold on the table, nothing is forgotten: seeds are older than what they
-    /// meet, and come when every region may have that.
+    /// A heal depends on the record that asked for it, which may be much younger than the version. While a
+    /// seeder has a hold on the table, nothing is forgotten: seeds are older than what they meet, and arrive
+    /// when every region may have that.
     ///
-    /// Returns what the keys that are [set aside](Self::set_aside) are to be swept by.
+    /// Returns the sweep for the keys that are [set aside](Self::set_aside).
     pub fn forget(&mut self, peers: &[Origin], floors: &Floors, hold: Option<u64>) -> Option<Sweep> {
         if hold.is_some_and(|hold| !floors.is_over(hold)) {
             return None;
@@ -276,8 +277,8 @@ impl KeyMemory {
         Some(sweep)
     }
 
-    /// Takes out the `count` keys with the lowest versions, the first to be forgotten, in the order of keys. Each
-    /// must be [put back](Self::put_back) before a record of it is judged.
+    /// Takes out the `count` keys with the lowest versions, which are the first to be forgotten, in the order
+    /// of keys. Each must be [put back](Self::put_back) before a record of it is judged.
     pub fn set_aside(&mut self, count: usize) -> Vec<(KeyId, KeyState)> {
         let mut clocks: Vec<Hlc> = self.keys.values().map(|state| state.latest.hlc).collect();
         let count = count.min(clocks.len());
@@ -287,7 +288,7 @@ impl KeyMemory {
         self.keys.extract_if(.., |_, state| state.latest.hlc <= bound).take(count).collect()
     }
 
-    /// Gives back what is known of a key that was set aside.
+    /// Puts back the state of a key that was set aside.
     pub fn put_back(&mut self, key: KeyId, state: KeyState) {
         self.keys.insert(key, state);
     }
@@ -297,7 +298,7 @@ impl KeyMemory {
         self.keys.contains_key(key)
     }
 
-    /// The ordinal of the oldest record that is still needed to rebuild this memory.
+    /// The ordinal of the oldest record still needed to rebuild this memory.
     pub fn oldest(&self) -> Option<u64> {
         self.keys.values().map(KeyState::oldest).min()
     }

@@ -1,8 +1,7 @@
 //! The replication protocol: pure functions, without I/O, clock or randomness.
 //!
-//! A stream [`Record`] goes into [`KeyMemory::judge`], and a [`Judgement`] comes out: what the
-//! record was, and which writes it asks for. The agent, the model checker and the simulator all
-//! call this one code.
+//! A stream [`Record`] goes into [`KeyMemory::judge`], and a [`Judgement`] comes out: what the record was,
+//! and which writes it asks for. The agent, the model checker and the simulator all call this code.
 //!
 //! | file | subject |
 //! | --- | --- |
@@ -12,9 +11,9 @@
 //! | `record` | what the protocol reads of a stream record |
 //! | `classify` | whose write a record shows |
 //! | `memory` | what is remembered of a key, and when it may be forgotten |
-//! | `aside` | keys that are kept elsewhere: as bytes, and what tells of many of them at once |
+//! | `aside` | keys that are kept elsewhere: as bytes, and in outlines of many |
 //! | `resolve` | which writes a record asks for |
-//! | `guard` | what such a write expects to find, and what follows where it finds something else |
+//! | `guard` | what such a write expects to find, and what follows if it finds something else |
 //! | `seed` | which copies bring regions to the same item |
 //! | `selection` | what of the items goes to which region |
 //! | `tests` | `classify`, `memory` and `resolve` as tables: record in, verdict and writes out |

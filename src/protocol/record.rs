@@ -1,4 +1,4 @@
-//! What the protocol reads of a stream record.
+//! The part of a stream record that the protocol reads.
 
 use std::collections::HashMap;
 
@@ -12,8 +12,8 @@ pub type Item = HashMap<String, AttributeValue>;
 /// One change of one item, as the local stream shows it.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Record {
-    /// When the local service says that the change was made, in milliseconds since the Unix
-    /// epoch. Whole seconds on AWS, whole minutes on DynamoDB Local.
+    /// When the change was made according to the local service, in milliseconds since the Unix epoch. Whole
+    /// seconds on AWS, whole minutes on DynamoDB Local.
     pub created_millis: u64,
     /// The key attributes.
     pub key: Item,
@@ -21,7 +21,7 @@ pub struct Record {
     pub new: Option<Item>,
 }
 
-/// Whether two images are equal, the stamp aside.
+/// Whether two images are equal, apart from the stamp.
 pub(super) fn same_data(a: &Item, b: &Item) -> bool {
     Fingerprint::of(a) == Fingerprint::of(b)
 }

@@ -1,4 +1,4 @@
-//! Which writes a record asks for: the decision of last writer wins.
+//! Which writes a record asks for: the last-writer-wins decision.
 
 use std::sync::Arc;
 
@@ -13,7 +13,7 @@ use super::{Fingerprint, Floors, Guard, Hlc, Item, KeyId, Nonce, Origin, Version
 /// What a write puts in place.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Body {
-    /// An item, its stamp left out, and its fingerprint.
+    /// An item, without its stamp, and its fingerprint.
     Put(Arc<Item>, Fingerprint),
     Delete,
 }
@@ -25,13 +25,13 @@ pub struct Write {
     pub version: Version,
     pub base: Option<Version>,
     pub body: Body,
-    /// The image that the write replaced at its origin; of a heal, the image that it replaces.
+    /// The image that the write replaced at its origin; for a heal, the image that the heal replaces.
     pub replaced: Option<Arc<Item>>,
-    /// What stands where it was written, if it is an item.
+    /// What is stored where it was written, if that is an item.
     pub home: Option<Home>,
 }
 
-/// What the origin's stream showed of a write: whatever its peers get of it, that stands at home.
+/// What the origin's stream showed of a write: this is stored at home, whatever its peers get of it.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Home {
     pub fingerprint: Fingerprint,
@@ -40,7 +40,7 @@ pub struct Home {
 }
 
 impl Write {
-    /// The stamp of one physical attempt to make this write, which expects this.
+    /// The stamp of one physical attempt to make this write with this guard.
     pub fn stamp(&self, nonce: Nonce, guard: &Guard<'_>) -> Stamp {
         self.stamp_of(
             nonce,
@@ -51,7 +51,7 @@ impl Write {
         )
     }
 
-    /// The stamp of one physical attempt to set it beside what stands at home.
+    /// The stamp of one physical attempt to set it beside what is stored at home.
     pub fn stamp_at_home(&self, nonce: Nonce) -> Stamp {
         let fingerprint = self.home.as_ref().map_or(Fingerprint::UNKNOWN, |home| home.fingerprint);
         self.stamp_of(nonce, StampKind::Put(fingerprint))
@@ -65,14 +65,14 @@ impl Write {
 /// A write that a record asks for.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Action {
-    /// At every peer: put, or set the mark.
+    /// At every peer: put the item, or set the mark.
     Push(Write),
     /// Here: put a newer version back over an older replicated one.
     ///
     /// A stamp with one of these nonces has been here before: if it is found, a copy was put back.
     Heal(Write, Box<[Nonce]>),
-    /// Here: set the write's stamp beside what stands. An application may have written again since; then the
-    /// stamp says that what stands is newer than the write.
+    /// Here: set the write's stamp beside what is stored. An application may have written again since; then
+    /// the stamp shows that what is stored is newer than the write.
     Restamp(Write),
     /// Here: delete the marked item.
     CarryOut { key: Item, marked: Arc<Item> },
@@ -86,7 +86,7 @@ impl Action {
         }
     }
 
-    /// The write that it makes, unless it carries out a delete.
+    /// The write that it makes, unless it applies a delete.
     pub fn write(&self) -> Option<&Write> {
         match self {
             Self::Push(write) | Self::Heal(write, _) | Self::Restamp(write) => Some(write),
@@ -94,13 +94,12 @@ impl Action {
         }
     }
 
-    /// Does for the action of the same key that is queued before it for the same peer, where both push
-    /// and this was written on top of exactly that; says whether it does. The one before need not be
-    /// made then.
+    /// Absorbs an older queued push of the same key to the same peer that this push is based on exactly.
+    /// Returns whether it did; the older one need not be made then.
     ///
-    /// Together they are one write on top of what the first was written on: that is what it replaces at the
-    /// peer, and a peer whose own write that was must find it as the base, or it takes a succession for a
-    /// conflict. Where something came between the two, the peer may have to tell of a conflict with the first.
+    /// Together they are one write on top of what the first was based on: that is what it replaces at the
+    /// peer, and a peer that made that write itself must find it as the base, or it takes a succession for a
+    /// conflict. If something came between the two, the peer may have to report a conflict with the first.
     pub fn take_in(&mut self, before: &Self) -> bool {
         let (Self::Push(write), Self::Push(before)) = (self, before) else { return false };
         let succeeds = write.base.as_ref() == Some(&before.version);
@@ -137,32 +136,32 @@ impl Verdict {
 
 /// A local write that lost to one which was not made on top of it.
 ///
-/// Every conflict is found once: in the region of the write that lost, by the record that shows
-/// the winner in its place.
+/// Every conflict is found once: in the region of the write that lost, by the record that shows the winner in
+/// its place.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Conflict {
     pub key: Item,
     pub lost: Version,
     pub won: Version,
-    /// The image that lost; none for a delete, or where a third write had already replaced it.
+    /// The image that lost; `None` for a delete, or if a third write had already replaced it.
     pub loser: Option<Item>,
-    /// The image that won; none for a delete.
+    /// The image that won; `None` for a delete.
     pub winner: Option<Item>,
 }
 
-/// What a record was, and what is to be done about it.
+/// What a record was, and what to do about it.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Judgement {
     pub verdict: Verdict,
     pub actions: Vec<Action>,
     pub conflict: Option<Conflict>,
-    /// A replicated write of this version has come. What was written here before, below it, need not be pushed
-    /// to where it was made any more.
+    /// A replicated write of this version has arrived. Older writes made here before it need not be pushed
+    /// any more to where it was made.
     pub arrived: Option<(KeyId, Version)>,
-    /// Whether a seeder made what has come.
+    /// Whether what has arrived was made by a seeder.
     pub is_seed: bool,
-    /// It is an application's put-back, and only the floors say so. Whoever reads the record again must judge it by
-    /// the same floors, so they must be durable before anything is done about it.
+    /// It is an application's put-back, and only the floors show that. Whoever reads the record again must
+    /// judge it by the same floors, so they must be durable before anything is done about it.
     pub by_floors: bool,
 }
 
@@ -171,7 +170,7 @@ impl Judgement {
         Self { verdict, actions, conflict: None, arrived: None, is_seed: false, by_floors: false }
     }
 
-    /// It is a replicated write that has come, by its stamp.
+    /// Records that it is a replicated write that has arrived, according to its stamp.
     fn come(self, reader: &Reader<'_>, stamp: &Stamp) -> Self {
         Self { arrived: Some((reader.key, stamp.version.clone())), is_seed: stamp.hold().is_some(), ..self }
     }
@@ -181,20 +180,20 @@ impl Judgement {
     }
 }
 
-/// How a record is being read.
+/// The context in which a record is read.
 pub(super) struct Reader<'a> {
     pub(super) own: &'a Origin,
     pub(super) floors: &'a Floors,
     pub(super) key: KeyId,
     pub(super) ordinal: u64,
     pub(super) record_millis: u64,
-    /// An empty memory would take the record for the same.
+    /// An empty memory would give the record the same classification.
     pub(super) is_plain: bool,
     pub(super) stamp_in_place: bool,
 }
 
 impl Reader<'_> {
-    /// What is known of a key after this record, where its `version` is the highest.
+    /// The state of a key after this record, with `version` as its highest.
     fn state(&self, version: Version, tip: Tip, known: Option<&KeyState>, is_fresh: bool) -> KeyState {
         KeyState {
             latest: version,
@@ -219,7 +218,7 @@ pub(super) fn resolve(
         Kind::LocalDelete => local_delete(reader, record, known),
         Kind::ReplicatedPut(stamp) => replicated_put(reader, record, &stamp, known),
         Kind::ReplicatedMark(stamp) => replicated_mark(reader, record, &stamp, known),
-        // Its mark said already that the key is absent.
+        // Its mark already said that the key is absent.
         Kind::ReplicatedDelete => (Judgement::nothing(Verdict::EchoDelete), known.cloned()),
     }
 }
@@ -269,8 +268,8 @@ fn local_delete(
 
 /// The version of a local write, the version it was based on, and the key's state after it.
 ///
-/// The same on every replay: it takes the record's time, the stamps in its two images, and the
-/// memory, which is a function of the records before it.
+/// The same on every replay: it depends on the record's time, the stamps in its two images, and the memory,
+/// which is a function of the records before it.
 fn next_local(
     reader: &Reader<'_>,
     record: &Record,
@@ -294,7 +293,7 @@ fn next_local(
     let base =
         carried.or_else(|| known.filter(|state| state.tip != Tip::Stale).map(|state| state.latest.clone()));
 
-    // A version above all that was known is the same without the memory.
+    // A version above everything known is the same without the memory.
     let is_fresh = reader.is_plain && known.is_none_or(|state| state.latest.hlc < time);
     let mut state = reader.state(version.clone(), tip, known, is_fresh);
     stamps.for_each(|stamp| state.remember(stamp, reader.ordinal, reader.floors));
@@ -308,7 +307,7 @@ fn replicated_put(
     known: Option<&KeyState>,
 ) -> (Judgement, Option<KeyState>) {
     match known.filter(|state| stamp.version < state.latest) {
-        // From now on the image says by itself what its version is.
+        // From now on the image states its version itself.
         None => {
             let mut state = reader.state(stamp.version.clone(), Tip::Carried, known, true);
             state.remember_replaced(&record, reader);
@@ -341,7 +340,7 @@ fn replicated_mark(
             let judgement = Judgement { conflict, ..Judgement::new(Verdict::EchoMark, actions) };
             (judgement.come(reader, mark), Some(state))
         }
-        // A mark where a newer delete already left nothing: only the mark itself is in the way.
+        // A mark where a newer delete already left nothing: only the mark itself remains to be removed.
         Some(state) if state.tip == Tip::Absent => {
             let mut state = state.clone();
             state.remember(mark, reader.ordinal, reader.floors);
@@ -352,8 +351,8 @@ fn replicated_mark(
     }
 }
 
-/// An older replicated write replaced a newer version: put that back, once. The stream is the
-/// log: where the newer version was a put, its data is the record's OLD image.
+/// An older replicated write replaced a newer version: put that back, once. The stream is the log: if the
+/// newer version was a put, its data is the record's OLD image.
 fn heal(
     reader: &Reader<'_>,
     verdict: Verdict,
@@ -390,7 +389,7 @@ fn heal(
 }
 
 impl KeyState {
-    /// Notes the stamp that a replicated write replaced: a copy of that image may be put back.
+    /// Remembers the stamp that a replicated write replaced: a copy of that image may be put back.
     fn remember_replaced(&mut self, record: &Record, reader: &Reader<'_>) {
         if let Some(stamp) = record.old.as_ref().and_then(Stamp::read) {
             self.remember(&stamp, reader.ordinal, reader.floors);
@@ -398,8 +397,7 @@ impl KeyState {
     }
 }
 
-/// A conflict, where the winner that a record shows was not made on top of the local write that
-/// it replaced.
+/// A conflict, if the winner that a record shows was not made on top of the local write that it replaced.
 fn conflict(own: &Origin, record: Record, winner: &Stamp, known: Option<&KeyState>) -> Option<Conflict> {
     let known = known.filter(|state| state.tip != Tip::Carried);
     let lost = match known {
@@ -411,7 +409,7 @@ fn conflict(own: &Origin, record: Record, winner: &Stamp, known: Option<&KeyStat
             stamp.hold().is_none().then_some(stamp.version)?
         }
     };
-    // What a seeder replaces, it tells of itself.
+    // A seeder itself reports what it replaces.
     let is_seed = winner.hold().is_some();
     if is_seed || lost.origin != *own || winner.version.origin == *own || winner.base.as_ref() == Some(&lost)
     {

@@ -1,16 +1,15 @@
-//! Which copies bring regions to the same item, where no stream does: what was written before the
-//! streams were on, or was lost in them.
+//! Which copies bring regions to the same item where no stream does: for what was written before the streams
+//! were on, or was lost in them.
 //!
-//! A seed is a put that is older than every write to come: it has the version of the item that it
-//! copies, and its base says under which hold it was made. It is right only between two moments:
+//! A seed is a put that is older than every write to come: it has the version of the item that it copies, and
+//! its base says under which hold it was made. It is correct only between two moments:
 //!
-//! - From when every agent of the table has taken notice of the hold, all that was written anywhere
-//!   before that is everywhere, and agents have put right what that left wrong: so regions must have
-//!   shown the same two times, and between these all that was written before the first must have been
-//!   done everywhere. Then they show the newest of all that is forgotten, and all that comes later is
-//!   remembered: where a seed replaces it, or stands where it deleted something, the agent puts that
-//!   right, as with any older write.
-//! - Until the hold is over. From then on, a seed that shows up is an application's put-back.
+//! - From when every agent of the table has noticed the hold, everything written anywhere before that is
+//!   everywhere, and agents have corrected what that left wrong: so regions must have shown the same twice,
+//!   and between these everything written before the first must have been done everywhere. Then they show the
+//!   newest of everything forgotten, and everything that comes later is remembered: if a seed replaces it, or
+//!   is stored where it deleted something, the agent corrects that, as with any older write.
+//! - Until the hold is over. From then on, a seed that appears is an application's put-back.
 
 use std::sync::Arc;
 
@@ -21,11 +20,11 @@ use super::{Body, Fingerprint, Hlc, Item, Origin, STAMP, Selections, Stamp, Vers
 pub struct Seed {
     pub region: Origin,
     pub write: Write,
-    /// What it replaces has no version of its own: no version says that it was older.
+    /// What it replaces has no version of its own: no version shows that it was older.
     pub is_clash: bool,
 }
 
-/// What is to be done about a key.
+/// What to do about a key.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Seeding {
     /// Nothing: all regions hold the same.
@@ -34,7 +33,7 @@ pub enum Seeding {
     Marked,
     /// Copies of what is newer, or was in one region only.
     Copy(Vec<Seed>),
-    /// The same, where no version tells which of the items is newer.
+    /// The same, but no version shows which of the items is newer.
     Clash(Vec<Seed>),
 }
 
@@ -43,8 +42,8 @@ struct Holding<'a> {
     region: &'a Origin,
     item: Option<&'a Item>,
     fingerprint: Option<Fingerprint>,
-    /// The version that its stamp tells. An application that wrote on top of a stamp, and kept it, has
-    /// one above that at least. None where there is no stamp, or an earlier seeder's for what had none.
+    /// The version in its stamp. An application that wrote on top of a stamp, and kept it, has at least a
+    /// version above it. `None` without a stamp, or with an earlier seeder's for what had none.
     version: Option<Version>,
     /// Whether the version is the item's own.
     is_exact: bool,
@@ -63,11 +62,10 @@ impl<'a> Holding<'a> {
 
 /// What brings regions to the same item of a key, under a hold of this number.
 ///
-/// An item with a version wins over one that has none, and a higher version over a lower one. What an
-/// application wrote on top of a version, and kept its stamp, is above that. Where none has a
-/// version, the region wins that comes first here. Only `to` are written to, and each only
-/// with what its selection shows; of a region whose writes stay there, nothing is copied, and what it
-/// wrote last is left alone.
+/// An item with a version wins over one without, and a higher version over a lower one. What an application
+/// wrote on top of a version, keeping its stamp, is above that version. If none has a version, the region
+/// that comes first here wins. Only `to` are written to, and each only with what its selection shows; from a
+/// region whose writes stay there, nothing is copied, and what it wrote last is left alone.
 pub fn seed(
     key: &Item,
     items: &[(Origin, Option<Item>)],
@@ -89,7 +87,7 @@ pub fn seed(
     let (Some(item), Some(fingerprint)) = (winner.item, winner.fingerprint) else { return Seeding::Same };
     let mut data = item.clone();
     data.remove(STAMP);
-    // Below all that an agent ever gives, and above what an earlier hold gave.
+    // Below everything that an agent ever assigns, and above what an earlier hold assigned.
     let lowest = || Version { hlc: Hlc::from(hold), origin: winner.region.clone() };
     let write = Write {
         key: key.clone(),
@@ -104,7 +102,7 @@ pub fn seed(
     for holding in &holdings {
         let region = holding.region;
         let Some(view) = selections.view(winner.region, region, &write) else { continue };
-        // What is not for a region is its agents' to delete.
+        // Its agents delete what is not for a region.
         let Body::Put(_, shown) = &view.body else { continue };
         if holding.fingerprint == Some(*shown) {
             continue;
@@ -215,7 +213,7 @@ mod tests {
         assert_eq!(told(&seeds), [("a", version.clone(), Some(&older), false), ("c", version, None, false)]);
         let Body::Put(item, fingerprint) = &seeds[1].write.body else { panic!() };
         assert_eq!((item.as_ref(), *fingerprint), (&bare("two"), Fingerprint::of(&newer)));
-        // The same data without a stamp, where the write was made, is the same.
+        // The same data without a stamp, in the region where the write was made, is the same.
         let same = decide([Some(bare("two")), Some(newer.clone()), Some(newer)]);
         assert_eq!(same, Seeding::Same);
     }
@@ -230,7 +228,7 @@ mod tests {
         let newer = stamped("one", at(4, "c"));
         let Seeding::Clash(seeds) = decide([Some(newer), Some(kept.clone()), None]) else { panic!() };
         assert_eq!((seeds[0].write.replaced.as_deref(), seeds[0].is_clash), (Some(&kept), true));
-        // What was written on top of a version is above it.
+        // Something written on top of a version is above it.
         let older = stamped("one", at(3, "a"));
         let Seeding::Clash(seeds) = decide([Some(older.clone()), Some(kept), None]) else { panic!() };
         let version = Version { hlc: at(3, "b").hlc.next(), origin: name("b") };

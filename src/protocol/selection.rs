@@ -1,11 +1,11 @@
 //! What goes to one region: some of the items, or all but some attributes of each.
 //!
-//! A region that takes part of the items sees, of every write, the item or a delete, with the same
-//! version. So to its agent, and to everything that is proven of the protocol, an item that is not for
-//! it is one that was deleted; one that leaves its selection is deleted there like any other.
+//! A region that takes part of the items sees every write as either the item or a delete, with the same
+//! version. So to its agent, and to everything proven about the protocol, an item that is not for it is one
+//! that was deleted; one that leaves its selection is deleted there like any other.
 //!
-//! Only where the item's key alone decides is nothing sent: no version of that key ever is for the
-//! region, so there is nothing that a delete could overtake.
+//! Only if the item's key alone decides is nothing sent: no version of that key is ever for the region, so
+//! there is nothing that a delete could overtake.
 
 use std::borrow::Cow;
 use std::collections::{BTreeMap, BTreeSet};
@@ -16,12 +16,12 @@ use aws_sdk_dynamodb::types::AttributeValue;
 use super::fingerprint::same_number;
 use super::{Body, Fingerprint, Item, Origin, Write};
 
-/// A test of one attribute, at the top of the item.
+/// A test of one attribute, at the top level of the item.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Test {
     /// It is there, and equals one of these.
     Is(Vec<AttributeValue>),
-    /// It equals none of these, or is not there: as DynamoDB's `<>`.
+    /// It equals none of these, or is absent: as DynamoDB's `<>`.
     IsNot(Vec<AttributeValue>),
     /// It is a string that begins with one of these.
     BeginsWith(Vec<String>),
@@ -32,24 +32,24 @@ pub enum Test {
 /// What one region takes.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Selection {
-    /// Items of which all of this holds.
+    /// Only items for which all of this holds.
     pub only: Vec<(String, Test)>,
-    /// But not these attributes. The region's own writes stay there: an item written without them
-    /// would take them away from everybody else.
+    /// Without these attributes. The region's own writes stay there: an item written without them would
+    /// remove them everywhere else.
     pub without: BTreeSet<String>,
 }
 
-/// What of an item a region is to hold.
+/// What a region is to hold of an item.
 #[derive(Debug, PartialEq)]
 pub enum Shown<'a> {
     Item(Cow<'a, Item>),
     /// It is not for the region: a delete of what that may hold.
     Nothing,
-    /// No version of its key ever is for the region, which keeps what it wrote itself.
+    /// No version of its key is ever for the region, which keeps what it wrote itself.
     Never,
 }
 
-/// What goes to which region; everything to those that are not named.
+/// What goes to which region; everything, for those that are not named.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Selections(BTreeMap<Origin, Selection>);
 
@@ -68,7 +68,7 @@ impl Test {
     }
 }
 
-/// Whether DynamoDB takes two strings, numbers or booleans for equal.
+/// Whether DynamoDB considers two strings, numbers or booleans equal.
 fn equal(a: &AttributeValue, b: &AttributeValue) -> bool {
     match (a, b) {
         (AttributeValue::N(a), AttributeValue::N(b)) => same_number(a, b),
@@ -101,7 +101,7 @@ impl Selection {
         self.without.iter().any(|attribute| item.contains_key(attribute))
     }
 
-    /// Whether a test of the key alone rules every version of the item out.
+    /// Whether a test of the key alone rules out every version of the item.
     fn is_never(&self, key: &Item) -> bool {
         self.only.iter().any(|(attribute, test)| {
             let value = key.get(attribute);
@@ -109,8 +109,8 @@ impl Selection {
         })
     }
 
-    /// What of a write, wherever it was made, is to be done in the region, if anything; and what the region
-    /// holds of the image that it replaced.
+    /// What to do in the region for a write, wherever it was made, if anything; and what the region holds of
+    /// the image that it replaced.
     pub fn view<'a>(&self, write: &'a Write) -> Option<Cow<'a, Write>> {
         let body = match &write.body {
             Body::Delete if self.is_never(&write.key) => return None,
@@ -140,12 +140,12 @@ impl Selection {
 }
 
 impl Selections {
-    /// Notes what a region takes.
+    /// Sets what a region takes.
     pub fn add(&mut self, region: Origin, selection: Selection) {
         self.0.insert(region, selection);
     }
 
-    /// What a region takes, where that is not everything.
+    /// What a region takes, if that is not everything.
     pub fn of(&self, region: &Origin) -> Option<&Selection> {
         self.0.get(region)
     }
@@ -165,7 +165,7 @@ impl Selections {
         self.0.values().all(|selection| selection.takes(item) && !selection.withholds_from(item))
     }
 
-    /// What of a write that was made in one region is to be done in another, if anything.
+    /// What to do in one region for a write made in another, if anything.
     pub fn view<'a>(&self, from: &Origin, to: &Origin, write: &'a Write) -> Option<Cow<'a, Write>> {
         if self.keeps(from) {
             return None;
@@ -173,7 +173,7 @@ impl Selections {
         self.of(to).map_or(Some(Cow::Borrowed(write)), |selection| selection.view(write))
     }
 
-    /// The attributes that stay away from some region, with the region.
+    /// The attributes withheld from some region, with the region.
     pub fn withheld(&self) -> impl Iterator<Item = (&Origin, &str)> {
         self.0.iter().flat_map(|(region, selection)| {
             selection.without.iter().map(move |attribute| (region, attribute.as_str()))

@@ -11,7 +11,7 @@ use super::{Fingerprint, Item, Origin, Version};
 /// The name of the attribute that holds the stamp.
 pub const STAMP: &str = "_tw";
 
-/// What every well-formed stamp begins with: the format's name and its version.
+/// The start of every well-formed stamp: the format's name and its version.
 ///
 /// Conditions test it, so that an attribute of this name which no agent wrote counts as no stamp.
 pub const STAMP_MAGIC: &str = "tw1 ";
@@ -22,10 +22,10 @@ const STAMP_END: &str = "tw1 g";
 /// Precedes the fingerprint of a mark; no fingerprint has its second character.
 const MARK: &str = "x-";
 
-/// Tells one physical write attempt from another with the same version.
+/// Distinguishes one physical write attempt from another with the same version.
 ///
-/// It also tells which region the attempt was made in: a stamp that turns up anywhere else is a copy, which an
-/// application has put there.
+/// It also shows in which region the attempt was made: a stamp that turns up anywhere else is a copy, which
+/// an application has put there.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Nonce(u64);
 
@@ -41,8 +41,8 @@ impl Nonce {
         )
     }
 
-    /// Whether the attempt may have been made in this region: of the attempts elsewhere, one region's in 65,536
-    /// look as if they had.
+    /// Whether the attempt may have been made in this region: of the attempts in other regions, one in 65,536
+    /// looks as if it was.
     pub fn is_of(self, region: &Origin) -> bool {
         self.0 >> Self::RANDOM == u64::from(Self::tag(region))
     }
@@ -67,16 +67,16 @@ impl fmt::Display for Nonce {
     }
 }
 
-/// What an agent says of an item that it writes.
+/// What an agent records about an item that it writes.
 ///
-/// It is kept as one string, so that DynamoDB's own `<` compares versions and a person can read
-/// it in a console: `tw1 <hlc> <origin> <base hlc> <base origin> <fingerprint> <nonce>`. A write
-/// based on nothing has `- -` for its base, a seed has the number of its hold and `-`, and a delete
-/// mark has `x-` before its fingerprint.
+/// It is kept as one string, so that DynamoDB's own `<` compares versions and a person can read it in a
+/// console: `tw1 <hlc> <origin> <base hlc> <base origin> <fingerprint> <nonce>`. A write based on nothing has
+/// `- -` for its base, a seed has the number of its hold and `-`, and a delete mark has `x-` before its
+/// fingerprint.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Stamp {
     pub version: Version,
-    /// The version of the image that the write replaced at its origin, where it is known.
+    /// The version of the image that the write replaced at its origin, if known.
     pub base: Option<Version>,
     pub kind: StampKind,
     pub nonce: Nonce,
@@ -84,10 +84,10 @@ pub struct Stamp {
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum StampKind {
-    /// A put; the fingerprint is of the rest of the item.
+    /// A put; the fingerprint is that of the rest of the item.
     Put(Fingerprint),
-    /// A delete mark: the replica's own agent is to delete the item. The fingerprint is of the data that the
-    /// mark was set on, if that was known.
+    /// A delete mark: the replica's own agent is to delete the item. The fingerprint is that of the data that
+    /// the mark was set on, if known.
     Mark(Fingerprint),
 }
 
@@ -106,8 +106,8 @@ impl Stamp {
         self.seeded().map(|base| base.hlc.into())
     }
 
-    /// Once the floors have passed this, it can't come any more: a seed may have a version that they passed long
-    /// ago, and comes until its hold is over.
+    /// Once the floors have passed this, it can't arrive any more: a seed may have a version that they passed
+    /// long ago, and arrives until its hold is over.
     pub(super) fn comes_until(&self) -> &Version {
         self.seeded().unwrap_or(&self.version)
     }
@@ -133,12 +133,13 @@ impl Stamp {
         }
     }
 
-    /// Whether this is a mark, and there is nothing beside it.
+    /// Whether this is a mark with nothing beside it.
     pub(super) fn is_bare(&self, item: &Item, key: &Item) -> bool {
         self.is_mark() && item.len() == key.len() + 1
     }
 
-    /// Every stamp of a lower version is below this text, and every one of this version or a higher one above it.
+    /// Every stamp of a lower version sorts below this text, and every one of this version or a higher one
+    /// above it.
     pub fn bound(version: &Version) -> String {
         format!("{STAMP_MAGIC}{version}")
     }
@@ -146,12 +147,12 @@ impl Stamp {
     /// The stamps of a version.
     pub fn range(version: &Version) -> RangeInclusive<String> {
         let bound = Self::bound(version);
-        // What follows in a stamp is below that.
+        // The rest of a stamp sorts below this.
         let end = format!("{bound}~");
         bound..=end
     }
 
-    /// The stamps of a version and of all that are higher.
+    /// The stamps of a version and of all higher ones.
     pub fn range_from(version: &Version) -> RangeInclusive<String> {
         Self::bound(version)..=STAMP_END.to_owned()
     }
@@ -190,7 +191,7 @@ impl fmt::Display for Stamp {
     }
 }
 
-/// What stands in an item's stamp attribute.
+/// The content of an item's stamp attribute.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum Stamped {
     No,

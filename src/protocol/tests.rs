@@ -267,7 +267,7 @@ fn a_stamp_that_no_agent_can_have_put_there_is_an_applications() {
         ("9: x -> y 5b mark", "local put; stamp y as 9a over its stamp; push y as 9a"),
         ("9: - -> x 5b mark", "local put; stamp x as 9a over its stamp; push x as 9a"),
         ("9: x 6b -> x 5b mark", "local put; stamp x as 9a on 6b over its stamp; push x as 9a on 6b"),
-        // What is no stamp.
+        // Not a stamp.
         ("9: x -> y junk", "local put; stamp y as 9a over junk; push y as 9a"),
         ("9: x junk -> x", "local put; push x as 9a"),
         ("9: x junk -> -", "local delete; push delete as 9a"),
@@ -277,7 +277,7 @@ fn a_stamp_that_no_agent_can_have_put_there_is_an_applications() {
 #[test]
 fn an_own_stamp_is_a_heal_or_a_stamp_in_place_or_a_put_back() {
     check_each(&[
-        // The agent heals over lower stamps, and stamps what stands there as it is.
+        // The agent heals over lower stamps, and stamps what is stored there as it is.
         ("9: x 4b -> y 5a", "echo put"),
         ("9: x 4b mark -> y 5a", "echo put"),
         ("9: x 4b -> x 5a mark", "echo mark; carry out a"),
@@ -391,7 +391,7 @@ fn an_older_replicated_write_is_healed_once() {
             ("9: - -> x", "local put; push x as 9a"),
             ("9: x -> y 5b", "echo put; heal x as 9a"),
             ("9: y 5b -> z 5b kept", "local put; push z as 9.1a on 5b"),
-            // No heal of an agent's replaces that.
+            // No heal by an agent replaces that.
             (
                 "9: z 5b kept -> x 9a",
                 "local put; stamp x as 9.2a on 9.1a over its stamp; push x as 9.2a on 9.1a",
@@ -615,7 +615,7 @@ fn a_conflict_is_a_winner_that_was_not_made_on_top() {
         ],
     );
     check_each(&[
-        // Of an own write that says so itself, without memory.
+        // For an own write that states its version itself, without memory.
         ("9: x 5a -> y 10b", "echo put; conflict 5a (x) lost to 10b (y)"),
         ("9: x 5a -> x 10b mark", "echo mark; carry out b; conflict 5a (x) lost to 10b (-)"),
         ("9: x 5a -> y 10b <5a", "echo put"),
@@ -830,7 +830,7 @@ fn a_queued_write_does_for_the_one_that_it_was_made_on_top_of() {
 /// The action of this kind that a record asks for.
 fn action(record: &str, kind: &str) -> Action {
     let mut table = Table::new();
-    // What heals needs something to heal.
+    // A heal needs something to heal.
     for step in record.split("; ") {
         if let Some(action) = table.judge(step).actions.into_iter().find(|action| match action {
             Action::Push(_) => kind == "push",
@@ -844,7 +844,7 @@ fn action(record: &str, kind: &str) -> Action {
     unreachable!("{record} asks for no {kind}")
 }
 
-/// What comes of an action in a region where this stands.
+/// The result of an action in a region where this is stored.
 fn meets(action: &Action, to: &str, stored: &str) -> &'static str {
     // What an agent wrote there has a nonce of that region.
     let is_elsewheres =
@@ -862,7 +862,8 @@ fn meets(action: &Action, to: &str, stored: &str) -> &'static str {
     }
 }
 
-/// A record, what it asks for, the region where that is done, and what comes of it over what stands there.
+/// A record, what it asks for, the region where that is done, and the result over each thing that may be
+/// stored there.
 type Meetings = (&'static str, &'static str, &'static str, &'static [(&'static str, &'static str)]);
 
 fn assert_meetings(meetings: &[Meetings]) {
@@ -894,22 +895,22 @@ fn a_push_replaces_nothing_that_its_maker_has_not_seen() {
                 ("z 9b", "superseded"),
                 ("z 9a kept", "superseded"),
                 ("z 12c mark", "superseded"),
-                // An older replicated write, or a mark on data that is known.
+                // An older replicated write, or a mark on known data.
                 ("w 8c", "made at the second try"),
                 ("w 8c mark", "made at the second try"),
-                // A write that its region's agent has not told of.
+                // A write that its region's agent has not reported.
                 ("w", "contended"),
                 ("y", "contended"),
                 ("w 8c @b", "contended"),
                 ("w 5b kept", "contended"),
                 ("w junk", "contended"),
-                // What is gone, with or without a mark, may be a newer delete.
+                // An absent item, with or without a mark, may be a newer delete.
                 ("-", "contended"),
                 (". 8c mark", "contended"),
             ],
         ),
         (
-            // Where that was made, it may stand without a stamp of its own.
+            // In the region where it was made, it may be stored without a stamp of its own.
             "9: x 5b -> y",
             "push",
             "b",
@@ -1083,7 +1084,7 @@ fn a_stamp_beside_newer_data_changes_nothing() {
         "but an application's own stamp does",
         &[
             ("9: - -> x", "local put; push x as 9a"),
-            // Above all that the stream has shown.
+            // Above everything that the stream has shown.
             ("9: x -> x 10a kept", "local put; push x as 10.1a on 9a"),
             ("10: x 10a kept -> x 9b kept", "local put; push x as 10.2a on 10.1a"),
             ("10: x 9b kept -> x 9.1b kept", "local put; push x as 10.3a on 10.2a"),

@@ -6,11 +6,11 @@ use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
-/// A hybrid logical clock: wall time in milliseconds (the upper 44 bits) and a counter (the lower
-/// 20), as in Kulkarni et al., "Logical Physical Clocks" (2014).
+/// A hybrid logical clock: wall time in milliseconds (the upper 44 bits) and a counter (the lower 20), as in
+/// Kulkarni et al., "Logical Physical Clocks" (2014).
 ///
-/// The wall time only ever comes from the creation time of a stream record, which the origin's
-/// own service sets. Being one number, a full counter carries into the wall time by itself.
+/// The wall time only ever comes from the creation time of a stream record, which the origin's own service
+/// sets. As this is one number, a full counter carries over into the wall time.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(transparent)]
 pub struct Hlc(u64);
@@ -66,8 +66,8 @@ pub struct Origin(Arc<str>);
 impl Origin {
     pub const MAX_LEN: usize = 32;
 
-    /// Stands in the base of a stamp where the write is a seed, with the number of its hold for a
-    /// clock; and among the floors for all holds together. No region may be called so.
+    /// The base of a seed's stamp, with the number of its hold as the clock; among the floors, it stands for
+    /// all holds together. No region may have this name.
     pub fn seeding() -> Self {
         Self("-".into())
     }
@@ -122,10 +122,10 @@ impl FromStr for Origin {
 
 /// A write's place in the one total order: the clock, then the origin.
 ///
-/// No two writes to one key share a version: writes of one origin are ordered by the clock alone,
-/// because each is bumped above the last one that the key's memory holds, and the memory is kept
-/// at least until the stream's own time has passed it (see [`super::KeyMemory::forget`]). That is
-/// why no sequence number is needed, which would cost 42 bytes in every item.
+/// No two writes to one key share a version: writes of one origin are ordered by the clock alone, because
+/// each is bumped above the last one in the key's memory, and the memory is kept at least until the stream's
+/// own time has passed it (see [`super::KeyMemory::forget`]). So no sequence number is needed, which would
+/// cost 42 bytes in every item.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Version {
     pub hlc: Hlc,
@@ -133,13 +133,13 @@ pub struct Version {
 }
 
 impl fmt::Display for Version {
-    /// `hlc origin `: sorts, byte by byte, as the version does, even as the prefix of a stamp.
+    /// `hlc origin `: sorts byte by byte as the version does, even as the prefix of a stamp.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{} {} ", self.hlc, self.origin)
     }
 }
 
-/// A text that is no version.
+/// A text that is not a version.
 #[derive(Debug, thiserror::Error, PartialEq, Eq)]
 #[error("expected a clock of 16 hexadecimal digits and the name of a region")]
 pub struct InvalidVersion;
@@ -155,8 +155,8 @@ impl FromStr for Version {
 }
 
 impl Version {
-    /// Whether an agent has given it. What a seeder gives to an item that had none is below all of
-    /// those, and tells of no order.
+    /// Whether an agent assigned it. A version that a seeder assigns to an item without one is below all of
+    /// those, and implies no order.
     pub fn is_agents(&self) -> bool {
         self.hlc.millis() > 0
     }

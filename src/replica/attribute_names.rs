@@ -1,18 +1,18 @@
-//! The names of the attributes that a table's items have.
+//! The attribute names that a table's items have.
 //!
-//! A condition can say that an attribute is there, or is not, but only of one that it names. So what an
-//! application adds to an item is seen by a guard if the agent has met an attribute of that name in the table, in
-//! any item, or an agent of another region has, and has told it with its watermark.
+//! A condition can require that an attribute is there or is absent, but only one that it names. So a guard
+//! sees an attribute that an application adds to an item only if the agent has met an attribute of that name
+//! in any item of the table, or an agent of another region has, and has reported it with its watermark.
 
 use std::collections::{BTreeSet, HashSet};
 use std::sync::{PoisonError, RwLock};
 
 use crate::protocol::{Item, STAMP};
 
-/// So many are kept, in the order in which they were met; more fit no condition.
+/// How many are kept, in the order in which they were met; more fit no condition.
 const MOST: usize = 128;
 
-/// The names that were met so far.
+/// The names met so far.
 #[derive(Debug, Default)]
 pub struct AttributeNames(RwLock<Names>);
 
@@ -20,12 +20,12 @@ pub struct AttributeNames(RwLock<Names>);
 struct Names {
     all: HashSet<Box<str>>,
     in_order: Vec<Box<str>>,
-    /// There are more.
+    /// Whether there are more.
     is_full: bool,
 }
 
 impl AttributeNames {
-    /// Takes in the names of an item's attributes.
+    /// Adds the names of an item's attributes.
     pub fn note(&self, item: &Item) {
         self.learn(item.keys());
     }
@@ -40,7 +40,7 @@ impl AttributeNames {
         }
         let mut names = self.0.write().unwrap_or_else(PoisonError::into_inner);
         let names = &mut *names;
-        // An item's attributes come in no order, and what is met first is what is kept.
+        // An item's attributes come in no fixed order, and the first names met are the ones kept.
         let new: BTreeSet<&String> = learnt.filter(|name| is_new(names, name)).collect();
         for name in new {
             if names.in_order.len() == MOST {
@@ -57,7 +57,8 @@ impl AttributeNames {
         names.in_order.iter().map(ToString::to_string).collect()
     }
 
-    /// Shows each name until one is refused; whether all there are have been shown, and taken.
+    /// Passes each name to `take` until one is refused. Returns whether these are all the names there are,
+    /// and all were taken.
     pub(super) fn for_each(&self, mut take: impl FnMut(&str) -> bool) -> bool {
         let names = self.0.read().unwrap_or_else(PoisonError::into_inner);
         names.in_order.iter().all(|name| take(name)) && !names.is_full

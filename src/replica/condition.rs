@@ -1,4 +1,4 @@
-//! A guard as DynamoDB's condition expression.
+//! A guard as a DynamoDB condition expression.
 
 use std::collections::HashMap;
 use std::fmt::Write as _;
@@ -9,8 +9,8 @@ use super::AttributeNames;
 use super::size::value_bytes;
 use crate::protocol::{Guard, Item, STAMP, Stamp, StampGuard};
 
-/// So many attributes are named at most. An expression holds 300 operators and 4 KB ("Service, account, and
-/// table quotas", Amazon DynamoDB developer guide), and each attribute takes two, and up to 32 bytes.
+/// The most attributes to name. An expression holds 300 operators and 4 KB ("Service, account, and table
+/// quotas", Amazon DynamoDB developer guide), and each attribute takes two operators and up to 32 bytes.
 const MOST_TERMS: usize = 120;
 
 /// What must hold for a write to take effect.
@@ -19,12 +19,12 @@ pub(super) struct Condition {
     pub(super) expression: String,
     pub(super) names: HashMap<String, String>,
     pub(super) values: HashMap<String, AttributeValue>,
-    /// It names all the data that the guard does.
+    /// Whether it names all the data that the guard does.
     pub(super) is_whole: bool,
 }
 
 impl Condition {
-    /// A condition that can't hold.
+    /// A condition that never holds.
     pub(super) fn never() -> Self {
         let mut condition = Self::new();
         condition.stamp();
@@ -32,8 +32,8 @@ impl Condition {
         condition
     }
 
-    /// What a guard demands of the item with this key. `known` are the names of attributes that items of the
-    /// table have: none but the guard's may be there.
+    /// The condition that a guard sets on the item with this key. `known` are the names of attributes that
+    /// items of the table have: of these, only the guard's may be there.
     pub(super) fn of(guard: &Guard<'_>, key: &Item, known: &AttributeNames) -> Self {
         let mut condition = Self::new();
         match guard {
@@ -78,7 +78,7 @@ impl Condition {
         self.expression.push_str(" AND attribute_exists(#k)");
     }
 
-    /// A range says which stamps, since a value of another type lies in none.
+    /// Stamps are given as a range, because no value of another type lies in one.
     fn beside(&mut self, stamp: StampGuard<'_>) {
         self.stamp();
         let (expression, range) = match stamp {
@@ -108,10 +108,10 @@ impl Condition {
         if attributes.is_empty() {
             self.exists(key);
         }
-        // In one order, so that a simulation repeats itself.
+        // In a fixed order, so that a simulation is reproducible.
         attributes.sort_unstable_by_key(|(name, _)| *name);
         if attributes.len() > MOST_TERMS {
-            // The smaller they are, the less is sent.
+            // Smallest first, to send less.
             attributes.sort_by_key(|(_, value)| value_bytes(value));
             attributes.truncate(MOST_TERMS);
             self.is_whole = false;

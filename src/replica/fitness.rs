@@ -1,5 +1,5 @@
-//! Whether a replica's table is still the one that writes were begun for. It may be deleted and recreated, with
-//! other keys, while an agent writes to it.
+//! Whether a replica's table still fits the writes made for it. It may be deleted and recreated with other
+//! keys while an agent writes to it.
 
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
@@ -11,32 +11,33 @@ use crate::fault::{Fault, FaultKind};
 use crate::region::Region;
 use crate::schema::{KeySchema, describe};
 
-/// How long one look at a table does for all that is about to be written.
+/// How long one check of a table is valid for the writes that follow.
 const LOOK: Duration = Duration::from_secs(1);
 
-/// Looks at a table again once an answer of it was odd.
+/// Checks a table again after an odd answer from it.
 #[derive(Debug)]
 pub struct Fitness {
     region: Region,
     table: String,
     expected: KeySchema,
     in_doubt: AtomicBool,
-    /// Why the table did not fit when it was looked at last.
+    /// Why the table did not fit at the last check.
     unfit: Mutex<Option<(Instant, Fault)>>,
 }
 
 impl Fitness {
-    /// Of a table, by its name in the region, which was seen to have these keys.
+    /// For a table, by its name in the region, that was found to have these keys.
     pub fn of(region: Region, table: String, expected: KeySchema) -> Self {
         Self { region, table, expected, in_doubt: AtomicBool::new(false), unfit: Mutex::default() }
     }
 
-    /// The table was missing, or refused a write: it may be another one.
+    /// Records doubt: the table was missing or refused a write, so it may be another one.
     pub(crate) fn doubt(&self) {
         self.in_doubt.store(true, Ordering::Relaxed);
     }
 
-    /// Looks at the table, if that is in doubt: why nothing may be written to it. Whether it was seen to fit again.
+    /// Checks the table if it is in doubt; fails with the reason why nothing may be written to it. Returns
+    /// whether it was found to fit again.
     pub(crate) async fn prove(&self) -> Result<bool, Fault> {
         if !self.in_doubt.load(Ordering::Relaxed) {
             return Ok(false);
@@ -54,7 +55,7 @@ impl Fitness {
         let reason = match described.managed {
             Some(reason) => Some(reason),
             None if described.key_schema != self.expected => Some(format!(
-                "the table {} has other keys, {}, and not {}: nothing is written to it until it is recreated",
+                "the table {} has other keys ({}, not {}): nothing is written to it until it is recreated",
                 self.table, described.key_schema, self.expected
             )),
             None => None,
@@ -68,7 +69,7 @@ impl Fitness {
         Ok(unfit.take().is_some())
     }
 
-    /// Whether the table did not fit when it was looked at last.
+    /// Whether the table did not fit at the last check.
     pub(crate) async fn is_unfit(&self) -> bool {
         self.unfit.lock().await.is_some()
     }

@@ -1,14 +1,14 @@
-//! How far a push goes on against a write that its region's agent has not told of.
+//! How far a push goes against a write that its region's agent has not reported.
 
 use crate::protocol::Item;
 
-/// What is done about what stands, if its agent has not told of it.
+/// What to do about the stored item, if its agent has not reported it.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Insistence {
     /// Nothing.
     None,
-    /// Exactly this item, or none, is replaced: it has stood for long, and that agent may be down.
+    /// Replace exactly this item, or none: it has been stored for long, and that agent may be down.
     On(Option<Item>),
-    /// Whatever stands by then is replaced.
+    /// Replace whatever is stored by then.
     OnAnything,
 }

@@ -1,5 +1,5 @@
-//! One region's table, to be written to: the conditional writes, what they expect to find, and whether the table is
-//! still the one that they were begun for.
+//! One region's table as a destination: the conditional writes, what they expect to find, and whether the
+//! table is still the one they were made for.
 
 mod attribute_names;
 mod condition;

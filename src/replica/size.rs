@@ -1,10 +1,10 @@
-//! How large items are, roughly.
+//! The approximate size of items.
 
 use aws_sdk_dynamodb::types::AttributeValue;
 
 use crate::protocol::Item;
 
-/// A rough size of an item, in bytes: what its texts and binaries hold.
+/// The approximate size of an item, in bytes: the content of its texts and binaries.
 pub(crate) fn item_bytes(item: &Item) -> usize {
     item.iter().map(|(name, value)| 32 + name.len() + value_bytes(value)).sum()
 }

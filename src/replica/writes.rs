@@ -18,24 +18,25 @@ use crate::protocol::{
 };
 use crate::region::Region;
 
-/// Begins the stamp attribute of an item that is to be replicated again. It sorts below every stamp,
-/// so that it is in no push's way.
+/// The start of the stamp attribute of an item that is to be replicated again. It sorts below every stamp, so
+/// that it blocks no push.
 const TOUCHED: &str = "tw- ";
 
-/// What became of a conditional write.
+/// The outcome of a conditional write.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Outcome {
-    /// Whether the condition named all that the write replaced.
+    /// Whether the condition named everything that the write replaced.
     Applied { guarded: bool },
-    /// It is there already, or is not needed any more.
+    /// It is there already, or is no longer needed.
     Done,
-    /// Something newer stands.
+    /// Something newer is stored.
     Superseded,
-    /// The replica has this, a write that its own agent has not told of yet; or no item, where one was expected.
+    /// The replica has this item, a write that its own agent has not reported yet; or no item where one was
+    /// expected.
     Contended(Option<Item>),
 }
 
-/// One physical table, to be written to.
+/// One physical table to write to.
 #[derive(Debug)]
 pub struct Replica {
     region: Origin,
@@ -45,7 +46,7 @@ pub struct Replica {
     nonces: Mutex<fastrand::Rng>,
 }
 
-/// What came of one attempt.
+/// The result of one attempt.
 enum Attempt {
     Applied {
         guarded: bool,
@@ -60,7 +61,7 @@ impl Replica {
         Self { region, client, table, names, nonces: Mutex::new(fastrand::Rng::with_seed(seed)) }
     }
 
-    /// Makes an action, as far as what is found allows.
+    /// Performs an action, as far as what is stored allows.
     pub async fn attempt(&self, action: &Action, insistence: &Insistence) -> Result<Outcome, Fault> {
         let mut attempt = self.once(action, action.guard(&self.region)).await?;
         loop {
@@ -85,7 +86,7 @@ impl Replica {
         }
     }
 
-    /// What is done about a contended push that has waited for long.
+    /// What to do about a contended push that has waited for long.
     async fn insist(
         &self,
         action: &Action,
@@ -93,7 +94,7 @@ impl Replica {
         insistence: &Insistence,
     ) -> Result<Outcome, Fault> {
         let guard = match (insistence, action) {
-            // What no agent wrote may sort above every stamp, and stand in the way for ever.
+            // A value that no agent wrote may sort above every stamp, and would block for ever.
             (Insistence::OnAnything, Action::Push(write))
                 if found.as_ref().is_none_or(|found| !found.contains_key(STAMP)) =>
             {
@@ -132,7 +133,7 @@ impl Replica {
         let Body::Put(item, _) = &seed.write.body else { return Ok(Outcome::Done) };
         let guard = Guard::exactly(seed.write.replaced.as_deref());
         let condition = Condition::of(&guard, &seed.write.key, &self.names);
-        // A call that was made again may find what it wrote at first.
+        // A retried call may find what its first attempt wrote.
         let stands = |stored: &Item| Stamp::read(stored).is_some_and(|at| at.version == seed.write.version);
         Ok(match self.put(&seed.write, item, &guard, condition).await? {
             Attempt::Applied { guarded } => Outcome::Applied { guarded },
@@ -141,17 +142,17 @@ impl Replica {
         })
     }
 
-    /// Whether the replica would take a put. Nothing is written: a service checks a write before it
-    /// looks at its condition.
+    /// Whether the replica would accept a put. Nothing is written: a service checks a write before it
+    /// evaluates its condition.
     pub async fn probe(&self, write: &Write) -> Result<(), Fault> {
         let Body::Put(item, _) = &write.body else { return Ok(()) };
         self.put(write, item, &Guard::Absent, Condition::never()).await.map(|_| ())
     }
 
-    /// Has an item replicated again, if exactly this stands.
+    /// Makes an item replicate again, if exactly this is stored.
     ///
-    /// The stamp becomes one that no agent writes, and so the agent takes the change for an
-    /// application's. It is as long as the write's, and so refused where that would be.
+    /// The stamp becomes one that no agent writes, so the agent takes the change for an application's write.
+    /// It is as long as the write's stamp, so that it is refused where the write would be.
     pub async fn touch(&self, write: &Write, expected: &Item) -> Result<bool, Fault> {
         let guard = Guard::Exactly(expected);
         let touched = write.stamp(self.nonce(), &guard).to_string().replacen(STAMP_MAGIC, TOUCHED, 1);
@@ -159,7 +160,7 @@ impl Replica {
         self.set_stamp(&write.key, touched, condition).await.map(|attempt| attempt.is_applied())
     }
 
-    /// Deletes an item as an application would, if exactly this stands.
+    /// Deletes an item as an application would, if exactly this is stored.
     pub async fn delete_exactly(&self, key: &Item, expected: &Item) -> Result<bool, Fault> {
         let condition = Condition::of(&Guard::Exactly(expected), key, &self.names);
         self.delete(key, condition).await.map(|attempt| attempt.is_applied())
@@ -194,7 +195,7 @@ impl Replica {
         })
     }
 
-    /// Sets a stamp beside what stands: a mark, or a stamp in place.
+    /// Sets a stamp beside what is stored: a mark, or a stamp in place.
     async fn set_stamp(&self, key: &Item, stamp: String, condition: Condition) -> Result<Attempt, Fault> {
         let Condition { expression, mut names, mut values, is_whole } = condition;
         names.insert("#tw".to_owned(), STAMP.to_owned());
@@ -238,7 +239,7 @@ impl Attempt {
     }
 }
 
-/// DynamoDB takes no empty map.
+/// DynamoDB accepts no empty map.
 fn some<T>(map: HashMap<String, T>) -> Option<HashMap<String, T>> {
     (!map.is_empty()).then_some(map)
 }

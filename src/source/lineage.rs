@@ -1,4 +1,4 @@
-//! Which shards a stream has, and which came of which.
+//! The shards of a stream and their lineage.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -10,15 +10,15 @@ use super::ShardId;
 #[derive(Clone, Debug)]
 pub struct Lineage {
     parents: BTreeMap<ShardId, Option<ShardId>>,
-    /// The parents that the list names, listed or not.
+    /// The parents that the list names, whether listed themselves or not.
     named: BTreeMap<ShardId, ShardId>,
-    /// Those that others came of.
+    /// The shards with children.
     with_children: BTreeSet<ShardId>,
-    /// Those that have an ending sequence number; all, if the stream is turned off.
+    /// The shards with an ending sequence number; all, if the stream is turned off.
     pub(super) ended: BTreeSet<ShardId>,
-    /// When they were asked for.
+    /// When the list was requested.
     pub asked: Instant,
-    /// When they were listed, by the service's own clock, in milliseconds since the Unix epoch.
+    /// When the list was answered, by the service's own clock, in milliseconds since the Unix epoch.
     pub listed_millis: Option<u64>,
 }
 
@@ -35,18 +35,18 @@ impl Lineage {
         self.parents.get(shard)?.as_ref()
     }
 
-    /// The shard's parent by the list's word, whether that is listed or not: it may be trimmed, or the list may
+    /// The shard's parent as the list names it, whether listed or not: it may be trimmed, or the list may
     /// miss it.
     pub fn named_parent(&self, shard: &ShardId) -> Option<&ShardId> {
         self.named.get(shard)
     }
 
-    /// Whether nothing can come to the shard any more. Some servers say so of every shard.
+    /// Whether nothing can be added to the shard any more. Some servers say so of every shard.
     pub(super) fn has_ended(&self, shard: &ShardId) -> bool {
         self.ended.contains(shard) || self.has_children(shard)
     }
 
-    /// Whether any shard came of this one.
+    /// Whether the shard has children.
     pub fn has_children(&self, shard: &ShardId) -> bool {
         self.with_children.contains(shard)
     }

@@ -1,4 +1,4 @@
-//! Where in a shard a reader stands.
+//! A reader's position in a shard.
 
 use std::cmp::Ordering;
 use std::fmt;
@@ -15,7 +15,7 @@ impl fmt::Display for ShardId {
 }
 
 impl ShardId {
-    /// The same shard, as one of another stream of the table than the one that is read.
+    /// The same shard, labelled as one of another stream of the table than the one being read.
     #[must_use]
     pub fn of_stream(&self, label: &str) -> Self {
         if self.is_of_other_stream() { self.clone() } else { Self(format!("{label}/{self}").into()) }
@@ -25,13 +25,13 @@ impl ShardId {
         self.0.contains('/')
     }
 
-    /// The shard as its own stream calls it.
+    /// The shard as its own stream names it.
     #[must_use]
     pub(super) fn at_home(&self) -> Self {
         if self.is_of_other_stream() { Self(self.in_stream().1.into()) } else { self.clone() }
     }
 
-    /// The stream that it is of, if that is another one, and its name there.
+    /// The shard's stream, if that is another one, and its name there.
     pub(super) fn in_stream(&self) -> (Option<&str>, &str) {
         match self.0.split_once('/') {
             Some((label, name)) => (Some(label), name),
@@ -40,7 +40,7 @@ impl ShardId {
     }
 }
 
-/// A record's sequence number: 21 to 40 decimal digits, which grow within a shard.
+/// A record's sequence number: 21 to 40 decimal digits, increasing within a shard.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Sequence(Arc<str>);
 
@@ -72,10 +72,10 @@ impl PartialOrd for Sequence {
     }
 }
 
-/// How much of a shard is behind a reader.
+/// How much of a shard a reader has read.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Position {
-    /// Nothing: the oldest record that is kept comes next.
+    /// Nothing: the oldest record still kept comes next.
     TrimHorizon,
     /// Everything up to and including this record.
     After(Sequence),
@@ -84,7 +84,7 @@ pub enum Position {
 }
 
 impl Position {
-    /// Whether a record lies behind this position.
+    /// Whether a record is at or before this position.
     pub fn covers(&self, sequence: &Sequence) -> bool {
         match self {
             Self::TrimHorizon => false,
@@ -95,7 +95,7 @@ impl Position {
 }
 
 impl fmt::Display for Position {
-    /// With the Kinesis Client Library's words for the two ends.
+    /// Uses the Kinesis Client Library's words for the two ends.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
             Self::TrimHorizon => "TRIM_HORIZON",

@@ -1,4 +1,4 @@
-//! What one track remembers, wherever that is kept.
+//! The key memory of one track, in memory and on disk.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -29,21 +29,21 @@ impl Remembered {
     }
 }
 
-/// The key memory of one track. It says the same as a [`KeyMemory`] that has all of its keys.
+/// The key memory of one track. It gives the same results as a [`KeyMemory`] that holds all of its keys.
 #[derive(Debug)]
 pub struct Keys {
     origin: Origin,
     memory: KeyMemory,
-    /// While any key is on disk.
+    /// Set while any key is on disk.
     shelf: Option<Shelf>,
     spill: Arc<Spill>,
     table: Arc<Remembered>,
-    /// What of it has been counted, in memory and on disk.
+    /// How many of its keys have been counted, in memory and on disk.
     counted: (usize, usize),
 }
 
 impl Keys {
-    /// An empty memory of a track of a table.
+    /// An empty memory for a track of a table.
     pub fn new(origin: Origin, spill: &Arc<Spill>, table: &Arc<Remembered>) -> Self {
         spill.joined();
         Self {
@@ -56,7 +56,7 @@ impl Keys {
         }
     }
 
-    /// See [`KeyMemory::judge`]. Where it fails, nothing more can be judged: a key that is remembered can't be read.
+    /// See [`KeyMemory::judge`]. After a failure nothing more can be judged: a remembered key can't be read.
     pub fn judge(
         &mut self,
         ordinal: u64,
@@ -67,7 +67,7 @@ impl Keys {
         if let Some(shelf) = &mut self.shelf {
             let key = KeyId::of(&record.key);
             if !self.memory.knows(&key) {
-                // Whoever begins again does without the disk for a while.
+                // Whoever starts again does without the disk for a while.
                 let state = shelf.take(&key, &self.origin).inspect_err(|_| self.spill.rest())?;
                 if let Some(state) = state {
                     self.memory.put_back(key, state);
@@ -79,8 +79,8 @@ impl Keys {
         Ok(judgement)
     }
 
-    /// Moves keys to disk, if there are too many in memory; whether any were. Those that can't be moved stay, and the
-    /// next are tried a minute later.
+    /// Moves keys to disk if there are too many in memory. Returns whether any were moved. Those that can't
+    /// be moved stay, and the next attempt is a minute later.
     pub fn make_room(&mut self) -> Result<bool, SpillError> {
         let excess = self.spill.excess(self.memory.len());
         if excess == 0 || self.spill.rests() {
@@ -105,7 +105,7 @@ impl Keys {
         };
         let keys = self.memory.set_aside(count);
         on_disk.add(&keys).inspect_err(|error| {
-            // Else they are there, if not all on disk.
+            // Otherwise they are there, if not all on disk.
             if !matches!(error, SpillError::Unwritten { .. }) {
                 for (key, state) in keys {
                     self.memory.put_back(key, state);
@@ -126,25 +126,25 @@ impl Keys {
         swept
     }
 
-    /// Forgets everything: no record comes any more.
+    /// Forgets everything: no more records come.
     pub fn clear(&mut self) {
         self.memory = KeyMemory::new(self.origin.clone());
         self.shelf = None;
         self.count();
     }
 
-    /// The ordinal of the oldest record that is still needed to rebuild this memory, or an older one.
+    /// The ordinal of the oldest record still needed to rebuild this memory, or an older one.
     pub fn oldest(&self) -> Option<u64> {
         let on_disk = self.shelf.as_ref().and_then(Shelf::oldest);
         self.memory.oldest().into_iter().chain(on_disk).min()
     }
 
-    /// The number of keys that are held in memory.
+    /// The number of keys held in memory.
     pub fn in_memory(&self) -> usize {
         self.memory.len()
     }
 
-    /// The number of keys that are on disk.
+    /// The number of keys on disk.
     pub fn on_disk(&self) -> usize {
         self.shelf.as_ref().map_or(0, Shelf::len)
     }
@@ -195,7 +195,7 @@ mod tests {
     const MINUTE: u64 = 60_000;
     const NOW: u64 = 1_795_000_000_000;
 
-    /// What happens next, to one of few keys where it is a write.
+    /// What happens next; a write is to one of few keys.
     #[derive(Clone, Debug)]
     enum Step {
         Put { key: u8, value: u8, keeps_stamp: bool },
@@ -222,7 +222,7 @@ mod tests {
         ]
     }
 
-    /// A table, and the same records before a memory that holds all keys and one that holds few.
+    /// A table, and the same records for a memory that holds all keys and one that holds few.
     struct Replay {
         own: Origin,
         peer: Origin,
@@ -314,7 +314,7 @@ mod tests {
             while self.few.make_room().expect("a file") {}
             assert!(self.few.in_memory() <= self.few.spill.room, "{:?}", self.few);
             assert!(self.few.in_memory() + self.few.on_disk() >= self.all.len());
-            // What is read again from further back than needed is judged the same.
+            // Records read again from further back than needed are judged the same.
             if let Some(oldest) = self.all.oldest() {
                 assert!(
                     self.few.oldest().is_some_and(|few| few <= oldest),
@@ -335,7 +335,7 @@ mod tests {
             for step in &steps {
                 replay.step(step);
             }
-            // In the end, nothing is left of either.
+            // In the end, nothing is left in either.
             replay.millis += 30 * MINUTE;
             replay.step(&Step::Floors { own_minutes_ago: 0, peer_minutes_ago: 0 });
             replay.forget(None);
@@ -351,7 +351,7 @@ mod tests {
         let mut tracks: Vec<Keys> = (0..3).map(|_| Keys::new(own.clone(), &spill, &table)).collect();
         let floors = Floors::default();
         for ordinal in 0..3_000_u64 {
-            // One after the other has a backlog.
+            // The tracks have a backlog one after the other.
             let track = usize::try_from(ordinal / 1_000).expect("few");
             let key = Item::from([("id".to_owned(), AttributeValue::N(ordinal.to_string()))]);
             let record = Record { created_millis: NOW + ordinal, new: Some(key.clone()), old: None, key };
@@ -363,7 +363,7 @@ mod tests {
                     while track.make_room().expect("a file") {}
                 }
             }
-            // Ten keys each may always hold.
+            // Each may always hold ten keys.
             assert!(table.in_memory() <= 640 + 30, "{}", table.in_memory());
             assert_eq!(table.all(), usize::try_from(ordinal).expect("few") + 1);
         }

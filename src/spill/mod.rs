@@ -1,7 +1,7 @@
-//! Keys beyond what fits into memory: how many an agent holds there, and where the others are kept.
+//! Keys beyond what fits into memory: how many an agent holds there, and where it keeps the others.
 //!
-//! The disk is a cache of the stream. What is kept there is rebuilt after a restart, as memory is; the file has no
-//! name, and is gone with the process, however that ends.
+//! The disk is a cache of the stream. Its content is rebuilt after a restart, as memory is; the file has no
+//! name, and vanishes with the process, however that ends.
 //!
 //! | file | subject |
 //! | --- | --- |

@@ -10,31 +10,32 @@ use tokio::time::Instant;
 use super::SpillError;
 use super::store::Store;
 
-/// How long keys stay in memory after they could not be moved to disk, until that is tried again.
+/// After a failure to move keys to disk, how long until the next attempt.
 const REST: Duration = Duration::from_mins(1);
-/// So many keys are moved at once, at most: no task is to hold a thread for long.
+/// How many keys are moved at once, at most: no task may occupy a thread for long.
 const MOST: usize = 8_192;
-/// So many keys a track may always hold, so that it need not move them one by one while others hold too many.
+/// How many keys a track may always hold, so that it need not move them one by one while others hold too
+/// many.
 const FEW: usize = 256;
 
 /// What all tracks of an agent share.
 #[derive(Debug)]
 pub struct Spill {
     folder: PathBuf,
-    /// How many keys are to be held in memory at most.
+    /// The most keys to hold in memory.
     pub(super) room: usize,
     held: AtomicUsize,
     tracks: AtomicUsize,
     shelves: AtomicU64,
-    /// While anything is kept in it.
+    /// Set while anything is stored in it.
     store: Mutex<Weak<Store>>,
-    /// Keys could not be moved to disk: since when.
+    /// Since when keys could not be moved to disk.
     failed: Mutex<Option<Instant>>,
 }
 
 impl Spill {
-    /// Room for so many keys in memory, and a folder for the file that takes the others; by default, the system's
-    /// for temporary files.
+    /// Space for this many keys in memory, and a folder for the file that holds the others; by default, the
+    /// system's folder for temporary files.
     pub fn new(room: usize, folder: Option<PathBuf>) -> Self {
         Self {
             folder: folder.unwrap_or_else(std::env::temp_dir),
@@ -78,9 +79,9 @@ impl Spill {
         &self.held
     }
 
-    /// How many keys a track that holds `mine` in memory is to move to disk now.
+    /// How many keys a track that holds `mine` in memory must move to disk now.
     ///
-    /// Near the bound whoever holds more than its share moves some; at it everybody does.
+    /// Near the limit, tracks with more than their share move some; at the limit, every track does.
     pub(super) fn excess(&self, mine: usize) -> usize {
         let all = self.held.load(Ordering::Relaxed);
         let share = self.room / self.tracks.load(Ordering::Relaxed).max(1);
@@ -90,7 +91,7 @@ impl Spill {
         if is_full || is_greedy { (mine / 8).clamp(few, MOST) } else { 0 }
     }
 
-    /// Keys could not be moved to disk.
+    /// Records that keys could not be moved to disk.
     pub(super) fn rest(&self) {
         *lock(&self.failed) = Some(Instant::now());
     }

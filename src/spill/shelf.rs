@@ -1,8 +1,9 @@
-//! What one track keeps on disk.
+//! The keys that one track keeps on disk.
 //!
-//! Keys come in bundles, those that are forgotten first together. A bundle is forgotten as a whole, by its outline;
-//! what of it would be forgotten before is left out when a key is taken back. That is the same, since a key that is
-//! kept here is not judged meanwhile, and a later sweep forgets all that the earlier ones did.
+//! Keys are stored in bundles of those that are forgotten at the same time. A bundle is forgotten as a whole,
+//! by its outline; a key that would have been forgotten earlier is dropped when it is taken back. The result
+//! is the same, since a key kept here is not judged meanwhile, and a later sweep forgets everything that
+//! earlier ones did.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
@@ -13,31 +14,31 @@ use super::SpillError;
 use super::store::Store;
 use crate::protocol::{KeyId, KeyState, Malformed, Origin, Outline, Sweep};
 
-/// So many keys that were taken back, their old rows are deleted.
+/// After this many keys were taken back, their old rows are deleted.
 const STALE: usize = 256;
 
 #[derive(Debug)]
 pub(super) struct Shelf {
     store: Arc<Store>,
-    /// The table of what is known, by key: the number of the bundle, and the bytes of the state.
+    /// The table of key states, by key: the number of the bundle, and the bytes of the state.
     states: String,
     /// The table of the bundles' keys.
     lists: String,
     bundles: BTreeMap<u32, Bundle>,
-    /// Those that are forgotten, while their rows are still there.
+    /// Forgotten bundles whose rows still exist.
     forgotten: VecDeque<u32>,
-    /// The keys that were taken back, while their rows are still there.
+    /// Keys that were taken back and whose rows still exist.
     stale: BTreeSet<KeyId>,
     next: u32,
     keys: usize,
-    /// The last sweep, and the first bundle that came after it.
+    /// The last sweep, and the first bundle added after it.
     swept: Option<(Sweep, u32)>,
 }
 
 #[derive(Debug)]
 struct Bundle {
     outline: Outline,
-    /// Those that were not taken back.
+    /// The number of keys not taken back.
     keys: usize,
 }
 
@@ -56,17 +57,17 @@ impl Shelf {
         }
     }
 
-    /// How many keys it holds; those that can't be told from forgotten ones without a look are among them.
+    /// How many keys it holds, including those that only a read can tell from forgotten ones.
     pub(super) fn len(&self) -> usize {
         self.keys
     }
 
-    /// A lower bound of the oldest record that is needed to rebuild what it holds.
+    /// A lower bound of the oldest record needed to rebuild what it holds.
     pub(super) fn oldest(&self) -> Option<u64> {
         self.bundles.values().filter_map(|bundle| bundle.outline.oldest()).min()
     }
 
-    /// Takes keys in, none of which it holds.
+    /// Adds keys, none of which it holds.
     pub(super) fn add(&mut self, keys: &[(KeyId, KeyState)]) -> Result<(), SpillError> {
         let number = self.next;
         let mut outline = Outline::default();
@@ -136,7 +137,7 @@ impl Shelf {
         Ok(missed.is_none_or(|(sweep, _)| sweep.leaves(&mut state)).then_some(state))
     }
 
-    /// Forgets the bundles of which nothing is left, and deletes the rows of one such.
+    /// Forgets the bundles of which nothing is left, and deletes the rows of one of them.
     pub(super) fn forget(&mut self, sweep: Sweep) -> Result<(), SpillError> {
         let gone: Vec<u32> = self
             .bundles
@@ -149,7 +150,7 @@ impl Shelf {
             self.forgotten.push_back(number);
         }
         self.swept = Some((sweep, self.next));
-        // With the last bundle, all of it goes at once.
+        // With the last bundle, everything goes at once.
         let Some(done) = self.forgotten.front().copied().filter(|_| self.keys > 0) else { return Ok(()) };
         self.store.write(|transaction| {
             let mut states = transaction.open_table(states(&self.states))?;
@@ -171,7 +172,7 @@ impl Shelf {
         let (keys, _) = list.value().as_chunks::<16>();
         for key in keys {
             let key = u128::from_be_bytes(*key);
-            // One that came back later is another bundle's.
+            // A key that came back later belongs to another bundle.
             if states.get(key)?.is_some_and(|row| row.value().starts_with(&number.to_be_bytes())) {
                 states.remove(key)?;
             }
@@ -182,7 +183,7 @@ impl Shelf {
 
 impl Drop for Shelf {
     fn drop(&mut self) {
-        // The file goes with its last user; where that fails, it is told to those who still read it.
+        // The file goes with its last user; a failure is reported to those who still read it.
         if Arc::strong_count(&self.store) > 1 && !self.store.is_broken() {
             let _ = self.store.write(|transaction| {
                 transaction.delete_table(states(&self.states))?;

@@ -1,4 +1,4 @@
-//! The file that takes keys, shared by all tracks of an agent: a B-tree on disk.
+//! The file for keys, shared by all tracks of an agent: a B-tree on disk.
 
 use std::collections::BTreeMap;
 use std::fs::File;
@@ -12,7 +12,7 @@ use redb::{Database, ReadTransaction, ReadableDatabase, StorageBackend, WriteTra
 
 use super::SpillError;
 
-/// What the B-tree holds of the file in memory.
+/// How much of the file the B-tree caches in memory.
 const CACHE: usize = 16 << 20;
 const BLOCK: usize = 4_096;
 
@@ -44,7 +44,7 @@ impl Store {
         Ok(Self { database, folder: folder.to_owned(), pages, broken: AtomicBool::new(false) })
     }
 
-    /// Whether what was kept here can no longer be read.
+    /// Whether what is stored here can no longer be read.
     pub(super) fn is_broken(&self) -> bool {
         self.broken.load(Ordering::Relaxed)
     }
@@ -74,7 +74,7 @@ impl Store {
         })
     }
 
-    /// Fails if what was written is not all on disk; then it is in memory.
+    /// Fails if some of what was written is not on disk; then it is in memory.
     pub(super) fn written(&self) -> Result<(), SpillError> {
         let written = self.pages.flush();
         written
@@ -86,12 +86,12 @@ fn broken(folder: &Path, error: impl Into<redb::Error>) -> SpillError {
     SpillError::Broken { folder: folder.to_owned(), source: Box::new(error.into()) }
 }
 
-/// The file, block by block. A block that the disk does not take stays in memory, so that a disk that is full loses
+/// The file, block by block. A block that the disk does not accept stays in memory, so that a full disk loses
 /// no key.
 #[derive(Debug)]
 struct Pages {
     file: Box<dyn StorageBackend>,
-    /// By number; each a block long.
+    /// By number; each one block long.
     unwritten: Mutex<BTreeMap<u64, Vec<u8>>>,
 }
 
@@ -100,7 +100,7 @@ impl Pages {
         self.unwritten.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Tries once more to write what the disk did not take.
+    /// Retries writing what the disk did not accept.
     fn flush(&self) -> io::Result<()> {
         let mut unwritten = self.unwritten();
         while let Some(block) = unwritten.first_entry() {
@@ -111,8 +111,8 @@ impl Pages {
     }
 }
 
-/// The blocks that a range of bytes touches: of each the number, where the range begins in it, and which part of
-/// the range that is.
+/// The blocks that a range of bytes touches: for each its number, where the range starts in it, and which
+/// part of the range that is.
 fn blocks(offset: u64, length: usize) -> impl Iterator<Item = (u64, usize, std::ops::Range<usize>)> {
     let mut done = 0;
     std::iter::from_fn(move || {
@@ -125,7 +125,7 @@ fn blocks(offset: u64, length: usize) -> impl Iterator<Item = (u64, usize, std::
     })
 }
 
-/// The same file, as the database has it.
+/// The same file, for the database.
 #[derive(Debug)]
 struct Shared(Arc<Pages>);
 
@@ -216,7 +216,7 @@ mod tests {
 
         fn write(&self, offset: u64, data: &[u8]) -> io::Result<()> {
             let left = self.left.try_update(Ordering::Relaxed, Ordering::Relaxed, |left| left.checked_sub(1));
-            // What is written first may be there.
+            // The first part of a write may be there.
             let part = if left.is_ok() { data } else { &data[..data.len() / 2] };
             self.disk.write(offset, part)?;
             left.map(|_| ()).map_err(|_| io::ErrorKind::StorageFull.into())

@@ -1,4 +1,4 @@
-//! What is measured of single writes. `observe/metrics.rs` has the other instruments, and their attributes.
+//! Measurements of single writes. `observe/metrics.rs` has the other instruments, and their attributes.
 
 use std::time::Duration;
 
@@ -12,7 +12,7 @@ const BOUNDS: [f64; 18] = [
     86_400.0,
 ];
 
-/// What all instruments belong to.
+/// The meter that all instruments belong to.
 pub(crate) fn meter() -> Meter {
     global::meter("tradewind")
 }
@@ -23,7 +23,7 @@ fn seconds(name: &'static str, description: &'static str) -> Histogram<f64> {
     histogram.with_boundaries(BOUNDS.to_vec()).build()
 }
 
-/// What is measured of each write that a peer has answered.
+/// Measurements of each write that a peer has answered.
 #[derive(Debug)]
 pub struct LagInstruments {
     since_seen: Histogram<f64>,
@@ -35,11 +35,11 @@ impl LagInstruments {
         Self {
             since_seen: seconds(
                 "tradewind.apply.lag",
-                "From when the agent first saw a record until the peer answered its write",
+                "Time from when the agent first saw a record until the peer answered its write",
             ),
             since_creation: seconds(
                 "tradewind.record.lag",
-                "From a record's creation time, in whole seconds, until the peer answered its write",
+                "Time from a record's creation, in whole seconds, until the peer answered its write",
             ),
         }
     }
@@ -50,7 +50,7 @@ impl LagInstruments {
     }
 }
 
-/// What is measured of each heartbeat.
+/// Measurements of each heartbeat.
 #[derive(Debug)]
 pub struct HeartbeatInstruments {
     pub(crate) lag: Histogram<f64>,
@@ -62,11 +62,11 @@ impl HeartbeatInstruments {
         Self {
             lag: seconds(
                 "tradewind.heartbeat.lag",
-                "From when a heartbeat was written in its region until the peer answered its write",
+                "Time from a heartbeat's write in its region until the peer answered its write",
             ),
             stream_delay: seconds(
                 "tradewind.stream.delay",
-                "From when a heartbeat was written in its region until the agent saw it in the stream",
+                "Time from a heartbeat's write in its region until the agent saw it in the stream",
             ),
         }
     }

@@ -1,7 +1,7 @@
-//! Where log lines go: to standard error, by a thread of its own.
+//! Writes log lines to standard error, in a thread of its own.
 //!
-//! No line is worth the process, nor the work: a reader that has gone away, a full disk, or a reader that
-//! stopped reading costs lines, and nothing else. How many is told once lines can be written again.
+//! No line may stop the process or its work: a reader that has gone away, a full disk, or a reader that
+//! stopped reading costs lines, and nothing else. How many is logged once lines can be written again.
 
 use std::io::{self, Write, stderr};
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -12,7 +12,7 @@ use std::time::Duration;
 use tracing::warn;
 use tracing_subscriber::fmt::MakeWriter;
 
-/// The lines that may wait for whoever reads them.
+/// How many lines may wait to be written.
 const WAITING: usize = 4096;
 /// How long a process that ends waits for its last lines to be written.
 const LAST: Duration = Duration::from_secs(1);
@@ -23,19 +23,19 @@ static LOG: OnceLock<Log> = OnceLock::new();
 #[derive(Clone, Debug)]
 pub(super) struct Log {
     lines: SyncSender<Message>,
-    /// Those that were not written, and not told of yet.
+    /// Lines that were not written, and whose loss is not logged yet.
     lost: Arc<AtomicU64>,
 }
 
 #[derive(Debug)]
 enum Message {
     Line(Vec<u8>),
-    /// All lines before have been written.
+    /// Sent once all earlier lines have been written.
     Flush(Sender<()>),
 }
 
 impl Log {
-    /// Starts to write to standard error. Where no thread can be had, no line is written.
+    /// Starts writing to standard error. If no thread can be started, no line is written.
     pub(super) fn start() -> Self {
         Self::over(stderr())
     }
@@ -48,7 +48,7 @@ impl Log {
         log
     }
 
-    /// From now on [`flush`] is about this one.
+    /// Makes [`flush`] apply to this log.
     pub(super) fn keep(&self) {
         let _ = LOG.set(self.clone());
     }
@@ -74,17 +74,17 @@ fn write(mut to: impl Write, messages: &Receiver<Message>, lost: &AtomicU64) {
             Message::Line(line) => match to.write_all(&line).and_then(|()| to.flush()) {
                 Ok(()) => match lost.swap(0, Ordering::Relaxed) {
                     0 => {}
-                    lines => warn!(lines, "so many log lines could not be written, or nobody read them"),
+                    lines => warn!(lines, "log lines lost: they could not be written, or nobody read them"),
                 },
                 Err(_) => _ = lost.fetch_add(1, Ordering::Relaxed),
             },
-            // Whoever asked may have waited for long enough.
+            // Whoever asked may have given up waiting.
             Message::Flush(written) => _ = written.send(()),
         }
     }
 }
 
-/// One line comes in one piece.
+/// Each line is written in one call.
 impl Write for Log {
     fn write(&mut self, line: &[u8]) -> io::Result<usize> {
         if self.lines.try_send(Message::Line(line.to_vec())).is_err() {
@@ -112,7 +112,7 @@ mod tests {
 
     use super::*;
 
-    /// Takes so many lines, and then none.
+    /// Accepts this many lines, and then none.
     struct Full(usize, Arc<Mutex<Vec<u8>>>);
 
     impl Write for Full {
@@ -129,7 +129,7 @@ mod tests {
         }
     }
 
-    /// Does not come back while the test lasts.
+    /// Does not return during the test.
     struct Stuck(Receiver<()>);
 
     impl Write for Stuck {

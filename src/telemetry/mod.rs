@@ -1,5 +1,5 @@
-//! What is told to the outside: logs here, metrics in `instruments`, the ways of single
-//! records in `trace`, where the last two go in `provider`.
+//! Logs, metrics and traces: logs here, metrics in `instruments`, traces of single records in `trace`, where
+//! the last two go in `provider`.
 //!
 //! Logs go to standard error, as text or, with `--json`, as one JSON object a line; `log` writes them.
 
@@ -23,10 +23,10 @@ pub use log::flush as flush_log;
 pub use provider::{Telemetry, TelemetryError};
 pub use trace::{Step, Trace};
 
-/// Starts logging, of Tradewind's own doings from `level` on; `RUST_LOG` overrules that.
+/// Starts logging, for Tradewind itself from `level` on; `RUST_LOG` overrides that.
 ///
-/// Items' contents are never logged. Keys are, hashed unless `keys` allows them, in errors that need
-/// a person to act.
+/// The contents of items are never logged. Keys are, hashed unless `keys` allows them, in errors that need a
+/// person to act.
 pub fn start(level: LevelFilter, json: bool, keys: bool) {
     if keys {
         allow_keys();
@@ -39,7 +39,7 @@ pub fn start(level: LevelFilter, json: bool, keys: bool) {
     let log = Log::start();
     log.keep();
     let logs = tracing_subscriber::fmt().with_env_filter(filter).with_writer(log).with_ansi(colours);
-    // It would panic where standard error is gone.
+    // It would panic if standard error is gone.
     let logs = logs.log_internal_errors(false);
     if json {
         logs.json().flatten_event(true).init();

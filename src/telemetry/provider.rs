@@ -1,4 +1,4 @@
-//! Where metrics and traces go: to whoever scrapes, and to a collector, if the environment names one.
+//! Where metrics and traces go: to scrapers, and to a collector, if the environment names one.
 
 use std::time::Duration;
 
@@ -12,10 +12,10 @@ use prometheus::{Encoder, Registry, TextEncoder};
 use super::trace;
 use crate::protocol::Origin;
 
-/// How long a stopping process gives the collector to take what is left.
+/// How long a stopping process gives the collector to accept what is left.
 const LAST_PUSH: Duration = Duration::from_secs(3);
 
-/// The metrics and traces of this process. They are pushed for the last time by [`Self::end`].
+/// The metrics and traces of this process. [`Self::end`] pushes them for the last time.
 #[derive(Debug)]
 pub struct Telemetry {
     registry: Registry,
@@ -23,23 +23,22 @@ pub struct Telemetry {
     traces: Option<SdkTracerProvider>,
 }
 
-/// Why metrics can't be told.
+/// Why metrics are not available.
 #[derive(Debug, thiserror::Error)]
 pub enum TelemetryError {
-    #[error("metrics can't be pushed to the collector that OTEL_EXPORTER_OTLP_ENDPOINT names: {0}")]
+    #[error("can't push metrics to the collector named by OTEL_EXPORTER_OTLP_ENDPOINT: {0}")]
     Push(#[from] opentelemetry_otlp::ExporterBuildError),
-    #[error("metrics can't be scraped: {0}")]
+    #[error("can't set up metrics scraping: {0}")]
     Scrape(#[from] opentelemetry_sdk::error::OTelSdkError),
-    #[error("metrics can't be written: {0}")]
+    #[error("can't encode metrics: {0}")]
     Write(#[from] prometheus::Error),
 }
 
 impl Telemetry {
-    /// Starts to keep metrics, and to trace records. What is measured before is not kept.
+    /// Starts keeping metrics and tracing records. Earlier measurements are lost.
     ///
-    /// `OTEL_EXPORTER_OTLP_ENDPOINT` names a collector that metrics are pushed to once a
-    /// minute, and traces;
-    /// OpenTelemetry's other variables hold as well.
+    /// `OTEL_EXPORTER_OTLP_ENDPOINT` names a collector to push metrics to once a minute, and traces;
+    /// OpenTelemetry's other variables apply as well.
     pub fn start(region: Option<&Origin>) -> Result<Self, TelemetryError> {
         let registry = Registry::new();
         let scraped = opentelemetry_prometheus::exporter().with_registry(registry.clone());
@@ -71,7 +70,7 @@ impl Telemetry {
     /// Pushes what is left.
     pub async fn end(&self) {
         let (meters, traces) = (self.meters.clone(), self.traces.clone());
-        // It blocks; the collector may not answer.
+        // This blocks; the collector may not answer.
         let push = tokio::task::spawn_blocking(move || {
             let _ = meters.shutdown_with_timeout(LAST_PUSH);
             traces.map(|traces| traces.shutdown_with_timeout(LAST_PUSH))

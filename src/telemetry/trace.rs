@@ -1,7 +1,7 @@
-//! The way of single records, as traces: read → classified → applied at each peer.
+//! Traces of single records: read → classified → applied at each peer.
 //!
-//! They are pushed where the environment names a collector, one in a hundred unless
-//! `OTEL_TRACES_SAMPLER` says otherwise; without a collector nothing is traced, at no cost.
+//! They are pushed if the environment names a collector, one in a hundred unless `OTEL_TRACES_SAMPLER` says
+//! otherwise; without a collector nothing is traced, at no cost.
 
 use std::sync::{Arc, OnceLock};
 
@@ -14,12 +14,12 @@ use crate::clock::wall_clock;
 use crate::log_key::log_key;
 use crate::protocol::{Item, Origin};
 
-/// The part of all records that is traced.
+/// The fraction of records that is traced.
 const RATIO: f64 = 0.01;
 
 static TRACER: OnceLock<SdkTracer> = OnceLock::new();
 
-/// Traces from now on.
+/// Starts tracing.
 pub(super) fn start(builder: TracerProviderBuilder) -> SdkTracerProvider {
     use opentelemetry::trace::TracerProvider;
     let builder = match std::env::var_os("OTEL_TRACES_SAMPLER") {
@@ -27,7 +27,7 @@ pub(super) fn start(builder: TracerProviderBuilder) -> SdkTracerProvider {
         None => builder.with_sampler(Sampler::TraceIdRatioBased(RATIO)),
     };
     let provider = builder.build();
-    // A process starts this once.
+    // A process does this once.
     let _ = TRACER.set(provider.tracer("tradewind"));
     provider
 }
@@ -36,12 +36,12 @@ pub(super) fn start(builder: TracerProviderBuilder) -> SdkTracerProvider {
 #[derive(Clone, Debug)]
 pub struct Trace(Arc<Context>);
 
-/// A part of the way that has begun.
+/// A step that has started.
 #[derive(Debug)]
 pub struct Step(Context);
 
 impl Trace {
-    /// Traces a record that was `asked` for and `seen` then, if it is one of those that are.
+    /// Traces a record that was requested at `asked` and read at `seen`, if it is one of those sampled.
     pub fn begin(region: &Origin, table: &str, key: &Item, asked: Instant, seen: Instant) -> Option<Self> {
         let tracer = TRACER.get()?;
         let attributes = [
@@ -60,7 +60,7 @@ impl Trace {
         Some(Self(Arc::new(context)))
     }
 
-    /// What the record was taken for, since it was `seen`.
+    /// Records what the record was classified as, since it was `seen`.
     pub fn classified(&self, seen: Instant, verdict: impl std::fmt::Debug) {
         if let Some(tracer) = TRACER.get() {
             let span = tracer.build_with_context(at(tracer.span_builder("classify"), seen), &self.0);
@@ -69,7 +69,7 @@ impl Trace {
         }
     }
 
-    /// Begins to write what follows from the record to a region.
+    /// Starts the step of writing what follows from the record to a region.
     pub fn apply(&self, peer: &Origin) -> Option<Step> {
         let tracer = TRACER.get()?;
         let span = tracer.build_with_context(tracer.span_builder("apply"), &self.0);
@@ -78,14 +78,14 @@ impl Trace {
         Some(Step(step))
     }
 
-    /// Its number, for a log line.
+    /// Its ID, for a log line.
     pub fn id(&self) -> String {
         self.0.span().span_context().trace_id().to_string()
     }
 }
 
 impl Step {
-    /// Ends with what came of it.
+    /// Ends with the outcome.
     pub fn end(self, outcome: Result<impl std::fmt::Debug, impl std::fmt::Display>) {
         match outcome {
             Ok(outcome) => {

@@ -154,9 +154,9 @@ async fn iterators_that_are_of_no_use_are_asked_for_ever_more_rarely_and_told() 
     let trimmed = Trimmed { asked: Arc::clone(&asked), is_over: Arc::clone(&is_over) };
     world.tamper(DUBLIN, DUBLIN, trimmed).await;
     let mut process = world.start_process(DUBLIN);
-    let line = process.says("no iterator is of use").await;
+    let line = process.says("no usable iterator").await;
     assert!(line.contains("times=4") && line.contains("region=dublin"), "{line}");
-    let line = process.says("no iterator is of use").await;
+    let line = process.says("no usable iterator").await;
     assert!(line.contains("times=8"), "{line}");
     // 100, 200, 400 ms and so on, without a pause it would be hundreds by now.
     let asked = asked.load(Ordering::Relaxed);

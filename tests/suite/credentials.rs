@@ -112,7 +112,7 @@ async fn a_profile_that_is_not_there_is_refused_before_anything_is_sent() {
     for arguments in [&RUN[..], &["init"], &["verify"], &["status"], &["doctor"]] {
         let (code, _, log) = run(with_profiles(&world, &files, ["home", "nope"], arguments)).await;
         assert_eq!(code, 77, "{log}");
-        assert!(log.contains("region tokyo: there is no profile \"nope\""), "{log}");
+        assert!(log.contains("region tokyo: no profile \"nope\""), "{log}");
         assert!(log.contains("there are: home"), "{log}");
     }
     assert_eq!((dublin.seen(), tokyo.seen()), (BTreeSet::new(), BTreeSet::new()));
@@ -140,7 +140,7 @@ async fn credentials_that_are_refused_are_read_again() {
     eventually("a refused call", refused, |seen| seen.contains("first")).await;
     write(&files, &profile("home", "second"));
     world.await_item(TOKYO, &key("b"), &row("b", "one")).await;
-    agent.says("the profile \"home\" gave other credentials").await;
+    agent.says("the profile \"home\" returned new credentials").await;
     for gate in &gates {
         gate.seen();
     }
@@ -177,11 +177,11 @@ async fn credentials_are_had_anew_before_they_expire_and_a_source_that_fails_the
     agent.says("replicating").await;
     // A source that fails takes nothing away.
     std::fs::remove_file(&given).unwrap();
-    let told = agent.says("credentials can't be renewed").await;
-    assert!(told.contains("the profile \"home\" gives no credentials"), "{told}");
+    let told = agent.says("can't renew the credentials").await;
+    assert!(told.contains("no credentials from the profile \"home\""), "{told}");
     // Nothing was refused, and no other key is asked for.
     printed(&given, "second", "2099-01-01T00:00:00Z");
-    agent.says("the profile \"home\" gave other credentials").await;
+    agent.says("the profile \"home\" returned new credentials").await;
     let second = || async { gates.iter().map(Gate::seen).collect::<Vec<_>>() };
     let all = BTreeSet::from(["second".to_owned()]);
     eventually("the new key alone", second, |seen| seen.iter().all(|seen| *seen == all)).await;
@@ -195,7 +195,7 @@ async fn a_source_of_credentials_that_fails_or_hangs_is_told_by_its_name() {
     let world = World::prepared(2, PLAIN).await;
     let files = TempDir::new().unwrap();
     for (command, says) in [
-        ("false", "the profile \"home\" gives no credentials"),
+        ("false", "no credentials from the profile \"home\""),
         ("sleep 20", "the profile \"home\" has not answered for 8 s"),
     ] {
         write(&files, &by_command("home", command));

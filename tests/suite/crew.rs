@@ -99,7 +99,7 @@ async fn an_agent_that_wakes_up_without_its_lease_writes_nothing_more() {
     owned_by(&world, DUBLIN, &name).await;
     world.link(DUBLIN, TOKYO).cut();
     world.put(DUBLIN, row("a", "one")).await;
-    asleep.says("a write failed").await;
+    asleep.says("write failed").await;
     asleep.signal("STOP").await;
     let (_awake, heir) = start(&world, DUBLIN).await;
     owned_by(&world, DUBLIN, &heir).await;

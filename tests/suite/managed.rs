@@ -54,7 +54,7 @@ async fn nothing_is_replicated_to_a_managed_replica() {
     world.tamper(DUBLIN, TOKYO, Managed).await;
     world.put(DUBLIN, row("a", "one")).await;
     let mut process = world.start_process(DUBLIN);
-    let line = process.says("the peer's table is not Tradewind's to write to").await;
+    let line = process.says("Tradewind must not write to the peer's table").await;
     assert!(line.contains(REASON) && line.contains("peer=tokyo") && line.contains(&world.table), "{line}");
     assert_eq!(world.all_items(TOKYO).await, []);
     process.kill().await;

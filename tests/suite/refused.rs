@@ -71,7 +71,7 @@ async fn a_peer_that_refuses_every_key_is_held_and_told_of_and_gets_all_in_the_e
     eventually("another try", now, |now| *now > before).await;
     assert_eq!((letters(&world).await, world.all_items(TOKYO).await.len()), (0, 0));
     refuses.store(false, Ordering::Relaxed);
-    process.says("takes writes again").await;
+    process.says("accepts writes again").await;
     for i in 0..KEYS {
         let id = format!("key {i}");
         world.await_item(TOKYO, &key(&id), &row(&id, "one")).await;

@@ -95,7 +95,7 @@ async fn a_second_signal_ends_an_agent_at_once() {
     // Now there is something that it can't finish.
     world.cut_off(TOKYO);
     world.put(DUBLIN, row("b", "two")).await;
-    process.says("trying again").await;
+    process.says("retrying").await;
     process.signal("TERM").await;
     process.says("a second signal stops at once").await;
     process.signal("INT").await;

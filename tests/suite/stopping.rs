@@ -24,7 +24,7 @@ async fn stops_in_time(silent: &[usize], works: bool) {
     }
     if works {
         world.put(DUBLIN, row("b", "two")).await;
-        process.says("trying again").await;
+        process.says("retrying").await;
     }
     process.signal("TERM").await;
     process.says("stopping: finishing what is under way").await;

@@ -183,7 +183,7 @@ async fn a_table_that_breaks_down_is_started_again() {
     let agent = start(&world, DUBLIN, &[&good]).await.expect("an agent");
     let see = || async { report_of(&agent, &good).tally.breakdowns };
     eventually("new tries", see, |breakdowns| *breakdowns >= 3).await;
-    await_trouble(&agent, &good, "broke down").await;
+    await_trouble(&agent, &good, "is a defect").await;
     agent.stop().await;
 }
 

@@ -1,5 +1,5 @@
-//! The expressions that agents send: conditions, `SET` updates, and the key condition of a query.
-//! Anything else stops the simulation: the service must not guess.
+//! The expressions that agents send: conditions, `SET` updates, and the key condition of a query. Anything
+//! else panics: the service must not guess.
 
 use serde_json::{Map, Value};
 
@@ -21,7 +21,7 @@ impl<'a> Expression<'a> {
         }
     }
 
-    /// Whether a condition holds for an item, or for the lack of one.
+    /// Whether a condition holds for an item, or for no item.
     pub(super) fn holds(&self, item: Option<&Item>) -> bool {
         let mut at = 0;
         let holds = self.any(&mut at, item);
@@ -29,7 +29,7 @@ impl<'a> Expression<'a> {
         holds
     }
 
-    /// Carries out `SET #name = :value, #name = #name + :value, ...`, and `REMOVE #name`.
+    /// Applies `SET #name = :value, #name = #name + :value, ...`, and `REMOVE #name`.
     #[expect(clippy::panic, reason = "an expression that the simulation does not know")]
     pub(super) fn update(&self, item: &mut Item) {
         let [first, rest @ ..] = self.words.as_slice() else { panic!("an empty update") };

@@ -1,7 +1,7 @@
 //! The simulated DynamoDB of one region: tables, conditional writes, streams.
 //!
-//! It knows the calls that agents make, in the service's own JSON, and stops the simulation at
-//! any other. Applications write through [`Service::write`].
+//! It knows the calls that agents make, in the service's own JSON, and panics at any other. Applications
+//! write through [`Service::write`].
 //!
 //! | file | subject |
 //! | --- | --- |
@@ -30,13 +30,13 @@ pub const SUMMED: &str = "Summed";
 /// The control table.
 pub const CONTROL: &str = "tradewind-control";
 
-/// An error of the service: its code and what it says.
+/// An error of the service: its code and its message.
 #[derive(Clone, Debug)]
 pub struct Refusal {
     pub status: u16,
     pub code: &'static str,
     pub message: String,
-    /// The item that a condition found, where the call asks for it.
+    /// The item that a condition found, if the call asks for it.
     pub item: Option<Value>,
 }
 
@@ -61,7 +61,7 @@ impl Refusal {
         Self::new("TrimmedDataAccessException", "The requested data has been trimmed")
     }
 
-    /// A call that came too soon after others.
+    /// A call too soon after others.
     pub fn too_often() -> Self {
         Self::new("LimitExceededException", "Rate exceeded for shard")
     }
@@ -75,18 +75,19 @@ impl Refusal {
         Self { status: 500, code, message, item: None }
     }
 
-    /// No answer of the service: a gateway's own, with a success status; with a checksum only by a defect.
+    /// An answer that comes not from the service but from a gateway, with a success status; it has a checksum
+    /// only by a defect.
     pub fn hollow(body: &str, summed: bool) -> Self {
         let code = if summed { SUMMED } else { "Gateway" };
         Self { status: 200, code, message: body.to_owned(), item: None }
     }
 
-    /// A write that the table can't take, whatever it writes.
+    /// A write that the table refuses, whatever it is.
     pub fn refused() -> Self {
         Self::invalid("One or more parameter values were invalid")
     }
 
-    /// A condition did not hold for what is stored.
+    /// A condition that did not hold for the stored item.
     fn condition(request: &Value, stored: Option<&Item>) -> Self {
         let shows = request["ReturnValuesOnConditionCheckFailure"] == "ALL_OLD";
         let item = stored.filter(|_| shows).map(value_of);
@@ -115,7 +116,7 @@ pub struct Change {
     pub is_copy: bool,
 }
 
-/// What a call came to.
+/// The result of a call.
 pub struct Outcome {
     pub answer: Result<Value, Refusal>,
     /// The change of a replicated item that it made.
@@ -124,7 +125,7 @@ pub struct Outcome {
     pub control: Option<Arc<Item>>,
     /// The records in a page.
     pub records: usize,
-    /// A page of a shard whose parent had not been read to its end.
+    /// Whether it is a page of a shard whose parent had not been read to its end.
     pub too_early: bool,
 }
 
@@ -165,7 +166,7 @@ impl Service {
         }
     }
 
-    /// The items that are stored now.
+    /// The items stored now.
     pub fn items(&self) -> &BTreeMap<String, Arc<Item>> {
         &self.items
     }
@@ -227,7 +228,7 @@ impl Service {
         self.stream().hides_parents = true;
     }
 
-    /// Replaces an item; where that changes something, the stream tells of it `lag` later.
+    /// Replaces an item; if that changes something, the stream shows it `lag` later.
     pub fn write(&mut self, key: &str, new: Option<Item>, now: u64, lag: u64) -> Option<Change> {
         let new = new.map(Arc::new);
         let old = self.items.get(key).cloned();
@@ -244,7 +245,7 @@ impl Service {
         Some(Change { key: key.to_owned(), old, new, created, is_copy: false })
     }
 
-    /// Answers one call. `lag` is how long its record takes to show, `page` what a page may hold.
+    /// Answers one call. `lag` is how long its record takes to appear, `page` how much a page may hold.
     ///
     /// # Panics
     ///

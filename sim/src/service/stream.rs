@@ -9,9 +9,9 @@ use serde_json::{Value, json};
 use super::Refusal;
 use crate::item::{Item, value_of, weight};
 
-/// An iterator lives this long, in milliseconds.
+/// An iterator's lifetime, in milliseconds.
 const ITERATOR_LIFE: u64 = 15 * 60_000;
-/// What a page holds at most.
+/// The most records in a page.
 const PAGE_RECORDS: usize = 1_000;
 const PAGE_BYTES: usize = 1_000_000;
 /// Sequence numbers start shortly before they get one digit longer.
@@ -32,14 +32,14 @@ pub(super) struct StreamRecord {
     sequence: u128,
 }
 
-/// What a service does its own way, by its setting.
+/// Properties in which services differ, according to the settings.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Habits {
-    /// Records are kept this long, in milliseconds.
+    /// How long records are kept, in milliseconds.
     pub(super) retention: u64,
-    /// A new shard is listed this many milliseconds after it is there.
+    /// How long after its creation a new shard is listed, in milliseconds.
     pub(super) listing_delay: u64,
-    /// DescribeStream lists this many shards a page.
+    /// How many shards DescribeStream lists on a page.
     pub(super) shards_a_page: usize,
 }
 
@@ -47,7 +47,7 @@ pub(super) struct Habits {
 struct Shard {
     id: String,
     parent: Option<String>,
-    /// The hashes of the keys that it takes.
+    /// The range of key hashes that it takes.
     range: (u64, u64),
     records: VecDeque<StreamRecord>,
     since: u64,
@@ -58,32 +58,32 @@ struct Shard {
     trimmed: u128,
     /// The last record that a reader has been given.
     served: u128,
-    /// Some reader has been told that this shard has ended.
+    /// Whether some reader has been told that this shard has ended.
     read_out: bool,
 }
 
 /// The stream of one table.
 #[derive(Debug)]
 pub(super) struct Stream {
-    /// What tells it from the table's other streams.
+    /// What distinguishes it from the table's other streams.
     pub(super) label: String,
     shards: BTreeMap<String, Shard>,
-    /// It is not the table's any more: it only can be read.
+    /// It is no longer the table's stream, and can only be read.
     is_off: bool,
     made: u64,
     sequence: u128,
     habits: Habits,
-    /// Records were dropped that nobody has read.
+    /// Whether records were dropped that nobody had read.
     pub(super) lost_unread: bool,
-    /// Lists no parents, and so asks readers to take children first: a defect.
+    /// Lists no parents, so that readers take children first: a defect.
     pub(super) hides_parents: bool,
 }
 
-/// What a page showed, for those who check and trace.
+/// What a page contained, for checks and traces.
 pub(super) struct Served {
     pub(super) answer: Value,
     pub(super) records: usize,
-    /// The shard's parent had not been read to its end.
+    /// Whether the shard's parent had not been read to its end.
     pub(super) too_early: bool,
 }
 
@@ -102,7 +102,7 @@ impl Stream {
         stream.with_shards(shards, 0)
     }
 
-    /// Ends this stream, and begins the next at the same moment: no write is in neither.
+    /// Ends this stream, and starts the next at the same moment: no write is in neither.
     pub(super) fn follow(&mut self, shards: usize, now: u64) -> Self {
         for shard in self.shards.values_mut() {
             shard.closed.get_or_insert(now);
@@ -138,7 +138,7 @@ impl Stream {
 
     fn add_shard(&mut self, parent: Option<String>, range: (u64, u64), now: u64) {
         self.made += 1;
-        // Names that do not sort in the order of their making, as the service's own.
+        // Names that do not sort in the order of creation, like the service's own.
         let mut hasher = DefaultHasher::new();
         self.made.hash(&mut hasher);
         let id = format!("shardId-{:08}-{:08x}", 1_000 + hasher.finish() % 9_000, self.made);
@@ -190,7 +190,7 @@ impl Stream {
         let takes =
             |shard: &&mut Shard| shard.closed.is_none() && (shard.range.0..=shard.range.1).contains(&hash);
         if let Some(shard) = self.shards.values_mut().find(takes) {
-            // Readers see a shard's records in their order.
+            // Readers see a shard's records in order.
             record.visible = record.visible.max(shard.records.back().map_or(0, |last| last.visible));
             shard.last = record.sequence;
             shard.records.push_back(record);
@@ -265,7 +265,7 @@ impl Stream {
         Ok(json!({ "ShardIterator": format!("{id}|{after}|{now}") }))
     }
 
-    /// One page; `most` records at most, besides the service's own limits.
+    /// One page; at most `most` records, within the service's own limits.
     pub(super) fn records(&mut self, request: &Value, most: usize, now: u64) -> Result<Served, Refusal> {
         let iterator = request["ShardIterator"].as_str().unwrap_or_default();
         let mut words = iterator.split('|');

@@ -14,7 +14,8 @@ use crate::protocol::Hlc;
 use crate::source::{Lineage, ShardId};
 
 impl Coordinator {
-    /// Whether the stream has a successor, and all destinations have all of it; tells those who wait for their turn.
+    /// Whether the stream has a successor and all destinations have all of it; notifies those who wait for
+    /// their turn.
     pub(super) fn is_over(&mut self, lineage: &Lineage, rows: &Leases) -> bool {
         let Some(behind) = &self.behind else { return false };
         let has_row = |shard: &ShardId| rows.contains_key(shard);
@@ -38,7 +39,7 @@ impl Coordinator {
         is_over
     }
 
-    /// Tells each peer what is durably with it: all writes older than its least advanced shard.
+    /// Reports to each peer what it durably has: all writes older than its least advanced shard.
     pub(super) fn promise(&mut self, lineage: &Lineage, rows: &Leases) {
         let family = Family { lineage, leases: rows };
         for (peer, promise) in &*self.promises {
@@ -52,8 +53,8 @@ impl Coordinator {
                 let (backlog, left) = (minutes(age), minutes(left));
                 warn!(
                     region = %origin, %peer, table, backlog, left,
-                    "the peer lacks writes that are so old, and streams keep records for a day only: bring the peer \
-                     back before the time left is over, or run `tradewind verify` afterwards"
+                    "the peer lacks writes of this age, and streams keep records for a day only: bring the peer back \
+                     within the time left, or run `tradewind verify` afterwards"
                 );
             }
             promise.send_if_modified(|promised| {

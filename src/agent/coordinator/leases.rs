@@ -1,4 +1,4 @@
-//! The leases' rows: reads, makes, takes and removes them.
+//! The leases' rows: reads, creates, takes and removes them.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -18,11 +18,11 @@ use crate::protocol::Origin;
 use crate::source::dynamodb_streams::own_millis;
 use crate::source::{Lineage, ShardId};
 
-/// How many rows are written at once, of a stream with many shards.
+/// How many rows are written at once, for a stream with many shards.
 const AT_ONCE: usize = 16;
 
 impl Coordinator {
-    /// Reads all leases; those of `running` that are still held may be written for longer.
+    /// Reads all leases, and extends the right to write under those of `running` that are still held.
     pub(super) async fn verify(
         &self,
         running: &BTreeMap<ShardId, Running>,
@@ -47,7 +47,7 @@ impl Coordinator {
         Ok((rows, asked))
     }
 
-    /// Takes leases, as far as they are still as they were read; what fails is tried again later.
+    /// Takes leases that are still as they were read; those that fail are retried later.
     pub(super) async fn take(&self, wanted: Vec<Lease>) -> Vec<Lease> {
         let mut taken = Vec::new();
         let mut wanted = wanted.into_iter();
@@ -61,14 +61,14 @@ impl Coordinator {
             }
             match requests.join_next().await {
                 Some(Ok(Ok(lease))) => taken.extend(lease),
-                Some(Ok(Err(fault))) => debug!(%fault, "can't take a lease; trying again"),
-                Some(Err(error)) => error!(%error, "taking a lease broke down"),
+                Some(Ok(Err(fault))) => debug!(%fault, "can't take a lease; retrying"),
+                Some(Err(error)) => error!(%error, "the task that takes a lease panicked"),
                 None => return taken,
             }
         }
     }
 
-    /// Makes the rows of new shards.
+    /// Creates the rows of new shards.
     pub(super) async fn create(&mut self, lineage: &Lineage, rows: &Leases) -> Result<(), Fault> {
         let (missing, is_more) = self.missing.without_lease(&Family { lineage, leases: rows });
         if is_more {
@@ -114,7 +114,7 @@ impl Coordinator {
     ) {
         let mut gone = self.missing.gone(&Family { lineage, leases: rows });
         gone.retain(|shard| !running.contains_key(shard));
-        // Others came of these, and went, before anybody saw them.
+        // These shards had children that were gone before anybody saw them.
         let parents = Family { lineage, leases: rows }.parents();
         let childless: BTreeSet<ShardId> =
             gone.iter().filter(|shard| !parents.contains(shard)).cloned().collect();
@@ -128,7 +128,7 @@ impl Coordinator {
                 let family = Family { lineage, leases: rows };
                 let from = missed.iter().map(|peer| family.lease_promise(row, peer)).min();
                 let gap = sharing.gap(&shard, missed, from.unwrap_or_default());
-                // The row is all that tells of the gap until the mark is there.
+                // Until the mark is saved, only the row shows the gap.
                 if let Some(gap) = gap
                     && !sharing.mark(&gap).await
                 {

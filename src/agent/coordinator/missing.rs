@@ -1,4 +1,4 @@
-//! Shards that a list shows and that have no lease, and leases whose shards no list shows.
+//! Listed shards without a lease, and leases whose shards are not listed.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
@@ -8,23 +8,25 @@ use tokio::time::Instant;
 use crate::agent::family::Family;
 use crate::source::ShardId;
 
-/// A shard is listed, as long as it is there, at the latest this long after it was.
+/// An existing shard is listed at the latest this long after its creation.
 pub(super) const LISTED_WITHIN: Duration = Duration::from_mins(1);
 
-/// What is missing on either side, as of the last lists. One list may lack a shard, and may be older than a lease.
+/// What is missing on either side, according to the last lists. One list may lack a shard, and may be older
+/// than a lease.
 #[derive(Debug, Default)]
 pub(super) struct Missing {
     /// The leases whose shards are not listed, and since when that is known.
     absent: BTreeMap<ShardId, Instant>,
-    /// The parents that shards without a lease name, and nothing else tells of; and when that was listed first.
+    /// The parents that shards without a lease name and that nothing else shows; and when that was first
+    /// listed.
     orphans: BTreeMap<ShardId, Instant>,
 }
 
 impl Missing {
-    /// The shards that need a lease; and whether another list has to tell of more.
+    /// Returns the shards that need a lease, and whether another list is needed for the rest.
     ///
-    /// One whose parent is not known gets one when a second list, too, lacks the parent: then it is trimmed. A row
-    /// that comes too early would let the shard be read before its parent.
+    /// A shard with an unknown parent gets a lease when a second list lacks the parent too: then it is
+    /// trimmed. A row created too early would let the shard be read before its parent.
     pub(super) fn without_lease(&mut self, family: &Family<'_>) -> (Vec<ShardId>, bool) {
         let Family { lineage, leases } = family;
         let missing: Vec<ShardId> =
@@ -41,14 +43,14 @@ impl Missing {
         (sure, !doubtful.is_empty())
     }
 
-    /// The leases whose shards are gone, as they are a day after their end.
+    /// The leases whose shards are gone, as shards are a day after their end.
     pub(super) fn gone(&mut self, family: &Family<'_>) -> Vec<ShardId> {
         let Family { lineage, leases } = family;
         self.absent.retain(|shard, _| leases.contains_key(shard) && !lineage.contains(shard));
         for shard in leases.keys().filter(|shard| !lineage.contains(shard)) {
             self.absent.entry(shard.clone()).or_insert_with(Instant::now);
         }
-        // A list may be older than a row that another agent has made.
+        // A list may be older than a row that another agent has created.
         let is_gone = |since: &Instant| lineage.asked >= *since + LISTED_WITHIN;
         self.absent.iter().filter(|(_, since)| is_gone(since)).map(|(shard, _)| shard.clone()).collect()
     }

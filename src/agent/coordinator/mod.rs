@@ -1,13 +1,13 @@
-//! Shares a table's shards out among the agents of the region: takes, steals and gives up leases,
-//! and tells the peers what all leases together promise.
+//! Distributes a table's shards among the agents of the region: takes, steals and releases leases, and
+//! reports to the peers what all leases together promise.
 //!
 //! | file | subject |
 //! | --- | --- |
-//! | `leases` | the rows: reads, makes, takes and removes them |
-//! | `missing` | what is in a list or has a row, and not both |
-//! | `ownership` | which agent reads what, and what this one takes |
+//! | `leases` | the rows: reads, creates, takes and removes them |
+//! | `missing` | shards that are listed or have a row, but not both |
+//! | `ownership` | which agent reads which shard, and which ones this agent takes |
 //! | `end` | what all leases together promise, and when the stream is over |
-//! | `shards` | where the shards stand, for those that wait for it |
+//! | `shards` | the state of the shards, for those that wait for it |
 
 mod end;
 mod leases;
@@ -44,41 +44,41 @@ use crate::source::{Lineage, ShardId};
 
 pub(super) use shards::Shards;
 
-/// So few leases may be looked at as often as there is a reason.
+/// With at most this many leases, they are checked as often as there is a reason.
 const FEW: usize = 16;
-/// How long giving up a lease may take.
+/// How long releasing a lease may take.
 const RELEASE_TIMEOUT: Duration = Duration::from_secs(2);
 
-/// Shares out the shards of one table.
+/// Distributes the shards of one table.
 pub(super) struct Coordinator {
     shared: Arc<Shared>,
     member: Member,
     start: Start,
-    /// Of a stream that has a successor: who has not all of it yet. Once all have, it is over.
+    /// For a stream with a successor: the destinations that lack some of it. Once all have it, it is over.
     behind: Option<Arc<Before>>,
-    /// When the list was asked for that first showed a destination at the end of all shards.
+    /// When the list was requested that first showed a destination at the end of all shards.
     at_end: BTreeMap<Origin, Instant>,
     lineage: watch::Receiver<Option<Lineage>>,
-    /// What may be told to each peer, and to ourselves: what is durably done there.
+    /// What may be reported to each peer, and to ourselves: what is durably done there.
     promises: Arc<BTreeMap<Origin, watch::Sender<Hlc>>>,
-    /// Tells the tracks what the table's agents are asked.
+    /// Passes on to the tracks what is requested of the table's agents.
     asked: watch::Sender<Asked>,
     holds: Holds,
     shards: Arc<Shards>,
     missing: Missing,
-    /// The leases that nobody had at the last look.
+    /// The leases that had no owner at the last check.
     free: BTreeSet<ShardId>,
     retention: Retention,
     rng: fastrand::Rng,
 }
 
-/// What a look at the leases came to.
+/// The result of checking the leases.
 struct Found {
     lineage: Lineage,
     rows: Leases,
     /// The leases that this agent has taken.
     taken: Vec<Lease>,
-    /// When they were asked for: as old is what is known.
+    /// When they were requested: what is known is as old as that.
     verified: Instant,
 }
 
@@ -89,7 +89,7 @@ struct Running {
 }
 
 impl Coordinator {
-    /// Shares out one stream's shards; `behind` are those who wait for its end, if it has a successor.
+    /// Distributes one stream's shards; `behind` are those who wait for its end, if it has a successor.
     pub(super) fn new(
         shared: Arc<Shared>,
         member: Member,
@@ -121,18 +121,18 @@ impl Coordinator {
         &self.shared.origin
     }
 
-    /// Who has not all of the stream yet, if it has a successor.
+    /// The destinations that lack some of the stream, if it has a successor.
     pub(super) fn behind(&self) -> Option<&Arc<Before>> {
         self.behind.as_ref()
     }
 
-    /// Holds leases until it is stopped; then finishes what is under way, and gives them up. Whether the stream
-    /// has come to its end before that, for all.
+    /// Holds leases until it is stopped; then finishes what is in progress, and releases them. Returns
+    /// whether the stream came to its end before that, for all destinations.
     pub(super) async fn run(mut self, stop: CancellationToken) -> bool {
         let (leases, read_leases) = watch::channel(Leases::new());
         let mut holdings: JoinSet<ShardId> = JoinSet::new();
         let mut running: BTreeMap<ShardId, Running> = BTreeMap::new();
-        // When the leases are looked at next, and how soon after the last time that may be.
+        // When the leases are checked next, and the earliest time for that.
         let mut next = Instant::now();
         let mut soonest = next;
         loop {
@@ -143,7 +143,7 @@ impl Coordinator {
                 Some(ended) = holdings.join_next() => {
                     match ended {
                         Ok(shard) => self.ended(&shard, &mut running).await,
-                        // The table's task ends with it, and is begun again.
+                        // The table's task ends too, and is restarted.
                         Err(broken) => match broken.try_into_panic() {
                             Ok(panic) => std::panic::resume_unwind(panic),
                             Err(_) => return false,
@@ -176,7 +176,7 @@ impl Coordinator {
             }
             let found = tokio::select! {
                 biased;
-                // A lease that it has just taken is free when this agent is gone.
+                // A lease that it has just taken becomes free once this agent is gone.
                 () = stop.cancelled() => break,
                 found = self.share_out(&mut running) => found,
             };
@@ -186,7 +186,7 @@ impl Coordinator {
                 Ok(None) => continue,
                 Err(fault) => {
                     let Shared { origin, table, .. } = &*self.shared;
-                    warn!(region = %origin, table, %fault, "can't read the leases in the control table; trying again");
+                    warn!(region = %origin, table, %fault, "can't read the leases in the control table; retrying");
                     continue;
                 }
             };
@@ -206,7 +206,7 @@ impl Coordinator {
                 let (state, states) = watch::channel(TrackState::default());
                 let tenure = Arc::new(Tenure::until(verified + self.shared.tuning.tenure()));
                 let shard = lease.shard.clone();
-                debug!(region = %self.shared.origin, table = self.shared.table, %shard, "holding a shard");
+                debug!(region = %self.shared.origin, table = self.shared.table, %shard, "holding the lease of a shard");
                 self.shards.change(|all| _ = all.tracks.insert(shard.clone(), states));
                 self.shared.backlogs.begin(&lease);
                 running.insert(shard.clone(), Running { lease: lease.clone(), tenure: Arc::clone(&tenure) });
@@ -222,7 +222,7 @@ impl Coordinator {
         false
     }
 
-    /// Finishes what is under way, and gives all leases up.
+    /// Finishes what is in progress, and releases all leases.
     async fn wind_down(
         &self,
         mut holdings: JoinSet<ShardId>,
@@ -234,20 +234,20 @@ impl Coordinator {
                 biased;
                 ended = holdings.join_next() => match ended {
                     Some(Ok(shard)) => self.ended(&shard, &mut running).await,
-                    Some(Err(error)) => error!(%error, table = self.shared.table, "a shard's task broke down"),
+                    Some(Err(error)) => error!(%error, table = self.shared.table, "a shard's task panicked"),
                     None => return,
                 },
                 () = tokio::time::sleep_until(next) => {
                     next = Instant::now() + self.shared.tuning.lease_interval(running.len());
                     if let Err(fault) = self.verify(&running).await {
-                        debug!(%fault, "can't read the leases; trying again");
+                        debug!(%fault, "can't read the leases; retrying");
                     }
                 }
             }
         }
     }
 
-    /// Gives up the lease of a shard that this agent reads no more, unless it has been taken.
+    /// Releases the lease of a shard that this agent no longer reads, unless it has been taken.
     async fn ended(&self, shard: &ShardId, running: &mut BTreeMap<ShardId, Running>) {
         self.shards.change(|state| {
             state.tracks.remove(shard);
@@ -262,18 +262,18 @@ impl Coordinator {
         let Shared { control, space, .. } = &*self.shared;
         match tokio::time::timeout(RELEASE_TIMEOUT, control.release_lease(space, &lease)).await {
             Ok(Ok(_)) => {}
-            Ok(Err(fault)) => debug!(%shard, %fault, "can't give up a lease; it runs out by itself"),
-            Err(_) => debug!(%shard, "could not give up a lease in time; it runs out by itself"),
+            Ok(Err(fault)) => debug!(%shard, %fault, "can't release a lease; it expires by itself"),
+            Err(_) => debug!(%shard, "could not release a lease in time; it expires by itself"),
         }
     }
 
-    /// Reads all leases, and takes what is this agent's to take.
+    /// Reads all leases, and takes those that this agent should take.
     async fn share_out(&mut self, running: &mut BTreeMap<ShardId, Running>) -> Result<Option<Found>, Fault> {
         let crew = self.member.crew.borrow_and_update().clone();
         let Some(lineage) = self.lineage.borrow_and_update().clone() else { return Ok(None) };
         let sharing = Arc::clone(&self.shared);
         let (mut rows, mut verified) = self.verify(running).await?;
-        // An agent that was asleep must not go by what was listed then.
+        // An agent that was asleep must not rely on an old list.
         if lineage.asked.elapsed() < LISTED_WITHIN {
             if lineage.shards().any(|shard| !rows.contains_key(shard)) {
                 self.create(&lineage, &rows).await?;
@@ -283,7 +283,7 @@ impl Coordinator {
         }
         let ownership =
             Ownership { shared: &self.shared, lineage: &lineage, rows: &rows, alive: &crew.alive };
-        // Who has not looked at the crew lately takes everyone else for dead.
+        // An agent that has not checked the crew lately would take everyone else for dead.
         let wanted = if crew.is_stale(sharing.tuning.lease_duration) {
             Vec::new()
         } else {

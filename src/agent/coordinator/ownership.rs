@@ -1,4 +1,4 @@
-//! Which agent reads which shard, and what this one takes.
+//! Which agent reads which shard, and which ones this agent takes.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -9,7 +9,7 @@ use crate::agent::shared::Shared;
 use crate::control::{AgentId, Lease};
 use crate::source::{Lineage, ShardId};
 
-/// Who reads what.
+/// The assignment of shards to agents.
 pub(super) struct Ownership<'a> {
     pub(super) shared: &'a Shared,
     pub(super) lineage: &'a Lineage,
@@ -18,8 +18,7 @@ pub(super) struct Ownership<'a> {
 }
 
 impl Ownership<'_> {
-    /// The leases of the shards that can be read: not yet read to their ends, though their parents
-    /// have been.
+    /// The leases of the shards that can be read: not yet read to their ends, but with all parents read.
     fn open(&self) -> impl Iterator<Item = &Lease> {
         let Self { shared, lineage, rows, .. } = self;
         rows.values().filter(move |row| {
@@ -42,13 +41,13 @@ impl Ownership<'_> {
 
     pub(super) fn settled(&self) -> bool {
         let seen = |lease: &Lease| self.owner(lease).is_some_and(|owner| self.alive[owner]);
-        // What is not listed may have been made just now, or be lost.
+        // A shard that is not listed may have just been created, or be lost.
         let done = |lease: &Lease| self.lineage.contains(&lease.shard) || self.is_done(lease);
         let has_row = |shard: &ShardId| self.rows.contains_key(shard);
         self.open().all(seen) && self.rows.values().all(done) && self.lineage.shards().all(has_row)
     }
 
-    /// The leases that nobody has.
+    /// The leases without an owner.
     pub(super) fn free<'a>(
         &'a self,
         me: &'a AgentId,
@@ -59,11 +58,11 @@ impl Ownership<'_> {
             .filter(move |lease| self.owner(lease).is_none_or(|owner| owner == me))
     }
 
-    /// The leases that `me` should take now: an even share of them, free ones first, and else
-    /// what whoever has the most has too many.
+    /// The leases that `me` should take now: an even share, free ones first, and otherwise the surplus of
+    /// whichever agent has the most.
     ///
-    /// What was free at the last look too, `neglected`, is taken beyond the share: an agent that is
-    /// alive need not be at work on this table.
+    /// Leases that were already free at the last check, `neglected`, are taken beyond the share: an agent
+    /// that is alive need not be working on this table.
     pub(super) fn wanted(
         &self,
         me: &AgentId,
@@ -83,7 +82,7 @@ impl Ownership<'_> {
             return share.iter().chain(rest).copied().cloned().collect();
         }
         let mut loads: BTreeMap<&AgentId, Vec<&Lease>> = BTreeMap::new();
-        // One that was just lost may still be ending here.
+        // One that was just lost may still be shutting down here.
         for lease in self.open().filter(|lease| !running.contains_key(&lease.shard)) {
             if let Some(owner) = self.owner(lease).filter(|owner| *owner != me) {
                 loads.entry(owner).or_default().push(lease);

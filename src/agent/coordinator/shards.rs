@@ -1,4 +1,4 @@
-//! Where the shards of one table stand, for those that wait for it.
+//! The state of one table's shards, for those that wait for it.
 
 use std::collections::BTreeMap;
 use std::sync::{Mutex, PoisonError};
@@ -8,24 +8,24 @@ use tokio::sync::watch;
 use crate::agent::track::TrackState;
 use crate::source::ShardId;
 
-/// Where the shards of one table stand, for those that wait for it.
+/// The state of one table's shards, for those that wait for it.
 #[derive(Debug, Default)]
 pub(in crate::agent) struct Shards(Mutex<State>);
 
 #[derive(Debug, Default)]
 pub(super) struct State {
-    /// Every shard that can be read is being read by an agent that is seen to be alive.
+    /// Every readable shard is being read by an agent known to be alive.
     pub(super) settled: bool,
-    /// How often that was found so in a row.
+    /// How many times in a row that was found.
     pub(super) rounds: u32,
     pub(super) tracks: BTreeMap<ShardId, watch::Receiver<TrackState>>,
-    /// The stream has been read to its end, for all: nobody need wait for it.
+    /// The stream has been read to its end for all destinations: nobody need wait for it.
     is_over: bool,
 }
 
 impl Shards {
-    /// The calls in a row that found every shard of this agent drained; for an agent that has
-    /// none to read, how often that was found so.
+    /// The calls in a row that found every shard of this agent drained; for an agent that reads none, how
+    /// often that was found.
     pub(in crate::agent) fn idle_calls(&self) -> u32 {
         let state = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         if state.is_over {

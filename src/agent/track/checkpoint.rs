@@ -1,4 +1,4 @@
-//! What a track makes durable, and what it may forget since.
+//! What a track makes durable, and what it may then forget.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -16,7 +16,7 @@ use crate::control::{Checkpoint, Held};
 use crate::protocol::{Hlc, Origin};
 use crate::spill::SpillError;
 
-/// Floors that wait for the stream to be read; more are of no use.
+/// How many floors may wait for the stream to be read; more are useless.
 const UNSETTLED: usize = 64;
 
 impl Track {
@@ -24,8 +24,8 @@ impl Track {
         Needs { oldest: self.oldest, floors: Arc::clone(self.terms.floors()) }
     }
 
-    /// Takes in watermarks, forgets what may be forgotten, and makes progress durable; whether
-    /// all of it now is.
+    /// Applies watermarks, forgets what may be forgotten, and makes progress durable. Returns whether all of
+    /// it now is.
     pub(super) async fn checkpoint(&mut self) -> bool {
         while let Some(gap) = self.unmarked.last() {
             // Without its mark, a checkpoint would hide the gap.
@@ -68,13 +68,13 @@ impl Track {
         self.release_dropped();
         self.progress.prune(least, &now);
         if self.progress.is_closed() {
-            // No page comes any more that would tell.
+            // No more pages come that would update this.
             self.note_backlogs(Some(Duration::ZERO), wall_millis());
         }
         durable
     }
 
-    /// Saves what has changed; whether that is durable.
+    /// Saves what has changed. Returns whether that is durable.
     async fn save(&self, changed: &[(Origin, Checkpoint)]) -> bool {
         let Shared { control, table, space, origin, .. } = &*self.shared;
         let lease = &self.holding.lease;
@@ -87,13 +87,13 @@ impl Track {
                 self.holding.tenure.end();
             }
             Err(fault) => {
-                warn!(region = %origin, table, %fault, "can't save a checkpoint in the control table; trying again");
+                warn!(region = %origin, table, %fault, "can't save a checkpoint in the control table; retrying");
             }
         }
         false
     }
 
-    /// Raises the floors by the watermarks, the own one among them, that were seen before all that
+    /// Raises the floors by the watermarks, including the agent's own, that were seen before everything that
     /// has now been read.
     fn settle(&mut self) {
         let mut floors = self.shared.watermarks.borrow().clone();
@@ -114,13 +114,14 @@ impl Track {
         }
     }
 
-    /// Forgets what may be forgotten; at the end of the shard everything, once it is known how far back that reaches.
+    /// Forgets what may be forgotten; at the end of the shard everything, once it is known how far back that
+    /// reaches.
     async fn forget(&mut self) {
         if self.is_over {
             return;
         }
         let hold = self.shared.asked.borrow().hold;
-        // What can't be read any more is missed when a record needs it.
+        // A failure to read is noticed when a record needs the key.
         let _ = self.keys.forget(&self.shared.peers, &self.floors, hold);
         self.oldest = self.keys.oldest().unwrap_or_else(|| self.progress.next());
         if self.progress.is_closed() {
@@ -132,35 +133,35 @@ impl Track {
         }
     }
 
-    /// Moves keys to disk, if there are too many in memory; whether any were.
+    /// Moves keys to disk if there are too many in memory. Returns whether any were moved.
     pub(super) fn make_room(&mut self) -> bool {
         self.keys.make_room().unwrap_or_else(|error| {
             let Shared { origin: region, table, tuning: Tuning { memory_keys, .. }, .. } = &*self.shared;
             self.shared.tally.spill_failures.add();
             error!(
                 %region, table, %error, memory_keys,
-                "more keys are remembered than memory is to hold, and they can't be moved to disk: they stay in memory, \
-                 which grows with the backlog; nothing is lost. Make room in that folder, or name another one as \
-                 spill_directory; trying again in a minute"
+                "keys beyond memory_keys can't be moved to disk: they stay in memory, which grows with the backlog; \
+                 nothing is lost. Free space in that folder, or set spill_directory to another one; retrying in a \
+                 minute"
             );
             false
         })
     }
 
-    /// Keys that were moved to disk can't be read, so nothing more can be judged: the lease is taken again, and they
-    /// are read from the stream once more.
+    /// Keys that were moved to disk can't be read, so nothing more can be judged: the lease is taken again,
+    /// and the keys are rebuilt from the stream.
     pub(super) fn begin_again(&self, error: &SpillError) {
         let Shared { origin: region, table, .. } = &*self.shared;
         self.shared.tally.spill_failures.add();
         error!(
             %region, table, shard = %self.holding.lease.shard, %error,
-            "keys that were moved to disk can't be read: the shard is read again from its last checkpoint, and nothing \
-             is lost. Look at the disk, or name another folder as spill_directory"
+            "can't read keys that were moved to disk: the shard is read again from its last checkpoint, and nothing is \
+             lost. Check the disk, or set spill_directory to another folder"
         );
         self.holding.tenure.end();
     }
 
-    /// Hands on the peers that have done all that they were given.
+    /// Hands on the peers that have done everything they were given.
     fn release_dropped(&mut self) {
         let finished = |feed: &Feed| feed.is_dropped() && feed.is_saved();
         let released: Vec<Origin> =

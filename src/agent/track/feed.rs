@@ -11,18 +11,18 @@ use crate::control::Checkpoint;
 use crate::deliver::Ledger;
 use crate::source::Position;
 
-/// Creation times move the durable promise by at least this much, or it is not worth a write.
+/// How far creation times must move the durable promise to be worth a write.
 const WORTH_A_WRITE_MILLIS: u64 = 60_000;
 
 /// How a track treats one destination.
 #[derive(Debug)]
 pub(super) struct Feed {
     pub(super) ledger: Arc<Ledger>,
-    /// What was done of the shard before this track began.
+    /// How much of the shard was done before this track started.
     pub(super) start: Position,
     pub(super) state: FeedState,
     pub(super) held_up: Duration,
-    /// What the lease says; nothing of a destination that it does not name yet.
+    /// What the lease says; `None` for a destination that it does not name yet.
     pub(super) saved: Option<Checkpoint>,
 }
 
@@ -31,11 +31,11 @@ pub(super) enum FeedState {
     Fed,
     /// Fed, while another track still does what came before.
     Joining(Arc<watch::Sender<Meeting>>),
-    /// No longer fed; what it was given, up to here, is still being worked on.
+    /// No longer fed; what it was given, up to here, is still in progress.
     Dropped(Box<Dropped>),
 }
 
-/// Where a track stood when it dropped a peer.
+/// The track's position when it dropped a peer.
 #[derive(Debug)]
 pub(super) struct Dropped {
     pub(super) fed_to: u64,
@@ -58,7 +58,7 @@ impl Feed {
         matches!(self.state, FeedState::Dropped(_))
     }
 
-    /// Whether all that a dropped peer was given is done, and durably so.
+    /// Whether everything that a dropped peer was given is done, and durably so.
     pub(super) fn is_saved(&self) -> bool {
         let FeedState::Dropped(dropped) = &self.state else { return false };
         let Dropped { fed_to, progress, needs, .. } = dropped.as_ref();

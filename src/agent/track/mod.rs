@@ -7,8 +7,8 @@
 //! | --- | --- |
 //! | `page` | judges the records of a page, and dispatches what follows |
 //! | `feed` | how the track treats one destination |
-//! | `checkpoint` | what is made durable, and what may be forgotten since |
-//! | `standing` | where the track stands, for those that wait for it, and for people |
+//! | `checkpoint` | what is made durable, and what may then be forgotten |
+//! | `standing` | the state of the track, for those that wait for it, and for people |
 
 mod checkpoint;
 mod feed;
@@ -36,17 +36,17 @@ use crate::protocol::{Floors, Origin};
 use crate::source::{Position, ShardId, StreamEvent};
 use crate::spill::Keys;
 
-/// How often a track that has read its shard looks whether all is done.
+/// How often a track that has read its shard checks whether everything is done.
 const SETTLE_POLL: Duration = Duration::from_millis(50);
-/// How often a track that is to stop looks whether all is done.
+/// How often a track that is to stop checks whether everything is done.
 const DRAIN_POLL: Duration = Duration::from_millis(20);
 
-/// What a track is asked.
+/// A command to a track.
 #[derive(Debug)]
 pub(super) enum Command {
     /// Feed this peer again, from here on.
     Attach(Origin, Arc<watch::Sender<Meeting>>),
-    /// All that came before that has been done, and saved so far.
+    /// Everything before that is done, and saved up to this checkpoint.
     Joined(Origin, Option<Checkpoint>),
 }
 
@@ -57,23 +57,23 @@ pub(super) enum Meeting {
     Open,
     /// The main track feeds the peer from here on.
     At(BTreeMap<ShardId, Position>),
-    /// The main track has left the peer behind once more.
+    /// The main track has dropped the peer again.
     Missed,
 }
 
-/// What a track tells.
+/// A notice from a track.
 #[derive(Debug)]
 pub(super) enum Notice {
     /// A peer can't keep up; it has been given everything up to this checkpoint.
     Dropped(Origin, Checkpoint),
 }
 
-/// When a track comes to its end, other than at the shard's.
+/// When a track ends, other than at the shard's end.
 #[derive(Debug)]
 pub(super) enum Until {
     /// When it is told to.
     Stopped,
-    /// When it has come to the meeting and all is done.
+    /// When it has reached the meeting and everything is done.
     Met(watch::Receiver<Meeting>),
 }
 
@@ -83,16 +83,17 @@ pub(super) struct Track {
     keys: Keys,
     /// What may be forgotten.
     floors: Floors,
-    /// What tells a put-back from the replicated write that it copies.
+    /// What distinguishes a put-back from the replicated write that it copies.
     terms: Terms,
     /// Watermarks that wait until the stream has been read past the moment they were seen.
     unsettled: VecDeque<(Instant, Floors)>,
-    /// A lower bound of the oldest record that the memory needs. Of a shard that has been read to its end, whose
-    /// floors rise no more, this is all that is left to know: nothing is judged by its keys any more.
+    /// A lower bound of the oldest record that the memory needs. For a shard that has been read to its end,
+    /// whose floors no longer rise, this is all that is left to know: its keys are no longer used for
+    /// judging.
     oldest: u64,
     progress: Progress,
     feeds: BTreeMap<Origin, Feed>,
-    /// Nothing that was created before is missing anywhere, in milliseconds, as this track began.
+    /// Nothing created before this is missing anywhere, in milliseconds, when this track started.
     known_millis: u64,
     /// The gaps whose marks are not durable yet.
     unmarked: Vec<Gap>,
@@ -105,17 +106,17 @@ pub(super) struct Track {
     stop: CancellationToken,
 }
 
-/// Where a track stands, for those that wait for it.
+/// The state of a track, for those that wait for it.
 #[derive(Clone, Copy, Debug, Default)]
 pub(super) struct TrackState {
     /// The calls in a row that found nothing to read, nothing to do, and nobody left behind.
     pub(super) idle_calls: u32,
-    /// It reads what was written just now.
+    /// Whether it reads what was written just now.
     pub(super) near_tip: bool,
 }
 
 impl Track {
-    /// A track that goes on from what a lease says of each destination.
+    /// A track that resumes from what a lease says about each destination.
     pub(super) fn new(
         shared: Arc<Shared>,
         holding: Arc<Holding>,
@@ -170,15 +171,15 @@ impl Track {
         }
     }
 
-    /// Reads until it is stopped, has lost its lease, or has reached its end; in the last case all
-    /// that it did is done, and durably so. Returns what has been saved for its last destination.
+    /// Reads until it is stopped, has lost its lease, or has reached its end; in the last case everything it
+    /// did is done, and durably so. Returns what has been saved for its last destination.
     pub(super) async fn run(
         mut self,
         mut until: Until,
         mut commands: mpsc::UnboundedReceiver<Command>,
     ) -> Option<Checkpoint> {
         let (events, mut incoming) = mpsc::channel(4);
-        // A task of its own, so that it reads on while a checkpoint is being saved.
+        // In a task of its own, so that it reads on while a checkpoint is being saved.
         let mut reader = JoinSet::new();
         let span = info_span!("stream", region = %self.shared.origin, table = self.shared.table);
         let shards = self.holding.in_order(self.progress.positions());
@@ -190,7 +191,7 @@ impl Track {
         let mut ticks = tokio::time::interval(self.shared.tuning.checkpoint_interval);
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
-            // In this order, so that a simulation repeats itself; events come last, being many.
+            // In this order, so that a simulation is reproducible; events come last, being many.
             tokio::select! {
                 biased;
                 () = holding.tenure.ended() => return None,
@@ -224,7 +225,7 @@ impl Track {
             if holding.tenure.has_ended() {
                 return None;
             }
-            // Once more afterwards: the meeting may have been missed meanwhile.
+            // Checked again afterwards: the meeting may have been missed meanwhile.
             if self.has_met(&mut until) && self.checkpoint().await && self.has_met(&mut until) {
                 return self.last_saved();
             }
@@ -235,12 +236,12 @@ impl Track {
         self.last_saved()
     }
 
-    /// What has been saved for the last destination; the only one of a track that catches up.
+    /// What has been saved for the last destination, which is the only one of a track that catches up.
     fn last_saved(mut self) -> Option<Checkpoint> {
         self.feeds.pop_last().and_then(|(_, feed)| feed.saved)
     }
 
-    /// Whether a catch-up has come to where the main track took over.
+    /// Whether a catch-up has reached the position where the main track took over.
     fn has_met(&self, until: &mut Until) -> bool {
         let Until::Met(meeting) = until else { return false };
         let Meeting::At(positions) = &*meeting.borrow_and_update() else { return false };
@@ -253,7 +254,7 @@ impl Track {
         self.progress.is_closed() && !self.feeds.values().any(joining)
     }
 
-    /// Waits until nothing is under way any more.
+    /// Waits until nothing is in progress any more.
     async fn settled(&self) {
         loop {
             tokio::time::sleep(SETTLE_POLL).await;
@@ -280,7 +281,7 @@ impl Track {
     fn command(&mut self, command: Command) {
         match command {
             Command::Attach(peer, meeting) => {
-                // While the memory is being rebuilt, it is not fit to judge for anyone.
+                // While the memory is being rebuilt, it can't judge for anyone.
                 let start = self.feeds.values().map(|feed| feed.start.clone()).max();
                 let start = start.unwrap_or(Position::TrimHorizon);
                 let mut positions = self.progress.positions();
@@ -298,7 +299,7 @@ impl Track {
                     feed.state = FeedState::Fed;
                     info!(region = %self.shared.origin, %peer, table = self.shared.table, "the peer has caught up");
                 }
-                // It was left behind once more just before it came.
+                // It was dropped again just before it arrived.
                 None => {
                     if let Some(saved) = saved.filter(|saved| saved.done != Position::End) {
                         let _ = self.notices.send(Notice::Dropped(peer, saved));
@@ -308,8 +309,8 @@ impl Track {
         }
     }
 
-    /// Waits for the writes under way, as long as a stopping agent may; those to a peer that is paused
-    /// would not be made.
+    /// Waits for the writes in flight, as long as a stopping agent may; those to a paused peer would not be
+    /// made.
     async fn drain(&self) {
         let is_under_way =
             |(peer, feed): (&Origin, &Feed)| !self.shared.pauses.holds(peer) && !feed.ledger.is_empty();
@@ -318,7 +319,7 @@ impl Track {
         while self.feeds.iter().any(is_under_way) {
             if Instant::now() >= deadline {
                 let left: usize = self.feeds.values().map(|feed| feed.ledger.len()).sum();
-                warn!(left, "stopping with writes under way: they are made again after the next start");
+                warn!(left, "stopping with writes in flight: they are repeated after the next start");
                 return;
             }
             ticks.tick().await;

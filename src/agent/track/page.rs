@@ -1,4 +1,4 @@
-//! What a track does with a page: judges its records, and dispatches what follows.
+//! How a track handles a page: judges its records, and dispatches what follows.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -23,8 +23,7 @@ use crate::source::{Extent, Page, Sequence, ShardId, UnreadableRecord};
 use crate::spill::SpillError;
 use crate::telemetry::Trace;
 
-/// How long the other peers may be held up, in all, by one that is slow, before that one gets a
-/// track of its own.
+/// How long a slow peer may hold up the other peers, in all, before it gets a track of its own.
 const PATIENCE: Duration = Duration::from_secs(3);
 const HOUR_MILLIS: u64 = 3_600_000;
 
@@ -63,7 +62,8 @@ impl Track {
         self.note_backlogs(self.progress.behind(&end, now), now);
     }
 
-    /// Judges a record, and dispatches what follows from it; the floors, if the judgement rests on them.
+    /// Judges a record, and dispatches what follows from it. Returns the floors, if the judgement rests on
+    /// them.
     async fn record(
         &mut self,
         read: &Read,
@@ -126,7 +126,7 @@ impl Track {
         }
     }
 
-    /// Puts the times of a page right whose service's clock is ahead; whether what is decided of that is durable,
+    /// Corrects the times of a page if its service's clock is ahead. Returns whether the decision is durable,
     /// which it must be before a record is judged. If not, the track is about to end.
     async fn set_right(&self, page: &mut Page, now: u64) -> bool {
         let mut times = self.holding.times.lock().await;
@@ -137,7 +137,7 @@ impl Track {
                         record.created_millis = millis;
                         break;
                     }
-                    // What was written to a shard before this one has been decided on.
+                    // What was written to an earlier shard has already been decided on.
                     Created::Jumped(_) if page.shard != self.holding.lease.shard => break,
                     Created::Jumped(jump) => {
                         let ahead_s = jump.ahead_millis / 1000;
@@ -172,7 +172,7 @@ impl Track {
                     }
                     Err(fault) => warn!(
                         %region, table, %fault,
-                        "could not save in the control table how far the stream's clock is ahead; retrying"
+                        "can't save how far the stream's clock is ahead in the control table; retrying"
                     ),
                 }
                 tokio::time::sleep(SAVE_AGAIN).await;
@@ -191,16 +191,16 @@ impl Track {
         if ahead_s > 0 {
             warn!(
                 %region, table, %shard, ahead_s,
-                "the stream's records have times that are ahead of this machine's clock: they count as if written so \
-                 much earlier; set the clock of the service, or this one, by NTP"
+                "the stream's records have times ahead of this machine's clock: they count as written that much \
+                 earlier; synchronise the service's clock, or this one, by NTP"
             );
         } else {
             info!(%region, table, %shard, "the stream's records have credible times again");
         }
     }
 
-    /// A record can't be read: what it told of is replicated nowhere, and the table is to be marked before a
-    /// checkpoint passes it.
+    /// Handles a record that can't be read: its write is replicated nowhere, and the table must be marked
+    /// before a checkpoint passes it.
     pub(super) fn pass_over(&mut self, shard: &ShardId, record: &UnreadableRecord) {
         let Shared { origin, table, .. } = &*self.shared;
         let is_done = |feed: &Feed| record.sequence.as_ref().is_some_and(|at| feed.start.covers(at));
@@ -209,10 +209,10 @@ impl Track {
             || self.feeds.values().all(is_done)
             || record.created_millis.is_some_and(|created| created < since_millis)
         {
-            debug!(region = %origin, table, %shard, %record, "a record can't be read, and is not to be replicated");
+            debug!(region = %origin, table, %shard, %record, "skipping an unreadable record that is not replicated");
             return;
         }
-        // Whole hours: one mark does for many records.
+        // Whole hours: one mark stands for many records.
         let now = own_millis(&self.shared.stream.client);
         let from = record.created_millis.unwrap_or_else(|| self.progress.millis(shard));
         let from = from.clamp(now.saturating_sub(self.shared.retention_millis()).max(since_millis), now);
@@ -231,18 +231,19 @@ impl Track {
             if self.complaints.is_due() {
                 error!(
                     region = %origin, table, %shard, %record,
-                    "a record can't be read, and is passed over: {gap}; the table is marked: run `tradewind verify`, \
-                     and where replicas differ `tradewind repair`"
+                    "skipping an unreadable record: {gap}; the table is marked: run `tradewind verify`, and if \
+                     replicas differ `tradewind repair`"
                 );
             } else {
-                debug!(region = %origin, table, %shard, %record, "a record can't be read, and is passed over");
+                debug!(region = %origin, table, %shard, %record, "skipping an unreadable record");
             }
         }
         self.unmarked.retain(|other| !other.is_marked_as(&gap));
         self.unmarked.push(gap);
     }
 
-    /// Tells the lanes of the peer that a write of its own has come from, where one of the key may be under way.
+    /// Notifies the lanes of the peer that a write of its own has arrived, if one of the key may be in
+    /// flight.
     fn arrived(&self, key: KeyId, version: &Version) {
         let feed = self.feeds.get(&version.origin).filter(|feed| !feed.ledger.is_empty());
         if let (Some(_), Some(lanes)) = (feed, self.shared.lanes.get(&version.origin)) {
@@ -262,8 +263,8 @@ impl Track {
         }
     }
 
-    /// Queues an action for a destination. A destination without room is waited for, but a peer
-    /// no longer than the others can bear.
+    /// Queues an action for a destination. Waits for a destination without space, but for a peer no longer
+    /// than the others can bear.
     async fn dispatch(&mut self, target: &Origin, job: Job) {
         let Some(lanes) = self.shared.lanes.get(target).cloned() else { return };
         let alone = self.feeds.len() == 1;
@@ -281,7 +282,7 @@ impl Track {
             tokio::select! {
                 biased;
                 () = lanes.send(job) => {}
-                // It stays in the ledger, and so before the checkpoint.
+                // It stays in the ledger, and so ahead of the checkpoint.
                 () = self.stop.cancelled() => feed.ledger.begin(ordinal, created_millis),
                 () = self.holding.tenure.ended() => feed.ledger.begin(ordinal, created_millis),
             }
@@ -297,7 +298,7 @@ impl Track {
         let Some(feed) = self.feeds.get_mut(peer) else { return };
         warn!(
             region = %self.shared.origin, %peer, table = self.shared.table,
-            "the peer can't keep up: it gets a cursor of its own, and the others go on"
+            "the peer can't keep up: it gets its own cursor, and the others go on"
         );
         if let FeedState::Joining(meeting) = &feed.state {
             meeting.send_replace(Meeting::Missed);

@@ -1,4 +1,4 @@
-//! Where a track stands, for those that wait for it, and for people.
+//! The state of a track, for those that wait for it, and for people.
 
 use std::time::Duration;
 
@@ -20,8 +20,8 @@ impl Track {
         });
     }
 
-    /// Notes how far the peers are behind; an age is that of the oldest write that a peer lacks.
-    /// `unread` is how old what has not been read may be, if that is known.
+    /// Records how far the peers are behind; an age is that of the oldest write that a peer lacks. `unread`
+    /// is how old the unread part may be, if that is known.
     pub(super) fn note_backlogs(&self, unread: Option<Duration>, now: u64) {
         let Shared { origin, backlogs, .. } = &*self.shared;
         let shard = &self.holding.lease.shard;
@@ -33,13 +33,13 @@ impl Track {
         let since = |millis: u64| Duration::from_millis(now.saturating_sub(millis));
         for (peer, feed) in self.feeds.iter().filter(|(peer, _)| *peer != origin) {
             let unread = match &feed.state {
-                // What is read once more was done before.
+                // What is read again was done before.
                 FeedState::Fed => {
                     let promised = feed.saved.as_ref().map_or(Duration::MAX, |saved| since(saved.millis));
                     unread.map(|unread| unread.min(promised))
                 }
                 FeedState::Dropped(dropped) => Some(since(dropped.created_millis)),
-                // The track that does what came before says how far it is.
+                // The track that does what came before reports its progress.
                 FeedState::Joining(_) => continue,
             };
             let unfinished = feed.ledger.oldest_millis().map(since);

@@ -1,8 +1,7 @@
-//! A page of records that the SDK can't read, read record by record.
+//! Reads a page that the SDK can't read, record by record.
 //!
-//! The SDK gives a whole page up for one value that it does not know, and would do so again at
-//! each try. Later releases of DynamoDB Local send such a value: an empty map within an image
-//! arrives as `{}`.
+//! The SDK rejects a whole page for one value that it does not know, and would do so again at each retry.
+//! Later releases of DynamoDB Local send such a value: an empty map within an image arrives as `{}`.
 
 use aws_sdk_dynamodb::primitives::Blob;
 use aws_sdk_dynamodb::types::AttributeValue;
@@ -17,7 +16,7 @@ use crate::source::{Sequence, UnreadableRecord};
 /// The last second of the year 9999.
 const LAST_SECOND: f64 = 253_402_300_799.0;
 
-/// Reads the body of a GetRecords answer. An answer that was cut short is none.
+/// Reads the body of a GetRecords answer; `None` if it was cut short.
 pub(super) fn read(body: &[u8]) -> Option<ReadPage> {
     let answer: Value = serde_json::from_slice(body).ok()?;
     let records = answer.get("Records")?.as_array()?;
@@ -49,7 +48,7 @@ fn record(record: &Value) -> Result<(Sequence, Record), UnreadableRecord> {
     parts.record()
 }
 
-/// A time in seconds, if it is one of our era.
+/// A plausible time in seconds, as milliseconds.
 fn millis(seconds: f64) -> Option<u64> {
     #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "it is in these bounds")]
     (0.0..=LAST_SECOND).contains(&seconds).then(|| (seconds * 1000.0).round() as u64)
@@ -64,7 +63,7 @@ fn attribute(value: &Value) -> Result<AttributeValue, Unreadable> {
     let unknown = || Unreadable::value("an attribute value", value);
     let variants = value.as_object().ok_or_else(unknown)?;
     let Some((kind, content)) = variants.iter().next() else {
-        // What is left of an empty map.
+        // What remains of an empty map.
         return Ok(AttributeValue::M(Item::new()));
     };
     if variants.len() > 1 {

@@ -14,16 +14,16 @@ use super::service_clock::ServiceClock;
 use crate::fault::{Fault, persist};
 use crate::source::{Lineage, ShardId};
 
-/// How often new shards are looked for; also when a reader has come to a shard's end.
+/// How often to look for new shards; also done when a reader reaches a shard's end.
 const DISCOVERY: Duration = Duration::from_secs(15);
-/// The least time between two lists that were asked for.
+/// The least time between two requested lists.
 const AGAIN: Duration = Duration::from_secs(1);
-/// The least time between two calls: DescribeStream allows 10 a second, over all its users, and
-/// every attempt counts.
+/// The least time between two calls: DescribeStream allows 10 a second, over all its users, and every attempt
+/// counts.
 const PAUSE: Duration = Duration::from_millis(250);
 
-/// Keeps the list of a stream's shards fresh until nobody looks at it any more; `look` asks for a
-/// look ahead of time.
+/// Keeps the list of a stream's shards fresh until nobody looks at it any more; `look` requests a refresh
+/// ahead of time.
 pub async fn list(
     client: Client,
     stream_arn: String,
@@ -35,7 +35,7 @@ pub async fn list(
         let next = began + DISCOVERY;
         match list_once(&client, &stream_arn).await {
             Ok(found) => _ = lineage.send_replace(Some(found)),
-            Err(fault) => warn!(%fault, "the shards of the local stream can't be listed"),
+            Err(fault) => warn!(%fault, "can't list the shards of the local stream"),
         }
         let again = async {
             look.notified().await;
@@ -50,7 +50,7 @@ pub async fn list(
     }
 }
 
-/// Lists a stream's shards; fails only where trying again is of no use.
+/// Lists a stream's shards; fails only if retrying is useless.
 pub async fn list_once(client: &Client, stream_arn: &str) -> Result<Lineage, Fault> {
     let asked = Instant::now();
     let (mut shards, mut ended) = (Vec::new(), BTreeSet::new());
@@ -65,7 +65,7 @@ pub async fn list_once(client: &Client, stream_arn: &str) -> Result<Lineage, Fau
             Ok::<_, Fault>(answer.stream_description)
         };
         let described =
-            persist(call, |fault| warn!(%fault, "can't list the shards of the local stream; trying again"));
+            persist(call, |fault| warn!(%fault, "can't list the shards of the local stream; retrying"));
         let Some(description) = described.await? else { continue };
         last = description.last_evaluated_shard_id;
         let is_off = description.stream_status == Some(StreamStatus::Disabled);

@@ -1,9 +1,8 @@
 //! DynamoDB Streams: the lists of shards, the reader and its pace, the tip.
 //!
-//! Facts it rests on (DynamoDB developer guide, "Change data capture for DynamoDB Streams"): a
-//! page holds at most 1,000 records or 1 MB; a shard allows 5 calls a second; a parent is read to
-//! its end before its children; an iterator expires after 15 minutes; records are kept for 24
-//! hours.
+//! It relies on these facts (DynamoDB developer guide, "Change data capture for DynamoDB Streams"): a page
+//! holds at most 1,000 records or 1 MB; a shard allows 5 calls a second; a parent is read to its end before
+//! its children; an iterator expires after 15 minutes; records are kept for 24 hours.
 
 mod lenient;
 mod lister;

@@ -1,4 +1,4 @@
-//! Reads the shards of one lineage, parents before children, and hands on pages.
+//! Reads the shards of one lineage, parents before children, and hands on their pages.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -20,44 +20,44 @@ use crate::source::{Extent, Lineage, Page, Position, Sequence, ShardId, StreamEv
 
 /// GetRecords' own limit.
 const PAGE: u16 = 1_000;
-/// A page with at least so many records hardly was the last one.
+/// A page with at least this many records was probably not the last one.
 const MORE: usize = 500;
-/// A page of so many bytes may end where it does for its size: 1 MB is GetRecords' limit, and a record is
-/// 800 KB at most.
+/// A page this large, in bytes, may have ended because of its size: 1 MB is GetRecords' limit, and a record
+/// is 800 KB at most.
 const HEAVY: u64 = 200_000;
-/// How often in a row an iterator may be of no use before that is told.
+/// How many useless iterators in a row to accept before logging it.
 const USELESS: u32 = 4;
-/// How often in a row a shard's end must be told, by answers with and without a checksum.
+/// How many answers in a row must report a shard's end, with and without a checksum.
 const ENDS_SUMMED: u32 = 2;
 const ENDS: u32 = 6;
-/// How long a list may take to show the end of a shard before that is told.
+/// How long a list may lag in showing a shard's end before that is logged.
 const LIST_LAGS: Duration = Duration::from_secs(30);
-/// In the place of a region, in the name of a stream of DynamoDB Local.
+/// Stands in place of a region in the name of a stream of DynamoDB Local.
 const DYNAMODB_LOCAL: &str = "ddblocal";
 
-/// One stream, to be read.
+/// One stream to read.
 #[derive(Clone, Debug)]
 pub struct Stream {
     pub client: Client,
     pub arn: String,
     /// Shared by all of an agent's readers of the table's streams.
     pub pacer: Arc<Pacer>,
-    /// The shards that there are; see [`list`](super::list).
+    /// The stream's shards; see [`list`](super::list).
     pub lineage: watch::Receiver<Option<Lineage>>,
-    /// Asks for a fresh list.
+    /// Requests a fresh list.
     pub look: Arc<Notify>,
 }
 
 impl Stream {
-    /// Whether a page ends before the tip for its number of records or its size only. Of DynamoDB's own
-    /// nobody may think so ("it might take multiple calls", GetRecords). DynamoDB Local reads one
-    /// table of one database; its creation times are whole minutes, so that nothing else would tell for
-    /// up to a minute that all has been read.
+    /// Whether a page that ends before the tip does so only for its number of records or its size. This may
+    /// not be assumed of DynamoDB itself ("it might take multiple calls", GetRecords). DynamoDB Local reads
+    /// one table of one database; its creation times are whole minutes, so without this it would take up to a
+    /// minute to know that everything has been read.
     fn gives_all_there_is(&self) -> bool {
         self.arn.split(':').nth(3) == Some(DYNAMODB_LOCAL)
     }
 
-    /// The stream of a shard, which may be one before this, and the shard's name there.
+    /// The stream of a shard, which may be an earlier one, and the shard's name there.
     fn place<'a>(&self, shard: &'a ShardId) -> (String, &'a str) {
         match (shard.in_stream(), self.arn.rsplit_once("/stream/")) {
             ((Some(label), name), Some((table, _))) => (format!("{table}/stream/{label}"), name),
@@ -65,8 +65,8 @@ impl Stream {
         }
     }
 
-    /// Reads shards one after the other, each from its position to its end, and sends what it
-    /// reads until the receiver is dropped.
+    /// Reads shards one after the other, each from its position to its end, and sends what it reads until the
+    /// receiver is dropped.
     pub async fn read(self, shards: Vec<(ShardId, Position)>, events: mpsc::Sender<StreamEvent>) {
         for (shard, position) in shards {
             if position == Position::End {
@@ -88,16 +88,16 @@ impl Stream {
     }
 }
 
-/// What one answer holds, and when it was given.
+/// The content of one answer, and when it was given.
 struct Records {
     read: Vec<(Sequence, Record)>,
     unreadable: usize,
     last: Option<Sequence>,
     bytes: u64,
-    /// The iterator for the next.
+    /// The iterator for the next page.
     next: Option<String>,
     served_millis: Option<u64>,
-    /// It came with its checksum.
+    /// Whether it came with its checksum.
     summed: bool,
 }
 
@@ -110,37 +110,37 @@ struct ShardReader {
     end: Option<ToldEnd>,
 }
 
-/// Iterators in a row with which nothing could be read.
+/// Consecutive iterators with which nothing could be read.
 #[derive(Default)]
 struct Useless {
     times: u32,
     backoff: Backoff,
 }
 
-/// The shard's end, as answers tell it. One that lacks the next iterator is no proof: what answers in the service's
-/// place lacks one as well.
+/// A shard's end as answers report it. One answer without a next iterator is no proof: whatever answers in
+/// the service's place lacks one as well.
 struct ToldEnd {
     since: Instant,
-    /// By so many answers in a row, each to an iterator of its own.
+    /// How many answers in a row have reported it, each to an iterator of its own.
     times: u32,
 }
 
-/// What a call to the stream came to, beside its answer.
+/// The result of a call to the stream, beside its answer.
 enum Answer<T> {
     Good(T),
     /// The iterator is older than 15 minutes.
     Expired,
     /// The position is older than 24 hours.
     Trimmed,
-    /// The shard is: it is not there any more.
+    /// The shard no longer exists.
     Gone,
 }
 
 impl ShardReader {
-    /// Reads the shard to its end, and says whether anyone listened to the end.
+    /// Reads the shard to its end. Returns whether the receiver stayed to the end.
     async fn run(mut self) -> bool {
         let mut iterator = None;
-        // When records came last: a shard that begins is taken for a busy one.
+        // When records last came: a shard that has just started counts as busy.
         let mut fresh = Instant::now();
         loop {
             let current = match iterator.take() {
@@ -148,7 +148,7 @@ impl ShardReader {
                 None => match self.get_iterator().await {
                     Answer::Good(Some(current)) => current,
                     Answer::Good(None) | Answer::Expired => {
-                        self.useless("none can be had").await;
+                        self.useless("no iterator was returned").await;
                         continue;
                     }
                     Answer::Trimmed => {
@@ -165,7 +165,7 @@ impl ShardReader {
                 match self.get_records(&current).await {
                     Answer::Good(page) => page,
                     Answer::Expired => {
-                        self.useless("it has expired, or can't be used").await;
+                        self.useless("the iterator has expired, or can't be used").await;
                         continue;
                     }
                     Answer::Trimmed => {
@@ -202,15 +202,15 @@ impl ShardReader {
                 return true;
             }
             iterator = next;
-            // What has told of the shard's end is asked again at once.
+            // An answer that reported the shard's end is checked again at once.
             let again = extent >= Extent::Part || self.end.as_ref().is_some_and(|end| end.times < ENDS);
             self.stream.pacer.pause(asked, fresh, again).await;
         }
     }
 
-    /// Whether the shard has ended, for certain: several answers in a row have said so, each to an iterator of its
-    /// own, the last of them without a record, and the list says so, too. Fewer will do where the last one came
-    /// with its checksum.
+    /// Whether the shard has certainly ended: several answers in a row have said so, each to an iterator of
+    /// its own, the last of them without a record, and the list says so too. Fewer are enough if the last one
+    /// came with its checksum.
     fn has_ended(&mut self, lacks_next: bool, empty_and_summed: Option<bool>, asked: Instant) -> bool {
         if !lacks_next {
             self.end = None;
@@ -220,7 +220,7 @@ impl ShardReader {
         end.times += 1;
         let (times, since) = (end.times, end.since);
         let listed = self.stream.lineage.borrow();
-        // A stream that has been turned off for another one has ended, with all its shards.
+        // A stream that has been replaced by another one has ended, with all its shards.
         let is_over = self.shard.is_of_other_stream();
         if is_over || listed.as_ref().is_some_and(|lineage| lineage.has_ended(&self.shard)) {
             let enough = |summed| times >= if summed { ENDS_SUMMED } else { ENDS };
@@ -230,37 +230,37 @@ impl ShardReader {
         if since.elapsed() >= LIST_LAGS && times.is_power_of_two() {
             warn!(
                 shard = %self.shard, times,
-                "the stream says that the shard has ended, and the list of shards that it goes on: reading it \
-                 again. If that lasts, something in between answers in the stream's place"
+                "the stream reports the shard's end, but the list of shards does not: reading it again. If \
+                 this persists, something in between answers in the stream's place"
             );
             let _ = self.events.try_send(StreamEvent::Failed);
         }
         false
     }
 
-    /// Waits before the next iterator is asked for, the longer the more have been of no use.
+    /// Waits before the next iterator is requested, longer with each useless one.
     async fn useless(&mut self, why: &'static str) {
         let Useless { times, backoff } = &mut self.useless;
         *times += 1;
         let pause = backoff.next(FaultKind::Unreachable);
         if *times >= USELESS && times.is_power_of_two() {
             let (shard, times) = (&self.shard, *times);
-            warn!(%shard, why, times, "can't read the local stream: no iterator is of use; trying again");
+            warn!(%shard, why, times, "can't read the local stream: no usable iterator; retrying");
         }
         tokio::time::sleep(pause).await;
     }
 
-    /// A surer sign of a shard's end than that the list gives it an ending sequence number: some
-    /// servers give one to every shard.
+    /// A surer sign of a shard's end than an ending sequence number in the list: some servers give one to
+    /// every shard.
     fn has_children(&self) -> bool {
         let listed = self.stream.lineage.borrow();
         listed.as_ref().is_some_and(|lineage| lineage.has_children(&self.shard))
     }
 
     async fn skip_trimmed(&mut self) -> Result<(), mpsc::error::SendError<StreamEvent>> {
-        self.useless("the records that it begins with are trimmed").await;
-        // The oldest record can go between an iterator and its first use. Nothing is missing: this
-        // reader was never past it.
+        self.useless("the records at the iterator's start were trimmed").await;
+        // The oldest record can be trimmed between an iterator's creation and its first use. Nothing is
+        // missing: this reader was never past it.
         if self.position == Position::TrimHorizon {
             return Ok(());
         }
@@ -268,7 +268,7 @@ impl ShardReader {
         self.events.send(StreamEvent::Trimmed { shard: self.shard.clone(), after }).await
     }
 
-    /// Ends a shard that went away while it was being read.
+    /// Ends a shard that was removed while it was being read.
     async fn end_unread(&mut self) -> Result<(), mpsc::error::SendError<StreamEvent>> {
         let (shard, after) = (self.shard.clone(), self.position.clone());
         self.events.send(StreamEvent::Trimmed { shard: shard.clone(), after }).await?;
@@ -286,7 +286,7 @@ impl ShardReader {
         self.events.send(StreamEvent::Page(end)).await
     }
 
-    /// Sets apart the answers that are part of reading a stream.
+    /// Separates the errors that are part of reading a stream.
     fn sort<T, E>(&self, result: Result<T, SdkError<E>>) -> Result<Answer<T>, Fault>
     where
         E: ProvideErrorMetadata + std::error::Error + Send + Sync + 'static,
@@ -300,7 +300,7 @@ impl ShardReader {
         match error.code() {
             Some("ExpiredIteratorException") => Ok(Answer::Expired),
             Some("TrimmedDataAccessException") => Ok(Answer::Trimmed),
-            // A stream that is missing as a whole can't be listed, and its shards are not gone.
+            // If the whole stream is missing it can't be listed, and its shards are not gone.
             Some("ResourceNotFoundException") if is_gone => Ok(Answer::Gone),
             _ => Err(error.into()),
         }
@@ -348,7 +348,7 @@ impl ShardReader {
             self.sort(result.map(ReadPage::from))
         };
         let answer = persist(call, |fault| self.complain(fault)).await;
-        // A call that can never succeed is made again, with a fresh iterator.
+        // A call that can never succeed is retried with a fresh iterator.
         let page = match answer {
             Ok(Answer::Good(page)) => page,
             Ok(Answer::Trimmed) => return Answer::Trimmed,
@@ -371,7 +371,7 @@ impl ShardReader {
                     unreadable += 1;
                     last = record.sequence.clone().or(last);
                     let event = StreamEvent::Unreadable { shard: self.shard.clone(), record };
-                    // Where nobody listens, the next page finds out.
+                    // If the receiver is gone, the next page notices.
                     let _ = self.events.send(event).await;
                 }
             }
@@ -382,12 +382,12 @@ impl ShardReader {
     }
 
     fn complain(&self, fault: &Fault) {
-        warn!(shard = %self.shard, %fault, "can't read the local stream; trying again");
+        warn!(shard = %self.shard, %fault, "can't read the local stream; retrying");
         let _ = self.events.try_send(StreamEvent::Failed);
     }
 }
 
-/// The page that an answer holds which the SDK could not read.
+/// The page in an answer that the SDK could not read.
 fn read_leniently<E>(error: &SdkError<E>) -> Option<ReadPage> {
     let answer = error.raw_response().filter(|answer| answer.status().is_success())?;
     lenient::read(answer.body().bytes()?)

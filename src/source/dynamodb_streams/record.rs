@@ -1,4 +1,4 @@
-//! A stream record of the SDK, turned into one of the protocol. Nothing is copied.
+//! Converts a stream record of the SDK to one of the protocol. Nothing is copied.
 
 use std::collections::HashMap;
 
@@ -11,12 +11,12 @@ use crate::log_key::log_key;
 use crate::protocol::{Item, Record};
 use crate::source::{Sequence, UnreadableRecord};
 
-/// What GetRecords answered.
+/// The answer to GetRecords.
 pub(super) struct ReadPage {
     pub(super) records: Vec<Result<(Sequence, Record), UnreadableRecord>>,
-    /// The records' sizes, in bytes, by the service's own count.
+    /// The records' sizes in bytes, as the service counts them.
     pub(super) bytes: u64,
-    /// The iterator for the next page; none at the end of a shard.
+    /// The iterator for the next page; `None` at the end of a shard.
     pub(super) next: Option<String>,
 }
 
@@ -43,10 +43,10 @@ pub(super) struct Parts {
 }
 
 impl Parts {
-    /// The record, if nothing is missing of it.
+    /// The record, if nothing is missing.
     pub(super) fn record(self) -> Result<(Sequence, Record), UnreadableRecord> {
         let Self { sequence, created_millis, key, old, new } = self;
-        let sequence_text = sequence.as_ref().map_or("of no sequence number", Sequence::as_str).to_owned();
+        let sequence_text = sequence.as_ref().map_or("without sequence number", Sequence::as_str).to_owned();
         let named = |key: &str, error: Unreadable| UnreadableRecord {
             sequence: sequence.clone(),
             created_millis,
@@ -56,7 +56,7 @@ impl Parts {
             key.unwrap_or_else(|| Err(Unreadable::without("keys"))).map_err(|error| named("", error))?;
         let of_key = |error| named(&format!(" of key {}", log_key(&key)), error);
         let (old, new) = (old.transpose().map_err(of_key)?, new.transpose().map_err(of_key)?);
-        // Without one, the write has no place in the order of all.
+        // Without it, the write has no place in the total order.
         let Some(created_millis) = created_millis.filter(|millis| *millis > 0) else {
             return Err(of_key(Unreadable::without("creation time")));
         };
@@ -74,21 +74,21 @@ pub(crate) struct Unreadable(String);
 
 impl Unreadable {
     fn without(part: &str) -> Self {
-        Self(format!("it has no {part} that can be read"))
+        Self(format!("no readable {part}"))
     }
 
-    /// Something that this build does not know; its type is told, but never its content.
+    /// For something that this build does not know; names its type, but never its content.
     pub(super) fn value(expected: &str, found: &serde_json::Value) -> Self {
         let found = match found.as_object() {
             Some(variants) => format!("{:?}", variants.keys().collect::<Vec<_>>()),
-            None => "something else".to_owned(),
+            None => "another type".to_owned(),
         };
         Self(format!("expected {expected}, found {found}"))
     }
 }
 
-/// The event's name is not looked at: the images say what happened, and newer releases of
-/// DynamoDB Local send names that the SDK does not know.
+/// The event's name is ignored: the images say what happened, and newer releases of DynamoDB Local send names
+/// that the SDK does not know.
 pub(crate) fn convert(record: StreamRecord) -> Result<(Sequence, Record), UnreadableRecord> {
     let Some(body) = record.dynamodb else { return Parts::default().record() };
     let item = |image: HashMap<String, StreamValue>| -> Result<Item, Unreadable> {
@@ -124,6 +124,6 @@ fn convert_value(value: StreamValue) -> Result<AttributeValue, Unreadable> {
                 .map(|(name, value)| Ok((name, convert_value(value)?)))
                 .collect::<Result<_, _>>()?,
         ),
-        _ => return Err(Unreadable("an attribute type that is newer than this build".to_owned())),
+        _ => return Err(Unreadable("an attribute type newer than this build".to_owned())),
     })
 }

@@ -1,7 +1,7 @@
 //! The service's own clock, from the Date header of its answers.
 //!
-//! It tells how far behind the tip a reader may be, in the clock that also sets the records'
-//! creation times, so that no agent's clock is needed for it.
+//! It bounds how far a reader may be behind the tip, in the clock that also sets the records' creation times,
+//! so that this needs no agent's clock.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -14,19 +14,19 @@ use aws_sdk_dynamodbstreams::primitives::{DateTime, DateTimeFormat};
 
 use crate::clock::epoch_millis;
 
-/// Catches the Date header of one call; 0 is none.
+/// Captures the Date header of one call; 0 is none.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct ServiceClock(Arc<AtomicU64>);
 
 impl ServiceClock {
-    /// Milliseconds since the Unix epoch, in whole seconds, if the answer said.
+    /// Milliseconds since the Unix epoch, in whole seconds, if the answer had a date.
     pub(crate) fn millis(&self) -> Option<u64> {
         Some(self.0.load(Ordering::Relaxed)).filter(|millis| *millis > 0)
     }
 }
 
-/// The clock of the machine that this client is on, in milliseconds since the Unix epoch: to tell whether a
-/// service's is far ahead, and for nothing else.
+/// The clock of the machine that this client runs on, in milliseconds since the Unix epoch: used only to
+/// detect a service clock that is far ahead.
 pub(crate) fn own_millis(client: &Client) -> u64 {
     epoch_millis(client.config().time_source().unwrap_or_default().now())
 }

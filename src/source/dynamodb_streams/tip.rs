@@ -8,7 +8,7 @@ use crate::fault::Fault;
 use crate::protocol::Record;
 use crate::source::ShardId;
 
-/// A stand at the tip of some shards: what is written to them after it was taken is seen.
+/// A position at the tip of some shards: whatever is written to them afterwards is seen.
 #[derive(Debug)]
 pub struct Tip {
     client: Client,
@@ -26,8 +26,8 @@ impl Tip {
         Ok(Self { client: client.clone(), iterators })
     }
 
-    /// The records that have shown since the last look, each with its shard. What can't be read is
-    /// passed over.
+    /// The records that have arrived since the last call, each with its shard. Unreadable records are
+    /// skipped.
     pub async fn look(&mut self) -> Result<Vec<(ShardId, Record)>, Fault> {
         let mut seen = Vec::new();
         for (shard, iterator) in std::mem::take(&mut self.iterators) {
