@@ -72,7 +72,7 @@ pub async fn join(
         .filter(|(name, _)| **name != new.name && taken.iter().any(|table| table.is_in(name)))
         .map(|(name, region)| (name.clone(), region.clone()))
         .collect();
-    let names = taken.iter().map(|table| table.name.clone()).collect();
+    let names = taken.iter().map(|table| table.name().to_owned()).collect();
     let mut joining = agents_of(&others, new, names, lease_duration).await?;
     let deadline = Instant::now() + START;
     while joining.may_be_starting() && Instant::now() < deadline {
@@ -81,9 +81,9 @@ pub async fn join(
     }
     // Once it has been let in, what is written there is replicated as anything else.
     if !force && (!joining.is_known() || joining.agents.is_empty()) {
-        for table in &taken {
-            let left = left(new, table, &config.tuning).await;
-            let left = left.map_err(|fault| OperateError::at(new, &table.name, fault))?;
+        for replica in taken.iter().filter_map(|table| table.replica_in(&new.name)) {
+            let left = left(replica, &config.tuning).await;
+            let left = left.map_err(|fault| OperateError::at(new, &replica.table.name, fault))?;
             joining.written.extend((left.writes > 0).then_some(left));
         }
     }

@@ -21,11 +21,10 @@ use serde_json::Value;
 use tokio::task::JoinSet;
 use tokio::time::Instant;
 
-use super::{Arrival, OperateError, wait};
+use super::{Arrival, OperateError, PhysicalReplica, TableReplicas, wait};
 use crate::apply::Replica;
-use crate::config::TableConfig;
 use crate::control::{ControlTable, RowId, SavedLetter};
-use crate::fault::FaultKind;
+use crate::fault::{Fault, FaultKind};
 use crate::item_json::item_json;
 use crate::protocol::{Body, Fingerprint, Item, KeyId, Origin, STAMP, Shown, Stamp, Version, Write};
 use crate::region::Region;
@@ -44,6 +43,9 @@ pub struct Letter {
     /// The time in its version, in milliseconds since the Unix epoch.
     pub written_millis: u64,
     pub reason: String,
+    /// Whose control table has it.
+    #[serde(skip)]
+    kept_in: Region,
     #[serde(skip)]
     saved: SavedLetter,
 }
@@ -72,70 +74,64 @@ pub struct Replayed {
 }
 
 /// All letters of some tables, the oldest first.
-pub async fn dead_letters(
-    tables: &[TableConfig],
-    regions: &BTreeMap<Origin, Region>,
-) -> Result<Vec<Letter>, OperateError> {
+pub async fn dead_letters(tables: &[TableReplicas]) -> Result<Vec<Letter>, OperateError> {
     let mut letters = Vec::new();
-    for table in tables {
-        for region in table.replicas.iter().filter_map(|(name, _)| regions.get(name)) {
-            let saved = ControlTable::of(region).dead_letters(&table.name).await;
-            let saved = saved.map_err(|fault| OperateError::at(region, &region.control_table, fault))?;
-            letters.extend(saved.into_iter().map(|saved| Letter::of(table, &region.name, saved)));
-        }
+    for replica in tables.iter().flat_map(|table| &table.replicas) {
+        let saved = replica.control().dead_letters(&replica.table.name).await;
+        let saved = saved.map_err(|fault| replica.at_control(fault))?;
+        letters.extend(saved.into_iter().map(|saved| Letter::of(replica, saved)));
     }
     letters.sort_by(|a, b| a.saved.version.cmp(&b.saved.version));
     Ok(letters)
 }
 
 impl Letter {
-    fn of(table: &TableConfig, origin: &Origin, saved: SavedLetter) -> Self {
+    fn of(replica: &PhysicalReplica, saved: SavedLetter) -> Self {
         Self {
             id: saved.id.clone(),
-            table: table.name.clone(),
-            origin: origin.clone(),
+            table: replica.table.name.clone(),
+            origin: replica.region.name.clone(),
             peer: saved.peer.clone(),
             key: item_json(&saved.key),
             operation: if saved.is_delete { "delete" } else { "put" },
             version: saved.version.to_string().trim_end().to_owned(),
             written_millis: saved.version.hlc.millis(),
             reason: saved.reason.clone(),
+            kept_in: replica.region.clone(),
             saved,
         }
     }
 
     /// The image that the write put in place, and the one that it replaced at its origin.
-    pub async fn images(
-        &self,
-        regions: &BTreeMap<Origin, Region>,
-    ) -> Result<(Option<Item>, Option<Item>), OperateError> {
-        let Some(region) = regions.get(&self.origin) else { return Ok((None, None)) };
-        let images = ControlTable::of(region).dead_letter_images(&self.saved).await;
-        images.map_err(|fault| OperateError::at(region, &region.control_table, fault))
+    pub async fn images(&self) -> Result<(Option<Item>, Option<Item>), OperateError> {
+        let images = ControlTable::of(&self.kept_in).dead_letter_images(&self.saved).await;
+        images.map_err(|fault| self.at_control(fault))
     }
 
     /// Deletes it, with its images.
-    pub async fn drop(&self, regions: &BTreeMap<Origin, Region>) -> Result<(), OperateError> {
-        let Some(region) = regions.get(&self.origin) else { return Ok(()) };
-        let dropped = ControlTable::of(region).delete_dead_letter(&self.saved).await;
-        dropped.map_err(|fault| OperateError::at(region, &region.control_table, fault))
+    pub async fn drop(&self) -> Result<(), OperateError> {
+        let dropped = ControlTable::of(&self.kept_in).delete_dead_letter(&self.saved).await;
+        dropped.map_err(|fault| self.at_control(fault))
+    }
+
+    fn at_control(&self, fault: Fault) -> OperateError {
+        OperateError::at(&self.kept_in, &self.kept_in.control_table, fault)
     }
 }
 
 /// Replays the chosen letters of a table; `all` are all that the table has, in every region.
 pub async fn replay(
-    table: &TableConfig,
+    table: &TableReplicas,
     all: &[Letter],
     chosen: &[Letter],
-    regions: &BTreeMap<Origin, Region>,
     timeout: Duration,
 ) -> Result<Vec<Replayed>, OperateError> {
     let mut replayed = Vec::new();
     let mut before = BTreeMap::new();
     for letter in chosen {
-        before.insert(&letter.id, look(table, regions, &letter.saved.key).await?);
+        before.insert(&letter.id, look(table, &letter.saved.key).await?);
     }
-    let lacking = drain(table, regions, Instant::now() + timeout).await?;
+    let lacking = drain(table, Instant::now() + timeout).await?;
     let mut touched = BTreeSet::new();
     for letter in chosen {
         let newer = all.iter().filter(|other| other.saved.key == letter.saved.key);
@@ -143,11 +139,11 @@ pub async fn replay(
         let (fate, why) = match (newer.filter(|newer| newer.saved.version > letter.saved.version), &lacking) {
             (Some(newer), _) => (Fate::Outrun, format!("a newer write of the key is in letter {}", newer.id)),
             (None, Some(lacking)) => (Fate::Undecided, lacking.clone()),
-            (None, None) => letter.replay(table, regions, before.get(&letter.id), &mut touched).await?,
+            (None, None) => letter.replay(table, before.get(&letter.id), &mut touched).await?,
         };
         match fate {
-            Fate::Replayed | Fate::Outrun => letter.drop(regions).await?,
-            Fate::Refused if why != letter.reason => letter.save_reason(&why, regions).await?,
+            Fate::Replayed | Fate::Outrun => letter.drop().await?,
+            Fate::Refused if why != letter.reason => letter.save_reason(&why).await?,
             Fate::Refused | Fate::Undecided => {}
         }
         replayed.push(Replayed { letter: letter.clone(), fate, why });
@@ -157,17 +153,10 @@ pub async fn replay(
 
 /// Waits until all that was written to a table anywhere is everywhere; if it is not in time, says
 /// what is lacking.
-async fn drain(
-    table: &TableConfig,
-    regions: &BTreeMap<Origin, Region>,
-    deadline: Instant,
-) -> Result<Option<String>, OperateError> {
+async fn drain(table: &TableReplicas, deadline: Instant) -> Result<Option<String>, OperateError> {
     let mut waits = JoinSet::new();
-    for region in table.replicas.iter().filter_map(|(name, _)| regions.get(name)) {
-        let (table, region) = (table.clone(), region.clone());
-        let peers: Vec<Origin> =
-            table.replicas.iter().map(|(name, _)| name.clone()).filter(|name| *name != region.name).collect();
-        waits.spawn(async move { wait(&table, &region, &peers, deadline).await });
+    for origin in table.replicas.clone() {
+        waits.spawn(async move { wait(&origin, &origin.peers(), deadline).await });
     }
     let mut lacking = BTreeSet::new();
     while let Some(arrivals) = waits.join_next().await {
@@ -185,17 +174,13 @@ async fn drain(
 /// What each region holds for a key.
 type Held = BTreeMap<Origin, Option<Item>>;
 
-async fn look(
-    table: &TableConfig,
-    regions: &BTreeMap<Origin, Region>,
-    key: &Item,
-) -> Result<Held, OperateError> {
+async fn look(table: &TableReplicas, key: &Item) -> Result<Held, OperateError> {
     let mut held = Held::new();
-    for (name, physical) in &table.replicas {
-        let Some(region) = regions.get(name) else { continue };
-        let get = region.tables.get_item().table_name(physical).consistent_read(true);
-        let answer = get.set_key(Some(key.clone())).send().await;
-        held.insert(name.clone(), answer.map_err(|error| OperateError::at(region, physical, error))?.item);
+    for replica in &table.replicas {
+        let PhysicalReplica { region, name, .. } = replica;
+        let get = region.tables.get_item().table_name(name).consistent_read(true);
+        let answer = get.set_key(Some(key.clone())).send().await.map_err(|error| replica.at(error))?;
+        held.insert(region.name.clone(), answer.item);
     }
     Ok(held)
 }
@@ -308,15 +293,10 @@ impl Case<'_> {
     }
 }
 
-/// A replica of a table, to be written to.
-fn open<'a>(
-    table: &'a TableConfig,
-    regions: &'a BTreeMap<Origin, Region>,
-    name: &Origin,
-) -> Option<(&'a Region, &'a str, Replica)> {
-    let (region, physical) = (regions.get(name)?, table.name_in(name)?);
-    let replica = Replica::new(region, physical.to_owned(), Arc::default(), fastrand::Rng::new().u64(..));
-    Some((region, physical, replica))
+/// A replica, to be written to.
+fn open(replica: &PhysicalReplica) -> Replica {
+    let seed = fastrand::Rng::new().u64(..);
+    Replica::new(&replica.region, replica.name.clone(), Arc::default(), seed)
 }
 
 /// Whether both are there, and hold the same, the stamps aside.
@@ -327,17 +307,16 @@ fn same(a: Option<&Item>, b: Option<&Item>) -> bool {
 impl Letter {
     async fn replay(
         &self,
-        table: &TableConfig,
-        regions: &BTreeMap<Origin, Region>,
+        table: &TableReplicas,
         before: Option<&Held>,
         touched: &mut BTreeSet<KeyId>,
     ) -> Result<(Fate, String), OperateError> {
         let SavedLetter { key, version, is_delete, .. } = &self.saved;
-        let (new, old) = self.images(regions).await?;
-        let held = look(table, regions, key).await?;
+        let (new, old) = self.images().await?;
+        let held = look(table, key).await?;
         let Self { origin, peer, .. } = self;
         let at_origin = held.get(origin).and_then(Option::as_ref);
-        let shown = at_origin.map(|item| table.selections.shows(peer, key, item));
+        let shown = at_origin.map(|item| table.config.selections.shows(peer, key, item));
         let for_peer = match &shown {
             Some(Shown::Item(item)) => Some(item.as_ref()),
             Some(Shown::Nothing | Shown::Never) | None => None,
@@ -367,38 +346,34 @@ impl Letter {
             }
             decision => decision,
         };
-        let (Some(at_origin), Some(at_peer)) = (open(table, regions, origin), open(table, regions, peer))
-        else {
+        let (Some(at_origin), Some(at_peer)) = (table.replica_in(origin), table.replica_in(peer)) else {
             return Ok((Fate::Undecided, format!("the table has no replica in {origin} or {peer} any more")));
         };
         let stands = |region: &Origin| held.get(region).cloned().flatten().unwrap_or_default();
         let is_done = match decision {
             Decision::Not(fate, why) => return Ok((fate, why)),
             Decision::DeleteAtPeer => {
-                let (region, physical, replica) = &at_peer;
-                let deleted = replica.delete_exactly(key, &stands(peer)).await;
-                deleted.map_err(|fault| OperateError::at(region, physical, fault))?
+                let deleted = open(at_peer).delete_exactly(key, &stands(peer)).await;
+                deleted.map_err(|fault| at_peer.at(fault))?
             }
             Decision::TouchOrigin => {
                 let write = self.write(new.unwrap_or_default());
-                let (region, physical, replica) = &at_peer;
-                match replica.probe(&write).await {
+                match open(at_peer).probe(&write).await {
                     Ok(()) => {}
                     Err(fault) if fault.kind == FaultKind::Invalid => {
                         return Ok((Fate::Refused, fault.to_string()));
                     }
-                    Err(fault) => return Err(OperateError::at(region, physical, fault)),
+                    Err(fault) => return Err(at_peer.at(fault)),
                 }
                 if touched.contains(&id) {
                     return Ok((Fate::Replayed, format!("replicated again from {origin}")));
                 }
-                let (region, physical, replica) = &at_origin;
-                match replica.touch(&write, &stands(origin)).await {
+                match open(at_origin).touch(&write, &stands(origin)).await {
                     Ok(is_done) => is_done,
                     Err(fault) if fault.kind == FaultKind::Invalid => {
                         return Ok((Fate::Refused, fault.to_string()));
                     }
-                    Err(fault) => return Err(OperateError::at(region, physical, fault)),
+                    Err(fault) => return Err(at_origin.at(fault)),
                 }
             }
         };
@@ -425,14 +400,9 @@ impl Letter {
         Write { key: key.clone(), version: version.clone(), base, body, replaced: None, home: None }
     }
 
-    async fn save_reason(
-        &self,
-        reason: &str,
-        regions: &BTreeMap<Origin, Region>,
-    ) -> Result<(), OperateError> {
-        let Some(region) = regions.get(&self.origin) else { return Ok(()) };
-        let saved = ControlTable::of(region).save_reason(&self.saved, reason).await;
-        saved.map_err(|fault| OperateError::at(region, &region.control_table, fault))
+    async fn save_reason(&self, reason: &str) -> Result<(), OperateError> {
+        let saved = ControlTable::of(&self.kept_in).save_reason(&self.saved, reason).await;
+        saved.map_err(|fault| self.at_control(fault))
     }
 }
 

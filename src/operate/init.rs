@@ -12,9 +12,10 @@ use aws_sdk_dynamodb::types::{
 use serde::Serialize;
 use tokio::time::Instant;
 
-use super::OperateError;
-use crate::config::{Config, TableConfig};
-use crate::control::{ControlTable, EXPIRES, PK, SK, Setup};
+use super::replicas::client;
+use super::{OperateError, PhysicalReplica, TableReplicas};
+use crate::config::{Config, RegionConfig};
+use crate::control::{EXPIRES, PK, SK, Setup};
 use crate::fault::{Fault, FaultKind};
 use crate::protocol::{Origin, STAMP};
 use crate::region::Region;
@@ -101,14 +102,15 @@ impl Plan {
         create_tables: bool,
     ) -> Result<Self, OperateError> {
         let mut plan = Self { steps: Vec::new(), problems: Vec::new() };
-        for region in config.regions.iter().filter_map(|region| regions.get(&region.name)) {
+        for RegionConfig { name, control_table, .. } in &config.regions {
+            let region = client(regions, name, control_table)?;
             plan.own_table(region, &region.control_table, Change::CreateControlTable).await?;
             if config.records_conflicts_in(&region.name) {
                 plan.own_table(region, &region.conflict_table, Change::CreateConflictTable).await?;
             }
         }
         for table in &super::tables(config, regions).await? {
-            plan.table(table, regions, create_tables).await?;
+            plan.table(table, create_tables).await?;
         }
         Ok(plan)
     }
@@ -157,16 +159,11 @@ impl Plan {
         Ok(())
     }
 
-    async fn table(
-        &mut self,
-        table: &TableConfig,
-        regions: &BTreeMap<Origin, Region>,
-        create_tables: bool,
-    ) -> Result<(), OperateError> {
+    async fn table(&mut self, table: &TableReplicas, create_tables: bool) -> Result<(), OperateError> {
         let mut missing = Vec::new();
         let mut first: Option<(&Region, Described)> = None;
-        for (name, physical) in &table.replicas {
-            let Some(region) = regions.get(name) else { continue };
+        for replica in &table.replicas {
+            let PhysicalReplica { region, name: physical, .. } = replica;
             let Some(found) = look(region, physical).await? else {
                 missing.push((region, physical));
                 continue;
@@ -174,13 +171,13 @@ impl Plan {
             if let Some(reason) = &found.managed {
                 self.problem(region, physical, reason.clone());
             }
-            let setup = Setup::of(table, name);
-            match ControlTable::of(region).belongs_elsewhere(&table.name, &setup).await {
+            let setup = Setup::of(&table.config, &region.name);
+            match replica.control().belongs_elsewhere(table.name(), &setup).await {
                 Ok(Some(reason)) => self.problem(region, physical, reason),
                 Ok(None) => {}
                 // It is about to be made, or made right.
                 Err(fault) if matches!(fault.kind, FaultKind::Missing | FaultKind::Invalid) => {}
-                Err(fault) => return Err(OperateError::at(region, &region.control_table, fault)),
+                Err(fault) => return Err(replica.at_control(fault)),
             }
             self.stream(region, physical, &found);
             match &first {
@@ -211,8 +208,10 @@ impl Plan {
             }
             return Ok(());
         };
-        let ttl = match table.name_in(&like.name) {
-            Some(physical) if create_tables && !missing.is_empty() => ttl_attribute(like, physical).await?,
+        let ttl = match table.replica_in(&like.name) {
+            Some(replica) if create_tables && !missing.is_empty() => {
+                ttl_attribute(like, &replica.name).await?
+            }
             _ => None,
         };
         for (region, physical) in missing {
@@ -264,7 +263,7 @@ impl Plan {
         mut taken: impl FnMut(&Step),
     ) -> Result<(), OperateError> {
         for step in &self.steps {
-            let Some(region) = regions.get(&step.region) else { continue };
+            let region = client(regions, &step.region, &step.table)?;
             step.take(region).await.map_err(|fault| OperateError::at(region, &step.table, fault))?;
             taken(step);
         }

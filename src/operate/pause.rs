@@ -11,6 +11,7 @@ use tokio::task::JoinSet;
 use tokio::time::{Instant, MissedTickBehavior};
 
 use super::OperateError;
+use super::replicas::client;
 use crate::config::Config;
 use crate::control::{AgentId, Beat, ControlTable};
 use crate::fault::Fault;
@@ -93,7 +94,8 @@ pub async fn pause(
     // No flow is paused where one can't be.
     let mut sites = Vec::new();
     for (origin, peers) in by_origin {
-        let Some(region) = regions.get(origin) else { continue };
+        let control_table = config.region(origin.as_str()).map_or("", |region| &region.control_table);
+        let region = client(regions, origin, control_table)?;
         let site = Site { region: region.clone(), control: ControlTable::of(region), peers };
         let lost_from = match until {
             Some(until) => site.lost_from(until, retention).await?,

@@ -18,14 +18,15 @@ use tracing::warn;
 
 use super::agents::{AgentElsewhere, elsewhere, running};
 use super::left::{Left, left};
-use super::{Arrival, OperateError, Watermark, wait, watermarks};
-use crate::config::{Config, TableConfig};
+use super::wait::watermarks_at;
+use super::{Arrival, OperateError, PhysicalReplica, TableReplicas, Watermark, tables_seen_from, wait};
+use crate::config::Config;
 use crate::control::{Cause, ControlTable, Gap, lease_space};
 use crate::fault::{Fault, FaultKind};
 use crate::lag::wall_millis;
 use crate::protocol::Origin;
 use crate::region::Region;
-use crate::schema::{StreamState, describe};
+use crate::schema::StreamState;
 
 /// How long a region may take to answer before it counts as out of reach.
 const ANSWER: Duration = Duration::from_secs(10);
@@ -112,9 +113,10 @@ pub async fn remove(
         Err(fault) => return Err(OperateError::at(gone, &gone.control_table, fault)),
     }
     let is_there = removal.unreachable.is_none();
-    let mut tables = super::tables(config, if is_there { regions } else { &others }).await?;
+    let asked = regions.values().filter(|region| is_there || region.name != gone.name);
+    let mut tables = tables_seen_from(config, regions, asked).await?;
     tables.retain(|table| table.is_in(&gone.name));
-    let names: Vec<String> = tables.iter().map(|table| table.name.clone()).collect();
+    let names: Vec<String> = tables.iter().map(|table| table.name().to_owned()).collect();
     let mut known = !removal.agents.is_empty();
     for region in others.values() {
         let spaces = spaces(region, &tables).await?;
@@ -128,13 +130,14 @@ pub async fn remove(
     }
     if !removal.is_drained() {
         let of_gone = |watermark: &Watermark| watermark.origin == gone.name;
-        removal.watermarks = watermarks(&tables, &others).await?.into_iter().filter(of_gone).collect();
+        let stay = tables.iter().flat_map(|table| &table.replicas).filter(|of| of.region.name != gone.name);
+        removal.watermarks = watermarks_at(stay).await?.into_iter().filter(of_gone).collect();
     }
     if options.dry_run || !removal.is_ready(options.force) {
         return Ok(removal);
     }
     if !removal.is_drained() {
-        mark(&tables, &others, &removal).await?;
+        mark(&tables, &removal).await?;
     }
     for region in others.values() {
         let spaces = spaces(region, &tables).await?;
@@ -168,24 +171,22 @@ async fn named_by(
 /// What of the region's writes is not everywhere: its agents say so, or else its streams.
 async fn look(
     config: &Config,
-    tables: &[TableConfig],
+    tables: &[TableReplicas],
     gone: &Region,
     options: RemoveOptions,
     removal: &mut Removal,
 ) -> Result<(), OperateError> {
     let deadline = Instant::now() + options.timeout;
     let control = ControlTable::of(gone);
-    let at = |table: &str, fault: Fault| OperateError::at(gone, table, fault);
     let mut waits = JoinSet::new();
-    for table in tables {
-        let agreement =
-            control.agreement(&table.name).await.map_err(|fault| at(&gone.control_table, fault))?;
+    for replica in tables.iter().filter_map(|table| table.replica_in(&gone.name)) {
+        let table = &replica.table.name;
+        let agreement = control.agreement(table).await.map_err(|fault| replica.at_control(fault))?;
         removal.marks += agreement.gaps.len();
-        let letters =
-            control.dead_letters(&table.name).await.map_err(|fault| at(&gone.control_table, fault))?;
+        let letters = control.dead_letters(table).await.map_err(|fault| replica.at_control(fault))?;
         removal.dead_letters += letters.len();
         if removal.agents.is_empty() {
-            let look = timeout_at(deadline, left(gone, table, &config.tuning)).await;
+            let look = timeout_at(deadline, left(replica, &config.tuning)).await;
             let left = look.unwrap_or_else(|_| {
                 let message = format!("its stream could not be read within {} s", options.timeout.as_secs());
                 Err(Fault { kind: FaultKind::Unreachable, code: String::new(), message })
@@ -193,16 +194,14 @@ async fn look(
             removal.left.push(match left {
                 Ok(left) => left,
                 Err(fault) if options.force => {
-                    warn!(region = %gone.name, table = table.name, %fault, "what is left can't be known");
-                    Left { table: table.name.clone(), writes: 0, unknown: true }
+                    warn!(region = %gone.name, table, %fault, "what is left can't be known");
+                    Left { table: table.clone(), writes: 0, unknown: true }
                 }
-                Err(fault) => return Err(at(&table.name, fault)),
+                Err(fault) => return Err(OperateError::at(gone, table, fault)),
             });
         } else {
-            let (table, gone) = (table.clone(), gone.clone());
-            let peers: Vec<Origin> = table.replicas.iter().map(|(name, _)| name.clone()).collect();
-            let peers: Vec<Origin> = peers.into_iter().filter(|name| *name != gone.name).collect();
-            waits.spawn(async move { wait(&table, &gone, &peers, deadline).await });
+            let (replica, peers) = (replica.clone(), replica.peers());
+            waits.spawn(async move { wait(&replica, &peers, deadline).await });
         }
     }
     while let Some(arrivals) = waits.join_next().await {
@@ -214,59 +213,49 @@ async fn look(
 }
 
 /// Where one region may have got what another has not, the replicas are to be compared.
-async fn mark(
-    tables: &[TableConfig],
-    others: &BTreeMap<Origin, Region>,
-    removal: &Removal,
-) -> Result<(), OperateError> {
+async fn mark(tables: &[TableReplicas], removal: &Removal) -> Result<(), OperateError> {
     for table in tables {
-        let peers: Vec<Origin> = table
-            .replicas
-            .iter()
-            .map(|(name, _)| name.clone())
-            .filter(|name| others.contains_key(name))
-            .collect();
-        let Some(region) = peers.first().and_then(|name| others.get(name)).filter(|_| peers.len() > 1) else {
-            continue;
-        };
-        let promised = removal.watermarks.iter().filter(|watermark| watermark.table == table.name);
+        let stay: Vec<&PhysicalReplica> =
+            table.replicas.iter().filter(|replica| replica.region.name != removal.region).collect();
+        let [first, _, ..] = stay[..] else { continue };
+        let promised = removal.watermarks.iter().filter(|watermark| watermark.table == table.name());
         let from_millis = promised.map(|watermark| watermark.millis.unwrap_or_default()).min();
         let gap = Gap {
             origin: removal.region.clone(),
             shard: "removed".to_owned(),
             cause: Cause::Trimmed,
-            peers,
+            peers: stay.iter().map(|replica| replica.region.name.clone()).collect(),
             from_millis: from_millis.unwrap_or_default(),
             until_millis: wall_millis(),
             found_millis: wall_millis(),
         };
-        let saved = timeout(ANSWER, ControlTable::of(region).save_gap(&table.name, &gap)).await;
+        let saved = timeout(ANSWER, first.control().save_gap(table.name(), &gap)).await;
         let saved = saved.unwrap_or_else(|_| {
             let message = format!("no answer within {} s", ANSWER.as_secs());
             Err(Fault { kind: FaultKind::Unreachable, code: String::new(), message })
         });
-        saved.map_err(|fault| OperateError::at(region, &region.control_table, fault))?;
+        saved.map_err(|fault| first.at_control(fault))?;
     }
     Ok(())
 }
 
 /// Where the leases of the tables' streams are kept in a region, of those that are there.
-async fn spaces(region: &Region, tables: &[TableConfig]) -> Result<Vec<String>, OperateError> {
+async fn spaces(region: &Region, tables: &[TableReplicas]) -> Result<Vec<String>, OperateError> {
     let mut spaces = Vec::new();
-    for table in tables {
-        let Some(physical) = table.name_in(&region.name) else { continue };
-        let known = ControlTable::of(region).table_streams(&table.name).await;
-        let known = known.map_err(|fault| OperateError::at(region, &region.control_table, fault))?;
-        spaces.extend(known.iter().map(|stream| lease_space(&table.name, &stream.arn)));
-        match describe(region, physical).await {
+    for replica in tables.iter().filter_map(|table| table.replica_in(&region.name)) {
+        let table = &replica.table.name;
+        let known = replica.control().table_streams(table).await;
+        let known = known.map_err(|fault| replica.at_control(fault))?;
+        spaces.extend(known.iter().map(|stream| lease_space(table, &stream.arn)));
+        match replica.describe().await {
             Ok(described) => {
                 if let StreamState::On { arn } = described.stream {
-                    spaces.push(lease_space(&table.name, &arn));
+                    spaces.push(lease_space(table, &arn));
                     spaces.dedup();
                 }
             }
             Err(fault) if fault.kind == FaultKind::Missing => {}
-            Err(fault) => return Err(OperateError::at(region, physical, fault)),
+            Err(fault) => return Err(replica.at(fault)),
         }
     }
     Ok(spaces)

@@ -5,21 +5,16 @@
 //! checkpoints when all of that has been done. It costs one write to raise a barrier, and one a
 //! shard and peer.
 
-use std::collections::BTreeMap;
 use std::time::Duration;
 
 use serde::Serialize;
 use tokio::time::{Instant, MissedTickBehavior};
 use tracing::warn;
 
-use super::OperateError;
-use crate::config::TableConfig;
-use crate::control::{ControlTable, Gap, LeaseTable, lease_space};
-use crate::fault::{Fault, FaultKind};
+use super::{OperateError, PhysicalReplica, TableReplicas};
+use crate::control::{Gap, LeaseTable, lease_space};
 use crate::lag::{moment, wall_millis};
 use crate::protocol::Origin;
-use crate::region::Region;
-use crate::schema::{StreamState, describe};
 use crate::stream::{ShardId, list_once};
 
 /// How often the leases are looked at.
@@ -51,31 +46,20 @@ impl Arrival {
     }
 }
 
-/// Waits until `peers` have all that was written to a table at `origin` before the call, or until
-/// the deadline.
+/// Waits until `peers` have all that was written to an origin's replica before the call, or until the
+/// deadline.
 ///
 /// Peers that have no replica of the table are left out.
 pub async fn wait(
-    table: &TableConfig,
-    origin: &Region,
+    origin: &PhysicalReplica,
     peers: &[Origin],
     deadline: Instant,
 ) -> Result<Vec<Arrival>, OperateError> {
-    let physical = table.name_in(&origin.name).unwrap_or(&table.name);
-    let at = |table: &str, fault: Fault| OperateError::at(origin, table, fault);
-    let control = ControlTable::of(origin);
-    let described = describe(origin, physical).await.map_err(|fault| at(physical, fault))?;
-    let StreamState::On { arn } = described.stream else {
-        let message = "the table has no stream with both images; `tradewind init` tells what to do";
-        return Err(at(
-            physical,
-            Fault { kind: FaultKind::Missing, code: String::new(), message: message.to_owned() },
-        ));
-    };
+    let (table, control) = (&origin.table, origin.control());
+    let arn = origin.stream().await?;
     let space = lease_space(&table.name, &arn);
-    let barrier = control.raise_barrier(&space).await;
-    let barrier = barrier.map_err(|fault| at(&origin.control_table, fault))?;
-    let list = || async { list_once(&origin.streams, &arn).await.map_err(|fault| at(physical, fault)) };
+    let barrier = control.raise_barrier(&space).await.map_err(|fault| origin.at_control(fault))?;
+    let list = || async { list_once(&origin.region.streams, &arn).await.map_err(|fault| origin.at(fault)) };
     let mut lineage = list().await?;
     let peers: Vec<&Origin> = peers.iter().filter(|peer| table.is_in(peer)).collect();
     let mut told = false;
@@ -84,7 +68,7 @@ pub async fn wait(
     loop {
         ticks.tick().await;
         let LeaseTable { leases, .. } =
-            control.leases(&space).await.map_err(|fault| at(&origin.control_table, fault))?;
+            control.leases(&space).await.map_err(|fault| origin.at_control(fault))?;
         // What was written before the barrier may be in a child that was not listed yet.
         let has_ended = |shard: &ShardId| {
             leases.get(shard).is_some_and(|lease| peers.iter().all(|peer| lease.is_done_for(peer)))
@@ -96,7 +80,7 @@ pub async fn wait(
             .iter()
             .map(|peer| Arrival {
                 table: table.name.clone(),
-                origin: origin.name.clone(),
+                origin: origin.region.name.clone(),
                 peer: (*peer).clone(),
                 shards: lineage.shards().count(),
                 arrived: lineage
@@ -116,7 +100,7 @@ pub async fn wait(
         if is_complete || is_over {
             // A mark is made before a checkpoint passes what it tells of.
             let agreement = control.agreement(&table.name).await;
-            let marks = agreement.map_err(|fault| at(&origin.control_table, fault))?.gaps;
+            let marks = agreement.map_err(|fault| origin.at_control(fault))?.gaps;
             for arrival in &mut arrivals {
                 let concerns = |gap: &&Gap| gap.origin == arrival.origin && gap.peers.contains(&arrival.peer);
                 arrival.marks = marks.iter().filter(concerns).cloned().collect();
@@ -126,7 +110,7 @@ pub async fn wait(
             return Ok(arrivals);
         }
         if is_over || !told {
-            let paused = control.crew().await.map_err(|fault| at(&origin.control_table, fault))?.pauses;
+            let paused = control.crew().await.map_err(|fault| origin.at_control(fault))?.pauses;
             for arrival in arrivals.iter_mut().filter(|arrival| !arrival.is_complete()) {
                 arrival.paused_until =
                     paused.get(&arrival.peer).copied().filter(|until| *until > wall_millis());
@@ -155,20 +139,22 @@ pub struct Watermark {
 }
 
 /// The watermarks of each origin at each peer.
-pub async fn watermarks(
-    tables: &[TableConfig],
-    regions: &BTreeMap<Origin, Region>,
+pub async fn watermarks(tables: &[TableReplicas]) -> Result<Vec<Watermark>, OperateError> {
+    watermarks_at(tables.iter().flat_map(|table| &table.replicas)).await
+}
+
+/// The watermarks of each origin at some peers.
+pub(super) async fn watermarks_at<'a>(
+    peers: impl Iterator<Item = &'a PhysicalReplica>,
 ) -> Result<Vec<Watermark>, OperateError> {
     let mut found = Vec::new();
-    for table in tables {
-        for peer in table.replicas.iter().filter_map(|(name, _)| regions.get(name)) {
-            let seen = ControlTable::of(peer).watermarks(&table.name).await;
-            let seen = seen.map_err(|fault| OperateError::at(peer, &peer.control_table, fault))?;
-            for (origin, _) in table.replicas.iter().filter(|(name, _)| *name != peer.name) {
-                let millis = Some(seen.arrived.get(origin).millis()).filter(|millis| *millis > 0);
-                let (table, origin, peer) = (table.name.clone(), origin.clone(), peer.name.clone());
-                found.push(Watermark { table, origin, peer, millis });
-            }
+    for peer in peers {
+        let table = &peer.table.name;
+        let seen = peer.control().watermarks(table).await.map_err(|fault| peer.at_control(fault))?;
+        for origin in peer.peers() {
+            let millis = Some(seen.arrived.get(&origin).millis()).filter(|millis| *millis > 0);
+            let (table, peer) = (table.clone(), peer.region.name.clone());
+            found.push(Watermark { table, origin, peer, millis });
         }
     }
     Ok(found)

@@ -8,13 +8,14 @@ use tracing::debug;
 
 use super::place::{Place, Seen};
 use super::{Finding, Harm};
-use crate::config::{Config, TableConfig};
-use crate::control::{AgentId, Beat, ControlTable, Setup, stream_label};
+use crate::config::Config;
+use crate::control::{AgentId, Beat, Setup, stream_label};
 use crate::lag::{moment, wall_millis};
 use crate::observe::{Overview, RegionView};
 use crate::operate::agents::running;
 use crate::operate::init::is_on_demand;
-use crate::operate::{status, watermarks};
+use crate::operate::wait::watermarks_at;
+use crate::operate::{PhysicalReplica, TableReplicas, status};
 use crate::protocol::{Origin, is_credible};
 use crate::region::Region;
 use crate::schema::StreamState;
@@ -24,7 +25,7 @@ const FULL: f64 = 0.8;
 
 pub(super) async fn look(
     config: &Config,
-    tables: &[TableConfig],
+    tables: &[TableReplicas],
     regions: &BTreeMap<Origin, Region>,
     places: &BTreeMap<Origin, Place>,
 ) -> Vec<Finding> {
@@ -34,12 +35,12 @@ pub(super) async fn look(
             Ok(agents) => findings.extend(crew(config, &region.name, &agents)),
             Err(fault) => debug!(region = %region.name, %fault, "the agents' beats can't be read"),
         }
-        for table in tables.iter().filter(|table| table.is_in(&region.name)) {
-            findings.extend(rows(region, table).await);
-            findings.extend(owner(region, table).await);
-            let seen = places.get(&region.name).and_then(|place| place.tables.get(&table.name));
+        for replica in tables.iter().filter_map(|table| table.replica_in(&region.name)) {
+            findings.extend(rows(replica).await);
+            findings.extend(owner(replica).await);
+            let seen = places.get(&region.name).and_then(|place| place.tables.get(&replica.table.name));
             if let Some(seen) = seen {
-                findings.extend(streams(region, table, seen).await);
+                findings.extend(streams(replica, seen).await);
             }
         }
     }
@@ -81,8 +82,8 @@ fn crew(config: &Config, region: &Origin, agents: &BTreeMap<AgentId, Beat>) -> V
 }
 
 /// What a region's control table says of one table.
-async fn rows(region: &Region, table: &TableConfig) -> Vec<Finding> {
-    let (control, name) = (ControlTable::of(region), &table.name);
+async fn rows(replica: &PhysicalReplica) -> Vec<Finding> {
+    let (control, region, name) = (replica.control(), &replica.region, &replica.table.name);
     let mut findings = Vec::new();
     let mut found = |harm, what, problem: String, fix: &str| {
         findings.push(Finding::new(harm, what, &region.name, name, problem, fix));
@@ -120,9 +121,10 @@ async fn rows(region: &Region, table: &TableConfig) -> Vec<Finding> {
 }
 
 /// A table whose rows are another setup's.
-async fn owner(region: &Region, table: &TableConfig) -> Option<Finding> {
+async fn owner(replica: &PhysicalReplica) -> Option<Finding> {
+    let PhysicalReplica { table, region, .. } = replica;
     let setup = Setup::of(table, &region.name);
-    match ControlTable::of(region).belongs_elsewhere(&table.name, &setup).await {
+    match replica.control().belongs_elsewhere(&table.name, &setup).await {
         Ok(reason) => reason.map(|reason| {
             let fix = "a control table for each setup, or one file with all regions; agents of this one refuse to start";
             Finding::new(Harm::Halt, "other_setup", &region.name, &table.name, reason, fix)
@@ -135,9 +137,10 @@ async fn owner(region: &Region, table: &TableConfig) -> Option<Finding> {
 }
 
 /// A table that has another stream than its agents have read last.
-async fn streams(region: &Region, table: &TableConfig, seen: &Seen) -> Option<Finding> {
+async fn streams(replica: &PhysicalReplica, seen: &Seen) -> Option<Finding> {
+    let PhysicalReplica { table, region, .. } = replica;
     let StreamState::On { arn } = &seen.described.stream else { return None };
-    let known = match ControlTable::of(region).table_streams(&table.name).await {
+    let known = match replica.control().table_streams(&table.name).await {
         Ok(known) => known,
         Err(fault) => {
             debug!(region = %region.name, %fault, "the streams that agents have read can't be looked up");
@@ -162,7 +165,7 @@ async fn streams(region: &Region, table: &TableConfig, seen: &Seen) -> Option<Fi
 /// How old the oldest write is that a peer lacks, beside what streams keep.
 async fn retention(
     config: &Config,
-    tables: &[TableConfig],
+    tables: &[TableReplicas],
     regions: &BTreeMap<Origin, Region>,
     overview: &Overview,
 ) -> Vec<Finding> {
@@ -175,7 +178,9 @@ async fn retention(
     }
     // What is durable says so even where no agent has reported for a day.
     let (now, mut findings) = (wall_millis(), Vec::new());
-    for watermark in watermarks(tables, regions).await.unwrap_or_default() {
+    let replicas = tables.iter().flat_map(|table| &table.replicas);
+    let reached = replicas.filter(|replica| regions.contains_key(&replica.region.name));
+    for watermark in watermarks_at(reached).await.unwrap_or_default() {
         let Some(millis) = watermark.millis else { continue };
         if !is_credible(millis, now) {
             findings.push(Finding::new(

@@ -6,17 +6,18 @@ use aws_sdk_dynamodb::types::{ProvisionedThroughputDescription, TableDescription
 
 use super::place::{Place, Seen};
 use super::{Finding, Harm};
-use crate::config::TableConfig;
 use crate::operate::init::is_on_demand;
+use crate::operate::{PhysicalReplica, TableReplicas};
 use crate::protocol::{Origin, STAMP};
 use crate::schema::StreamState;
 
 /// Looks at all replicas of one table that could be described.
-pub(super) fn look(table: &TableConfig, places: &BTreeMap<Origin, Place>) -> Vec<Finding> {
+pub(super) fn look(table: &TableReplicas, places: &BTreeMap<Origin, Place>) -> Vec<Finding> {
+    let seen = |replica: &PhysicalReplica| places.get(&replica.region.name)?.tables.get(table.name());
     let replicas: Vec<(&Origin, &String, &Seen)> = table
         .replicas
         .iter()
-        .filter_map(|(name, physical)| Some((name, physical, places.get(name)?.tables.get(&table.name)?)))
+        .filter_map(|replica| Some((&replica.region.name, &replica.name, seen(replica)?)))
         .collect();
     let mut findings = Vec::new();
     for (region, physical, seen) in &replicas {
@@ -70,7 +71,7 @@ pub(super) fn look(table: &TableConfig, places: &BTreeMap<Origin, Place>) -> Vec
                 "call the attribute otherwise: remove that index, or recreate the table",
             );
         }
-        for (_, attribute) in table.selections.withheld().filter(|(to, _)| *to == *region) {
+        for (_, attribute) in table.config.selections.withheld().filter(|(to, _)| *to == *region) {
             if seen.described.key_schema.names().any(|name| name == attribute) {
                 found(
                     Harm::Halt,
