@@ -5,7 +5,6 @@ use std::time::Duration;
 
 use clap::Args;
 use serde::Serialize;
-use tokio::task::JoinSet;
 use tokio::time::Instant;
 
 use super::chosen::known;
@@ -92,24 +91,13 @@ impl Wait {
             return Err(Failure::new(Exit::Usage, format!("no table of {origin} is called {missing:?}")));
         }
         tables.retain(|table| self.table.is_empty() || self.table.iter().any(|name| name == table.name()));
-        let origins = tables.iter().filter_map(|table| table.replica_in(origin)).cloned();
+        let origins: Vec<_> = tables.iter().filter_map(|table| table.replica_in(origin)).collect();
+        let count = origins.len();
         let mut progress = Progress::new("waiting", None, json);
-        let mut all = Vec::new();
-        let mut waits = JoinSet::new();
-        for origin in origins {
-            let peers = peers.to_vec();
-            waits.spawn(async move { wait(&origin, &peers, deadline).await });
-        }
-        let count = waits.len();
-        let mut over = 0;
-        while let Some(arrivals) = waits.join_next().await {
-            all.extend(arrivals.map_err(Failure::internal)??);
-            over += 1;
-            progress.update(over, || format!("of {count} tables"));
-        }
+        let are_over = |over| progress.update(over, || format!("of {count} tables"));
+        let arrivals = wait(origins, peers, deadline, are_over).await?;
         progress.finish();
-        all.sort_by(|a: &Arrival, b| (&a.table, &a.peer).cmp(&(&b.table, &b.peer)));
-        Ok(all)
+        Ok(arrivals)
     }
 }
 

@@ -18,10 +18,10 @@ use std::time::Duration;
 
 use serde::Serialize;
 use serde_json::Value;
-use tokio::task::JoinSet;
 use tokio::time::Instant;
 
-use super::{Arrival, OperateError, PhysicalReplica, TableReplicas, wait};
+use super::wait::everywhere;
+use super::{Arrival, OperateError, PhysicalReplica, TableReplicas};
 use crate::apply::Replica;
 use crate::control::{ControlTable, RowId, SavedLetter};
 use crate::fault::{Fault, FaultKind};
@@ -154,17 +154,10 @@ pub async fn replay(
 /// Waits until all that was written to a table anywhere is everywhere; if it is not in time, says
 /// what is lacking.
 async fn drain(table: &TableReplicas, deadline: Instant) -> Result<Option<String>, OperateError> {
-    let mut waits = JoinSet::new();
-    for origin in table.replicas.clone() {
-        waits.spawn(async move { wait(&origin, &origin.peers(), deadline).await });
-    }
-    let mut lacking = BTreeSet::new();
-    while let Some(arrivals) = waits.join_next().await {
-        // A wait that panics is a defect; nothing may pass for arrived because of it.
-        let arrivals = arrivals.unwrap_or_else(|error| std::panic::resume_unwind(error.into_panic()))?;
-        let late = arrivals.iter().filter(|arrival| !arrival.is_complete());
-        lacking.extend(late.map(|Arrival { origin, peer, .. }| format!("{origin} → {peer}")));
-    }
+    let arrivals = everywhere(table, deadline).await?;
+    let late = arrivals.iter().filter(|arrival| !arrival.is_complete());
+    let lacking: BTreeSet<String> =
+        late.map(|Arrival { origin, peer, .. }| format!("{origin} → {peer}")).collect();
     let pairs = lacking.iter().map(String::as_str).collect::<Vec<_>>().join(", ");
     Ok((!lacking.is_empty()).then(|| {
         format!("not all that was written is known to have arrived ({pairs}): do the agents run, and reach all regions?")

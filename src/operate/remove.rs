@@ -8,11 +8,10 @@
 //! configuration, they forget no key that it has not passed; so its writes are drained first, its
 //! agents stopped second, and only then do the others drop it.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use serde::Serialize;
-use tokio::task::JoinSet;
 use tokio::time::{Instant, timeout, timeout_at};
 use tracing::warn;
 
@@ -178,7 +177,6 @@ async fn look(
 ) -> Result<(), OperateError> {
     let deadline = Instant::now() + options.timeout;
     let control = ControlTable::of(gone);
-    let mut waits = JoinSet::new();
     for replica in tables.iter().filter_map(|table| table.replica_in(&gone.name)) {
         let table = &replica.table.name;
         let agreement = control.agreement(table).await.map_err(|fault| replica.at_control(fault))?;
@@ -199,16 +197,14 @@ async fn look(
                 }
                 Err(fault) => return Err(OperateError::at(gone, table, fault)),
             });
-        } else {
-            let (replica, peers) = (replica.clone(), replica.peers());
-            waits.spawn(async move { wait(&replica, &peers, deadline).await });
         }
     }
-    while let Some(arrivals) = waits.join_next().await {
-        let arrivals = arrivals.unwrap_or_else(|error| std::panic::resume_unwind(error.into_panic()));
-        removal.arrivals.extend(arrivals?);
+    if !removal.agents.is_empty() {
+        let origins = tables.iter().filter_map(|table| table.replica_in(&gone.name));
+        let peers: BTreeSet<Origin> = tables.iter().flat_map(TableReplicas::regions).collect();
+        let peers: Vec<Origin> = peers.into_iter().filter(|region| *region != gone.name).collect();
+        removal.arrivals = wait(origins, &peers, deadline, |_| {}).await?;
     }
-    removal.arrivals.sort_by(|a, b| (&a.table, &a.peer).cmp(&(&b.table, &b.peer)));
     Ok(())
 }
 

@@ -11,7 +11,8 @@ use super::SeedError;
 use crate::apply::Tenure;
 use crate::config::Tuning;
 use crate::control::{Held, HoldRow, lease_space};
-use crate::operate::{Arrival, OperateError, PhysicalReplica, TableReplicas, wait};
+use crate::operate::wait::everywhere;
+use crate::operate::{Arrival, OperateError, PhysicalReplica, TableReplicas};
 
 /// A hold, renewed until it is released or dropped. Where it is dropped, or its process is killed,
 /// agents take it for over after a while.
@@ -104,20 +105,13 @@ impl Hold {
 /// Waits until all that was written to a table in any of its regions is in all of them.
 pub(super) async fn pass(table: &TableReplicas, patience: Duration) -> Result<(), SeedError> {
     let deadline = Instant::now() + patience;
-    let mut waits = JoinSet::new();
-    for origin in table.replicas.clone() {
-        let all = table.regions();
-        // A region's own part, too: a delete mark is carried out there.
-        waits.spawn(async move { wait(&origin, &all, deadline).await });
-    }
-    while let Some(waited) = waits.join_next().await {
-        let arrivals = waited.unwrap_or_else(|error| std::panic::resume_unwind(error.into_panic()))?;
-        if let Some(late) = arrivals.into_iter().find(|arrival| !arrival.is_complete()) {
-            let Arrival { table, origin, peer, .. } = late;
-            return Err(SeedError::NotPassed { table, origin, peer, patience });
+    let arrivals = everywhere(table, deadline).await?;
+    match arrivals.into_iter().find(|arrival| !arrival.is_complete()) {
+        Some(Arrival { table, origin, peer, .. }) => {
+            Err(SeedError::NotPassed { table, origin, peer, patience })
         }
+        None => Ok(()),
     }
-    Ok(())
 }
 
 async fn places(table: &TableReplicas) -> Result<Arc<[Place]>, OperateError> {

@@ -21,7 +21,8 @@ use super::holding::{Difference, difference};
 use super::pile::{Entry, Pile, Trace};
 use super::{Audience, Options, Stage, VerifyError};
 use crate::operate::scanned::ScannedReplica;
-use crate::operate::{Arrival, TableReplicas, wait};
+use crate::operate::wait::everywhere;
+use crate::operate::{Arrival, TableReplicas};
 use crate::protocol::{Item, Origin};
 
 /// How many suspects are read again at once.
@@ -117,28 +118,20 @@ impl<A: Audience> Recheck<'_, A> {
     /// Waits until all that was written before now is everywhere; what agrees meanwhile is left out.
     /// What does not, stays as it stood before.
     async fn barrier(&mut self, left: Pile) -> Result<(bool, Pile), VerifyError> {
-        let mut waits = JoinSet::new();
-        let deadline = Instant::now() + PATIENCE;
-        for origin in self.table.replicas.clone() {
-            let all = self.table.regions();
-            // A region's own part, too: a delete mark is carried out there.
-            waits.spawn(async move { wait(&origin, &all, deadline).await });
-        }
+        let mut passing = std::pin::pin!(everywhere(self.table, Instant::now() + PATIENCE));
         let mut left = left;
         let mut pause = PAUSE;
-        let mut passed = true;
         loop {
             self.audience.progress(self.table.name(), Stage::WaitingForAgents { suspects: left.count() });
             tokio::select! {
-                waited = waits.join_next() => match waited {
-                    None => return Ok((passed, left)),
-                    Some(Err(error)) => std::panic::resume_unwind(error.into_panic()),
-                    Some(Ok(Err(error))) => {
+                arrivals = &mut passing => {
+                    let passed = arrivals.map(|arrivals| arrivals.iter().all(Arrival::is_complete));
+                    let passed = passed.unwrap_or_else(|error| {
                         tracing::debug!(%error, "the agents can't be asked");
-                        passed = false;
-                    }
-                    Some(Ok(Ok(arrivals))) => passed &= arrivals.iter().all(Arrival::is_complete),
-                },
+                        false
+                    });
+                    return Ok((passed, left));
+                }
                 () = tokio::time::sleep(pause), if left.count() <= FEW => {
                     left = self.look(left, Keep::AsItWas).await?;
                     if left.count() == 0 {
@@ -146,9 +139,6 @@ impl<A: Audience> Recheck<'_, A> {
                     }
                     pause = (pause * 2).min(LONG_PAUSE);
                 }
-            }
-            if !passed {
-                return Ok((false, left));
             }
         }
     }
