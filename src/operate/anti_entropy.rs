@@ -9,7 +9,7 @@ use std::time::Duration;
 use tokio::time::{Instant, MissedTickBehavior};
 use tracing::{debug, info, warn};
 
-use super::agents::running;
+use super::agents::{Patience, running};
 use super::{Options, SeedChange, SeedOptions, TableVerdict, repair, tables, verify};
 use crate::config::{AntiEntropy, Config, Repair, TableConfig};
 use crate::control::{AgentId, ControlTable};
@@ -69,7 +69,7 @@ async fn is_due(
     if agreement.verified.is_some_and(|verified| verified.age() < every) {
         return Ok(false);
     }
-    let running = running(home, config.tuning.lease_duration).await?;
+    let running = running(home, Patience::with_running(config.tuning.lease_duration)).await?;
     Ok(running.keys().next() == Some(me))
 }
 

@@ -15,7 +15,7 @@ use serde::Serialize;
 use tokio::time::{Instant, timeout, timeout_at};
 use tracing::warn;
 
-use super::agents::{AgentElsewhere, elsewhere, running};
+use super::agents::{AgentElsewhere, Patience, elsewhere, running};
 use super::left::{Left, left};
 use super::wait::watermarks_at;
 use super::{Arrival, OperateError, PhysicalReplica, TableReplicas, Watermark, tables_seen_from, wait};
@@ -90,7 +90,7 @@ pub async fn remove(
     gone: &Region,
     options: RemoveOptions,
 ) -> Result<Removal, OperateError> {
-    let lease_duration = config.tuning.lease_duration;
+    let patience = Patience::with_running(config.tuning.lease_duration);
     let mut others: BTreeMap<Origin, Region> = regions.clone();
     others.remove(&gone.name);
     let mut removal = Removal {
@@ -98,7 +98,7 @@ pub async fn remove(
         removed: false,
         unreachable: None,
         agents: Vec::new(),
-        named_by: named_by(&others, &gone.name, lease_duration).await?,
+        named_by: named_by(&others, &gone.name, patience).await?,
         arrivals: Vec::new(),
         left: Vec::new(),
         marks: 0,
@@ -106,7 +106,7 @@ pub async fn remove(
         watermarks: Vec::new(),
         rows: BTreeMap::new(),
     };
-    match running(gone, lease_duration).await {
+    match running(gone, patience).await {
         Ok(agents) => removal.agents = agents.keys().map(ToString::to_string).collect(),
         Err(fault) if options.force => removal.unreachable = Some(fault.to_string()),
         Err(fault) => return Err(OperateError::at(gone, &gone.control_table, fault)),
@@ -159,9 +159,9 @@ pub async fn remove(
 async fn named_by(
     others: &BTreeMap<Origin, Region>,
     gone: &Origin,
-    lease_duration: Duration,
+    patience: Patience,
 ) -> Result<Vec<AgentElsewhere>, OperateError> {
-    let beating = elsewhere(others, lease_duration).await?;
+    let beating = elsewhere(others, patience).await?;
     let named_by =
         beating.into_iter().filter(|(_, beat)| beat.regions.is_empty() || beat.regions.contains(gone));
     Ok(named_by.map(|(agent, _)| agent).collect())

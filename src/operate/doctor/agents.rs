@@ -12,7 +12,7 @@ use crate::config::Config;
 use crate::control::{AgentId, Beat, Setup, stream_label};
 use crate::lag::{moment, wall_millis};
 use crate::observe::{Overview, RegionView};
-use crate::operate::agents::running;
+use crate::operate::agents::{Patience, running};
 use crate::operate::init::is_on_demand;
 use crate::operate::wait::watermarks_at;
 use crate::operate::{PhysicalReplica, TableReplicas, status};
@@ -31,7 +31,7 @@ pub(super) async fn look(
 ) -> Vec<Finding> {
     let mut findings = Vec::new();
     for region in regions.values() {
-        match running(region, config.tuning.lease_duration).await {
+        match running(region, Patience::with_running(config.tuning.lease_duration)).await {
             Ok(agents) => findings.extend(crew(config, &region.name, &agents)),
             Err(fault) => debug!(region = %region.name, %fault, "the agents' beats can't be read"),
         }

@@ -32,7 +32,7 @@ use tracing::{debug, warn};
 use super::scanned::{Budgets, ScannedReplica, replicas};
 use super::{OperateError, PhysicalReplica, TableReplicas};
 use crate::config::Config;
-use crate::control::{ControlTable, Gap, Verified};
+use crate::control::{Gap, Verified};
 use crate::fault::FaultKind;
 use crate::lag::wall_millis;
 use crate::protocol::Origin;
@@ -46,8 +46,6 @@ use scan::scan_segment;
 
 /// How often the audience hears how far the scans have got.
 const TELL: Duration = Duration::from_millis(200);
-/// How often it is looked whether an agent beats.
-const LOOK: Duration = Duration::from_millis(200);
 /// Pages that wait to be compared.
 const PAGES: usize = 4;
 
@@ -227,30 +225,6 @@ async fn leave(table: &TableReplicas, verdict: &TableVerdict) {
                 "the result can't be left in the control table: this region's agents do not tell it"
             ),
             _ => {}
-        }
-    }
-}
-
-/// Whether an agent of a region is seen to beat within some time.
-pub(super) async fn is_served(region: &Region, patience: Duration) -> bool {
-    let control = ControlTable::of(region);
-    let deadline = Instant::now() + patience;
-    let mut ticks = tokio::time::interval(LOOK);
-    let mut first = None;
-    loop {
-        ticks.tick().await;
-        match control.crew().await {
-            Ok(crew) if crew.beats.is_empty() => return false,
-            Ok(crew) => {
-                let first = first.get_or_insert_with(|| crew.beats.clone());
-                if *first != crew.beats {
-                    return true;
-                }
-            }
-            Err(fault) => debug!(region = %region.name, %fault, "the control table can't be read for beats"),
-        }
-        if Instant::now() >= deadline {
-            return false;
         }
     }
 }

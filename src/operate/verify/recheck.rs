@@ -20,6 +20,7 @@ use tokio::time::{Instant, MissedTickBehavior};
 use super::holding::{Difference, difference};
 use super::pile::{Entry, Pile, Trace};
 use super::{Audience, Options, Stage, VerifyError};
+use crate::operate::agents::{Patience, first_without};
 use crate::operate::scanned::ScannedReplica;
 use crate::operate::wait::everywhere;
 use crate::operate::{Arrival, TableReplicas};
@@ -38,8 +39,6 @@ const FEW: u64 = 1000;
 const PATIENCE: Duration = Duration::from_mins(2);
 /// How often a key that changes all the time is looked at.
 const ROUNDS: usize = 3;
-/// How long an agent that runs may be seen doing nothing, in lease durations.
-const SILENCE: u32 = 2;
 
 /// What became of the suspects.
 #[derive(Debug, Default)]
@@ -75,8 +74,9 @@ impl<A: Audience> Recheck<'_, A> {
         let began = Instant::now();
         let mut left = self.look(suspects, Keep::AsItIs).await?;
         if left.count() > 0 && !self.options.settle.is_zero() {
-            let answers = self.agents_run().await?;
-            for _ in 0..if answers { ROUNDS } else { 0 } {
+            let regions = self.table.replicas.iter().map(|replica| &replica.region);
+            let silent = first_without(regions, Patience::with_running(self.lease_duration)).await;
+            for _ in 0..if silent.is_none() { ROUNDS } else { 0 } {
                 if left.count() == 0 {
                     break;
                 }
@@ -98,21 +98,6 @@ impl<A: Audience> Recheck<'_, A> {
         // Nobody says that it is on its way.
         self.look(left, Keep::Nothing).await?;
         Ok(self.settled)
-    }
-
-    /// Whether agents of all the table's regions are seen to beat.
-    async fn agents_run(&mut self) -> Result<bool, VerifyError> {
-        let mut looks = JoinSet::new();
-        for replica in self.table.replicas.clone() {
-            let patience = self.lease_duration * SILENCE;
-            looks.spawn(async move { super::is_served(&replica.region, patience).await });
-        }
-        while let Some(seen) = looks.join_next().await {
-            if !seen.unwrap_or_else(|error| std::panic::resume_unwind(error.into_panic())) {
-                return Ok(false);
-            }
-        }
-        Ok(true)
     }
 
     /// Waits until all that was written before now is everywhere; what agrees meanwhile is left out.
