@@ -90,15 +90,36 @@ pub async fn remove(
     gone: &Region,
     options: RemoveOptions,
 ) -> Result<Removal, OperateError> {
-    let patience = Patience::with_running(config.tuning.lease_duration);
     let mut others: BTreeMap<Origin, Region> = regions.clone();
     others.remove(&gone.name);
+    let (mut removal, tables) = survey(config, regions, &others, gone, options).await?;
+    if options.dry_run || !removal.is_ready(options.force) {
+        return Ok(removal);
+    }
+    if !removal.is_drained() {
+        mark(&tables, &removal).await?;
+    }
+    let still_there = removal.unreachable.is_none().then_some(gone);
+    removal.rows = remove_rows(&tables, &others, &gone.name, still_there).await?;
+    removal.removed = true;
+    Ok(removal)
+}
+
+/// Where the removal of a region stands, and the tables that it takes part in; changes nothing.
+async fn survey(
+    config: &Config,
+    regions: &BTreeMap<Origin, Region>,
+    others: &BTreeMap<Origin, Region>,
+    gone: &Region,
+    options: RemoveOptions,
+) -> Result<(Removal, Vec<TableReplicas>), OperateError> {
+    let patience = Patience::with_running(config.tuning.lease_duration);
     let mut removal = Removal {
         region: gone.name.clone(),
         removed: false,
         unreachable: None,
         agents: Vec::new(),
-        named_by: named_by(&others, &gone.name, patience).await?,
+        named_by: named_by(others, &gone.name, patience).await?,
         arrivals: Vec::new(),
         left: Vec::new(),
         marks: 0,
@@ -115,16 +136,10 @@ pub async fn remove(
     let asked = regions.values().filter(|region| is_there || region.name != gone.name);
     let mut tables = tables_seen_from(config, regions, asked).await?;
     tables.retain(|table| table.is_in(&gone.name));
-    let names: Vec<String> = tables.iter().map(|table| table.name().to_owned()).collect();
-    let mut known = !removal.agents.is_empty();
-    for region in others.values() {
-        let spaces = spaces(region, &tables).await?;
-        let told = ControlTable::of(region).knows(&gone.name, &names, &spaces).await;
-        known |= told.map_err(|fault| OperateError::at(region, &region.control_table, fault))?;
-    }
+    let is_known = !removal.agents.is_empty() || is_known(&tables, others, &gone.name).await?;
     // Where no other region knows it any more, its removal was begun before: its own leases, which say
     // what has been replicated, may be gone.
-    if is_there && known {
+    if is_there && is_known {
         look(config, &tables, gone, options, &mut removal).await?;
     }
     if !removal.is_drained() {
@@ -132,27 +147,52 @@ pub async fn remove(
         let stay = tables.iter().flat_map(|table| &table.replicas).filter(|of| of.region.name != gone.name);
         removal.watermarks = watermarks_at(stay).await?.into_iter().filter(of_gone).collect();
     }
-    if options.dry_run || !removal.is_ready(options.force) {
-        return Ok(removal);
-    }
-    if !removal.is_drained() {
-        mark(&tables, &removal).await?;
-    }
+    Ok((removal, tables))
+}
+
+/// Whether any other region has rows about the region.
+async fn is_known(
+    tables: &[TableReplicas],
+    others: &BTreeMap<Origin, Region>,
+    gone: &Origin,
+) -> Result<bool, OperateError> {
+    let names = names(tables);
+    let mut is_known = false;
     for region in others.values() {
-        let spaces = spaces(region, &tables).await?;
-        let rows = ControlTable::of(region).forget_region(&gone.name, &names, &spaces).await;
+        let spaces = spaces(region, tables).await?;
+        let told = ControlTable::of(region).knows(gone, &names, &spaces).await;
+        is_known |= told.map_err(|fault| OperateError::at(region, &region.control_table, fault))?;
+    }
+    Ok(is_known)
+}
+
+/// Removes the rows about the region from the others' control tables, and then, where it is still there,
+/// its own: how many, by region.
+async fn remove_rows(
+    tables: &[TableReplicas],
+    others: &BTreeMap<Origin, Region>,
+    gone: &Origin,
+    still_there: Option<&Region>,
+) -> Result<BTreeMap<Origin, usize>, OperateError> {
+    let (names, mut removed) = (names(tables), BTreeMap::new());
+    for region in others.values() {
+        let spaces = spaces(region, tables).await?;
+        let rows = ControlTable::of(region).forget_region(gone, &names, &spaces).await;
         let rows = rows.map_err(|fault| OperateError::at(region, &region.control_table, fault))?;
-        removal.rows.insert(region.name.clone(), rows);
+        removed.insert(region.name.clone(), rows);
     }
     // Last, once nobody else knows it.
-    if is_there {
-        let spaces = spaces(gone, &tables).await?;
-        let rows = ControlTable::of(gone).take_leave(&names, &spaces).await;
-        let rows = rows.map_err(|fault| OperateError::at(gone, &gone.control_table, fault))?;
-        removal.rows.insert(gone.name.clone(), rows);
+    if let Some(region) = still_there {
+        let spaces = spaces(region, tables).await?;
+        let rows = ControlTable::of(region).take_leave(&names, &spaces).await;
+        let rows = rows.map_err(|fault| OperateError::at(region, &region.control_table, fault))?;
+        removed.insert(region.name.clone(), rows);
     }
-    removal.removed = true;
-    Ok(removal)
+    Ok(removed)
+}
+
+fn names(tables: &[TableReplicas]) -> Vec<String> {
+    tables.iter().map(|table| table.name().to_owned()).collect()
 }
 
 /// The agents that would still write to the region. One that does not say is of an older version.

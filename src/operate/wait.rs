@@ -84,7 +84,7 @@ pub(super) async fn everywhere(
     wait(&table.replicas, &table.regions(), deadline, |_| {}).await
 }
 
-/// The shards of one origin's stream, and how far each has got.
+/// One look at an origin's shards, and how far each has got.
 struct Look<'a> {
     lineage: &'a Lineage,
     leases: &'a BTreeMap<ShardId, Lease>,
@@ -119,7 +119,7 @@ impl Look<'_> {
     }
 }
 
-/// The same for one origin.
+/// Waits until `peers` have what was written to one origin's replica, or until the deadline.
 async fn wait_for(
     origin: &PhysicalReplica,
     peers: &[Origin],
