@@ -5,8 +5,8 @@ use std::collections::BTreeMap;
 use clap::Args;
 
 use super::{ConfigFile, Exit, Failure};
-use crate::config::{Config, TableConfig};
-use crate::operate::named_tables;
+use crate::config::Config;
+use crate::operate::{TableReplicas, named_tables};
 use crate::protocol::Origin;
 use crate::region::Region;
 
@@ -22,11 +22,10 @@ pub(super) struct Chosen {
     table: Vec<String>,
 }
 
-/// The same, with what it takes to reach them.
+/// The same, with what it takes to reach the tables.
 pub(super) struct Reached {
     pub(super) config: Config,
-    pub(super) tables: Vec<TableConfig>,
-    pub(super) regions: BTreeMap<Origin, Region>,
+    pub(super) tables: Vec<TableReplicas>,
     chosen: Vec<Origin>,
 }
 
@@ -41,7 +40,7 @@ impl Chosen {
         let chosen = self.region.iter().map(|name| known(&config, name)).collect::<Result<Vec<_>, _>>()?;
         let regions = Region::connect_all(&config).await?;
         let tables = named_tables(&config, &regions, &self.table).await?;
-        Ok(Reached { config, tables, regions, chosen })
+        Ok(Reached { config, tables, chosen })
     }
 }
 

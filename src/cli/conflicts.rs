@@ -80,8 +80,8 @@ impl Conflicts {
                 })?;
             }
             Command::Show(show) => {
-                let (reached, conflict) = show.chosen.find(&show.id).await?;
-                let (loser, winner) = conflict.images(&reached.regions).await?;
+                let (_, conflict) = show.chosen.find(&show.id).await?;
+                let (loser, winner) = conflict.images().await?;
                 let [loser_image, winner_image] = [loser, winner].map(|image| image.as_ref().map(item_json));
                 report(json, &Shown { conflict, loser_image, winner_image }, text)?;
             }
@@ -94,7 +94,7 @@ impl Conflicts {
 impl Chosen {
     async fn conflicts(&self) -> Result<(Reached, Vec<LostWrite>), Failure> {
         let reached = self.reach().await?;
-        let mut found = conflicts(&reached.tables, &reached.regions).await?;
+        let mut found = conflicts(&reached.tables).await?;
         found.retain(|conflict| reached.has(&conflict.region));
         Ok((reached, found))
     }
@@ -117,15 +117,15 @@ impl Restore {
             Some(name) => known(&reached.config, name)?,
             None => conflict.region.clone(),
         };
-        let table = reached.tables.iter().find(|table| table.name == conflict.table && table.is_in(&at));
-        let (Some(table), Some(region)) = (table, reached.regions.get(&at)) else {
+        let table = reached.tables.iter().find(|table| table.name() == conflict.table);
+        let Some(replica) = table.and_then(|table| table.replica_in(&at)) else {
             return Err(Failure::new(Exit::Usage, format!("{} has no replica in {at}", conflict.table)));
         };
-        let (Some(loser), _) = conflict.images(&reached.regions).await? else {
+        let (Some(loser), _) = conflict.images().await? else {
             let message = "what lost has no image: it was a delete, or a third write had replaced it already";
             return Err(Failure::new(Exit::Usage, message));
         };
-        let restored = restore(table, region, &conflict, loser, self.dry_run).await?;
+        let restored = restore(replica, &conflict, loser, self.dry_run).await?;
         report(json, &restored, |Restored { region, table, stood, item, dry_run }| {
             let stood = stood.as_ref().map_or_else(|| "nothing".to_owned(), Value::to_string);
             let verbs = if *dry_run { ("stands", "would be written") } else { ("stood", "was written") };

@@ -6,7 +6,7 @@ use clap::{Args, Subcommand};
 use serde::Serialize;
 use serde_json::Value;
 
-use super::chosen::{Chosen, Reached};
+use super::chosen::Chosen;
 use super::{Exit, Failure, moment, report};
 use crate::item_json::item_json;
 use crate::operate::{Fate, Letter, Replayed, dead_letters, replay};
@@ -79,18 +79,18 @@ impl DeadLetters {
     pub(super) async fn run(self, json: bool) -> Result<Exit, Failure> {
         match self.command {
             Command::List(list) => {
-                let (_, letters) = list.chosen.letters().await?;
+                let letters = list.chosen.letters().await?;
                 report(json, &letters, |letters| lines(letters, line, "no dead letters"))?;
             }
             Command::Show(one) => {
-                let (reached, letter) = one.find().await?;
-                let (new, old) = letter.images(&reached.regions).await?;
+                let letter = one.find().await?;
+                let (new, old) = letter.images().await?;
                 let [new, old] = [new, old].map(|image| image.as_ref().map(item_json));
                 report(json, &Shown { letter, new, old }, text)?;
             }
             Command::Drop(one) => {
-                let (reached, letter) = one.find().await?;
-                letter.drop(&reached.regions).await?;
+                let letter = one.find().await?;
+                letter.drop().await?;
                 report(json, &letter, |letter| format!("dropped {}", line(letter)))?;
             }
             Command::Replay(replay) => return replay.run(json).await,
@@ -100,18 +100,17 @@ impl DeadLetters {
 }
 
 impl Chosen {
-    async fn letters(&self) -> Result<(Reached, Vec<Letter>), Failure> {
+    async fn letters(&self) -> Result<Vec<Letter>, Failure> {
         let reached = self.reach().await?;
-        let mut letters = dead_letters(&reached.tables, &reached.regions).await?;
+        let mut letters = dead_letters(&reached.tables).await?;
         letters.retain(|letter| reached.has(&letter.origin));
-        Ok((reached, letters))
+        Ok(letters)
     }
 }
 
 impl One {
-    async fn find(&self) -> Result<(Reached, Letter), Failure> {
-        let (reached, letters) = self.chosen.letters().await?;
-        Ok((reached, find(letters, &self.id)?))
+    async fn find(&self) -> Result<Letter, Failure> {
+        find(self.chosen.letters().await?, &self.id)
     }
 }
 
@@ -129,7 +128,7 @@ impl Replay {
     async fn run(self, json: bool) -> Result<Exit, Failure> {
         let reached = self.chosen.reach().await?;
         // A newer letter counts, whichever region keeps it.
-        let all = dead_letters(&reached.tables, &reached.regions).await?;
+        let all = dead_letters(&reached.tables).await?;
         let mut chosen = all.clone();
         chosen.retain(|letter| reached.has(&letter.origin));
         if let Some(id) = &self.id {
@@ -138,11 +137,11 @@ impl Replay {
         let mut results = Vec::new();
         for table in &reached.tables {
             let of = |letters: &[Letter]| -> Vec<Letter> {
-                letters.iter().filter(|letter| letter.table == table.name).cloned().collect()
+                letters.iter().filter(|letter| letter.table == table.name()).cloned().collect()
             };
             let chosen = of(&chosen);
             if !chosen.is_empty() {
-                results.extend(replay(table, &of(&all), &chosen, &reached.regions, self.timeout).await?);
+                results.extend(replay(table, &of(&all), &chosen, self.timeout).await?);
             }
         }
         report(json, &results, |results| lines(results, outcome, "no dead letters"))?;

@@ -11,6 +11,7 @@ use tokio::time::{Instant, MissedTickBehavior};
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
+use super::chosen::connected;
 use super::listen::Listen;
 use super::supervisor::Supervisor;
 use super::{ConfigFile, Exit, Failure, report};
@@ -85,7 +86,7 @@ impl Run {
             contained("the report to the log", &CancellationToken::new(), || tell(&told)).await;
         });
         if !self.once {
-            let (home, me) = (figures.region().clone(), figures.agent().clone());
+            let (home, me) = (connected(&regions, figures.region())?.clone(), figures.agent().clone());
             beside.spawn(async move {
                 let begin = || anti_entropy(config.clone(), regions.clone(), home.clone(), me.clone());
                 contained("anti-entropy", &CancellationToken::new(), begin).await;

@@ -7,6 +7,7 @@ use serde_json::json;
 
 use super::progress::{Progress, left};
 use super::{ConfigFile, Exit, Failure, print, report};
+use crate::config::TableConfig;
 use crate::operate::{
     Audience, Difference, Options, Scanned, Stage, TableVerdict, Verification, named_tables, verify,
 };
@@ -54,7 +55,8 @@ impl Verify {
         let mut config = self.config.load()?;
         let regions = Region::connect_all(&config).await?;
         // Nothing else, and no pattern that finds more.
-        config.tables = named_tables(&config, &regions, &self.table).await?;
+        let tables = named_tables(&config, &regions, &self.table).await?;
+        config.tables = tables.iter().map(|table| TableConfig::clone(&table.config)).collect();
         config.patterns.clear();
         let mebibytes = usize::try_from(self.memory_mib).unwrap_or(usize::MAX);
         let options = Options {

@@ -5,10 +5,9 @@ use std::time::Duration;
 
 use clap::Args;
 use serde::Serialize;
-use tokio::task::JoinSet;
 use tokio::time::Instant;
 
-use super::chosen::{connected, known};
+use super::chosen::known;
 use super::progress::Progress;
 use super::{ConfigFile, Exit, Failure, moment, report};
 use crate::config::Config;
@@ -85,31 +84,20 @@ impl Wait {
         deadline: Instant,
         json: bool,
     ) -> Result<Vec<Arrival>, Failure> {
-        let chosen = |name: &String| self.table.is_empty() || self.table.contains(name);
-        let mut tables: Vec<_> = tables(config, regions).await?;
-        tables.retain(|table| chosen(&table.name) && table.is_in(origin));
-        if let Some(missing) = self.table.iter().find(|name| !tables.iter().any(|table| table.name == **name))
-        {
+        let mut tables = tables(config, regions).await?;
+        tables.retain(|table| table.replica_in(origin).is_some());
+        let is_there = |name: &&String| tables.iter().any(|table| table.name() == *name);
+        if let Some(missing) = self.table.iter().find(|name| !is_there(name)) {
             return Err(Failure::new(Exit::Usage, format!("no table of {origin} is called {missing:?}")));
         }
-        let region = connected(regions, origin)?;
+        tables.retain(|table| self.table.is_empty() || self.table.iter().any(|name| name == table.name()));
+        let origins: Vec<_> = tables.iter().filter_map(|table| table.replica_in(origin)).collect();
+        let count = origins.len();
         let mut progress = Progress::new("waiting", None, json);
-        let mut all = Vec::new();
-        let mut waits = JoinSet::new();
-        for table in tables {
-            let (region, peers) = (region.clone(), peers.to_vec());
-            waits.spawn(async move { wait(&table, &region, &peers, deadline).await });
-        }
-        let count = waits.len();
-        let mut over = 0;
-        while let Some(arrivals) = waits.join_next().await {
-            all.extend(arrivals.map_err(Failure::internal)??);
-            over += 1;
-            progress.update(over, || format!("of {count} tables"));
-        }
+        let are_over = |over| progress.update(over, || format!("of {count} tables"));
+        let arrivals = wait(origins, peers, deadline, are_over).await?;
         progress.finish();
-        all.sort_by(|a: &Arrival, b| (&a.table, &a.peer).cmp(&(&b.table, &b.peer)));
-        Ok(all)
+        Ok(arrivals)
     }
 }
 

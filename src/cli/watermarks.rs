@@ -21,9 +21,7 @@ impl Watermarks {
         let config = self.config.load()?;
         let regions = Region::connect_all(&config).await?;
         let tables = tables(&config, &regions).await?;
-        report(json, &watermarks(&tables, &regions).await?, |all| {
-            all.iter().map(text).collect::<Vec<_>>().join("\n")
-        })?;
+        report(json, &watermarks(&tables).await?, |all| all.iter().map(text).collect::<Vec<_>>().join("\n"))?;
         Ok(Exit::Done)
     }
 }

@@ -6,22 +6,15 @@
 //! newest there.
 
 use std::collections::BTreeMap;
-use std::time::Duration;
 
 use serde::Serialize;
-use tokio::time::Instant;
 
-use super::agents::{AgentElsewhere, elsewhere, running};
+use super::agents::{AgentElsewhere, Patience, elsewhere, running};
 use super::left::{Left, left};
 use super::{OperateError, tables};
 use crate::config::Config;
 use crate::protocol::Origin;
 use crate::region::Region;
-
-/// How long an agent that has just been started may take until it is seen to run.
-const START: Duration = Duration::from_secs(5);
-/// How long to wait before looking again for one.
-const LOOK_AGAIN: Duration = Duration::from_millis(250);
 
 /// How ready all is for a region's items.
 #[derive(Debug, Serialize)]
@@ -45,11 +38,6 @@ impl Joining {
         self.unaware.is_empty() && self.silent.is_empty()
     }
 
-    /// Whether all that is missing are agents that have perhaps been started a moment ago.
-    fn may_be_starting(&self) -> bool {
-        self.unaware.is_empty() && (!self.silent.is_empty() || self.agents.is_empty())
-    }
-
     /// Whether existing items may be brought there.
     pub fn is_ready(&self) -> bool {
         self.is_known() && self.written.is_empty() && !self.agents.is_empty()
@@ -64,7 +52,6 @@ pub async fn join(
     new: &Region,
     force: bool,
 ) -> Result<Joining, OperateError> {
-    let lease_duration = config.tuning.lease_duration;
     let mut taken = tables(config, regions).await?;
     taken.retain(|table| table.is_in(&new.name));
     let others: BTreeMap<Origin, Region> = regions
@@ -72,18 +59,14 @@ pub async fn join(
         .filter(|(name, _)| **name != new.name && taken.iter().any(|table| table.is_in(name)))
         .map(|(name, region)| (name.clone(), region.clone()))
         .collect();
-    let names = taken.iter().map(|table| table.name.clone()).collect();
-    let mut joining = agents_of(&others, new, names, lease_duration).await?;
-    let deadline = Instant::now() + START;
-    while joining.may_be_starting() && Instant::now() < deadline {
-        tokio::time::sleep(LOOK_AGAIN).await;
-        joining = agents_of(&others, new, joining.tables, lease_duration).await?;
-    }
+    let names = taken.iter().map(|table| table.name().to_owned()).collect();
+    let patience = Patience::with_starting(config.tuning.lease_duration);
+    let mut joining = agents_of(&others, new, names, patience).await?;
     // Once it has been let in, what is written there is replicated as anything else.
     if !force && (!joining.is_known() || joining.agents.is_empty()) {
-        for table in &taken {
-            let left = left(new, table, &config.tuning).await;
-            let left = left.map_err(|fault| OperateError::at(new, &table.name, fault))?;
+        for replica in taken.iter().filter_map(|table| table.replica_in(&new.name)) {
+            let left = left(replica, &config.tuning).await;
+            let left = left.map_err(|fault| OperateError::at(new, &replica.table.name, fault))?;
             joining.written.extend((left.writes > 0).then_some(left));
         }
     }
@@ -95,11 +78,11 @@ async fn agents_of(
     others: &BTreeMap<Origin, Region>,
     new: &Region,
     tables: Vec<String>,
-    lease_duration: Duration,
+    patience: Patience,
 ) -> Result<Joining, OperateError> {
-    let agents = running(new, lease_duration).await;
+    let (agents, beating) = tokio::join!(running(new, patience), elsewhere(others, patience));
     let agents = agents.map_err(|fault| OperateError::at(new, &new.control_table, fault))?;
-    let beating = elsewhere(others, lease_duration).await?;
+    let beating = beating?;
     let silent =
         others.keys().filter(|name| !beating.iter().any(|(agent, _)| agent.region == **name)).cloned();
     let silent = silent.collect();

@@ -1,11 +1,16 @@
-//! Which agents of a region run: those whose beats grow while they are looked at.
+//! Which agents of a region run: those that beat while they are looked at.
+//!
+//! An agent's last beat stays in the control table when it is killed, so a beat alone tells nothing; and
+//! no clock is compared. All of an operator's commands ask here.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
 
 use serde::Serialize;
 use tokio::task::JoinSet;
-use tokio::time::{Instant, MissedTickBehavior, timeout};
+use tokio::time::{Instant, Interval, MissedTickBehavior, timeout};
+use tokio_util::task::AbortOnDropHandle;
+use tracing::debug;
 
 use super::OperateError;
 use crate::control::{AgentId, Beat, ControlTable};
@@ -19,6 +24,8 @@ const LOOK: Duration = Duration::from_millis(250);
 const ANSWER: Duration = Duration::from_secs(10);
 /// How long an agent may be seen doing nothing, in lease durations; it beats four times in one.
 const SILENCE: u32 = 2;
+/// How long an agent that has just been started may take until it beats, on a machine that is busy.
+const START: Duration = Duration::from_secs(10);
 
 /// An agent of another region.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
@@ -27,15 +34,45 @@ pub struct AgentElsewhere {
     pub agent: String,
 }
 
+/// How long agents are looked for.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Patience {
+    /// Where none has ever beaten.
+    first: Duration,
+    /// Where one has that is not seen to beat again.
+    again: Duration,
+}
+
+impl Patience {
+    /// For the agents that run by now.
+    pub(super) fn with_running(lease_duration: Duration) -> Self {
+        Self { first: Duration::ZERO, again: silence(lease_duration) }
+    }
+
+    /// For those as well that a person has started a moment ago.
+    pub(super) fn with_starting(lease_duration: Duration) -> Self {
+        Self { first: START, again: silence(lease_duration).max(START) }
+    }
+
+    fn to_see(self, seen: &BTreeMap<AgentId, Seen>) -> Duration {
+        if seen.is_empty() { self.first } else { self.again }
+    }
+}
+
+/// How long an agent that runs may be seen doing nothing.
+pub(super) fn silence(lease_duration: Duration) -> Duration {
+    lease_duration * SILENCE
+}
+
 /// The agents of several regions that run, each with its last beat.
 pub(super) async fn elsewhere(
     regions: &BTreeMap<Origin, Region>,
-    lease_duration: Duration,
+    patience: Patience,
 ) -> Result<Vec<(AgentElsewhere, Beat)>, OperateError> {
     let mut looks = JoinSet::new();
     for region in regions.values().cloned() {
         looks.spawn(async move {
-            let agents = running(&region, lease_duration).await;
+            let agents = running(&region, patience).await;
             agents
                 .map(|agents| (region.name.clone(), agents))
                 .map_err(|fault| OperateError::at(&region, &region.control_table, fault))
@@ -51,31 +88,135 @@ pub(super) async fn elsewhere(
     Ok(found)
 }
 
-/// The agents of a region that run, each with its last beat. Takes two lease durations, unless all
-/// that have ever beaten are seen to run before, or none has.
-pub(super) async fn running(
-    region: &Region,
-    lease_duration: Duration,
-) -> Result<BTreeMap<AgentId, Beat>, Fault> {
-    let control = ControlTable::of(region);
-    let deadline = Instant::now() + lease_duration * SILENCE;
-    let mut ticks = tokio::time::interval(LOOK);
-    ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
-    let mut first: BTreeMap<AgentId, u64> = BTreeMap::new();
+/// The agents of a region that run, each with its last beat. Takes as long as its patience, unless all
+/// that have ever beaten are seen to run before.
+pub(super) async fn running(region: &Region, patience: Patience) -> Result<BTreeMap<AgentId, Beat>, Fault> {
+    let (mut watch, began) = (Watch::of(region), Instant::now());
     loop {
-        ticks.tick().await;
-        let seen = timeout(ANSWER, control.crew()).await.unwrap_or_else(|_| {
+        let seen = watch.look().await?;
+        let all_run = !seen.is_empty() && seen.values().all(|seen| seen.runs);
+        if all_run || began.elapsed() >= patience.to_see(seen) {
+            let runs = seen.iter().filter(|(_, seen)| seen.runs);
+            return Ok(runs.map(|(agent, seen)| (agent.clone(), seen.beat.clone())).collect());
+        }
+    }
+}
+
+/// The first of these regions of which no agent is seen to run.
+pub(super) async fn first_without<'a>(
+    regions: impl Iterator<Item = &'a Region>,
+    patience: Patience,
+) -> Option<&'a Region> {
+    let look = |region: &'a Region| {
+        let cloned = region.clone();
+        (region, AbortOnDropHandle::new(tokio::spawn(async move { has_agent(&cloned, patience).await })))
+    };
+    let looks: Vec<_> = regions.map(look).collect();
+    for (region, look) in looks {
+        if !look.await.unwrap_or_else(|error| std::panic::resume_unwind(error.into_panic())) {
+            return Some(region);
+        }
+    }
+    None
+}
+
+/// Whether any agent of a region is seen to run. A look that fails is taken again.
+async fn has_agent(region: &Region, patience: Patience) -> bool {
+    let (mut watch, began) = (Watch::of(region), Instant::now());
+    loop {
+        let limit = match watch.look().await {
+            Ok(seen) if seen.values().any(|seen| seen.runs) => return true,
+            Ok(seen) => patience.to_see(seen),
+            Err(fault) => {
+                debug!(region = %region.name, %fault, "the control table can't be read for beats");
+                patience.again
+            }
+        };
+        if began.elapsed() >= limit {
+            return false;
+        }
+    }
+}
+
+/// A region's agents, as they are looked at again and again.
+pub(super) struct Watch {
+    control: ControlTable,
+    ticks: Interval,
+    seen: Option<BTreeMap<AgentId, Seen>>,
+}
+
+/// An agent that has not taken leave.
+#[derive(Debug)]
+pub(super) struct Seen {
+    pub(super) beat: Beat,
+    /// When it was seen to beat last; when it was seen first, if it has not beaten since.
+    pub(super) at: Instant,
+    /// Whether it has beaten while it was looked at.
+    runs: bool,
+}
+
+impl Watch {
+    pub(super) fn of(region: &Region) -> Self {
+        let mut ticks = tokio::time::interval(LOOK);
+        ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        Self { control: ControlTable::of(region), ticks, seen: None }
+    }
+
+    /// Looks once more, when it is time.
+    pub(super) async fn look(&mut self) -> Result<&BTreeMap<AgentId, Seen>, Fault> {
+        self.ticks.tick().await;
+        let crew = timeout(ANSWER, self.control.crew()).await.unwrap_or_else(|_| {
             let message = format!("no answer within {} s", ANSWER.as_secs());
             Err(Fault { kind: FaultKind::Unreachable, code: String::new(), message })
         });
-        let mut beats = seen?.beats;
-        for (agent, beat) in &beats {
-            first.entry(agent.clone()).or_insert(beat.count);
-        }
-        let total = beats.len();
-        beats.retain(|agent, beat| first.get(agent) != Some(&beat.count));
-        if beats.len() == total || Instant::now() >= deadline {
-            return Ok(beats);
-        }
+        let seen = noted(self.seen.as_ref(), crew?.beats, Instant::now());
+        Ok(self.seen.insert(seen))
+    }
+}
+
+/// What is known of agents whose beats are these now. One that has only come since the look before has
+/// beaten meanwhile.
+fn noted(
+    before: Option<&BTreeMap<AgentId, Seen>>,
+    beats: BTreeMap<AgentId, Beat>,
+    now: Instant,
+) -> BTreeMap<AgentId, Seen> {
+    let seen = |(agent, beat): (AgentId, Beat)| {
+        let known = before.and_then(|before| before.get(&agent));
+        let seen = match known.filter(|known| known.beat.count == beat.count) {
+            Some(known) => Seen { beat, at: known.at, runs: known.runs },
+            None => Seen { beat, at: now, runs: before.is_some() },
+        };
+        (agent, seen)
+    };
+    beats.into_iter().map(seen).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_an_agent_that_beats_between_two_looks_runs() {
+        let began = Instant::now();
+        let look = |before: Option<&BTreeMap<AgentId, Seen>>, second: u64, beats: &[(&str, u64)]| {
+            let beat = |count| Beat { count, ..Beat::default() };
+            let beats = beats.iter().map(|(agent, count)| (AgentId::from(*agent), beat(*count)));
+            noted(before, beats.collect(), began + Duration::from_secs(second))
+        };
+        let told = |seen: &BTreeMap<AgentId, Seen>| -> Vec<(String, bool, u64)> {
+            let told = seen.iter().map(|(agent, seen)| (agent, seen.runs, seen.at.duration_since(began)));
+            told.map(|(agent, runs, at)| (agent.to_string(), runs, at.as_secs())).collect()
+        };
+        let of = |agent: &str, runs, at| (agent.to_owned(), runs, at);
+        let first = look(None, 0, &[("dead", 7), ("leaving", 3), ("old", 1)]);
+        assert_eq!(told(&first), [of("dead", false, 0), of("leaving", false, 0), of("old", false, 0)]);
+        let second = look(Some(&first), 1, &[("dead", 7), ("leaving", 3), ("new", 1), ("old", 2)]);
+        let expected =
+            [of("dead", false, 0), of("leaving", false, 0), of("new", true, 1), of("old", true, 1)];
+        assert_eq!(told(&second), expected);
+        // It has run once: how long it has been silent since is for the asker to judge.
+        let third = look(Some(&second), 2, &[("dead", 7), ("new", 1), ("old", 3)]);
+        assert_eq!(told(&third), [of("dead", false, 0), of("new", true, 1), of("old", true, 2)]);
     }
 }

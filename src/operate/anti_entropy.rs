@@ -9,7 +9,7 @@ use std::time::Duration;
 use tokio::time::{Instant, MissedTickBehavior};
 use tracing::{debug, info, warn};
 
-use super::agents::running;
+use super::agents::{Patience, running};
 use super::{Options, SeedChange, SeedOptions, TableVerdict, repair, tables, verify};
 use crate::config::{AntiEntropy, Config, Repair, TableConfig};
 use crate::control::{AgentId, ControlTable};
@@ -27,8 +27,8 @@ const MEMORY: usize = 64 * 1024 * 1024;
 
 /// Sees to the tables whose first region is an agent's; for as long as it is polled, and not at all
 /// where the configuration does not ask for it.
-pub async fn anti_entropy(config: Config, regions: BTreeMap<Origin, Region>, home: Origin, me: AgentId) {
-    let (Some(rules), Some(home)) = (&config.anti_entropy, regions.get(&home)) else { return };
+pub async fn anti_entropy(config: Config, regions: BTreeMap<Origin, Region>, home: Region, me: AgentId) {
+    let Some(rules) = &config.anti_entropy else { return };
     let look = LOOK.min(rules.every / 2);
     let mut looks = tokio::time::interval_at(Instant::now() + look, look);
     looks.set_missed_tick_behavior(MissedTickBehavior::Delay);
@@ -41,9 +41,9 @@ pub async fn anti_entropy(config: Config, regions: BTreeMap<Origin, Region>, hom
                 continue;
             }
         };
-        for table in tables.iter().filter(|table| is_first(table, &home.name)) {
-            match is_due(&config, rules, table, home, &me).await {
-                Ok(true) => Box::pin(see_to(&config, rules, table, &regions, home)).await,
+        for table in tables.iter().map(|table| &*table.config).filter(|table| is_first(table, &home.name)) {
+            match is_due(&config, rules, table, &home, &me).await {
+                Ok(true) => Box::pin(see_to(&config, rules, table, &regions, &home)).await,
                 Ok(false) => {}
                 Err(fault) => {
                     debug!(region = %home.name, table = table.name, %fault, "it can't be known when it was compared last");
@@ -69,7 +69,7 @@ async fn is_due(
     if agreement.verified.is_some_and(|verified| verified.age() < every) {
         return Ok(false);
     }
-    let running = running(home, config.tuning.lease_duration).await?;
+    let running = running(home, Patience::with_running(config.tuning.lease_duration)).await?;
     Ok(running.keys().next() == Some(me))
 }
 

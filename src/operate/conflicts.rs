@@ -1,13 +1,10 @@
 //! Recorded conflicts: lists them, and writes one that lost again.
 
-use std::collections::BTreeMap;
-
 use aws_sdk_dynamodb::types::ReturnValue;
 use serde::Serialize;
 use serde_json::Value;
 
-use super::OperateError;
-use crate::config::TableConfig;
+use super::{OperateError, PhysicalReplica, TableReplicas};
 use crate::control::{ConflictTable, RowId, SavedConflict};
 use crate::fault::FaultKind;
 use crate::item_json::item_json;
@@ -32,26 +29,23 @@ pub struct LostWrite {
     pub lost_millis: u64,
     pub won_millis: u64,
     pub seen_millis: u64,
+    /// Whose conflict table has it.
+    #[serde(skip)]
+    kept_in: Region,
     #[serde(skip)]
     saved: SavedConflict,
 }
 
 /// The recorded conflicts of some tables, the oldest first. A region without a conflict table has
 /// recorded none.
-pub async fn conflicts(
-    tables: &[TableConfig],
-    regions: &BTreeMap<Origin, Region>,
-) -> Result<Vec<LostWrite>, OperateError> {
+pub async fn conflicts(tables: &[TableReplicas]) -> Result<Vec<LostWrite>, OperateError> {
     let mut found = Vec::new();
-    for table in tables {
-        for region in table.replicas.iter().filter_map(|(name, _)| regions.get(name)) {
-            match ConflictTable::of(region).list(&table.name).await {
-                Ok(saved) => {
-                    found.extend(saved.into_iter().map(|saved| LostWrite::of(table, &region.name, saved)));
-                }
-                Err(fault) if fault.kind == FaultKind::Missing => {}
-                Err(fault) => return Err(OperateError::at(region, &region.conflict_table, fault)),
-            }
+    for replica in tables.iter().flat_map(|table| &table.replicas) {
+        let region = &replica.region;
+        match ConflictTable::of(region).list(&replica.table.name).await {
+            Ok(saved) => found.extend(saved.into_iter().map(|saved| LostWrite::of(replica, saved))),
+            Err(fault) if fault.kind == FaultKind::Missing => {}
+            Err(fault) => return Err(OperateError::at(region, &region.conflict_table, fault)),
         }
     }
     found.sort_by_key(|conflict| conflict.seen_millis);
@@ -59,12 +53,12 @@ pub async fn conflicts(
 }
 
 impl LostWrite {
-    fn of(table: &TableConfig, region: &Origin, saved: SavedConflict) -> Self {
+    fn of(replica: &PhysicalReplica, saved: SavedConflict) -> Self {
         let text = |version: &Version| version.to_string().trim_end().to_owned();
         Self {
             id: saved.id.clone(),
-            table: table.name.clone(),
-            region: region.clone(),
+            table: replica.table.name.clone(),
+            region: replica.region.name.clone(),
             winner: saved.won.origin.clone(),
             key: item_json(&saved.key),
             lost: text(&saved.lost),
@@ -72,17 +66,15 @@ impl LostWrite {
             lost_millis: saved.lost.hlc.millis(),
             won_millis: saved.won.hlc.millis(),
             seen_millis: saved.seen_millis,
+            kept_in: replica.region.clone(),
             saved,
         }
     }
 
     /// The image that lost and the one that won, without their stamps. None of a delete, nor of a
     /// loser that a third write had replaced before.
-    pub async fn images(
-        &self,
-        regions: &BTreeMap<Origin, Region>,
-    ) -> Result<(Option<Item>, Option<Item>), OperateError> {
-        let Some(region) = regions.get(&self.region) else { return Ok((None, None)) };
+    pub async fn images(&self) -> Result<(Option<Item>, Option<Item>), OperateError> {
+        let region = &self.kept_in;
         let images = ConflictTable::of(region).images(&self.saved).await;
         let (loser, winner) =
             images.map_err(|fault| OperateError::at(region, &region.conflict_table, fault))?;
@@ -101,26 +93,25 @@ pub struct Restored {
     pub dry_run: bool,
 }
 
-/// Puts an item into a region's replica as an application would: without a stamp, over whatever
+/// Puts an item into a replica as an application would: without a stamp, over whatever
 /// stands there. From there it is replicated as a new write.
 pub async fn restore(
-    table: &TableConfig,
-    region: &Region,
+    replica: &PhysicalReplica,
     conflict: &LostWrite,
     item: Item,
     dry_run: bool,
 ) -> Result<Restored, OperateError> {
-    let physical = table.name_in(&region.name).unwrap_or(&table.name);
+    let PhysicalReplica { table, region, name } = replica;
     let item = without_stamp(item);
     let shown = item_json(&item);
     let stood = if dry_run {
-        let get = region.tables.get_item().table_name(physical).consistent_read(true);
+        let get = region.tables.get_item().table_name(name).consistent_read(true);
         let get = get.set_key(Some(conflict.saved.key.clone())).send().await;
-        get.map_err(|error| OperateError::at(region, physical, error))?.item
+        get.map_err(|error| replica.at(error))?.item
     } else {
-        let put = region.tables.put_item().table_name(physical).set_item(Some(item));
+        let put = region.tables.put_item().table_name(name).set_item(Some(item));
         let put = put.return_values(ReturnValue::AllOld).send().await;
-        put.map_err(|error| OperateError::at(region, physical, error))?.attributes
+        put.map_err(|error| replica.at(error))?.attributes
     };
     let stood = stood.map(|stood| item_json(&without_stamp(stood)));
     Ok(Restored { region: region.name.clone(), table: table.name.clone(), stood, item: shown, dry_run })

@@ -7,12 +7,12 @@ use serde::Serialize;
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
 
+use super::PhysicalReplica;
 use crate::config::{TableConfig, Tuning};
-use crate::control::{ControlTable, Lease, LeaseTable, lease_space, stream_label};
+use crate::control::{Lease, LeaseTable, lease_space, stream_label};
 use crate::fault::Fault;
 use crate::protocol::{Action, KeyMemory, Origin};
-use crate::region::Region;
-use crate::schema::{StreamState, describe};
+use crate::schema::StreamState;
 use crate::source::dynamodb_streams::{Pacer, Stream, list_once};
 use crate::source::{Lineage, Position, ShardId, StreamEvent};
 
@@ -30,20 +30,19 @@ pub struct Left {
     pub unknown: bool,
 }
 
-/// Looks at the stream of one table, from its checkpoints on.
-pub(super) async fn left(region: &Region, table: &TableConfig, tuning: &Tuning) -> Result<Left, Fault> {
-    let physical = table.name_in(&region.name).unwrap_or(&table.name);
+/// Looks at the stream of one replica, from its checkpoints on.
+pub(super) async fn left(replica: &PhysicalReplica, tuning: &Tuning) -> Result<Left, Fault> {
+    let (region, table) = (&replica.region, &replica.table);
     let mut left = Left { table: table.name.clone(), ..Left::default() };
-    let StreamState::On { arn } = describe(region, physical).await?.stream else {
+    let StreamState::On { arn } = replica.describe().await?.stream else {
         left.unknown = true;
         return Ok(left);
     };
-    let control = ControlTable::of(region);
+    let control = replica.control();
     let known = control.table_streams(&table.name).await?;
     let LeaseTable { leases, .. } = control.leases(&lease_space(&table.name, &arn)).await?;
     let lineage = list_once(&region.streams, &arn).await?;
-    let peers: Vec<Origin> =
-        table.replicas.iter().map(|(name, _)| name.clone()).filter(|name| *name != region.name).collect();
+    let peers = replica.peers();
     let kept = u64::try_from(tuning.stream_retention.as_millis()).unwrap_or(u64::MAX);
     let trimmed_to = lineage.listed_millis.unwrap_or_default().saturating_sub(kept);
     // A shard that is gone, and was not done.
@@ -67,7 +66,7 @@ pub(super) async fn left(region: &Region, table: &TableConfig, tuning: &Tuning) 
             stream: stream.clone(),
             origin: region.name.clone(),
             peers: peers.clone(),
-            table: table.clone(),
+            table: Arc::clone(table),
             lease: leases.get(&shard).cloned(),
             shard,
             trimmed_to,
@@ -105,7 +104,7 @@ struct Reading {
     stream: Stream,
     origin: Origin,
     peers: Vec<Origin>,
-    table: TableConfig,
+    table: Arc<TableConfig>,
     shard: ShardId,
     lease: Option<Lease>,
     /// What was created before is trimmed, in milliseconds.

@@ -11,6 +11,7 @@ mod init;
 mod left;
 mod pause;
 mod remove;
+mod replicas;
 mod scanned;
 mod seeding;
 mod status;
@@ -21,7 +22,7 @@ use std::collections::BTreeMap;
 
 use tracing::warn;
 
-use crate::config::{Config, TableConfig};
+use crate::config::Config;
 use crate::discovery;
 use crate::fault::Fault;
 use crate::protocol::Origin;
@@ -37,6 +38,7 @@ pub use init::{Change, Model, Plan, Problem, Step};
 pub use left::Left;
 pub use pause::{Flow, PauseError, flows, pause};
 pub use remove::{Removal, RemoveOptions, remove};
+pub use replicas::{PhysicalReplica, TableReplicas};
 pub use seeding::{
     SeedChange, SeedError, SeedOptions, SeedPhase, SeedProgress, Seeded, Settled, bootstrap, repair,
 };
@@ -65,9 +67,18 @@ impl OperateError {
 pub async fn tables(
     config: &Config,
     regions: &BTreeMap<Origin, Region>,
-) -> Result<Vec<TableConfig>, OperateError> {
+) -> Result<Vec<TableReplicas>, OperateError> {
+    tables_seen_from(config, regions, regions.values()).await
+}
+
+/// The tables that are named, and those that a pattern finds in the regions that are `asked`.
+async fn tables_seen_from<'a>(
+    config: &Config,
+    regions: &BTreeMap<Origin, Region>,
+    asked: impl Iterator<Item = &'a Region>,
+) -> Result<Vec<TableReplicas>, OperateError> {
     let mut found = BTreeMap::new();
-    for region in regions.values() {
+    for region in asked {
         if let Some(pattern) = discovery::pattern_in(config, &region.name) {
             let there = discovery::find(config, region).await;
             found.extend(there.map_err(|fault| OperateError::at(region, &pattern, fault))?);
@@ -78,7 +89,8 @@ pub async fn tables(
             warn!(%pattern, "no table matches the pattern in any of its regions");
         }
     }
-    Ok(config.tables.iter().cloned().chain(found.into_values()).collect())
+    let tables = config.tables.iter().cloned().chain(found.into_values());
+    tables.map(|table| TableReplicas::of(table, regions)).collect()
 }
 
 /// Why tables that were asked for by name can't be had.
@@ -95,12 +107,12 @@ pub async fn named_tables(
     config: &Config,
     regions: &BTreeMap<Origin, Region>,
     names: &[String],
-) -> Result<Vec<TableConfig>, NamedError> {
+) -> Result<Vec<TableReplicas>, NamedError> {
     let mut tables = tables(config, regions).await?;
-    if let Some(name) = names.iter().find(|name| !tables.iter().any(|table| table.name == **name)) {
-        let known = tables.into_iter().map(|table| table.name).collect();
+    if let Some(name) = names.iter().find(|name| !tables.iter().any(|table| table.name() == *name)) {
+        let known = tables.iter().map(|table| table.name().to_owned()).collect();
         return Err(NamedError::Unknown { name: name.clone(), known });
     }
-    tables.retain(|table| names.is_empty() || names.contains(&table.name));
+    tables.retain(|table| names.is_empty() || names.iter().any(|name| name == table.name()));
     Ok(tables)
 }

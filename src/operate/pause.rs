@@ -8,23 +8,21 @@ use std::time::Duration;
 
 use serde::Serialize;
 use tokio::task::JoinSet;
-use tokio::time::{Instant, MissedTickBehavior};
+use tokio::time::Instant;
 
 use super::OperateError;
+use super::agents::{Seen, Watch, silence};
+use super::replicas::client;
 use crate::clock::{moment, wall_millis};
 use crate::config::Config;
-use crate::control::{AgentId, Beat, ControlTable};
+use crate::control::{Beat, ControlTable};
 use crate::fault::Fault;
 use crate::observe::Report;
 use crate::protocol::Origin;
 use crate::region::Region;
 
-/// How often the agents' beats are looked at.
-const LOOK: Duration = Duration::from_millis(250);
 /// How long an agent that beats may take to say that it keeps a pause.
 const PATIENCE: Duration = Duration::from_secs(30);
-/// An agent that has not beaten for so many lease durations is not waited for.
-const SILENCE: u32 = 2;
 
 /// One origin → peer, as it is after a pause or its end.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
@@ -89,11 +87,12 @@ pub async fn pause(
         by_origin.entry(origin).or_default().push(peer.clone());
     }
     let retention = u64::try_from(config.tuning.stream_retention.as_millis()).unwrap_or(u64::MAX);
-    let silence = config.tuning.lease_duration * SILENCE;
+    let silence = silence(config.tuning.lease_duration);
     // No flow is paused where one can't be.
     let mut sites = Vec::new();
     for (origin, peers) in by_origin {
-        let Some(region) = regions.get(origin) else { continue };
+        let control_table = config.region(origin.as_str()).map_or("", |region| &region.control_table);
+        let region = client(regions, origin, control_table)?;
         let site = Site { region: region.clone(), control: ControlTable::of(region), peers };
         let lost_from = match until {
             Some(until) => site.lost_from(until, retention).await?,
@@ -193,28 +192,17 @@ impl Site {
     }
 
     /// Waits until the agents that run say that they keep to it: how many have, and how many have not
-    /// in time.
+    /// in time. One that falls silent is not waited for.
     async fn answers(&self, until: Option<u64>, silence: Duration) -> Result<(usize, usize), Fault> {
         let keeps = |beat: &Beat| self.peers.iter().all(|peer| beat.paused.get(peer).copied() == until);
         let deadline = Instant::now() + PATIENCE.max(silence);
-        let mut last: BTreeMap<AgentId, (Beat, Instant)> = BTreeMap::new();
-        let mut ticks = tokio::time::interval(LOOK);
-        ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let mut watch = Watch::of(&self.region);
         loop {
-            ticks.tick().await;
-            let beats = self.control.crew().await?.beats;
-            let now = Instant::now();
-            last.retain(|agent, _| beats.contains_key(agent));
-            for (agent, beat) in beats {
-                let known = last.entry(agent).or_insert_with(|| (beat.clone(), now));
-                if known.0 != beat {
-                    *known = (beat, now);
-                }
-            }
-            let waits = |(beat, at): &&(Beat, Instant)| !keeps(beat) && now.duration_since(*at) < silence;
-            let unanswered = last.values().filter(waits).count();
-            if unanswered == 0 || now >= deadline {
-                return Ok((last.values().filter(|(beat, _)| keeps(beat)).count(), unanswered));
+            let seen = watch.look().await?;
+            let waits = |seen: &&Seen| !keeps(&seen.beat) && seen.at.elapsed() < silence;
+            let unanswered = seen.values().filter(waits).count();
+            if unanswered == 0 || Instant::now() >= deadline {
+                return Ok((seen.values().filter(|seen| keeps(&seen.beat)).count(), unanswered));
             }
         }
     }

@@ -8,24 +8,24 @@
 //! configuration, they forget no key that it has not passed; so its writes are drained first, its
 //! agents stopped second, and only then do the others drop it.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use serde::Serialize;
-use tokio::task::JoinSet;
 use tokio::time::{Instant, timeout, timeout_at};
 use tracing::warn;
 
-use super::agents::{AgentElsewhere, elsewhere, running};
+use super::agents::{AgentElsewhere, Patience, elsewhere, running};
 use super::left::{Left, left};
-use super::{Arrival, OperateError, Watermark, wait, watermarks};
+use super::wait::watermarks_at;
+use super::{Arrival, OperateError, PhysicalReplica, TableReplicas, Watermark, tables_seen_from, wait};
 use crate::clock::wall_millis;
-use crate::config::{Config, TableConfig};
+use crate::config::Config;
 use crate::control::{Cause, ControlTable, Gap, lease_space};
 use crate::fault::{Fault, FaultKind};
 use crate::protocol::Origin;
 use crate::region::Region;
-use crate::schema::{StreamState, describe};
+use crate::schema::StreamState;
 
 /// How long a region may take to answer before it counts as out of reach.
 const ANSWER: Duration = Duration::from_secs(10);
@@ -90,15 +90,36 @@ pub async fn remove(
     gone: &Region,
     options: RemoveOptions,
 ) -> Result<Removal, OperateError> {
-    let lease_duration = config.tuning.lease_duration;
     let mut others: BTreeMap<Origin, Region> = regions.clone();
     others.remove(&gone.name);
+    let (mut removal, tables) = survey(config, regions, &others, gone, options).await?;
+    if options.dry_run || !removal.is_ready(options.force) {
+        return Ok(removal);
+    }
+    if !removal.is_drained() {
+        mark(&tables, &removal).await?;
+    }
+    let still_there = removal.unreachable.is_none().then_some(gone);
+    removal.rows = remove_rows(&tables, &others, &gone.name, still_there).await?;
+    removal.removed = true;
+    Ok(removal)
+}
+
+/// Where the removal of a region stands, and the tables that it takes part in; changes nothing.
+async fn survey(
+    config: &Config,
+    regions: &BTreeMap<Origin, Region>,
+    others: &BTreeMap<Origin, Region>,
+    gone: &Region,
+    options: RemoveOptions,
+) -> Result<(Removal, Vec<TableReplicas>), OperateError> {
+    let patience = Patience::with_running(config.tuning.lease_duration);
     let mut removal = Removal {
         region: gone.name.clone(),
         removed: false,
         unreachable: None,
         agents: Vec::new(),
-        named_by: named_by(&others, &gone.name, lease_duration).await?,
+        named_by: named_by(others, &gone.name, patience).await?,
         arrivals: Vec::new(),
         left: Vec::new(),
         marks: 0,
@@ -106,60 +127,81 @@ pub async fn remove(
         watermarks: Vec::new(),
         rows: BTreeMap::new(),
     };
-    match running(gone, lease_duration).await {
+    match running(gone, patience).await {
         Ok(agents) => removal.agents = agents.keys().map(ToString::to_string).collect(),
         Err(fault) if options.force => removal.unreachable = Some(fault.to_string()),
         Err(fault) => return Err(OperateError::at(gone, &gone.control_table, fault)),
     }
     let is_there = removal.unreachable.is_none();
-    let mut tables = super::tables(config, if is_there { regions } else { &others }).await?;
+    let asked = regions.values().filter(|region| is_there || region.name != gone.name);
+    let mut tables = tables_seen_from(config, regions, asked).await?;
     tables.retain(|table| table.is_in(&gone.name));
-    let names: Vec<String> = tables.iter().map(|table| table.name.clone()).collect();
-    let mut known = !removal.agents.is_empty();
-    for region in others.values() {
-        let spaces = spaces(region, &tables).await?;
-        let told = ControlTable::of(region).knows(&gone.name, &names, &spaces).await;
-        known |= told.map_err(|fault| OperateError::at(region, &region.control_table, fault))?;
-    }
+    let is_known = !removal.agents.is_empty() || is_known(&tables, others, &gone.name).await?;
     // Where no other region knows it any more, its removal was begun before: its own leases, which say
     // what has been replicated, may be gone.
-    if is_there && known {
+    if is_there && is_known {
         look(config, &tables, gone, options, &mut removal).await?;
     }
     if !removal.is_drained() {
         let of_gone = |watermark: &Watermark| watermark.origin == gone.name;
-        removal.watermarks = watermarks(&tables, &others).await?.into_iter().filter(of_gone).collect();
+        let stay = tables.iter().flat_map(|table| &table.replicas).filter(|of| of.region.name != gone.name);
+        removal.watermarks = watermarks_at(stay).await?.into_iter().filter(of_gone).collect();
     }
-    if options.dry_run || !removal.is_ready(options.force) {
-        return Ok(removal);
-    }
-    if !removal.is_drained() {
-        mark(&tables, &others, &removal).await?;
-    }
+    Ok((removal, tables))
+}
+
+/// Whether any other region has rows about the region.
+async fn is_known(
+    tables: &[TableReplicas],
+    others: &BTreeMap<Origin, Region>,
+    gone: &Origin,
+) -> Result<bool, OperateError> {
+    let names = names(tables);
+    let mut is_known = false;
     for region in others.values() {
-        let spaces = spaces(region, &tables).await?;
-        let rows = ControlTable::of(region).forget_region(&gone.name, &names, &spaces).await;
+        let spaces = spaces(region, tables).await?;
+        let told = ControlTable::of(region).knows(gone, &names, &spaces).await;
+        is_known |= told.map_err(|fault| OperateError::at(region, &region.control_table, fault))?;
+    }
+    Ok(is_known)
+}
+
+/// Removes the rows about the region from the others' control tables, and then, where it is still there,
+/// its own: how many, by region.
+async fn remove_rows(
+    tables: &[TableReplicas],
+    others: &BTreeMap<Origin, Region>,
+    gone: &Origin,
+    still_there: Option<&Region>,
+) -> Result<BTreeMap<Origin, usize>, OperateError> {
+    let (names, mut removed) = (names(tables), BTreeMap::new());
+    for region in others.values() {
+        let spaces = spaces(region, tables).await?;
+        let rows = ControlTable::of(region).forget_region(gone, &names, &spaces).await;
         let rows = rows.map_err(|fault| OperateError::at(region, &region.control_table, fault))?;
-        removal.rows.insert(region.name.clone(), rows);
+        removed.insert(region.name.clone(), rows);
     }
     // Last, once nobody else knows it.
-    if is_there {
-        let spaces = spaces(gone, &tables).await?;
-        let rows = ControlTable::of(gone).take_leave(&names, &spaces).await;
-        let rows = rows.map_err(|fault| OperateError::at(gone, &gone.control_table, fault))?;
-        removal.rows.insert(gone.name.clone(), rows);
+    if let Some(region) = still_there {
+        let spaces = spaces(region, tables).await?;
+        let rows = ControlTable::of(region).take_leave(&names, &spaces).await;
+        let rows = rows.map_err(|fault| OperateError::at(region, &region.control_table, fault))?;
+        removed.insert(region.name.clone(), rows);
     }
-    removal.removed = true;
-    Ok(removal)
+    Ok(removed)
+}
+
+fn names(tables: &[TableReplicas]) -> Vec<String> {
+    tables.iter().map(|table| table.name().to_owned()).collect()
 }
 
 /// The agents that would still write to the region. One that does not say is of an older version.
 async fn named_by(
     others: &BTreeMap<Origin, Region>,
     gone: &Origin,
-    lease_duration: Duration,
+    patience: Patience,
 ) -> Result<Vec<AgentElsewhere>, OperateError> {
-    let beating = elsewhere(others, lease_duration).await?;
+    let beating = elsewhere(others, patience).await?;
     let named_by =
         beating.into_iter().filter(|(_, beat)| beat.regions.is_empty() || beat.regions.contains(gone));
     Ok(named_by.map(|(agent, _)| agent).collect())
@@ -168,24 +210,21 @@ async fn named_by(
 /// What of the region's writes is not everywhere: its agents say so, or else its streams.
 async fn look(
     config: &Config,
-    tables: &[TableConfig],
+    tables: &[TableReplicas],
     gone: &Region,
     options: RemoveOptions,
     removal: &mut Removal,
 ) -> Result<(), OperateError> {
     let deadline = Instant::now() + options.timeout;
     let control = ControlTable::of(gone);
-    let at = |table: &str, fault: Fault| OperateError::at(gone, table, fault);
-    let mut waits = JoinSet::new();
-    for table in tables {
-        let agreement =
-            control.agreement(&table.name).await.map_err(|fault| at(&gone.control_table, fault))?;
+    for replica in tables.iter().filter_map(|table| table.replica_in(&gone.name)) {
+        let table = &replica.table.name;
+        let agreement = control.agreement(table).await.map_err(|fault| replica.at_control(fault))?;
         removal.marks += agreement.gaps.len();
-        let letters =
-            control.dead_letters(&table.name).await.map_err(|fault| at(&gone.control_table, fault))?;
+        let letters = control.dead_letters(table).await.map_err(|fault| replica.at_control(fault))?;
         removal.dead_letters += letters.len();
         if removal.agents.is_empty() {
-            let look = timeout_at(deadline, left(gone, table, &config.tuning)).await;
+            let look = timeout_at(deadline, left(replica, &config.tuning)).await;
             let left = look.unwrap_or_else(|_| {
                 let message = format!("its stream could not be read within {} s", options.timeout.as_secs());
                 Err(Fault { kind: FaultKind::Unreachable, code: String::new(), message })
@@ -193,80 +232,66 @@ async fn look(
             removal.left.push(match left {
                 Ok(left) => left,
                 Err(fault) if options.force => {
-                    warn!(region = %gone.name, table = table.name, %fault, "what is left can't be known");
-                    Left { table: table.name.clone(), writes: 0, unknown: true }
+                    warn!(region = %gone.name, table, %fault, "what is left can't be known");
+                    Left { table: table.clone(), writes: 0, unknown: true }
                 }
-                Err(fault) => return Err(at(&table.name, fault)),
+                Err(fault) => return Err(OperateError::at(gone, table, fault)),
             });
-        } else {
-            let (table, gone) = (table.clone(), gone.clone());
-            let peers: Vec<Origin> = table.replicas.iter().map(|(name, _)| name.clone()).collect();
-            let peers: Vec<Origin> = peers.into_iter().filter(|name| *name != gone.name).collect();
-            waits.spawn(async move { wait(&table, &gone, &peers, deadline).await });
         }
     }
-    while let Some(arrivals) = waits.join_next().await {
-        let arrivals = arrivals.unwrap_or_else(|error| std::panic::resume_unwind(error.into_panic()));
-        removal.arrivals.extend(arrivals?);
+    if !removal.agents.is_empty() {
+        let origins = tables.iter().filter_map(|table| table.replica_in(&gone.name));
+        let peers: BTreeSet<Origin> = tables.iter().flat_map(TableReplicas::regions).collect();
+        let peers: Vec<Origin> = peers.into_iter().filter(|region| *region != gone.name).collect();
+        removal.arrivals = wait(origins, &peers, deadline, |_| {}).await?;
     }
-    removal.arrivals.sort_by(|a, b| (&a.table, &a.peer).cmp(&(&b.table, &b.peer)));
     Ok(())
 }
 
 /// Where one region may have got what another has not, the replicas are to be compared.
-async fn mark(
-    tables: &[TableConfig],
-    others: &BTreeMap<Origin, Region>,
-    removal: &Removal,
-) -> Result<(), OperateError> {
+async fn mark(tables: &[TableReplicas], removal: &Removal) -> Result<(), OperateError> {
     for table in tables {
-        let peers: Vec<Origin> = table
-            .replicas
-            .iter()
-            .map(|(name, _)| name.clone())
-            .filter(|name| others.contains_key(name))
-            .collect();
-        let Some(region) = peers.first().and_then(|name| others.get(name)).filter(|_| peers.len() > 1) else {
-            continue;
-        };
-        let promised = removal.watermarks.iter().filter(|watermark| watermark.table == table.name);
+        let stay: Vec<&PhysicalReplica> =
+            table.replicas.iter().filter(|replica| replica.region.name != removal.region).collect();
+        let [first, _, ..] = stay[..] else { continue };
+        let promised = removal.watermarks.iter().filter(|watermark| watermark.table == table.name());
         let from_millis = promised.map(|watermark| watermark.millis.unwrap_or_default()).min();
         let gap = Gap {
             origin: removal.region.clone(),
             shard: "removed".to_owned(),
             cause: Cause::Trimmed,
-            peers,
+            peers: stay.iter().map(|replica| replica.region.name.clone()).collect(),
             from_millis: from_millis.unwrap_or_default(),
             until_millis: wall_millis(),
             found_millis: wall_millis(),
         };
-        let saved = timeout(ANSWER, ControlTable::of(region).save_gap(&table.name, &gap)).await;
+        let saved = timeout(ANSWER, first.control().save_gap(table.name(), &gap)).await;
         let saved = saved.unwrap_or_else(|_| {
             let message = format!("no answer within {} s", ANSWER.as_secs());
             Err(Fault { kind: FaultKind::Unreachable, code: String::new(), message })
         });
-        saved.map_err(|fault| OperateError::at(region, &region.control_table, fault))?;
+        saved.map_err(|fault| first.at_control(fault))?;
     }
     Ok(())
 }
 
 /// Where the leases of the tables' streams are kept in a region, of those that are there.
-async fn spaces(region: &Region, tables: &[TableConfig]) -> Result<Vec<String>, OperateError> {
+async fn spaces(region: &Region, tables: &[TableReplicas]) -> Result<Vec<String>, OperateError> {
     let mut spaces = Vec::new();
-    for table in tables {
-        let Some(physical) = table.name_in(&region.name) else { continue };
-        let known = ControlTable::of(region).table_streams(&table.name).await;
-        let known = known.map_err(|fault| OperateError::at(region, &region.control_table, fault))?;
-        spaces.extend(known.iter().map(|stream| lease_space(&table.name, &stream.arn)));
-        match describe(region, physical).await {
+    for replica in tables.iter().filter_map(|table| table.replica_in(&region.name)) {
+        let table = &replica.table.name;
+        let known = replica.control().table_streams(table).await;
+        let known = known.map_err(|fault| replica.at_control(fault))?;
+        spaces.extend(known.iter().map(|stream| lease_space(table, &stream.arn)));
+        match replica.describe().await {
             Ok(described) => {
                 if let StreamState::On { arn } = described.stream {
-                    spaces.push(lease_space(&table.name, &arn));
+                    spaces.push(lease_space(table, &arn));
                     spaces.dedup();
                 }
             }
             Err(fault) if fault.kind == FaultKind::Missing => {}
-            Err(fault) => return Err(OperateError::at(region, physical, fault)),
+            Err(fault) => return Err(replica.at(fault)),
         }
     }
     Ok(spaces)

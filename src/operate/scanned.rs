@@ -7,13 +7,13 @@ use std::time::Duration;
 
 use aws_sdk_dynamodb::types::{AttributeValue, KeysAndAttributes, ReturnConsumedCapacity};
 
-use super::OperateError;
+use super::{OperateError, PhysicalReplica, TableReplicas};
 use crate::capacity::{Budget, read_units};
 use crate::config::TableConfig;
 use crate::fault::Fault;
-use crate::protocol::{Item, KeyId, Origin, Selections};
+use crate::protocol::{Item, KeyId, Origin};
 use crate::region::Region;
-use crate::schema::{KeySchema, describe};
+use crate::schema::KeySchema;
 
 /// How many keys one `BatchGetItem` takes.
 const BATCH: usize = 100;
@@ -26,8 +26,7 @@ pub(in crate::operate) struct ScannedReplica {
     pub(in crate::operate) region: Region,
     pub(in crate::operate) table: String,
     pub(in crate::operate) keys: KeySchema,
-    /// What of the table goes to which region.
-    pub(in crate::operate) selections: Arc<Selections>,
+    pub(in crate::operate) config: Arc<TableConfig>,
     /// How many items the service believes there are.
     pub(in crate::operate) estimate: u64,
     pub(in crate::operate) budget: Arc<Budget>,
@@ -135,26 +134,47 @@ impl ScannedReplica {
     }
 }
 
-/// The replicas of a table, in the order of the configuration.
+/// What may be read of each region, whichever of its tables it is.
+#[derive(Debug)]
+pub(in crate::operate) struct Budgets {
+    read_units: Option<u32>,
+    begun: BTreeMap<Origin, Arc<Budget>>,
+}
+
+impl Budgets {
+    /// So many units a second, a region.
+    pub(in crate::operate) fn new(read_units: Option<u32>) -> Self {
+        Self { read_units, begun: BTreeMap::new() }
+    }
+
+    fn of(&mut self, region: &Origin) -> Arc<Budget> {
+        let begun = self.begun.entry(region.clone());
+        Arc::clone(begun.or_insert_with(|| Arc::new(Budget::new(self.read_units))))
+    }
+
+    /// The units used so far in each region of a table.
+    pub(in crate::operate) fn used(&self, table: &TableReplicas) -> BTreeMap<Origin, f64> {
+        let used = |region: &Origin| self.begun.get(region).map(|budget| budget.used()).unwrap_or_default();
+        table.regions().into_iter().map(|region| (region.clone(), used(&region))).collect()
+    }
+}
+
+/// The replicas of a table, to be read; in this order.
 pub(in crate::operate) async fn replicas(
-    table: &TableConfig,
-    regions: &BTreeMap<Origin, Region>,
-    budgets: &BTreeMap<Origin, Arc<Budget>>,
+    ordered: impl IntoIterator<Item = &PhysicalReplica>,
+    budgets: &mut Budgets,
 ) -> Result<Arc<[ScannedReplica]>, OperateError> {
-    let selections = Arc::new(table.selections.clone());
     let mut replicas = Vec::new();
-    for (name, physical) in &table.replicas {
-        let (Some(region), Some(budget)) = (regions.get(name), budgets.get(name)) else { continue };
-        let described = describe(region, physical).await;
-        let described = described.map_err(|fault| OperateError::at(region, physical, fault))?;
+    for replica in ordered {
+        let described = replica.describe().await.map_err(|fault| replica.at(fault))?;
         let estimate = described.table.item_count().and_then(|n| u64::try_from(n).ok()).unwrap_or_default();
         replicas.push(ScannedReplica {
-            region: region.clone(),
-            table: physical.clone(),
+            region: replica.region.clone(),
+            table: replica.name.clone(),
             keys: described.key_schema,
-            selections: Arc::clone(&selections),
+            config: Arc::clone(&replica.table),
             estimate,
-            budget: Arc::clone(budget),
+            budget: budgets.of(&replica.region.name),
             items: AtomicU64::new(0),
             milliunits: AtomicU64::new(0),
         });

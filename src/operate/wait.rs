@@ -9,19 +9,16 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use serde::Serialize;
+use tokio::task::JoinSet;
 use tokio::time::{Instant, MissedTickBehavior};
 use tracing::warn;
 
-use super::OperateError;
+use super::{OperateError, PhysicalReplica, TableReplicas};
 use crate::clock::{moment, wall_millis};
-use crate::config::TableConfig;
-use crate::control::{ControlTable, Gap, LeaseTable, lease_space};
-use crate::fault::{Fault, FaultKind};
+use crate::control::{Gap, Lease, LeaseTable, lease_space};
 use crate::protocol::Origin;
-use crate::region::Region;
-use crate::schema::{StreamState, describe};
-use crate::source::ShardId;
 use crate::source::dynamodb_streams::list_once;
+use crate::source::{Lineage, ShardId};
 
 /// How often the leases are looked at.
 const LOOK: Duration = Duration::from_millis(500);
@@ -52,96 +49,144 @@ impl Arrival {
     }
 }
 
-/// Waits until `peers` have all that was written to a table at `origin` before the call, or until
-/// the deadline.
+/// Waits until `peers` have all that was written to each of the origins' replicas before the call, or
+/// until the deadline; `are_over` hears how many of the waits are over. What comes back is sorted, and
+/// complete only where it says so.
 ///
-/// Peers that have no replica of the table are left out.
+/// Peers that have no replica of a table are left out of it. The first fault ends it.
 pub async fn wait(
-    table: &TableConfig,
-    origin: &Region,
+    origins: impl IntoIterator<Item = &PhysicalReplica>,
+    peers: &[Origin],
+    deadline: Instant,
+    mut are_over: impl FnMut(u64),
+) -> Result<Vec<Arrival>, OperateError> {
+    let mut waits = JoinSet::new();
+    for origin in origins {
+        let (origin, peers) = (origin.clone(), peers.to_vec());
+        waits.spawn(async move { wait_for(&origin, &peers, deadline).await });
+    }
+    let (mut all, mut over) = (Vec::new(), 0);
+    while let Some(arrivals) = waits.join_next().await {
+        // A wait that panics is a defect; nothing may pass for arrived because of it.
+        all.extend(arrivals.unwrap_or_else(|error| std::panic::resume_unwind(error.into_panic()))?);
+        over += 1;
+        are_over(over);
+    }
+    all.sort_by(|a: &Arrival, b| (&a.table, &a.origin, &a.peer).cmp(&(&b.table, &b.origin, &b.peer)));
+    Ok(all)
+}
+
+/// Waits until all that was written to a table in any of its regions before the call is in all of them,
+/// or until the deadline. That is a region's own part, too: a delete mark is carried out there.
+pub(super) async fn everywhere(
+    table: &TableReplicas,
+    deadline: Instant,
+) -> Result<Vec<Arrival>, OperateError> {
+    wait(&table.replicas, &table.regions(), deadline, |_| {}).await
+}
+
+/// One look at an origin's shards, and how far each has got.
+struct Look<'a> {
+    lineage: &'a Lineage,
+    leases: &'a BTreeMap<ShardId, Lease>,
+    barrier: u64,
+}
+
+impl Look<'_> {
+    /// Whether a shard has ended that has no child yet: what was written before the barrier may be in a
+    /// child that was not listed.
+    fn lacks_children(&self, peers: &[&Origin]) -> bool {
+        let has_ended = |shard: &ShardId| {
+            self.leases.get(shard).is_some_and(|lease| peers.iter().all(|peer| lease.is_done_for(peer)))
+        };
+        self.lineage.shards().any(|shard| has_ended(shard) && !self.lineage.has_children(shard))
+    }
+
+    fn arrival(&self, origin: &PhysicalReplica, peer: &Origin) -> Arrival {
+        let has_passed = |lease: &&Lease| {
+            let has_heirs = self.lineage.has_children(&lease.shard);
+            lease.has_passed(self.barrier, peer) && (has_heirs || !lease.is_done_for(peer))
+        };
+        let leases = self.lineage.shards().filter_map(|shard| self.leases.get(shard));
+        Arrival {
+            table: origin.table.name.clone(),
+            origin: origin.region.name.clone(),
+            peer: peer.clone(),
+            shards: self.lineage.shards().count(),
+            arrived: leases.filter(has_passed).count(),
+            paused_until: None,
+            marks: Vec::new(),
+        }
+    }
+}
+
+/// Waits until `peers` have what was written to one origin's replica, or until the deadline.
+async fn wait_for(
+    origin: &PhysicalReplica,
     peers: &[Origin],
     deadline: Instant,
 ) -> Result<Vec<Arrival>, OperateError> {
-    let physical = table.name_in(&origin.name).unwrap_or(&table.name);
-    let at = |table: &str, fault: Fault| OperateError::at(origin, table, fault);
-    let control = ControlTable::of(origin);
-    let described = describe(origin, physical).await.map_err(|fault| at(physical, fault))?;
-    let StreamState::On { arn } = described.stream else {
-        let message = "the table has no stream with both images; `tradewind init` tells what to do";
-        return Err(at(
-            physical,
-            Fault { kind: FaultKind::Missing, code: String::new(), message: message.to_owned() },
-        ));
-    };
-    let space = lease_space(&table.name, &arn);
-    let barrier = control.raise_barrier(&space).await;
-    let barrier = barrier.map_err(|fault| at(&origin.control_table, fault))?;
-    let list = || async { list_once(&origin.streams, &arn).await.map_err(|fault| at(physical, fault)) };
+    let control = origin.control();
+    let arn = origin.stream().await?;
+    let space = lease_space(&origin.table.name, &arn);
+    let barrier = control.raise_barrier(&space).await.map_err(|fault| origin.at_control(fault))?;
+    let list = || async { list_once(&origin.region.streams, &arn).await.map_err(|fault| origin.at(fault)) };
     let mut lineage = list().await?;
-    let peers: Vec<&Origin> = peers.iter().filter(|peer| table.is_in(peer)).collect();
-    let mut told = false;
+    let peers: Vec<&Origin> = peers.iter().filter(|peer| origin.table.is_in(peer)).collect();
+    let mut is_told = false;
     let mut ticks = tokio::time::interval(LOOK);
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
     loop {
         ticks.tick().await;
         let LeaseTable { leases, .. } =
-            control.leases(&space).await.map_err(|fault| at(&origin.control_table, fault))?;
-        // What was written before the barrier may be in a child that was not listed yet.
-        let has_ended = |shard: &ShardId| {
-            leases.get(shard).is_some_and(|lease| peers.iter().all(|peer| lease.is_done_for(peer)))
-        };
-        if lineage.shards().any(|shard| has_ended(shard) && !lineage.has_children(shard)) {
+            control.leases(&space).await.map_err(|fault| origin.at_control(fault))?;
+        if (Look { lineage: &lineage, leases: &leases, barrier }).lacks_children(&peers) {
             lineage = list().await?;
         }
-        let mut arrivals: Vec<Arrival> = peers
-            .iter()
-            .map(|peer| Arrival {
-                table: table.name.clone(),
-                origin: origin.name.clone(),
-                peer: (*peer).clone(),
-                shards: lineage.shards().count(),
-                arrived: lineage
-                    .shards()
-                    .filter_map(|shard| leases.get(shard))
-                    .filter(|lease| {
-                        let has_heirs = lineage.has_children(&lease.shard);
-                        lease.has_passed(barrier, peer) && (has_heirs || !lease.is_done_for(peer))
-                    })
-                    .count(),
-                paused_until: None,
-                marks: Vec::new(),
-            })
-            .collect();
+        let look = Look { lineage: &lineage, leases: &leases, barrier };
+        let mut arrivals: Vec<Arrival> = peers.iter().map(|peer| look.arrival(origin, peer)).collect();
         let is_complete = arrivals.iter().all(Arrival::is_complete);
         let is_over = Instant::now() >= deadline;
         if is_complete || is_over {
-            // A mark is made before a checkpoint passes what it tells of.
-            let agreement = control.agreement(&table.name).await;
-            let marks = agreement.map_err(|fault| at(&origin.control_table, fault))?.gaps;
-            for arrival in &mut arrivals {
-                let concerns = |gap: &&Gap| gap.origin == arrival.origin && gap.peers.contains(&arrival.peer);
-                arrival.marks = marks.iter().filter(concerns).cloned().collect();
-            }
+            note_marks(origin, &mut arrivals).await?;
         }
-        if is_complete {
-            return Ok(arrivals);
+        if !is_complete && (is_over || !is_told) {
+            note_pauses(origin, &mut arrivals, !is_told).await?;
+            is_told = true;
         }
-        if is_over || !told {
-            let paused = control.crew().await.map_err(|fault| at(&origin.control_table, fault))?.pauses;
-            for arrival in arrivals.iter_mut().filter(|arrival| !arrival.is_complete()) {
-                arrival.paused_until =
-                    paused.get(&arrival.peer).copied().filter(|until| *until > wall_millis());
-                if !told && let Some(until) = arrival.paused_until {
-                    let (Arrival { table, origin, peer, .. }, until) = (&*arrival, moment(until));
-                    warn!(%origin, %peer, table, %until, "the peer is paused: `tradewind resume` lets the writes go on");
-                }
-            }
-            told = true;
-        }
-        if is_over {
+        if is_complete || is_over {
             return Ok(arrivals);
         }
     }
+}
+
+/// Notes the marks that concern each peer. A mark is made before a checkpoint passes what it tells of, so
+/// they are looked up after the checkpoints.
+async fn note_marks(origin: &PhysicalReplica, arrivals: &mut [Arrival]) -> Result<(), OperateError> {
+    let agreement = origin.control().agreement(&origin.table.name).await;
+    let marks = agreement.map_err(|fault| origin.at_control(fault))?.gaps;
+    for arrival in arrivals {
+        let concerns = |gap: &&Gap| gap.origin == arrival.origin && gap.peers.contains(&arrival.peer);
+        arrival.marks = marks.iter().filter(concerns).cloned().collect();
+    }
+    Ok(())
+}
+
+/// Notes which of the peers that lack something are paused, and tells of them.
+async fn note_pauses(
+    origin: &PhysicalReplica,
+    arrivals: &mut [Arrival],
+    tell: bool,
+) -> Result<(), OperateError> {
+    let paused = origin.control().crew().await.map_err(|fault| origin.at_control(fault))?.pauses;
+    for arrival in arrivals.iter_mut().filter(|arrival| !arrival.is_complete()) {
+        arrival.paused_until = paused.get(&arrival.peer).copied().filter(|until| *until > wall_millis());
+        if tell && let Some(until) = arrival.paused_until {
+            let (Arrival { table, origin, peer, .. }, until) = (&*arrival, moment(until));
+            warn!(%origin, %peer, table, %until, "the peer is paused: `tradewind resume` lets the writes go on");
+        }
+    }
+    Ok(())
 }
 
 /// The watermark of one origin at one peer.
@@ -156,20 +201,22 @@ pub struct Watermark {
 }
 
 /// The watermarks of each origin at each peer.
-pub async fn watermarks(
-    tables: &[TableConfig],
-    regions: &BTreeMap<Origin, Region>,
+pub async fn watermarks(tables: &[TableReplicas]) -> Result<Vec<Watermark>, OperateError> {
+    watermarks_at(tables.iter().flat_map(|table| &table.replicas)).await
+}
+
+/// The watermarks of each origin at some peers.
+pub(super) async fn watermarks_at<'a>(
+    peers: impl Iterator<Item = &'a PhysicalReplica>,
 ) -> Result<Vec<Watermark>, OperateError> {
     let mut found = Vec::new();
-    for table in tables {
-        for peer in table.replicas.iter().filter_map(|(name, _)| regions.get(name)) {
-            let seen = ControlTable::of(peer).watermarks(&table.name).await;
-            let seen = seen.map_err(|fault| OperateError::at(peer, &peer.control_table, fault))?;
-            for (origin, _) in table.replicas.iter().filter(|(name, _)| *name != peer.name) {
-                let millis = Some(seen.arrived.get(origin).millis()).filter(|millis| *millis > 0);
-                let (table, origin, peer) = (table.name.clone(), origin.clone(), peer.name.clone());
-                found.push(Watermark { table, origin, peer, millis });
-            }
+    for peer in peers {
+        let table = &peer.table.name;
+        let seen = peer.control().watermarks(table).await.map_err(|fault| peer.at_control(fault))?;
+        for origin in peer.peers() {
+            let millis = Some(seen.arrived.get(&origin).millis()).filter(|millis| *millis > 0);
+            let (table, peer) = (table.clone(), peer.region.name.clone());
+            found.push(Watermark { table, origin, peer, millis });
         }
     }
     Ok(found)

@@ -9,12 +9,13 @@ use tracing::debug;
 use super::place::{Place, Seen};
 use super::{Finding, Harm};
 use crate::clock::{moment, wall_millis};
-use crate::config::{Config, TableConfig};
-use crate::control::{AgentId, Beat, ControlTable, Setup, stream_label};
+use crate::config::Config;
+use crate::control::{AgentId, Beat, Setup, stream_label};
 use crate::observe::{Overview, RegionView};
-use crate::operate::agents::running;
+use crate::operate::agents::{Patience, running};
 use crate::operate::init::is_on_demand;
-use crate::operate::{status, watermarks};
+use crate::operate::wait::watermarks_at;
+use crate::operate::{PhysicalReplica, TableReplicas, Watermark, status};
 use crate::protocol::{Origin, is_credible};
 use crate::region::Region;
 use crate::schema::StreamState;
@@ -24,27 +25,30 @@ const FULL: f64 = 0.8;
 
 pub(super) async fn look(
     config: &Config,
-    tables: &[TableConfig],
+    tables: &[TableReplicas],
     regions: &BTreeMap<Origin, Region>,
     places: &BTreeMap<Origin, Place>,
 ) -> Vec<Finding> {
     let mut findings = Vec::new();
     for region in regions.values() {
-        match running(region, config.tuning.lease_duration).await {
+        match running(region, Patience::with_running(config.tuning.lease_duration)).await {
             Ok(agents) => findings.extend(crew(config, &region.name, &agents)),
             Err(fault) => debug!(region = %region.name, %fault, "the agents' beats can't be read"),
         }
-        for table in tables.iter().filter(|table| table.is_in(&region.name)) {
-            findings.extend(rows(region, table).await);
-            findings.extend(owner(region, table).await);
-            let seen = places.get(&region.name).and_then(|place| place.tables.get(&table.name));
+        for replica in tables.iter().filter_map(|table| table.replica_in(&region.name)) {
+            findings.extend(rows(replica).await);
+            findings.extend(owner(replica).await);
+            let seen = places.get(&region.name).and_then(|place| place.tables.get(&replica.table.name));
             if let Some(seen) = seen {
-                findings.extend(streams(region, table, seen).await);
+                findings.extend(streams(replica, seen).await);
             }
         }
     }
     let overview = status(config, regions).await.overview;
-    findings.extend(retention(config, tables, regions, &overview).await);
+    let (ages, ahead) = ages(tables, regions, &overview).await;
+    findings.extend(ahead);
+    findings.extend(retention(config.tuning.stream_retention, ages));
+    findings.extend(paused(&overview));
     for view in &overview.regions {
         findings.extend(reported(view));
         findings.extend(places.get(&view.region).and_then(|place| capacity(place, view, &overview)));
@@ -81,8 +85,8 @@ fn crew(config: &Config, region: &Origin, agents: &BTreeMap<AgentId, Beat>) -> V
 }
 
 /// What a region's control table says of one table.
-async fn rows(region: &Region, table: &TableConfig) -> Vec<Finding> {
-    let (control, name) = (ControlTable::of(region), &table.name);
+async fn rows(replica: &PhysicalReplica) -> Vec<Finding> {
+    let (control, region, name) = (replica.control(), &replica.region, &replica.table.name);
     let mut findings = Vec::new();
     let mut found = |harm, what, problem: String, fix: &str| {
         findings.push(Finding::new(harm, what, &region.name, name, problem, fix));
@@ -120,9 +124,10 @@ async fn rows(region: &Region, table: &TableConfig) -> Vec<Finding> {
 }
 
 /// A table whose rows are another setup's.
-async fn owner(region: &Region, table: &TableConfig) -> Option<Finding> {
+async fn owner(replica: &PhysicalReplica) -> Option<Finding> {
+    let PhysicalReplica { table, region, .. } = replica;
     let setup = Setup::of(table, &region.name);
-    match ControlTable::of(region).belongs_elsewhere(&table.name, &setup).await {
+    match replica.control().belongs_elsewhere(&table.name, &setup).await {
         Ok(reason) => reason.map(|reason| {
             let fix = "a control table for each setup, or one file with all regions; agents of this one refuse to start";
             Finding::new(Harm::Halt, "other_setup", &region.name, &table.name, reason, fix)
@@ -135,9 +140,10 @@ async fn owner(region: &Region, table: &TableConfig) -> Option<Finding> {
 }
 
 /// A table that has another stream than its agents have read last.
-async fn streams(region: &Region, table: &TableConfig, seen: &Seen) -> Option<Finding> {
+async fn streams(replica: &PhysicalReplica, seen: &Seen) -> Option<Finding> {
+    let PhysicalReplica { table, region, .. } = replica;
     let StreamState::On { arn } = &seen.described.stream else { return None };
-    let known = match ControlTable::of(region).table_streams(&table.name).await {
+    let known = match replica.control().table_streams(&table.name).await {
         Ok(known) => known,
         Err(fault) => {
             debug!(region = %region.name, %fault, "the streams that agents have read can't be looked up");
@@ -159,76 +165,88 @@ async fn streams(region: &Region, table: &TableConfig, seen: &Seen) -> Option<Fi
     })
 }
 
-/// How old the oldest write is that a peer lacks, beside what streams keep.
-async fn retention(
-    config: &Config,
-    tables: &[TableConfig],
+/// How old the oldest write is that a peer lacks, by origin and peer.
+type Ages = BTreeMap<(Origin, Origin), Duration>;
+
+/// What the agents report of that, and where none has, what is durable; and what can't be true.
+async fn ages(
+    tables: &[TableReplicas],
     regions: &BTreeMap<Origin, Region>,
     overview: &Overview,
-) -> Vec<Finding> {
-    let mut ages: BTreeMap<(Origin, Origin), Duration> = BTreeMap::new();
+) -> (Ages, Vec<Finding>) {
+    let mut ages = Ages::new();
     for link in &overview.links {
         let age = link.watermark_age.and_then(|age| Duration::try_from_secs_f64(age).ok());
         if let Some(age) = age {
             ages.insert((link.origin.clone(), link.peer.clone()), age);
         }
     }
-    // What is durable says so even where no agent has reported for a day.
     let (now, mut findings) = (wall_millis(), Vec::new());
-    for watermark in watermarks(tables, regions).await.unwrap_or_default() {
+    let replicas = tables.iter().flat_map(|table| &table.replicas);
+    let reached = replicas.filter(|replica| regions.contains_key(&replica.region.name));
+    for watermark in watermarks_at(reached).await.unwrap_or_default() {
         let Some(millis) = watermark.millis else { continue };
-        if !is_credible(millis, now) {
-            findings.push(Finding::new(
-                Harm::Lag,
-                "watermark_ahead",
-                &watermark.peer,
-                &watermark.table,
-                format!(
-                    "what {} has promised to {} lies ahead, at {}: a clock was wrong when it was made; nobody \
-                     believes it, and {}'s agent takes it back with its next",
-                    watermark.origin,
-                    watermark.peer,
-                    moment(millis),
-                    watermark.origin
-                ),
-                "set the clocks of the services, and of the machines that agents run on, by NTP",
-            ));
-            continue;
-        }
-        let heard = ages.contains_key(&(watermark.origin.clone(), watermark.peer.clone()));
-        if !heard {
+        if is_credible(millis, now) {
             let age = Duration::from_millis(wall_millis().saturating_sub(millis));
-            let known = ages.entry((watermark.origin, watermark.peer)).or_default();
-            *known = age.max(*known);
+            ages.entry((watermark.origin, watermark.peer)).or_insert(age);
+        } else {
+            findings.push(ahead(&watermark, millis));
         }
     }
-    let kept = config.tuning.stream_retention;
-    for ((origin, peer), age) in ages.into_iter().filter(|(_, age)| *age > kept / 2) {
-        let told = humantime::format_duration(Duration::from_mins(age.as_secs() / 60));
+    (ages, findings)
+}
+
+/// A watermark that lies ahead of any believable clock.
+fn ahead(watermark: &Watermark, millis: u64) -> Finding {
+    let Watermark { table, origin, peer, .. } = watermark;
+    Finding::new(
+        Harm::Lag,
+        "watermark_ahead",
+        peer,
+        table,
+        format!(
+            "what {origin} has promised to {peer} lies ahead, at {}: a clock was wrong when it was made; nobody \
+             believes it, and {origin}'s agent takes it back with its next",
+            moment(millis)
+        ),
+        "set the clocks of the services, and of the machines that agents run on, by NTP",
+    )
+}
+
+/// Peers that lack writes which their origin's stream does not keep much longer.
+fn retention(kept: Duration, ages: Ages) -> Vec<Finding> {
+    let minutes = |age: Duration| humantime::format_duration(Duration::from_mins(age.as_secs() / 60));
+    let late = ages.into_iter().filter(|(_, age)| *age > kept / 2);
+    late.map(|((origin, peer), age)| {
+        let told = minutes(age);
         let (problem, fix) = if age >= kept {
             (
                 format!("{peer} may lack writes that are {told} old: the stream has dropped them"),
-                "bring the agents and the peer back, then run `tradewind verify`".to_owned(),
+                "bring the agents and the peer back, then run `tradewind verify`",
             )
         } else {
-            let left =
-                humantime::format_duration(Duration::from_mins(kept.saturating_sub(age).as_secs() / 60));
+            let left = minutes(kept.saturating_sub(age));
             (
                 format!("{peer} may lack writes that are {told} old: in {left} the stream drops the oldest"),
-                "bring the agents of the origin and the peer back before that".to_owned(),
+                "bring the agents of the origin and the peer back before that",
             )
         };
-        findings.push(Finding::new(Harm::DataLoss, "retention", &origin, "", problem, fix));
-    }
-    for link in &overview.links {
-        if let Some(until) = link.paused_until {
+        Finding::new(Harm::DataLoss, "retention", &origin, "", problem, fix)
+    })
+    .collect()
+}
+
+/// Peers that an operator has paused.
+fn paused(overview: &Overview) -> Vec<Finding> {
+    let links = overview.links.iter().filter_map(|link| Some((link, link.paused_until?)));
+    links
+        .map(|(link, until)| {
             let problem =
                 format!("nothing is written to {} until {}: it is paused", link.peer, moment(until));
             let fix = "`tradewind resume` ends that";
-            findings.push(Finding::new(Harm::Note, "paused", &link.origin, "", problem, fix));
-        }
-    }
-    findings
+            Finding::new(Harm::Note, "paused", &link.origin, "", problem, fix)
+        })
+        .collect()
 }
 
 /// What the agents of a region report of its tables.

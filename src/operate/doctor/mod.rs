@@ -20,7 +20,8 @@ use serde::Serialize;
 use tokio::task::JoinSet;
 
 use self::place::Place;
-use crate::config::{Config, TableConfig};
+use crate::config::Config;
+use crate::operate::{OperateError, TableReplicas};
 use crate::protocol::Origin;
 use crate::region::Region;
 
@@ -59,7 +60,7 @@ impl Diagnosis {
 pub async fn doctor(config: &Config, regions: &BTreeMap<Origin, Region>, agents_of: &[Origin]) -> Diagnosis {
     let (tables, mut findings) = find_tables(config, regions).await;
     let mut looks = JoinSet::new();
-    for region in config.regions.iter().filter_map(|region| regions.get(&region.name)).cloned() {
+    for region in regions.values().cloned() {
         let (config, tables, agents_of) = (config.clone(), tables.clone(), agents_of.to_vec());
         looks.spawn(async move { Place::look(&config, &tables, region, &agents_of).await });
     }
@@ -96,7 +97,7 @@ pub async fn doctor(config: &Config, regions: &BTreeMap<Origin, Region>, agents_
 async fn find_tables(
     config: &Config,
     regions: &BTreeMap<Origin, Region>,
-) -> (Vec<TableConfig>, Vec<Finding>) {
+) -> (Vec<TableReplicas>, Vec<Finding>) {
     let mut found = BTreeMap::new();
     let mut findings = Vec::new();
     for region in regions.values() {
@@ -106,5 +107,14 @@ async fn find_tables(
             Err(fault) => findings.push(Finding::of_fault(&region.name, &pattern, "ListTables", &fault)),
         }
     }
-    (config.tables.iter().cloned().chain(found.into_values()).collect(), findings)
+    let mut tables = Vec::new();
+    for table in config.tables.iter().cloned().chain(found.into_values()) {
+        match TableReplicas::of(table, regions) {
+            Ok(table) => tables.push(table),
+            Err(OperateError { region, table, fault }) => {
+                findings.push(Finding::of_fault(&region, &table, "DescribeTable", &fault));
+            }
+        }
+    }
+    (tables, findings)
 }

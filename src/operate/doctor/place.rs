@@ -9,9 +9,10 @@ use super::permissions::{
 };
 use super::{Finding, Harm, Untried};
 use crate::clock::wall_millis;
-use crate::config::{Config, TableConfig};
+use crate::config::Config;
 use crate::control::{EXPIRES, PK, SK};
 use crate::fault::{Fault, FaultKind};
+use crate::operate::TableReplicas;
 use crate::protocol::Origin;
 use crate::region::Region;
 use crate::schema::{Described, StreamState};
@@ -76,7 +77,7 @@ pub(super) struct Place {
 impl Place {
     pub(super) async fn look(
         config: &Config,
-        tables: &[TableConfig],
+        tables: &[TableReplicas],
         region: Region,
         agents_of: &[Origin],
     ) -> Self {
@@ -110,14 +111,14 @@ impl Place {
                 place.attempt(&region, &seen.described, OWN_CONFLICTS, Harm::Lag).await;
             }
         }
-        for table in tables {
-            let Some(physical) = table.name_in(&region.name) else { continue };
+        for replica in tables.iter().filter_map(|table| table.replica_in(&region.name)) {
+            let physical = &replica.name;
             let Some(seen) = place.describe(&region, physical).await else { continue };
             place.attempt(&region, &seen.described, &actions(OWN_TABLE, PEERS_TABLE), Harm::Halt).await;
             if own && let StreamState::On { arn } = &seen.described.stream {
                 place.stream(&region, physical, arn, Harm::Halt).await;
             }
-            place.tables.insert(table.name.clone(), seen);
+            place.tables.insert(replica.table.name.clone(), seen);
         }
         place
     }

@@ -6,109 +6,143 @@ use aws_sdk_dynamodb::types::{ProvisionedThroughputDescription, TableDescription
 
 use super::place::{Place, Seen};
 use super::{Finding, Harm};
-use crate::config::TableConfig;
 use crate::operate::init::is_on_demand;
-use crate::protocol::{Origin, STAMP};
+use crate::operate::{PhysicalReplica, TableReplicas};
+use crate::protocol::{Origin, STAMP, Selections};
 use crate::schema::StreamState;
 
+/// One replica: its region, what it is called there, and what was seen of it.
+type Replica<'a> = (&'a Origin, &'a str, &'a Seen);
+
 /// Looks at all replicas of one table that could be described.
-pub(super) fn look(table: &TableConfig, places: &BTreeMap<Origin, Place>) -> Vec<Finding> {
-    let replicas: Vec<(&Origin, &String, &Seen)> = table
+pub(super) fn look(table: &TableReplicas, places: &BTreeMap<Origin, Place>) -> Vec<Finding> {
+    let seen = |replica: &PhysicalReplica| places.get(&replica.region.name)?.tables.get(table.name());
+    let replicas: Vec<Replica<'_>> = table
         .replicas
         .iter()
-        .filter_map(|(name, physical)| Some((name, physical, places.get(name)?.tables.get(&table.name)?)))
+        .filter_map(|replica| Some((&replica.region.name, replica.name.as_str(), seen(replica)?)))
         .collect();
     let mut findings = Vec::new();
-    for (region, physical, seen) in &replicas {
-        let mut found = |harm, name, problem: String, fix: &str| {
-            findings.push(Finding::new(harm, name, region, physical, problem, fix));
-        };
-        if !seen.described.active {
-            let status = seen.described.table.table_status().map(ToString::to_string).unwrap_or_default();
-            found(
-                Harm::Halt,
-                "not_active",
-                format!("the table is not active: {status}"),
-                "wait, or see what was done to it",
-            );
-        }
-        if let Some(reason) = &seen.described.managed {
-            found(
-                Harm::Halt,
-                "managed_global_table",
-                reason.clone(),
-                "let one of the two replicate it: remove the other replicas in DynamoDB, or the table from regions.toml",
-            );
-        }
-        match &seen.described.stream {
-            StreamState::On { .. } => {}
-            StreamState::Off => found(
-                Harm::DataLoss,
-                "stream_off",
-                "it has no stream: what is written here goes nowhere, and can't be replicated later"
-                    .to_owned(),
-                "run `tradewind init`, start the agents, then run `tradewind verify`",
-            ),
-            StreamState::Unfit(view) => found(
-                Harm::DataLoss,
-                "stream_view",
-                format!(
-                    "its stream shows {view}, but NEW_AND_OLD_IMAGES is needed: nothing written here is replicated"
-                ),
-                "turn the stream off once its other readers can do without it, and run `tradewind init`",
-            ),
-        }
-        let is_key = |name: &str| {
-            let mut definitions = seen.described.table.attribute_definitions().iter();
-            definitions.any(|definition| definition.attribute_name() == name)
-        };
-        if is_key(STAMP) {
-            found(
-                Harm::Halt,
-                "reserved_attribute",
-                format!("{STAMP} is a key of the table or of an index, but it must hold Tradewind's stamp"),
-                "call the attribute otherwise: remove that index, or recreate the table",
-            );
-        }
-        for (_, attribute) in table.selections.withheld().filter(|(to, _)| *to == *region) {
-            if seen.described.key_schema.names().any(|name| name == attribute) {
-                found(
-                    Harm::Halt,
-                    "withheld_key",
-                    format!(
-                        "regions.toml keeps {attribute:?} from this region, but it is a part of the table's key"
-                    ),
-                    "take it out of `without`",
-                );
-            }
-        }
-        for (index, units, of_table) in narrow_indexes(&seen.described.table) {
-            found(
-                Harm::Lag,
-                "index_capacity",
-                format!(
-                    "the index {index} takes {units} write units a second and the table {of_table}: a full index throttles \
-                     writes to the table, agents' too"
-                ),
-                "give the index as many as the table, or make both on demand",
-            );
-        }
+    for replica in &replicas {
+        findings.extend(state(*replica));
+        findings.extend(keys(&table.config.selections, *replica));
+        findings.extend(indexes(*replica));
     }
-    if let Some((like, _, first)) = replicas.first() {
-        for (region, physical, seen) in &replicas {
-            if seen.described.key_schema != first.described.key_schema {
-                let problem = format!(
-                    "its keys are {}, but in {like} they are {}",
-                    seen.described.key_schema, first.described.key_schema
-                );
-                let fix = "recreate one of them: nothing is replicated between them";
-                findings.push(Finding::new(Harm::Halt, "keys_differ", region, physical, problem, fix));
-            }
-        }
-    }
+    findings.extend(key_schemas(&replicas));
     findings.extend(times_to_live(&replicas));
     findings.extend(classes(&replicas));
     findings
+}
+
+/// What keeps a replica from being replicated at all.
+fn state((region, physical, seen): Replica<'_>) -> Vec<Finding> {
+    let mut findings = Vec::new();
+    let mut found = |harm, name, problem: String, fix: &str| {
+        findings.push(Finding::new(harm, name, region, physical, problem, fix));
+    };
+    if !seen.described.active {
+        let status = seen.described.table.table_status().map(ToString::to_string).unwrap_or_default();
+        found(
+            Harm::Halt,
+            "not_active",
+            format!("the table is not active: {status}"),
+            "wait, or see what was done to it",
+        );
+    }
+    if let Some(reason) = &seen.described.managed {
+        found(
+            Harm::Halt,
+            "managed_global_table",
+            reason.clone(),
+            "let one of the two replicate it: remove the other replicas in DynamoDB, or the table from regions.toml",
+        );
+    }
+    match &seen.described.stream {
+        StreamState::On { .. } => {}
+        StreamState::Off => found(
+            Harm::DataLoss,
+            "stream_off",
+            "it has no stream: what is written here goes nowhere, and can't be replicated later".to_owned(),
+            "run `tradewind init`, start the agents, then run `tradewind verify`",
+        ),
+        StreamState::Unfit(view) => found(
+            Harm::DataLoss,
+            "stream_view",
+            format!(
+                "its stream shows {view}, but NEW_AND_OLD_IMAGES is needed: nothing written here is replicated"
+            ),
+            "turn the stream off once its other readers can do without it, and run `tradewind init`",
+        ),
+    }
+    findings
+}
+
+/// Keys that are Tradewind's own, or that the region is not to have.
+fn keys(selections: &Selections, (region, physical, seen): Replica<'_>) -> Vec<Finding> {
+    let mut findings = Vec::new();
+    let mut found = |harm, name, problem: String, fix: &str| {
+        findings.push(Finding::new(harm, name, region, physical, problem, fix));
+    };
+    let is_key = |name: &str| {
+        let mut definitions = seen.described.table.attribute_definitions().iter();
+        definitions.any(|definition| definition.attribute_name() == name)
+    };
+    if is_key(STAMP) {
+        found(
+            Harm::Halt,
+            "reserved_attribute",
+            format!("{STAMP} is a key of the table or of an index, but it must hold Tradewind's stamp"),
+            "call the attribute otherwise: remove that index, or recreate the table",
+        );
+    }
+    for (_, attribute) in selections.withheld().filter(|(to, _)| *to == region) {
+        if seen.described.key_schema.names().any(|name| name == attribute) {
+            found(
+                Harm::Halt,
+                "withheld_key",
+                format!(
+                    "regions.toml keeps {attribute:?} from this region, but it is a part of the table's key"
+                ),
+                "take it out of `without`",
+            );
+        }
+    }
+    findings
+}
+
+/// Indexes that throttle the table.
+fn indexes((region, physical, seen): Replica<'_>) -> Vec<Finding> {
+    let mut findings = Vec::new();
+    let mut found = |harm, name, problem: String, fix: &str| {
+        findings.push(Finding::new(harm, name, region, physical, problem, fix));
+    };
+    for (index, units, of_table) in narrow_indexes(&seen.described.table) {
+        found(
+            Harm::Lag,
+            "index_capacity",
+            format!(
+                "the index {index} takes {units} write units a second and the table {of_table}: a full index throttles \
+                 writes to the table, agents' too"
+            ),
+            "give the index as many as the table, or make both on demand",
+        );
+    }
+    findings
+}
+
+/// Nothing can be replicated between tables of different keys.
+fn key_schemas(replicas: &[Replica<'_>]) -> Vec<Finding> {
+    let Some((like, _, first)) = replicas.first() else { return Vec::new() };
+    let expected = &first.described.key_schema;
+    let others = replicas.iter().filter(|(.., seen)| seen.described.key_schema != *expected);
+    others
+        .map(|(region, physical, seen)| {
+            let problem =
+                format!("its keys are {}, but in {like} they are {expected}", seen.described.key_schema);
+            let fix = "recreate one of them: nothing is replicated between them";
+            Finding::new(Harm::Halt, "keys_differ", region, physical, problem, fix)
+        })
+        .collect()
 }
 
 /// The indexes of a provisioned table that take fewer writes than the table.
@@ -134,7 +168,7 @@ fn narrow_indexes(table: &TableDescription) -> Vec<(String, i64, i64)> {
 }
 
 /// An expiry is a delete, and is replicated.
-fn times_to_live(replicas: &[(&Origin, &String, &Seen)]) -> Vec<Finding> {
+fn times_to_live(replicas: &[Replica<'_>]) -> Vec<Finding> {
     let attributes: BTreeSet<&String> = replicas.iter().filter_map(|(.., seen)| seen.ttl.as_ref()).collect();
     let named = |attribute: &Option<String>| {
         attribute.as_deref().map_or("nothing".to_owned(), |name| format!("{name:?}"))
@@ -158,7 +192,7 @@ fn times_to_live(replicas: &[(&Origin, &String, &Seen)]) -> Vec<Finding> {
         .collect()
 }
 
-fn classes(replicas: &[(&Origin, &String, &Seen)]) -> Vec<Finding> {
+fn classes(replicas: &[Replica<'_>]) -> Vec<Finding> {
     let class = |seen: &Seen| {
         let summary = seen.described.table.table_class_summary();
         summary.and_then(|summary| summary.table_class()).map_or("STANDARD".to_owned(), ToString::to_string)

@@ -38,9 +38,9 @@ pub async fn bootstrap(
         if *stop.borrow() {
             break;
         }
-        let replicas = super::replicas(config, table, regions, options).await?;
+        let replicas = super::replicas(config, table, options).await?;
         let seeder = Arc::new(Seeder::new(table, replicas, &config.tuning, options));
-        let work = seed_table(regions, &seeder, stop.clone());
+        let work = seed_table(&seeder, stop.clone());
         let complete = super::told(work, &seeder, audience).await?;
         results.push(seeder.result(complete));
     }
@@ -48,14 +48,10 @@ pub async fn bootstrap(
 }
 
 /// Whether all keys were seen to.
-async fn seed_table(
-    regions: &BTreeMap<Origin, Region>,
-    seeder: &Arc<Seeder>,
-    stop: watch::Receiver<bool>,
-) -> Result<bool, SeedError> {
+async fn seed_table(seeder: &Arc<Seeder>, stop: watch::Receiver<bool>) -> Result<bool, SeedError> {
     let mut segments = segments(seeder).await?;
     loop {
-        let hold = seeder.raise(regions).await?;
+        let hold = seeder.raise().await?;
         if let Some(hold) = &hold {
             segments.iter_mut().filter(|row| row.hold == 0).for_each(|row| row.hold = hold.number);
         }
@@ -105,10 +101,10 @@ async fn segments(seeder: &Seeder) -> Result<Vec<SeededSegment>, OperateError> {
     for replica in &*seeder.replicas {
         let source = &replica.region.name;
         // What such a region wrote stays there.
-        if seeder.table.selections.keeps(source) {
+        if seeder.table.config.selections.keeps(source) {
             continue;
         }
-        let saved = ControlTable::of(&replica.region).seeded_segments(&seeder.table.name).await;
+        let saved = ControlTable::of(&replica.region).seeded_segments(seeder.table.name()).await;
         let saved = saved.map_err(|fault| at_control(replica, fault))?;
         let (fitting, other): (Vec<_>, Vec<_>) =
             saved.into_iter().partition(|row| row.task == task && row.source == *source);
@@ -121,7 +117,7 @@ async fn segments(seeder: &Seeder) -> Result<Vec<SeededSegment>, OperateError> {
         if !dry_run {
             for row in fitting.iter().chain(&other) {
                 let forgotten =
-                    ControlTable::of(&replica.region).forget_seeded_segment(&seeder.table.name, row).await;
+                    ControlTable::of(&replica.region).forget_seeded_segment(seeder.table.name(), row).await;
                 forgotten.map_err(|fault| at_control(replica, fault))?;
             }
         }
@@ -135,7 +131,7 @@ async fn segments(seeder: &Seeder) -> Result<Vec<SeededSegment>, OperateError> {
         }));
     }
     if is_resumed {
-        info!(table = seeder.table.name, "an earlier bootstrap is taken up where it was");
+        info!(table = seeder.table.name(), "an earlier bootstrap is taken up where it was");
     }
     Ok(all)
 }
@@ -144,7 +140,7 @@ async fn forget(seeder: &Seeder, segments: &[SeededSegment]) -> Result<(), Opera
     for replica in &*seeder.replicas {
         let control = ControlTable::of(&replica.region);
         for row in segments.iter().filter(|row| row.source == replica.region.name) {
-            let forgotten = control.forget_seeded_segment(&seeder.table.name, row).await;
+            let forgotten = control.forget_seeded_segment(seeder.table.name(), row).await;
             forgotten.map_err(|fault| at_control(replica, fault))?;
         }
     }
@@ -223,8 +219,8 @@ impl Reading {
         }
         let replica = &self.seeder.replicas[self.source];
         let control = ControlTable::of(&replica.region);
-        if let Err(fault) = control.save_seeded_segment(&self.seeder.table.name, row, wall_millis()).await {
-            warn!(region = %replica.region.name, table = self.seeder.table.name, %fault, "how far it has got can't be saved");
+        if let Err(fault) = control.save_seeded_segment(self.seeder.table.name(), row, wall_millis()).await {
+            warn!(region = %replica.region.name, table = self.seeder.table.name(), %fault, "how far it has got can't be saved");
         }
         Ok(())
     }

@@ -1,6 +1,5 @@
 //! A hold on a table, in the control tables of all its regions.
 
-use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -9,14 +8,11 @@ use tokio::time::{Instant, MissedTickBehavior};
 use tracing::{debug, warn};
 
 use super::SeedError;
-use crate::config::{TableConfig, Tuning};
-use crate::control::{ControlTable, Held, HoldRow, lease_space};
+use crate::config::Tuning;
+use crate::control::{Held, HoldRow, lease_space};
 use crate::deliver::Tenure;
-use crate::fault::{Fault, FaultKind};
-use crate::operate::{Arrival, OperateError, wait};
-use crate::protocol::Origin;
-use crate::region::Region;
-use crate::schema::{StreamState, describe};
+use crate::operate::wait::everywhere;
+use crate::operate::{Arrival, OperateError, PhysicalReplica, TableReplicas};
 
 /// A hold, renewed until it is released or dropped. Where it is dropped, or its process is killed,
 /// agents take it for over after a while.
@@ -24,7 +20,7 @@ pub(super) struct Hold {
     pub(super) number: u64,
     /// How long seeds may be written.
     pub(super) tenure: Arc<Tenure>,
-    table: TableConfig,
+    table: TableReplicas,
     places: Arc<[Place]>,
     tuning: Tuning,
     renewals: JoinSet<()>,
@@ -32,18 +28,19 @@ pub(super) struct Hold {
 
 /// Where a region keeps the row of the table's hold.
 struct Place {
-    region: Region,
+    replica: PhysicalReplica,
     space: String,
 }
 
 impl Place {
-    fn at(&self, fault: Fault) -> OperateError {
-        OperateError::at(&self.region, &self.region.control_table, fault)
+    async fn row(&self) -> Result<HoldRow, OperateError> {
+        let table = self.replica.control().leases(&self.space).await;
+        table.map(|table| table.hold).map_err(|fault| self.replica.at_control(fault))
     }
 
-    async fn row(&self) -> Result<HoldRow, OperateError> {
-        let table = ControlTable::of(&self.region).leases(&self.space).await;
-        table.map(|table| table.hold).map_err(|fault| self.at(fault))
+    fn busy(&self) -> SeedError {
+        let PhysicalReplica { table, region, .. } = &self.replica;
+        SeedError::Busy { table: table.name.clone(), region: region.name.clone() }
     }
 }
 
@@ -51,18 +48,17 @@ impl Hold {
     /// Raises a hold, and waits until it is in force everywhere, and all that was written before that
     /// is everywhere.
     pub(super) async fn raise(
-        table: &TableConfig,
-        regions: &BTreeMap<Origin, Region>,
+        table: &TableReplicas,
         tuning: &Tuning,
         patience: Duration,
     ) -> Result<Self, SeedError> {
-        let places = places(table, regions).await?;
-        let number = next_number(table, &places, renewal_interval(tuning)).await?;
+        let places = places(table).await?;
+        let number = next_number(&places, renewal_interval(tuning)).await?;
         let asked = Instant::now();
         for place in places.iter() {
-            let raised = ControlTable::of(&place.region).raise_hold(&place.space, number).await;
-            if raised.map_err(|fault| place.at(fault))? == Held::No {
-                return Err(SeedError::Busy { table: table.name.clone(), region: place.region.name.clone() });
+            let raised = place.replica.control().raise_hold(&place.space, number).await;
+            if raised.map_err(|fault| place.replica.at_control(fault))? == Held::No {
+                return Err(place.busy());
             }
         }
         let tenure = Arc::new(Tenure::until(asked + tuning.tenure()));
@@ -77,8 +73,7 @@ impl Hold {
 
     /// Waits until all that was written anywhere before the call is everywhere.
     pub(super) async fn pass(&self, patience: Duration) -> Result<(), SeedError> {
-        let regions: Vec<&Region> = self.places.iter().map(|place| &place.region).collect();
-        let passed = pass(&self.table, &regions, patience);
+        let passed = pass(&self.table, patience);
         tokio::select! {
             passed = passed => passed,
             () = self.tenure.ended() => Err(self.lost()),
@@ -86,7 +81,7 @@ impl Hold {
     }
 
     pub(super) fn lost(&self) -> SeedError {
-        SeedError::Lost { table: self.table.name.clone() }
+        SeedError::Lost { table: self.table.name().to_owned() }
     }
 
     /// Waits until no seed can be under way any more, and releases the hold.
@@ -97,10 +92,10 @@ impl Hold {
         }
         self.renewals.shutdown().await;
         for place in self.places.iter() {
-            let released = ControlTable::of(&place.region).release_hold(&place.space, self.number).await;
+            let released = place.replica.control().release_hold(&place.space, self.number).await;
             // Agents take it for over by themselves.
             if let Err(fault) = released {
-                warn!(region = %place.region.name, table = self.table.name, %fault, "a hold can't be released: it lapses");
+                warn!(region = %place.replica.region.name, table = self.table.name(), %fault, "a hold can't be released: it lapses");
             }
         }
         Ok(())
@@ -108,61 +103,38 @@ impl Hold {
 }
 
 /// Waits until all that was written to a table in any of its regions is in all of them.
-pub(super) async fn pass(
-    table: &TableConfig,
-    regions: &[&Region],
-    patience: Duration,
-) -> Result<(), SeedError> {
-    let all: Arc<[Origin]> = regions.iter().map(|region| region.name.clone()).collect();
+pub(super) async fn pass(table: &TableReplicas, patience: Duration) -> Result<(), SeedError> {
     let deadline = Instant::now() + patience;
-    let mut waits = JoinSet::new();
-    for region in regions {
-        let (table, region, all) = (table.clone(), Region::clone(region), Arc::clone(&all));
-        // A region's own part, too: a delete mark is carried out there.
-        waits.spawn(async move { wait(&table, &region, &all, deadline).await });
-    }
-    while let Some(waited) = waits.join_next().await {
-        let arrivals = waited.unwrap_or_else(|error| std::panic::resume_unwind(error.into_panic()))?;
-        if let Some(late) = arrivals.into_iter().find(|arrival| !arrival.is_complete()) {
-            let Arrival { table, origin, peer, .. } = late;
-            return Err(SeedError::NotPassed { table, origin, peer, patience });
+    let arrivals = everywhere(table, deadline).await?;
+    match arrivals.into_iter().find(|arrival| !arrival.is_complete()) {
+        Some(Arrival { table, origin, peer, .. }) => {
+            Err(SeedError::NotPassed { table, origin, peer, patience })
         }
+        None => Ok(()),
     }
-    Ok(())
 }
 
-async fn places(
-    table: &TableConfig,
-    regions: &BTreeMap<Origin, Region>,
-) -> Result<Arc<[Place]>, OperateError> {
+async fn places(table: &TableReplicas) -> Result<Arc<[Place]>, OperateError> {
     let mut places = Vec::new();
-    for (name, physical) in &table.replicas {
-        let Some(region) = regions.get(name) else { continue };
-        let at = |fault: Fault| OperateError::at(region, physical, fault);
-        let StreamState::On { arn } = describe(region, physical).await.map_err(at)?.stream else {
-            let message = "the table has no stream with both images; `tradewind init` tells what to do";
-            return Err(at(Fault {
-                kind: FaultKind::Missing,
-                code: String::new(),
-                message: message.to_owned(),
-            }));
-        };
-        places.push(Place { region: region.clone(), space: lease_space(&table.name, &arn) });
+    for replica in &table.replicas {
+        let space = lease_space(table.name(), &replica.stream().await?);
+        places.push(Place { replica: replica.clone(), space });
     }
     Ok(places.into())
 }
 
 /// The number of the next hold. Where there is one that is being renewed, it is somebody's.
-async fn next_number(table: &TableConfig, places: &[Place], renewal: Duration) -> Result<u64, SeedError> {
+async fn next_number(places: &[Place], renewal: Duration) -> Result<u64, SeedError> {
     let mut last = 0;
     for place in places {
         let row = place.row().await?;
         last = last.max(row.number).max(row.over);
         if row.active().is_some() {
-            debug!(region = %place.region.name, table = table.name, hold = row.number, "there is a hold already");
+            let PhysicalReplica { table, region, .. } = &place.replica;
+            debug!(region = %region.name, table = table.name, hold = row.number, "there is a hold already");
             tokio::time::sleep(renewal * 3).await;
             if place.row().await? != row {
-                return Err(SeedError::Busy { table: table.name.clone(), region: place.region.name.clone() });
+                return Err(place.busy());
             }
         }
     }
@@ -184,9 +156,8 @@ async fn renew(places: Arc<[Place]>, number: u64, tenure: Arc<Tenure>, tuning: T
         let mut renewals = JoinSet::new();
         for i in 0..places.len() {
             let places = Arc::clone(&places);
-            renewals.spawn(async move {
-                ControlTable::of(&places[i].region).renew_hold(&places[i].space, number).await
-            });
+            renewals
+                .spawn(async move { places[i].replica.control().renew_hold(&places[i].space, number).await });
         }
         let mut renewed = true;
         while let Some(renewal) = renewals.join_next().await {

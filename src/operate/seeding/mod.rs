@@ -34,12 +34,11 @@ use serde::Serialize;
 use serde_json::Value;
 use tokio::time::{Instant, MissedTickBehavior};
 
-use super::scanned::ScannedReplica;
-use super::{NamedError, OperateError, VerifyError, verify};
-use crate::capacity::Budget;
-use crate::config::{Config, TableConfig};
+use super::agents::{Patience, first_without};
+use super::scanned::{Budgets, ScannedReplica};
+use super::{NamedError, OperateError, PhysicalReplica, TableReplicas, VerifyError};
+use crate::config::Config;
 use crate::protocol::{Origin, Seed};
-use crate::region::Region;
 
 pub use bootstrap::bootstrap;
 pub use repair::repair;
@@ -199,36 +198,18 @@ pub enum SeedError {
 /// The replicas of a table, those first whose items are to win; their regions' agents are alive.
 async fn replicas(
     config: &Config,
-    table: &TableConfig,
-    regions: &BTreeMap<Origin, Region>,
+    table: &TableReplicas,
     options: &SeedOptions,
 ) -> Result<Arc<[ScannedReplica]>, SeedError> {
-    let budgets: BTreeMap<Origin, Arc<Budget>> =
-        regions.keys().map(|name| (name.clone(), Arc::new(Budget::new(options.read_units)))).collect();
-    let mut table = table.clone();
     let rank = |name: &Origin| options.prefer.iter().position(|preferred| preferred == name);
-    table.replicas.sort_by_key(|(name, _)| rank(name).unwrap_or(usize::MAX));
-    for (name, _) in &table.replicas {
-        let Some(region) = regions.get(name) else { continue };
-        let patience = (config.tuning.lease_duration * SILENCE).max(LEAST_SILENCE);
-        let deadline = Instant::now() + patience;
-        // One that has just been started may not have beaten yet.
-        while !verify::is_served(region, patience).await {
-            if Instant::now() >= deadline {
-                return Err(SeedError::NotServed { region: name.clone() });
-            }
-            tokio::time::sleep(LOOK).await;
-        }
+    let mut ordered: Vec<&PhysicalReplica> = table.replicas.iter().collect();
+    ordered.sort_by_key(|replica| rank(&replica.region.name).unwrap_or(usize::MAX));
+    let patience = Patience::with_starting(config.tuning.lease_duration);
+    if let Some(region) = first_without(ordered.iter().map(|replica| &replica.region), patience).await {
+        return Err(SeedError::NotServed { region: region.name.clone() });
     }
-    Ok(super::scanned::replicas(&table, regions, &budgets).await?)
+    Ok(super::scanned::replicas(ordered, &mut Budgets::new(options.read_units)).await?)
 }
-
-/// How long after a look at a region without agents the next one is taken.
-const LOOK: Duration = Duration::from_millis(500);
-/// How long an agent that runs may be seen doing nothing, in lease durations.
-const SILENCE: u32 = 2;
-/// And at least, on a machine that is busy.
-const LEAST_SILENCE: Duration = Duration::from_secs(10);
 
 /// Works, while the audience hears how far it has got.
 async fn told<T>(

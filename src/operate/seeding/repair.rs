@@ -26,15 +26,15 @@ pub async fn repair(
 ) -> Result<Vec<Seeded>, SeedError> {
     let mut results = Vec::new();
     for table in &named_tables(config, regions, &options.tables).await? {
-        let replicas = super::replicas(config, table, regions, options).await?;
+        let replicas = super::replicas(config, table, options).await?;
         let seeder = Arc::new(Seeder::new(table, replicas, &config.tuning, options));
-        super::told(repair_table(regions, &seeder), &seeder, audience).await?;
+        super::told(repair_table(&seeder), &seeder, audience).await?;
         results.push(seeder.result(true));
     }
     Ok(results)
 }
 
-async fn repair_table(regions: &BTreeMap<Origin, Region>, seeder: &Arc<Seeder>) -> Result<bool, SeedError> {
+async fn repair_table(seeder: &Arc<Seeder>) -> Result<bool, SeedError> {
     let SeedOptions { segments, memory, .. } = seeder.options;
     seeder.enter(SeedPhase::Comparing);
     let (compared, mut found) = suspects(&seeder.table, &seeder.replicas, segments, memory).await?;
@@ -46,7 +46,7 @@ async fn repair_table(regions: &BTreeMap<Origin, Region>, seeder: &Arc<Seeder>) 
         if next.is_empty() {
             return Ok(true);
         }
-        let hold = seeder.raise(regions).await?;
+        let hold = seeder.raise().await?;
         let until = Instant::now() + HOLD_FOR;
         while !next.is_empty() {
             let suspects = seeder.find(hold.as_ref(), next, None).await?;

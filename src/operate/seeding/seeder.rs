@@ -14,11 +14,12 @@ use super::hold::{Hold, pass};
 use super::{SeedChange, SeedError, SeedOptions, SeedPhase, SeedProgress, Seeded, Settled};
 use crate::capacity::{Budget, write_units};
 use crate::clock::wall_millis;
-use crate::config::{Conflicts, TableConfig, Tuning};
+use crate::config::{Conflicts, Tuning};
 use crate::control::ConflictTable;
 use crate::fault::{Fault, persist};
 use crate::item_json::item_json;
 use crate::log_key::log_key;
+use crate::operate::TableReplicas;
 use crate::operate::scanned::ScannedReplica;
 use crate::protocol::{
     Body, Conflict, Fingerprint, Hlc, Item, Origin, STAMP, Seed, Seeding, Stamp, Version, seed,
@@ -40,7 +41,7 @@ struct Writer {
 
 /// What seeds one table.
 pub(super) struct Seeder {
-    pub(super) table: TableConfig,
+    pub(super) table: TableReplicas,
     pub(super) options: SeedOptions,
     /// In the order in which their items win, where no version tells.
     pub(super) replicas: Arc<[ScannedReplica]>,
@@ -77,7 +78,7 @@ fn traces(items: &[(Origin, Option<Item>)]) -> Vec<Trace> {
 
 impl Seeder {
     pub(super) fn new(
-        table: &TableConfig,
+        table: &TableReplicas,
         replicas: Arc<[ScannedReplica]>,
         tuning: &Tuning,
         options: &SeedOptions,
@@ -91,7 +92,7 @@ impl Seeder {
             writers.insert(region.name.clone(), Writer { region, replica: target, budget });
         }
         let to = writers.keys().filter(|name| options.to.is_empty() || options.to.contains(name));
-        let result = Seeded { table: table.name.clone(), dry_run: options.dry_run, ..Seeded::default() };
+        let result = Seeded { table: table.name().to_owned(), dry_run: options.dry_run, ..Seeded::default() };
         Self {
             to: to.cloned().collect(),
             writers,
@@ -121,7 +122,7 @@ impl Seeder {
     pub(super) fn progress(&self) -> SeedProgress {
         let state = self.state();
         SeedProgress {
-            table: self.table.name.clone(),
+            table: self.table.name().to_owned(),
             phase: state.phase,
             items_read: state.result.items_read,
             estimate: self.replicas.iter().map(|replica| replica.estimate).sum(),
@@ -131,16 +132,13 @@ impl Seeder {
     }
 
     /// Raises a hold, but for a dry run; from then on keys may be seeded.
-    pub(super) async fn raise(
-        &self,
-        regions: &BTreeMap<Origin, Region>,
-    ) -> Result<Option<Arc<Hold>>, SeedError> {
+    pub(super) async fn raise(&self) -> Result<Option<Arc<Hold>>, SeedError> {
         self.enter(SeedPhase::WaitingForAgents);
         let SeedOptions { dry_run, patience, .. } = self.options;
         let hold = if dry_run {
             None
         } else {
-            Some(Arc::new(Hold::raise(&self.table, regions, &self.tuning, patience).await?))
+            Some(Arc::new(Hold::raise(&self.table, &self.tuning, patience).await?))
         };
         self.enter(SeedPhase::Seeding);
         Ok(hold)
@@ -171,8 +169,7 @@ impl Seeder {
         if let Some(hold) = hold {
             return hold.pass(self.options.patience).await;
         }
-        let regions: Vec<&Region> = self.replicas.iter().map(|replica| &replica.region).collect();
-        pass(&self.table, &regions, self.options.patience).await
+        pass(&self.table, self.options.patience).await
     }
 
     /// Finds the keys on which regions disagree. `known` is what one of the replicas has just shown for
@@ -240,7 +237,7 @@ impl Seeder {
 
     fn decide(&self, hold: Option<&Arc<Hold>>, key: &Item, items: &[(Origin, Option<Item>)]) -> Seeding {
         let number = hold.map_or(1, |hold| hold.number);
-        let mut seeding = seed(key, items, &self.table.selections, &self.to, number);
+        let mut seeding = seed(key, items, &self.table.config.selections, &self.to, number);
         if let Seeding::Copy(copies) | Seeding::Clash(copies) = &mut seeding {
             copies.retain(|seed| !self.options.leave.contains(&SeedChange::of(seed)));
         }
@@ -308,7 +305,7 @@ impl Seeder {
         writer.budget.begin(units).await;
         let key = log_key(&seed.write.key);
         let complain = |fault: &Fault| {
-            warn!(region = %seed.region, table = self.table.name, %key, %fault, "a copy can't be made; trying again");
+            warn!(region = %seed.region, table = self.table.name(), %key, %fault, "a copy can't be made; trying again");
         };
         let attempt = || hold.tenure.within(|| writer.replica.seed(seed));
         let outcome = tokio::select! {
@@ -367,8 +364,8 @@ impl Seeder {
             loser: Some(loser.clone()),
             winner,
         };
-        let (table, key) = (&self.table.name, log_key(&seed.write.key));
-        if self.table.conflicts != Conflicts::Table {
+        let (table, key) = (self.table.name(), log_key(&seed.write.key));
+        if self.table.config.conflicts != Conflicts::Table {
             debug!(region = %seed.region, table, %key, "an item without a version was replaced");
             return;
         }

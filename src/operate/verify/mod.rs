@@ -29,12 +29,11 @@ use tokio::task::JoinSet;
 use tokio::time::Instant;
 use tracing::{debug, warn};
 
-use super::OperateError;
-use super::scanned::{ScannedReplica, replicas};
-use crate::capacity::Budget;
+use super::scanned::{Budgets, ScannedReplica, replicas};
+use super::{OperateError, PhysicalReplica, TableReplicas};
 use crate::clock::wall_millis;
-use crate::config::{Config, TableConfig};
-use crate::control::{ControlTable, Gap, Verified};
+use crate::config::Config;
+use crate::control::{Gap, Verified};
 use crate::fault::FaultKind;
 use crate::protocol::Origin;
 use crate::region::Region;
@@ -47,8 +46,6 @@ use scan::scan_segment;
 
 /// How often the audience hears how far the scans have got.
 const TELL: Duration = Duration::from_millis(200);
-/// How often it is looked whether an agent beats.
-const LOOK: Duration = Duration::from_millis(200);
 /// Pages that wait to be compared.
 const PAGES: usize = 4;
 
@@ -173,61 +170,58 @@ pub async fn verify(
     options: Options,
     audience: &mut impl Audience,
 ) -> Result<Verification, VerifyError> {
-    let budgets: BTreeMap<Origin, Arc<Budget>> =
-        regions.keys().map(|name| (name.clone(), Arc::new(Budget::new(options.read_units)))).collect();
+    let mut budgets = Budgets::new(options.read_units);
     let mut tables = Vec::new();
     for table in &super::tables(config, regions).await? {
         let began = Instant::now();
-        let used = |budgets: &BTreeMap<Origin, Arc<Budget>>| -> BTreeMap<Origin, f64> {
-            let budgets = budgets.iter().filter(|(name, _)| table.is_in(name));
-            budgets.map(|(name, budget)| (name.clone(), budget.used())).collect()
-        };
-        let before = used(&budgets);
+        let before = budgets.used(table);
         // Before the first read: a gap that is found meanwhile is not closed.
-        let gaps = gaps(table, regions).await;
+        let gaps = gaps(table).await;
         let lease_duration = config.tuning.lease_duration;
-        let mut verdict = compare(table, regions, &budgets, options, lease_duration, audience).await?;
-        for (region, gap) in gaps {
+        let mut verdict = compare(table, &mut budgets, options, lease_duration, audience).await?;
+        for (replica, gap) in gaps {
             if verdict.is_settled()
-                && let Err(fault) = ControlTable::of(region).close_gap(&table.name, &gap).await
+                && let Err(fault) = replica.control().close_gap(table.name(), &gap).await
             {
-                warn!(region = %region.name, table = table.name, %fault, "the table's mark can't be taken away");
+                warn!(region = %replica.region.name, table = table.name(), %fault, "the table's mark can't be taken away");
             }
             verdict.gaps.push(gap);
         }
-        verdict.read_units = used(&budgets);
+        verdict.read_units = budgets.used(table);
         for (name, units) in &mut verdict.read_units {
             *units -= before.get(name).copied().unwrap_or_default();
         }
         verdict.seconds = began.elapsed().as_secs_f64();
-        leave(table, regions, &verdict).await;
+        leave(table, &verdict).await;
         tables.push(verdict);
     }
     Ok(Verification { tables })
 }
 
-/// What the control tables tell of gaps, as far as they can be read, each with the region whose table does: where
-/// the origin is lost, that is another one.
-async fn gaps<'a>(table: &TableConfig, regions: &'a BTreeMap<Origin, Region>) -> Vec<(&'a Region, Gap)> {
+/// What the control tables tell of gaps, as far as they can be read, each with the replica whose region's does:
+/// where the origin is lost, that is another one.
+async fn gaps(table: &TableReplicas) -> Vec<(&PhysicalReplica, Gap)> {
     let mut gaps = Vec::new();
-    for region in table.replicas.iter().filter_map(|(name, _)| regions.get(name)) {
-        match ControlTable::of(region).agreement(&table.name).await {
-            Ok(found) => gaps.extend(found.gaps.into_iter().map(|gap| (region, gap))),
-            Err(fault) => debug!(region = %region.name, %fault, "the control table can't be read for gaps"),
+    for replica in &table.replicas {
+        match replica.control().agreement(table.name()).await {
+            Ok(found) => gaps.extend(found.gaps.into_iter().map(|gap| (replica, gap))),
+            Err(fault) => {
+                debug!(region = %replica.region.name, %fault, "the control table can't be read for gaps");
+            }
         }
     }
     gaps
 }
 
 /// Leaves in every region what was found, for its agents to tell.
-async fn leave(table: &TableConfig, regions: &BTreeMap<Origin, Region>, verdict: &TableVerdict) {
+async fn leave(table: &TableReplicas, verdict: &TableVerdict) {
     let TableVerdict { items_compared, items_differing, .. } = *verdict;
     let verified = Verified { millis: wall_millis(), items_compared, items_differing };
-    for region in table.replicas.iter().filter_map(|(name, _)| regions.get(name)) {
-        match ControlTable::of(region).save_verified(&table.name, verified).await {
+    for replica in &table.replicas {
+        match replica.control().save_verified(table.name(), verified).await {
             // Where there is no control table, there are no agents to tell it.
             Err(fault) if fault.kind != FaultKind::Missing => warn!(
-                region = %region.name, table = table.name, %fault,
+                region = %replica.region.name, table = table.name(), %fault,
                 "the result can't be left in the control table: this region's agents do not tell it"
             ),
             _ => {}
@@ -235,33 +229,9 @@ async fn leave(table: &TableConfig, regions: &BTreeMap<Origin, Region>, verdict:
     }
 }
 
-/// Whether an agent of a region is seen to beat within some time.
-pub(super) async fn is_served(region: &Region, patience: Duration) -> bool {
-    let control = ControlTable::of(region);
-    let deadline = Instant::now() + patience;
-    let mut ticks = tokio::time::interval(LOOK);
-    let mut first = None;
-    loop {
-        ticks.tick().await;
-        match control.crew().await {
-            Ok(crew) if crew.beats.is_empty() => return false,
-            Ok(crew) => {
-                let first = first.get_or_insert_with(|| crew.beats.clone());
-                if *first != crew.beats {
-                    return true;
-                }
-            }
-            Err(fault) => debug!(region = %region.name, %fault, "the control table can't be read for beats"),
-        }
-        if Instant::now() >= deadline {
-            return false;
-        }
-    }
-}
-
 /// How many keys there are, and those on which replicas may disagree, by a scan of all of them.
 pub(super) async fn suspects(
-    table: &TableConfig,
+    table: &TableReplicas,
     replicas: &Arc<[ScannedReplica]>,
     segments: u16,
     memory: usize,
@@ -271,22 +241,21 @@ pub(super) async fn suspects(
 }
 
 async fn compare<A: Audience>(
-    table: &TableConfig,
-    regions: &BTreeMap<Origin, Region>,
-    budgets: &BTreeMap<Origin, Arc<Budget>>,
+    table: &TableReplicas,
+    budgets: &mut Budgets,
     options: Options,
     lease_duration: Duration,
     audience: &mut A,
 ) -> Result<TableVerdict, VerifyError> {
-    let replicas = replicas(table, regions, budgets).await?;
+    let replicas = replicas(&table.replicas, budgets).await?;
     let Matches { compared, suspects, spilled } =
         scan(table, &replicas, options.segments, options.memory, audience).await?;
     let settled = Settled::default();
-    let recheck = Recheck { table, regions, replicas, options, lease_duration, audience, settled };
+    let recheck = Recheck { table, replicas, options, lease_duration, audience, settled };
     let mut settled = recheck.run(suspects).await?;
     settled.differences.sort_by_key(|difference| difference.key.to_string());
     Ok(TableVerdict {
-        table: table.name.clone(),
+        table: table.name().to_owned(),
         items_compared: compared,
         items_differing: settled.differing,
         versions_differing: settled.other_versions,
@@ -302,7 +271,7 @@ async fn compare<A: Audience>(
 
 /// Scans all replicas, and finds the keys that may differ.
 async fn scan<A: Audience>(
-    table: &TableConfig,
+    table: &TableReplicas,
     replicas: &Arc<[ScannedReplica]>,
     segments: u16,
     memory: usize,
@@ -334,7 +303,7 @@ async fn scan<A: Audience>(
                 Some(Err(error)) => std::panic::resume_unwind(error.into_panic()),
                 Some(Ok(scan)) => scan?,
             },
-            _ = ticks.tick() => audience.progress(&table.name, Stage::Scanning(Scanned {
+            _ = ticks.tick() => audience.progress(table.name(), Stage::Scanning(Scanned {
                 items: replicas.iter().map(ScannedReplica::items).sum(),
                 estimate: replicas.iter().map(|replica| replica.estimate).sum(),
                 read_units: used() - before,

@@ -10,7 +10,6 @@
 //!
 //! A key that changes in every round is written all the time; it is counted, and not told of.
 
-use std::collections::BTreeMap;
 use std::io;
 use std::sync::Arc;
 use std::time::Duration;
@@ -21,11 +20,11 @@ use tokio::time::{Instant, MissedTickBehavior};
 use super::holding::{Difference, difference};
 use super::pile::{Entry, Pile, Trace};
 use super::{Audience, Options, Stage, VerifyError};
-use crate::config::TableConfig;
+use crate::operate::agents::{Patience, first_without};
 use crate::operate::scanned::ScannedReplica;
-use crate::operate::{Arrival, wait};
+use crate::operate::wait::everywhere;
+use crate::operate::{Arrival, TableReplicas};
 use crate::protocol::{Item, Origin};
-use crate::region::Region;
 
 /// How many suspects are read again at once.
 const AT_ONCE: usize = 32;
@@ -40,8 +39,6 @@ const FEW: u64 = 1000;
 const PATIENCE: Duration = Duration::from_mins(2);
 /// How often a key that changes all the time is looked at.
 const ROUNDS: usize = 3;
-/// How long an agent that runs may be seen doing nothing, in lease durations.
-const SILENCE: u32 = 2;
 
 /// What became of the suspects.
 #[derive(Debug, Default)]
@@ -57,8 +54,7 @@ pub(super) struct Settled {
 
 /// What reads suspects again.
 pub(super) struct Recheck<'a, A> {
-    pub(super) table: &'a TableConfig,
-    pub(super) regions: &'a BTreeMap<Origin, Region>,
+    pub(super) table: &'a TableReplicas,
     pub(super) replicas: Arc<[ScannedReplica]>,
     pub(super) options: Options,
     pub(super) lease_duration: Duration,
@@ -78,8 +74,9 @@ impl<A: Audience> Recheck<'_, A> {
         let began = Instant::now();
         let mut left = self.look(suspects, Keep::AsItIs).await?;
         if left.count() > 0 && !self.options.settle.is_zero() {
-            let answers = self.agents_run().await?;
-            for _ in 0..if answers { ROUNDS } else { 0 } {
+            let regions = self.table.replicas.iter().map(|replica| &replica.region);
+            let silent = first_without(regions, Patience::with_running(self.lease_duration)).await;
+            for _ in 0..if silent.is_none() { ROUNDS } else { 0 } {
                 if left.count() == 0 {
                     break;
                 }
@@ -103,48 +100,23 @@ impl<A: Audience> Recheck<'_, A> {
         Ok(self.settled)
     }
 
-    /// Whether agents of all the table's regions are seen to beat.
-    async fn agents_run(&mut self) -> Result<bool, VerifyError> {
-        let mut looks = JoinSet::new();
-        for (name, _) in &self.table.replicas {
-            let Some(region) = self.regions.get(name).cloned() else { continue };
-            let patience = self.lease_duration * SILENCE;
-            looks.spawn(async move { super::is_served(&region, patience).await });
-        }
-        while let Some(seen) = looks.join_next().await {
-            if !seen.unwrap_or_else(|error| std::panic::resume_unwind(error.into_panic())) {
-                return Ok(false);
-            }
-        }
-        Ok(true)
-    }
-
     /// Waits until all that was written before now is everywhere; what agrees meanwhile is left out.
     /// What does not, stays as it stood before.
     async fn barrier(&mut self, left: Pile) -> Result<(bool, Pile), VerifyError> {
-        let mut waits = JoinSet::new();
-        let deadline = Instant::now() + PATIENCE;
-        let all: Vec<Origin> = self.table.replicas.iter().map(|(name, _)| name.clone()).collect();
-        for region in all.iter().filter_map(|name| self.regions.get(name).cloned()) {
-            let (table, all) = (self.table.clone(), all.clone());
-            // A region's own part, too: a delete mark is carried out there.
-            waits.spawn(async move { wait(&table, &region, &all, deadline).await });
-        }
+        let mut passing = std::pin::pin!(everywhere(self.table, Instant::now() + PATIENCE));
         let mut left = left;
         let mut pause = PAUSE;
-        let mut passed = true;
         loop {
-            self.audience.progress(&self.table.name, Stage::WaitingForAgents { suspects: left.count() });
+            self.audience.progress(self.table.name(), Stage::WaitingForAgents { suspects: left.count() });
             tokio::select! {
-                waited = waits.join_next() => match waited {
-                    None => return Ok((passed, left)),
-                    Some(Err(error)) => std::panic::resume_unwind(error.into_panic()),
-                    Some(Ok(Err(error))) => {
+                arrivals = &mut passing => {
+                    let passed = arrivals.map(|arrivals| arrivals.iter().all(Arrival::is_complete));
+                    let passed = passed.unwrap_or_else(|error| {
                         tracing::debug!(%error, "the agents can't be asked");
-                        passed = false;
-                    }
-                    Some(Ok(Ok(arrivals))) => passed &= arrivals.iter().all(Arrival::is_complete),
-                },
+                        false
+                    });
+                    return Ok((passed, left));
+                }
                 () = tokio::time::sleep(pause), if left.count() <= FEW => {
                     left = self.look(left, Keep::AsItWas).await?;
                     if left.count() == 0 {
@@ -152,9 +124,6 @@ impl<A: Audience> Recheck<'_, A> {
                     }
                     pause = (pause * 2).min(LONG_PAUSE);
                 }
-            }
-            if !passed {
-                return Ok((false, left));
             }
         }
     }
@@ -164,7 +133,7 @@ impl<A: Audience> Recheck<'_, A> {
         let mut left = left;
         let mut pause = PAUSE;
         while left.count() > 0 && Instant::now() < until {
-            self.audience.progress(&self.table.name, Stage::Rechecking { suspects: left.count() });
+            self.audience.progress(self.table.name(), Stage::Rechecking { suspects: left.count() });
             tokio::time::sleep(pause.min(until.saturating_duration_since(Instant::now()))).await;
             pause = (pause * 2).min(LONG_PAUSE);
             left = self.look(left, Keep::AsItWas).await?;
@@ -197,7 +166,7 @@ impl<A: Audience> Recheck<'_, A> {
                     }
                 },
                 _ = ticks.tick() => {
-                    self.audience.progress(&self.table.name, Stage::Rechecking { suspects: to_do });
+                    self.audience.progress(self.table.name(), Stage::Rechecking { suspects: to_do });
                 }
             }
         }
@@ -220,7 +189,7 @@ impl<A: Audience> Recheck<'_, A> {
         } else {
             self.settled.differing += 1;
         }
-        self.audience.difference(&self.table.name, &difference);
+        self.audience.difference(self.table.name(), &difference);
         if self.settled.differences.len() < self.options.limit {
             self.settled.differences.push(difference);
         }
@@ -249,5 +218,5 @@ async fn read_again(replicas: Arc<[ScannedReplica]>, was: Entry) -> Result<Look,
         items.push((replica.region.name.clone(), replica.get(full.clone()).await?));
     }
     let now = items.iter().map(|(_, item)| Trace::of(item.as_ref())).collect();
-    Ok(Look { was, now, difference: difference(&full, items, &replicas[0].selections) })
+    Ok(Look { was, now, difference: difference(&full, items, &replicas[0].config.selections) })
 }

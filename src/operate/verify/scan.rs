@@ -65,6 +65,6 @@ pub(super) async fn scan_segment(
 
 fn sighting(of: &ScannedReplica, replica: usize, item: &Item) -> Sighting {
     let values = of.keys.names().filter_map(|name| item.get(name).cloned()).collect();
-    let trace = if of.selections.is_whole(item) { Trace::of(Some(item)) } else { Trace::Part };
+    let trace = if of.config.selections.is_whole(item) { Trace::of(Some(item)) } else { Trace::Part };
     Sighting { replica, id: KeyId::of(&of.key_of(item)), key: values, trace }
 }

@@ -1,0 +1,117 @@
+//! One table of the configuration, with its replica in each of its regions.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use super::OperateError;
+use crate::config::TableConfig;
+use crate::control::ControlTable;
+use crate::fault::{Fault, FaultKind};
+use crate::protocol::Origin;
+use crate::region::Region;
+use crate::schema::{Described, StreamState, describe};
+
+/// A table, with the replicas that the configuration gives it, in the order of the file. None is left
+/// out: a command that skipped a region would pass for having done what it was asked to.
+#[derive(Clone, Debug)]
+pub struct TableReplicas {
+    pub(crate) config: Arc<TableConfig>,
+    pub(super) replicas: Vec<PhysicalReplica>,
+}
+
+/// A table as one region has it.
+#[derive(Clone, Debug)]
+pub struct PhysicalReplica {
+    pub(super) table: Arc<TableConfig>,
+    pub(super) region: Region,
+    /// What the table is called there.
+    pub(super) name: String,
+}
+
+impl TableReplicas {
+    pub(super) fn of(config: TableConfig, regions: &BTreeMap<Origin, Region>) -> Result<Self, OperateError> {
+        let config = Arc::new(config);
+        let replica = |(region, name): &(Origin, String)| {
+            let (region, name) = (client(regions, region, name)?.clone(), name.clone());
+            Ok(PhysicalReplica { table: Arc::clone(&config), region, name })
+        };
+        let replicas = config.replicas.iter().map(replica).collect::<Result<_, OperateError>>()?;
+        Ok(Self { config, replicas })
+    }
+
+    /// What the file calls the table.
+    pub(crate) fn name(&self) -> &str {
+        &self.config.name
+    }
+
+    /// The replica of a region, if it has one.
+    pub(crate) fn replica_in(&self, region: &Origin) -> Option<&PhysicalReplica> {
+        self.replicas.iter().find(|replica| replica.region.name == *region)
+    }
+
+    pub(super) fn is_in(&self, region: &Origin) -> bool {
+        self.replica_in(region).is_some()
+    }
+
+    /// The regions that have a replica.
+    pub(super) fn regions(&self) -> Vec<Origin> {
+        self.replicas.iter().map(|replica| replica.region.name.clone()).collect()
+    }
+}
+
+impl PhysicalReplica {
+    pub(super) fn control(&self) -> ControlTable {
+        ControlTable::of(&self.region)
+    }
+
+    /// The regions that have the other replicas.
+    pub(super) fn peers(&self) -> Vec<Origin> {
+        let names = self.table.replicas.iter().map(|(name, _)| name);
+        names.filter(|name| **name != self.region.name).cloned().collect()
+    }
+
+    pub(super) async fn describe(&self) -> Result<Described, Fault> {
+        describe(&self.region, &self.name).await
+    }
+
+    /// Its stream, which must show both images.
+    pub(super) async fn stream(&self) -> Result<String, OperateError> {
+        let described = self.describe().await.map_err(|fault| self.at(fault))?;
+        let StreamState::On { arn } = described.stream else {
+            let message = "the table has no stream with both images; `tradewind init` tells what to do";
+            return Err(self.at(Fault {
+                kind: FaultKind::Missing,
+                code: String::new(),
+                message: message.to_owned(),
+            }));
+        };
+        Ok(arn)
+    }
+
+    /// A call about the table itself that failed.
+    pub(super) fn at(&self, fault: impl Into<Fault>) -> OperateError {
+        OperateError::at(&self.region, &self.name, fault)
+    }
+
+    /// A call about its rows in the control table that failed.
+    pub(super) fn at_control(&self, fault: impl Into<Fault>) -> OperateError {
+        OperateError::at(&self.region, &self.region.control_table, fault)
+    }
+}
+
+/// The clients of a region that a table of the configuration is in.
+pub(super) fn client<'a>(
+    regions: &'a BTreeMap<Origin, Region>,
+    region: &Origin,
+    table: &str,
+) -> Result<&'a Region, OperateError> {
+    regions.get(region).ok_or_else(|| OperateError {
+        region: region.clone(),
+        table: table.to_owned(),
+        fault: Fault {
+            kind: FaultKind::Invalid,
+            code: String::new(),
+            message: "there is no client for the region".to_owned(),
+        },
+    })
+}
