@@ -1,6 +1,7 @@
 //! Keys that are set aside: the state of each as bytes, and an outline of many for when they are forgotten.
 
-use super::memory::{Healing, KeyState, Seen, Sweep, Tip};
+use super::Sweep;
+use super::key_state::{Healing, KeyState, Seen, Tip};
 use super::{Floors, Hlc, Nonce, Origin, Version};
 
 /// When all of many keys are forgotten, and how far back their memory reaches.

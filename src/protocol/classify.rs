@@ -1,9 +1,9 @@
 //! Whose write a stream record shows: an application's, or an agent's.
 
-use super::memory::{Floors, KeyState, Tip};
+use super::key_state::{KeyState, Tip};
 use super::record::{Record, same_data};
-use super::stamp::{STAMP, Stamp, Stamped};
-use super::{Item, Origin};
+use super::stamp::{Stamp, Stamped};
+use super::{Floors, Item, Origin, STAMP};
 
 /// What a record shows.
 #[derive(Debug, PartialEq)]

@@ -8,8 +8,8 @@
 use aws_sdk_dynamodb::types::AttributeValue;
 
 use super::record::same_data;
-use super::stamp::{STAMP, Stamp, Stamped};
-use super::{Action, Body, Fingerprint, Item, Origin, Version, Write};
+use super::stamp::{Stamp, StampKind, Stamped};
+use super::{Action, Body, Fingerprint, Item, Nonce, Origin, STAMP, Version, Write};
 
 /// What must be stored for a write to take effect.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -92,8 +92,29 @@ impl StampGuard<'_> {
 }
 
 impl Write {
+    /// The stamp of one physical attempt to make this write with this guard.
+    pub fn stamp(&self, nonce: Nonce, guard: &Guard<'_>) -> Stamp {
+        self.stamp_of(
+            nonce,
+            match self.body {
+                Body::Put(_, fingerprint) => StampKind::Put(fingerprint),
+                Body::Delete => StampKind::Mark(self.marked(guard)),
+            },
+        )
+    }
+
+    /// The stamp of one physical attempt to set it beside what is stored at home.
+    pub fn stamp_at_home(&self, nonce: Nonce) -> Stamp {
+        let fingerprint = self.home.as_ref().map_or(Fingerprint::UNKNOWN, |home| home.fingerprint);
+        self.stamp_of(nonce, StampKind::Put(fingerprint))
+    }
+
+    fn stamp_of(&self, nonce: Nonce, kind: StampKind) -> Stamp {
+        Stamp { version: self.version.clone(), base: self.base.clone(), kind, nonce }
+    }
+
     /// The fingerprint that a mark with this guard records of the data below it.
-    pub(super) fn marked(&self, guard: &Guard<'_>) -> Fingerprint {
+    fn marked(&self, guard: &Guard<'_>) -> Fingerprint {
         match guard {
             Guard::Absent => Fingerprint::of(&self.key),
             _ => guard.data().map_or(Fingerprint::UNKNOWN, Fingerprint::of),

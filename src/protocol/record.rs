@@ -1,13 +1,6 @@
 //! The part of a stream record that the protocol reads.
 
-use std::collections::HashMap;
-
-use aws_sdk_dynamodb::types::AttributeValue;
-
-use super::Fingerprint;
-
-/// An item, or one image of it, by attribute name.
-pub type Item = HashMap<String, AttributeValue>;
+use super::{Fingerprint, Item};
 
 /// One change of one item, as the local stream shows it.
 #[derive(Clone, Debug, PartialEq)]

@@ -6,10 +6,7 @@ use std::ops::RangeInclusive;
 use aws_sdk_dynamodb::types::AttributeValue;
 use sha2::{Digest, Sha256};
 
-use super::{Fingerprint, Item, Origin, Version};
-
-/// The name of the attribute that holds the stamp.
-pub const STAMP: &str = "_tw";
+use super::{Fingerprint, Item, Origin, STAMP, Version};
 
 /// The start of every well-formed stamp: the format's name and its version.
 ///
