@@ -13,7 +13,7 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 use tradewind::config::Config;
-use tradewind::operate::wait;
+use tradewind::operate::{TableReplicas, wait};
 use tradewind::region::Region;
 
 /// How long the peers may take.
@@ -28,11 +28,10 @@ async fn main() -> Result<(), Box<dyn Error>> {
     let config = Config::load(Path::new(file))?;
     let regions = Region::connect_all(&config).await?;
     let table = config.tables.iter().find(|known| known.name == *table).ok_or("no table of that name")?;
-    let origin = config.region(origin).and_then(|known| regions.get(&known.name));
-    let origin = origin.ok_or("no region of that name")?;
-    let peers: Vec<_> = regions.keys().filter(|name| **name != origin.name).cloned().collect();
+    let table = TableReplicas::of(table.clone(), &regions)?;
+    let origin = table.replica_in(&origin.parse()?).ok_or("the table has no replica in that region")?;
 
-    let arrivals = wait(table, origin, &peers, Instant::now() + PATIENCE).await?;
+    let arrivals = wait([origin], &origin.peers(), Instant::now() + PATIENCE, |_| {}).await?;
     for arrival in &arrivals {
         let found = if !arrival.is_complete() {
             "lacks some of it"

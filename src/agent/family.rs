@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 
-use super::holding::Leases;
+use crate::control::Leases;
 use crate::source::{Lineage, ShardId};
 
 /// A list may miss an existing shard, and may be older than a lease.
@@ -54,7 +54,7 @@ mod tests {
     use std::collections::BTreeMap;
 
     use super::*;
-    use crate::control::Lease;
+    use crate::control::{Lease, Leases};
 
     fn shard(name: &str) -> ShardId {
         ShardId(name.into())

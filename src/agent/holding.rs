@@ -1,33 +1,20 @@
-//! One lease that this agent holds: the main track of its shard, and a track for each peer that has fallen
-//! behind in it.
+//! One lease that this agent holds, and where each destination goes on in its shard.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
-use std::time::Duration;
 
-use tokio::sync::{Mutex, mpsc, watch};
-use tokio::task::JoinSet;
-use tokio_util::sync::CancellationToken;
-use tracing::info;
+use tokio::sync::Mutex;
 
 use super::shared::Shared;
 use super::succession::Before;
 use super::times::Times;
-use super::track::{Command, Meeting, Notice, Track, TrackState, Until};
-use crate::control::{Checkpoint, Lease, Term};
+use crate::control::{Checkpoint, Lease, Leases, Term};
 use crate::deliver::Tenure;
 use crate::protocol::{Floors, Origin};
 use crate::source::{Position, ShardId};
 
 /// A destination whose checkpoint is this much older than the newest one starts with a track of its own.
 const LATE_MILLIS: u64 = 120_000;
-
-/// How long a peer that could not keep up once more waits until the next attempt.
-const FIRST_PAUSE: Duration = Duration::from_secs(5);
-const LONGEST_PAUSE: Duration = Duration::from_mins(1);
-
-/// The leases of a table, as the coordinator last read them.
-pub(super) type Leases = BTreeMap<ShardId, Lease>;
 
 /// A lease being held.
 #[derive(Debug)]
@@ -52,11 +39,6 @@ pub(super) struct From {
     pub(super) begun: bool,
 }
 
-enum Ended {
-    Main,
-    CatchUp(Origin, Option<Checkpoint>),
-}
-
 impl Holding {
     pub(super) fn new(lease: Lease, ancestors: Vec<ShardId>, tenure: Arc<Tenure>) -> Self {
         Self { lease, ancestors, tenure, saves: Mutex::default(), times: Mutex::default() }
@@ -68,7 +50,7 @@ impl Holding {
 
     /// Where a destination resumes: where the lease says; in a shard that it has not started, with the key
     /// memory that it had at the end of the parent, or of the previous stream.
-    fn from(&self, destination: &Origin, leases: &Leases, before: Option<&Before>) -> From {
+    pub(super) fn from(&self, destination: &Origin, leases: &Leases, before: Option<&Before>) -> From {
         if let Some(checkpoint) = self.lease.checkpoints.get(destination) {
             return From { checkpoint: checkpoint.clone(), begun: true };
         }
@@ -115,64 +97,8 @@ impl Holding {
         shards.filter_map(|shard| positions.remove_entry(shard)).collect()
     }
 
-    /// Replicates the shard to its end, or until it is stopped or the lease is lost.
-    pub(super) async fn run(
-        self,
-        shared: Arc<Shared>,
-        leases: watch::Receiver<Leases>,
-        state: watch::Sender<TrackState>,
-        stop: CancellationToken,
-    ) {
-        let mut holding = self;
-        holding.note_jumps(&leases.borrow(), shared.before.as_deref());
-        let holding = Arc::new(holding);
-        let (in_time, late) = holding.split(&shared, &leases.borrow());
-        let mut tracks: JoinSet<Ended> = JoinSet::new();
-        let (notices, mut incoming) = mpsc::unbounded_channel();
-        let (commands, orders) = mpsc::unbounded_channel();
-        let main =
-            Track::new(Arc::clone(&shared), Arc::clone(&holding), &in_time, notices, state, stop.clone());
-        tracks.spawn(async move {
-            main.run(Until::Stopped, orders).await;
-            Ended::Main
-        });
-        let start = |peer: Origin, from: Option<From>, tracks: &mut JoinSet<Ended>| {
-            let catch_up = CatchUp {
-                shared: Arc::clone(&shared),
-                holding: Arc::clone(&holding),
-                peer,
-                main: commands.clone(),
-            };
-            tracks.spawn(catch_up.run(from, leases.clone(), stop.clone()));
-        };
-        for peer in late {
-            start(peer, None, &mut tracks);
-        }
-        loop {
-            tokio::select! {
-                biased;
-                Some(Notice::Dropped(peer, checkpoint)) = incoming.recv() => {
-                    start(peer, Some(From { checkpoint, begun: true }), &mut tracks);
-                }
-                ended = tracks.join_next() => match ended {
-                    Some(Ok(Ended::CatchUp(peer, saved))) => {
-                        let _ = commands.send(Command::Joined(peer, saved));
-                    }
-                    // The shard's children may start.
-                    Some(Ok(Ended::Main)) => shared.wake.notify_one(),
-                    // The table's task ends too, and is restarted.
-                    Some(Err(broken)) => match broken.try_into_panic() {
-                        Ok(panic) => std::panic::resume_unwind(panic),
-                        Err(_) => return,
-                    },
-                    None => return,
-                },
-            }
-        }
-    }
-
     /// Adopts what the readers of this shard and its ancestors have found about the service's clock.
-    fn note_jumps(&mut self, leases: &Leases, before: Option<&Before>) {
+    pub(super) fn note_jumps(&mut self, leases: &Leases, before: Option<&Before>) {
         let times = self.times.get_mut();
         before.map(Before::jumps).into_iter().flatten().for_each(|(shard, jumps)| times.insert(shard, jumps));
         let ancestors = self.ancestors.iter().filter_map(|shard| leases.get(shard));
@@ -183,7 +109,7 @@ impl Holding {
 
     /// The destinations that resume together, each with its position; and the peers that are too far behind
     /// for that, or not yet at the end of the parent.
-    fn split(&self, shared: &Shared, leases: &Leases) -> (BTreeMap<Origin, From>, Vec<Origin>) {
+    pub(super) fn split(&self, shared: &Shared, leases: &Leases) -> (BTreeMap<Origin, From>, Vec<Origin>) {
         let all: BTreeMap<Origin, From> = shared
             .lanes
             .keys()
@@ -233,76 +159,8 @@ impl Holding {
     }
 
     /// Whether a destination is at the end of the parent, as it must be to start this shard.
-    fn may_begin(&self, destination: &Origin, leases: &Leases) -> bool {
+    pub(super) fn may_begin(&self, destination: &Origin, leases: &Leases) -> bool {
         self.parent(leases).is_none_or(|parent| parent.is_done_for(destination))
-    }
-}
-
-/// Brings one peer up to the main track's position.
-struct CatchUp {
-    shared: Arc<Shared>,
-    holding: Arc<Holding>,
-    peer: Origin,
-    main: mpsc::UnboundedSender<Command>,
-}
-
-impl CatchUp {
-    /// Resumes where the peer was dropped, or otherwise where the leases say.
-    async fn run(
-        self,
-        from: Option<From>,
-        mut leases: watch::Receiver<Leases>,
-        stop: CancellationToken,
-    ) -> Ended {
-        let Shared { origin, table, before, .. } = &*self.shared;
-        if let Some(before) = before {
-            tokio::select! {
-                biased;
-                () = stop.cancelled() => return Ended::CatchUp(self.peer, None),
-                () = self.holding.tenure.ended() => return Ended::CatchUp(self.peer, None),
-                () = before.over(&self.peer) => {}
-            }
-        }
-        let from = match from {
-            Some(from) => from,
-            None => tokio::select! {
-                biased;
-                () = stop.cancelled() => return Ended::CatchUp(self.peer, None),
-                () = self.holding.tenure.ended() => return Ended::CatchUp(self.peer, None),
-                leases = leases.wait_for(|leases| self.holding.may_begin(&self.peer, leases)) => match leases {
-                    Ok(leases) => self.holding.from(&self.peer, &leases, before.as_deref()),
-                    Err(_) => return Ended::CatchUp(self.peer, None),
-                },
-            },
-        };
-        info!(region = %origin, peer = %self.peer, table, shard = %self.holding.lease.shard, "the peer is catching up");
-        let (meeting, until) = watch::channel(Meeting::Open);
-        let meeting = Arc::new(meeting);
-        let (state, mut states) = watch::channel(TrackState::default());
-        // A track for one peer gets no commands, and drops nobody.
-        let (_commands, orders) = mpsc::unbounded_channel();
-        let (notices, _notices) = mpsc::unbounded_channel();
-        let destinations = BTreeMap::from([(self.peer.clone(), from)]);
-        let (shared, holding) = (Arc::clone(&self.shared), Arc::clone(&self.holding));
-        let track = Track::new(shared, holding, &destinations, notices, state, stop);
-        let mut track = std::pin::pin!(track.run(Until::Met(until), orders));
-        let mut pause = FIRST_PAUSE;
-        loop {
-            let met = async {
-                // The track, which has the other end, still exists.
-                let _ = states.wait_for(|state| state.near_tip).await;
-                let mut seen = meeting.subscribe();
-                meeting.send_replace(Meeting::Open);
-                let _ = self.main.send(Command::Attach(self.peer.clone(), Arc::clone(&meeting)));
-                let _ = seen.wait_for(|meeting| *meeting == Meeting::Missed).await;
-                tokio::time::sleep(pause).await;
-            };
-            tokio::select! {
-                biased;
-                saved = &mut track => return Ended::CatchUp(self.peer, saved),
-                () = met => pause = (2 * pause).min(LONGEST_PAUSE),
-            }
-        }
     }
 }
 

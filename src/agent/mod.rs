@@ -19,6 +19,7 @@
 //! | `retention` | how near a peer's backlog is to being lost |
 //! | `holding` | one shard that this agent reads |
 //! | `shared` | what all tracks of a stream share |
+//! | `shard` | the tracks of one shard |
 //! | `track` | one reading of the shard |
 //! | `progress` | what a track has judged, and what may be checkpointed |
 
@@ -36,6 +37,7 @@ mod progress;
 mod promises;
 mod recorder;
 mod retention;
+mod shard;
 mod shared;
 mod succession;
 mod table;

@@ -9,8 +9,9 @@ use std::time::Duration;
 use tracing::{debug, error, info, warn};
 
 use super::family::Family;
-use super::holding::Leases;
-use crate::control::{Cause, Checkpoint, ControlTable, Gap, Jump, TableStream, lease_space, stream_label};
+use crate::control::{
+    Cause, Checkpoint, ControlTable, Gap, Jump, Leases, TableStream, lease_space, stream_label,
+};
 use crate::fault::{Fault, FaultKind, persist};
 use crate::protocol::{Floors, Origin};
 use crate::region::Region;

@@ -5,7 +5,7 @@ use std::fmt;
 use std::sync::Arc;
 
 use super::pause::{self, PausedPeers};
-use super::{ControlTable, PK, Row, SK, number, read_number, read_text, text};
+use super::{AGENTS, ControlTable, PK, Row, SK, number, read_number, read_text, text};
 use crate::fault::Fault;
 use crate::protocol::Origin;
 
@@ -52,7 +52,6 @@ pub struct CrewTable {
     pub pauses: PausedPeers,
 }
 
-pub(super) const BEATS: &str = "agent";
 const COUNT: &str = "beat";
 const PAUSED: &str = "paused";
 const REGIONS: &str = "regions";
@@ -62,7 +61,7 @@ impl ControlTable {
     /// Records that an agent is alive.
     pub async fn beat(&self, agent: &AgentId, beat: &Beat) -> Result<(), Fault> {
         let mut row = Row::from([
-            (PK.to_owned(), text(BEATS)),
+            (PK.to_owned(), text(AGENTS)),
             (SK.to_owned(), text(agent.as_str())),
             (COUNT.to_owned(), number(beat.count)),
             (REGIONS.to_owned(), text(beat.regions.iter().map(Origin::as_str).collect::<Vec<_>>().join(" "))),
@@ -77,13 +76,13 @@ impl ControlTable {
     /// Deregisters an agent that has stopped, or has been silent for long.
     pub async fn strike(&self, agent: &AgentId) -> Result<(), Fault> {
         let delete = self.client.delete_item().table_name(&self.name);
-        delete.key(PK, text(BEATS)).key(SK, text(agent.as_str())).send().await?;
+        delete.key(PK, text(AGENTS)).key(SK, text(agent.as_str())).send().await?;
         Ok(())
     }
 
     /// The last beat of each agent, and the pauses.
     pub async fn crew(&self) -> Result<CrewTable, Fault> {
-        let rows = self.rows(BEATS).await?;
+        let rows = self.rows(AGENTS).await?;
         Ok(CrewTable {
             beats: rows.iter().filter_map(read).collect(),
             pauses: rows.iter().filter_map(pause::read).collect(),

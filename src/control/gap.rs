@@ -7,7 +7,7 @@ use std::fmt;
 use aws_sdk_dynamodb::types::AttributeValue;
 use serde::Serialize;
 
-use super::lease::held;
+use super::condition::held;
 use super::{ControlTable, PK, Row, SK, number, read_number, read_text, text};
 use crate::clock::moment;
 use crate::fault::Fault;

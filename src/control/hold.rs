@@ -3,7 +3,7 @@
 //! It is stored in the row of the table's barrier: `holdNumber` is the number of the last one, `holdBeat`
 //! increases while its seeder is alive, and all holds with a number below `holdsOver` are over.
 
-use super::lease::held;
+use super::condition::held;
 use super::{ControlTable, Held, Row, number, read_number};
 use crate::fault::Fault;
 

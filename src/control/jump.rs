@@ -4,9 +4,7 @@ use std::collections::HashMap;
 
 use aws_sdk_dynamodb::types::AttributeValue;
 
-use super::lease::held;
-use super::{ControlTable, Held, Lease, Row, number, read_number, read_text, text};
-use crate::fault::Fault;
+use super::{Row, number, read_number, read_text, text};
 use crate::source::Sequence;
 
 /// From this record of a shard on, records count as created this much earlier than they say.
@@ -22,22 +20,9 @@ pub struct Jump {
     pub ahead_millis: u64,
 }
 
-const JUMPS: &str = "jumps";
+pub(super) const JUMPS: &str = "jumps";
 
-impl ControlTable {
-    /// Saves the jumps of a shard, if its lease is still held.
-    pub async fn save_jumps(&self, space: &str, lease: &Lease, jumps: &[Jump]) -> Result<Held, Fault> {
-        let update = self
-            .lease_row(space, &lease.shard)
-            .update_expression(format!("SET {JUMPS} = :jumps"))
-            .condition_expression("leaseCounter = :counter")
-            .expression_attribute_values(":jumps", AttributeValue::L(jumps.iter().map(write).collect()))
-            .expression_attribute_values(":counter", number(lease.counter));
-        held(update.send().await)
-    }
-}
-
-fn write(jump: &Jump) -> AttributeValue {
+pub(super) fn write(jump: &Jump) -> AttributeValue {
     AttributeValue::M(HashMap::from([
         ("from".to_owned(), text(jump.from.as_str())),
         ("sinceMillis".to_owned(), number(jump.since_millis)),

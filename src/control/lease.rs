@@ -9,21 +9,19 @@
 use std::collections::{BTreeMap, HashMap};
 
 use aws_sdk_dynamodb::error::ProvideErrorMetadata;
-use aws_sdk_dynamodb::operation::update_item::builders::UpdateItemFluentBuilder;
 use aws_sdk_dynamodb::types::{AttributeValue, ReturnValue};
 
+use super::condition::{CONDITION_FAILED, Held, held};
 use super::hold::HoldRow;
 use super::jump::{self, Jump};
-use super::{AgentId, ControlTable, PK, Row, SK, number, read_number, read_text, stream_label, text};
+use super::space::{BARRIER, pk};
+use super::{AgentId, ControlTable, PK, Row, SK, number, read_number, read_text, text};
 use crate::fault::Fault;
 use crate::protocol::{Floors, Hlc, Origin, is_credible};
 use crate::source::{Position, ShardId};
 
-/// Where the leases of one stream of a table are stored: a table recreated under its old name has another
-/// stream, and some servers give its shards the old names.
-pub fn lease_space(table: &str, stream_arn: &str) -> String {
-    format!("{table}/{}", stream_label(stream_arn))
-}
+/// The leases of one stream.
+pub type Leases = BTreeMap<ShardId, Lease>;
 
 /// One shard's row.
 #[derive(Clone, Debug, PartialEq)]
@@ -79,21 +77,13 @@ impl Checkpoint {
 /// A table's rows.
 #[derive(Clone, Debug, Default)]
 pub struct LeaseTable {
-    pub leases: BTreeMap<ShardId, Lease>,
+    pub leases: Leases,
     /// The last barrier raised. Whoever waits raises one, and the owners of the leases report when everything
     /// before it is done.
     pub barrier: u64,
     /// A seeder's hold on the table; it is in the barrier's row, so that whoever has seen a barrier has seen
     /// the hold raised before it.
     pub hold: HoldRow,
-}
-
-/// The result of a write that only a lease's owner may make.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Held {
-    Yes,
-    /// Another agent has the lease.
-    No,
 }
 
 impl Lease {
@@ -129,7 +119,6 @@ const COUNTER: &str = "leaseCounter";
 const PARENT: &str = "parentShardId";
 const REVISION: &str = "revision";
 /// The sort key of a table's barrier; no shard has this name.
-const BARRIER: &str = "barrier";
 /// The sort key of the row that says where a stream starts.
 const START: &str = "start";
 
@@ -261,47 +250,23 @@ impl ControlTable {
         held(update.update_expression(format!("SET {}", sets.join(", "))).send().await)
     }
 
+    /// Saves the jumps of a shard, if its lease is still held.
+    pub async fn save_jumps(&self, space: &str, lease: &Lease, jumps: &[Jump]) -> Result<Held, Fault> {
+        let update = self
+            .lease_row(space, &lease.shard)
+            .update_expression(format!("SET {} = :jumps", jump::JUMPS))
+            .condition_expression(format!("{COUNTER} = :counter"))
+            .expression_attribute_values(":jumps", AttributeValue::L(jumps.iter().map(jump::write).collect()))
+            .expression_attribute_values(":counter", number(lease.counter));
+        held(update.send().await)
+    }
+
     /// Removes the lease of a shard that no longer exists.
     pub async fn retire_lease(&self, space: &str, shard: &ShardId) -> Result<(), Fault> {
         let delete = self.client.delete_item().table_name(&self.name);
         delete.key(PK, text(pk(space))).key(SK, text(&*shard.0)).send().await?;
         Ok(())
     }
-
-    /// Puts a row, unless it exists.
-    pub(super) async fn put_new(&self, row: Row) -> Result<(), Fault> {
-        let put = self.client.put_item().table_name(&self.name).set_item(Some(row));
-        let put = put.condition_expression("attribute_not_exists(#pk)").expression_attribute_names("#pk", PK);
-        held(put.send().await).map(|_| ())
-    }
-
-    pub(super) fn lease_row(&self, space: &str, shard: &ShardId) -> UpdateItemFluentBuilder {
-        let update = self.client.update_item().table_name(&self.name);
-        update.key(PK, text(pk(space))).key(SK, text(&*shard.0))
-    }
-
-    /// The row of a table's barrier, and of the holds on it.
-    pub(super) fn barrier_row(&self, space: &str) -> UpdateItemFluentBuilder {
-        let update = self.client.update_item().table_name(&self.name);
-        update.key(PK, text(pk(space))).key(SK, text(BARRIER))
-    }
-}
-
-const CONDITION_FAILED: &str = "ConditionalCheckFailedException";
-
-pub(super) fn held<T, E>(result: Result<T, aws_sdk_dynamodb::error::SdkError<E>>) -> Result<Held, Fault>
-where
-    E: ProvideErrorMetadata + std::error::Error + Send + Sync + 'static,
-{
-    match result {
-        Ok(_) => Ok(Held::Yes),
-        Err(error) if error.code() == Some(CONDITION_FAILED) => Ok(Held::No),
-        Err(error) => Err(error.into()),
-    }
-}
-
-pub(super) fn pk(space: &str) -> String {
-    format!("lease/{space}")
 }
 
 fn write(checkpoint: &Checkpoint) -> AttributeValue {

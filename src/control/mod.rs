@@ -20,6 +20,7 @@
 //! Conflicts are recorded in a table of their own, with the same keys: see `conflict`.
 
 mod beat;
+mod condition;
 mod conflict;
 mod dead_letter;
 mod gap;
@@ -33,6 +34,7 @@ mod report;
 mod row_id;
 mod seeding;
 mod setup;
+mod space;
 mod table_stream;
 mod verified;
 mod watermark;
@@ -47,18 +49,20 @@ use crate::fault::Fault;
 use crate::region::Region;
 
 pub use beat::{AgentId, Beat, CrewTable};
+pub use condition::Held;
 pub use conflict::{ConflictTable, SavedConflict};
 pub use dead_letter::{DeadLetter, SavedLetter};
 pub use gap::{Cause, Gap};
 pub use hold::HoldRow;
 pub use jump::Jump;
-pub use lease::{Checkpoint, Held, Lease, LeaseTable, Term, lease_space};
+pub use lease::{Checkpoint, Lease, LeaseTable, Leases, Term};
 pub use pause::PausedPeers;
 pub use report::SavedReport;
 pub use row_id::RowId;
 pub use seeding::{SeededSegment, SegmentPosition};
 pub use setup::Setup;
-pub use table_stream::{TableStream, stream_label};
+pub use space::{lease_space, stream_label};
+pub use table_stream::TableStream;
 pub use verified::{Agreement, Verified};
 pub use watermark::Watermarks;
 
@@ -68,6 +72,9 @@ pub const PK: &str = "pk";
 pub const SK: &str = "sk";
 /// The name of the TTL attribute, in seconds since the Unix epoch.
 pub const EXPIRES: &str = "expires";
+
+/// The partition key of the rows about agents.
+const AGENTS: &str = "agent";
 
 type Row = HashMap<String, AttributeValue>;
 

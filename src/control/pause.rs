@@ -7,8 +7,7 @@ use std::collections::BTreeMap;
 
 use aws_sdk_dynamodb::types::AttributeValue;
 
-use super::beat::BEATS;
-use super::{ControlTable, EXPIRES, PK, Row, SK, number, read_number, read_text, text};
+use super::{AGENTS, ControlTable, EXPIRES, PK, Row, SK, number, read_number, read_text, text};
 use crate::fault::Fault;
 use crate::protocol::Origin;
 
@@ -24,7 +23,7 @@ impl ControlTable {
     /// previous one.
     pub async fn pause(&self, peer: &Origin, until_millis: u64) -> Result<(), Fault> {
         self.put(Row::from([
-            (PK.to_owned(), text(BEATS)),
+            (PK.to_owned(), text(AGENTS)),
             (SK.to_owned(), text(sk(peer))),
             (UNTIL.to_owned(), number(until_millis)),
             (EXPIRES.to_owned(), number(until_millis / 1000 + 1)),
@@ -34,7 +33,7 @@ impl ControlTable {
 
     /// Makes them write to a peer again.
     pub async fn resume(&self, peer: &Origin) -> Result<(), Fault> {
-        self.delete(BEATS, &sk(peer)).await
+        self.delete(AGENTS, &sk(peer)).await
     }
 }
 

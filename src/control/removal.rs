@@ -2,10 +2,10 @@
 
 use aws_sdk_dynamodb::types::AttributeValue;
 
-use super::beat::BEATS;
+use super::condition::held;
 use super::lease::DESTINATION;
 use super::report::REPORTS;
-use super::{ControlTable, Gap, PK, Row, SK, lease, read_text, table_stream, text};
+use super::{AGENTS, ControlTable, Gap, PK, Row, SK, read_text, space, table_stream, text};
 use crate::fault::Fault;
 use crate::protocol::Origin;
 
@@ -37,7 +37,7 @@ impl ControlTable {
         let mut removed = 0;
         let watermarks = tables.iter().map(|table| (format!("watermark/{table}"), gone.to_string()));
         let mut rows: Vec<(String, String)> = watermarks.collect();
-        rows.push((BEATS.to_owned(), super::pause::sk(gone)));
+        rows.push((AGENTS.to_owned(), super::pause::sk(gone)));
         for row in self.rows(REPORTS).await? {
             let of_gone = |sk: &&str| sk.split_once(' ').is_some_and(|(region, _)| region == gone.as_str());
             rows.extend(read_text(&row, SK).filter(of_gone).map(|sk| (REPORTS.to_owned(), sk.to_owned())));
@@ -58,18 +58,18 @@ impl ControlTable {
         }
         for space in spaces {
             let attribute = format!("{DESTINATION}{gone}");
-            for row in self.rows(&lease::pk(space)).await? {
+            for row in self.rows(&space::pk(space)).await? {
                 let Some(shard) = read_text(&row, SK).filter(|_| row.contains_key(&attribute)) else {
                     continue;
                 };
                 let update = self.client.update_item().table_name(&self.name);
-                let update = update.key(PK, text(lease::pk(space))).key(SK, text(shard));
+                let update = update.key(PK, text(space::pk(space))).key(SK, text(shard));
                 let update = update
                     .update_expression("REMOVE #gone")
                     // Its agent may have removed the row meanwhile.
                     .condition_expression("attribute_exists(#gone)")
                     .expression_attribute_names("#gone", &attribute);
-                lease::held(update.send().await)?;
+                held(update.send().await)?;
                 removed += 1;
             }
         }
@@ -81,9 +81,9 @@ impl ControlTable {
     pub async fn take_leave(&self, tables: &[String], spaces: &[String]) -> Result<usize, Fault> {
         let mut removed = 0;
         let watermarks = tables.iter().map(|table| format!("watermark/{table}"));
-        let leases = spaces.iter().map(|space| lease::pk(space));
+        let leases = spaces.iter().map(|space| space::pk(space));
         let streams = tables.iter().map(|table| table_stream::pk(table));
-        for pk in watermarks.chain(leases).chain(streams).chain([BEATS.to_owned(), REPORTS.to_owned()]) {
+        for pk in watermarks.chain(leases).chain(streams).chain([AGENTS.to_owned(), REPORTS.to_owned()]) {
             for row in self.rows(&pk).await? {
                 let Some(sk) = read_text(&row, SK) else { continue };
                 removed += usize::from(self.remove(&pk, sk).await?);

@@ -6,7 +6,7 @@ use std::collections::BTreeSet;
 
 use aws_sdk_dynamodb::types::AttributeValue;
 
-use super::lease::held;
+use super::condition::held;
 use super::{ControlTable, Held, PK, Row, SK, read_text, table_stream, text};
 use crate::config::TableConfig;
 use crate::fault::Fault;

@@ -3,8 +3,8 @@
 
 use aws_sdk_dynamodb::types::AttributeValue;
 
-use super::lease::held;
-use super::{ControlTable, EXPIRES, PK, Row, SK, lease, lease_space, number, read_text, text};
+use super::condition::held;
+use super::{ControlTable, EXPIRES, PK, Row, SK, lease_space, number, read_text, space, stream_label, text};
 use crate::clock::epoch_millis;
 use crate::fault::Fault;
 
@@ -18,11 +18,6 @@ pub struct TableStream {
     pub is_done: bool,
     /// It can no longer be read.
     pub is_lost: bool,
-}
-
-/// What distinguishes one stream of a table from another: its creation time, on most servers.
-pub fn stream_label(stream_arn: &str) -> &str {
-    stream_arn.rsplit_once("/stream/").map_or(stream_arn, |(_, label)| label)
 }
 
 impl TableStream {
@@ -85,7 +80,7 @@ impl ControlTable {
             .expression_attribute_values(":now", number(now))
             .expression_attribute_values(":expires", number(expires));
         held(update.send().await)?;
-        let space = lease::pk(&lease_space(table, &stream.arn));
+        let space = space::pk(&lease_space(table, &stream.arn));
         for row in self.rows(&space).await? {
             let Some(sk) = read_text(&row, SK).filter(|_| !row.contains_key(EXPIRES)) else { continue };
             let update = self.client.update_item().table_name(&self.name);

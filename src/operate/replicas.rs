@@ -29,7 +29,8 @@ pub struct PhysicalReplica {
 }
 
 impl TableReplicas {
-    pub(super) fn of(config: TableConfig, regions: &BTreeMap<Origin, Region>) -> Result<Self, OperateError> {
+    /// Resolves a table of the configuration; fails if a region of it has no client.
+    pub fn of(config: TableConfig, regions: &BTreeMap<Origin, Region>) -> Result<Self, OperateError> {
         let config = Arc::new(config);
         let replica = |(region, name): &(Origin, String)| {
             let (region, name) = (client(regions, region, name)?.clone(), name.clone());
@@ -40,12 +41,12 @@ impl TableReplicas {
     }
 
     /// What the file calls the table.
-    pub(crate) fn name(&self) -> &str {
+    pub fn name(&self) -> &str {
         &self.config.name
     }
 
     /// The replica of a region, if it has one.
-    pub(crate) fn replica_in(&self, region: &Origin) -> Option<&PhysicalReplica> {
+    pub fn replica_in(&self, region: &Origin) -> Option<&PhysicalReplica> {
         self.replicas.iter().find(|replica| replica.region.name == *region)
     }
 
@@ -65,7 +66,7 @@ impl PhysicalReplica {
     }
 
     /// The regions that have the other replicas.
-    pub(super) fn peers(&self) -> Vec<Origin> {
+    pub fn peers(&self) -> Vec<Origin> {
         let names = self.table.replicas.iter().map(|(name, _)| name);
         names.filter(|name| **name != self.region.name).cloned().collect()
     }

@@ -7,9 +7,9 @@ use tracing::warn;
 
 use super::Coordinator;
 use crate::agent::family::Family;
-use crate::agent::holding::Leases;
 use crate::agent::retention::Backlog;
 use crate::agent::shared::Shared;
+use crate::control::Leases;
 use crate::protocol::Hlc;
 use crate::source::{Lineage, ShardId};
 

@@ -9,10 +9,9 @@ use tracing::{debug, error, info};
 
 use super::{Coordinator, Running};
 use crate::agent::family::Family;
-use crate::agent::holding::Leases;
 use crate::agent::shared::Shared;
 use crate::config::Start;
-use crate::control::{Lease, LeaseTable};
+use crate::control::{Lease, LeaseTable, Leases};
 use crate::fault::Fault;
 use crate::protocol::Origin;
 use crate::source::dynamodb_streams::own_millis;

@@ -4,9 +4,8 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use super::Running;
 use crate::agent::family::Family;
-use crate::agent::holding::Leases;
 use crate::agent::shared::Shared;
-use crate::control::{AgentId, Lease};
+use crate::control::{AgentId, Lease, Leases};
 use crate::source::{Lineage, ShardId};
 
 /// The assignment of shards to agents.
