@@ -29,7 +29,7 @@ async fn main() -> Result<(), Box<dyn Error>> {
     let mut agent = Agent::start(&config, region).await?;
     tokio::select! {
         told = tokio::signal::ctrl_c() => told?,
-        () = agent.ended() => return Err("the agent broke down; its log says why".into()),
+        () = agent.ended() => return Err("the agent stopped unexpectedly; its log says why".into()),
     }
 
     let figures = agent.figures().clone();

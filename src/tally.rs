@@ -54,9 +54,9 @@ tally! {
     /// Writes that a peer accepted.
     replicated,
     /// Writes superseded at a peer: it already had a newer version, or this one.
-    outrun,
+    superseded,
     /// Writes coalesced into a later one of the same key, and so not made at a peer.
-    taken_in,
+    coalesced,
     /// Writes that met one at a peer which that region's agent had not reported yet.
     contended,
     /// Writes that took effect on a condition which did not name everything they replaced.
@@ -64,7 +64,7 @@ tally! {
     /// Newer local versions put back over older replicated ones.
     heals,
     /// Deletes applied for delete marks.
-    deletes_carried_out,
+    deletes_applied,
     /// Local writes stamped in place.
     restamps,
     /// Writes parked as dead letters, since a replica can never accept them.
@@ -102,7 +102,7 @@ impl Tally {
 impl TallySnapshot {
     /// Agents' writes to replicas that took effect.
     pub fn agent_writes(&self) -> u64 {
-        self.replicated + self.heals + self.deletes_carried_out + self.restamps
+        self.replicated + self.heals + self.deletes_applied + self.restamps
     }
 
     /// Applications' writes that the streams showed.

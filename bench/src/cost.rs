@@ -113,7 +113,7 @@ impl Pair {
         let (Self { stage, .. }, writes) = (self, keys.len() as u64);
         let done = || match operation {
             Operation::Put | Operation::Update => arrived(&self.origin.0),
-            Operation::Delete => tally(&self.peer.0).deletes_carried_out,
+            Operation::Delete => tally(&self.peer.0).deletes_applied,
         };
         let goal = done() + writes;
         drop((self.origin.1.take(), self.peer.1.take()));

@@ -108,8 +108,8 @@ pub(crate) fn tally(agent: &Agent) -> TallySnapshot {
 
 /// The writes that have been answered, either way.
 pub(crate) fn arrived(agent: &Agent) -> u64 {
-    let TallySnapshot { replicated, outrun, taken_in, .. } = tally(agent);
-    replicated + outrun + taken_in
+    let TallySnapshot { replicated, superseded, coalesced, .. } = tally(agent);
+    replicated + superseded + coalesced
 }
 
 /// Writes the backlog, with a key for each record.

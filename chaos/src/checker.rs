@@ -200,10 +200,10 @@ impl Judgement {
                 Some(image) => image.write.as_deref().is_some_and(|write| own(write) && made.insert(write)),
                 None => {
                     let mark = old.filter(|old| old.is_mark);
-                    let carries_out = mark.is_some_and(|mark| {
+                    let applies_it = mark.is_some_and(|mark| {
                         known.is_latest && known.is_delete || known.highest <= Some(mark.version)
                     });
-                    !carries_out
+                    !applies_it
                 }
             };
             if by_app {
@@ -631,7 +631,7 @@ mod tests {
     }
 
     #[test]
-    fn a_mark_carried_out_is_no_rollback_and_an_updates_delete_is_one() {
+    fn an_applied_delete_is_no_rollback_and_an_updates_delete_is_one() {
         let story = |updates: bool| {
             let story = Story::new().app(Operation::Put, "tokyo 0", 0, None);
             let older = story.history.seen[0].created;

@@ -37,7 +37,7 @@ pub enum Defect {
     /// A peer's table that was missing is not checked: its description shows the old keys.
     Blind,
     /// Refused writes are parked although all are refused: one write in four is made in between.
-    Buries,
+    Parks,
     /// Unreadable records leave no mark.
     Unmarked,
     /// A rotated key is never read again.
@@ -79,7 +79,7 @@ impl Defect {
     pub fn instead(self, fate: Fate, rng: &mut fastrand::Rng) -> Fate {
         match (self, fate) {
             (Self::BelievedGateway, Fate::Intercept(200, body)) => Fate::Pretend(body),
-            (Self::Buries, Fate::Fail("ValidationException")) if rng.u8(0..4) == 0 => Fate::Pass,
+            (Self::Parks, Fate::Fail("ValidationException")) if rng.u8(0..4) == 0 => Fate::Pass,
             _ => fate,
         }
     }

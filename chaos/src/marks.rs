@@ -21,10 +21,10 @@ pub async fn check(scenario: &Scenario, names: &[String], wires: &[Wire]) -> Res
             rows.iter().filter(move |row| text(row, "pk") == partition)
         };
         let letters: Vec<_> = of("dead-letter").filter(|row| row.contains_key("peer")).collect();
-        let buried = letters.iter().filter(|row| !text(row, "key").contains(POISON));
-        wrong.extend(buried.map(|row| {
+        let parked = letters.iter().filter(|row| !text(row, "key").contains(POISON));
+        wrong.extend(parked.map(|row| {
             let [key, peer, reason] = ["key", "peer", "reason"].map(|name| text(row, name));
-            ("buried", format!("{name} has parked a write of {key} for {peer}: {reason}"))
+            ("parked", format!("{name} has parked a write of {key} for {peer}: {reason}"))
         }));
         let is_due = |kind| {
             let is = |fault: &Fault| fault.kind == kind && fault.region.as_deref() == Some(name);

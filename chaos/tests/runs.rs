@@ -64,7 +64,7 @@ defects!(
     locks_that_are_taken_away_are_noticed: "frees-locks" in STAMPED, as "two holders",
     a_gateway_that_is_believed_is_noticed: "believed-gateway" in "gateway", as "last writer lost" | "vanished" | "false verdict",
     ends_of_shards_that_are_believed_are_noticed: "believed-ends" in "false-ends", as "last writer lost" | "vanished",
-    writes_put_aside_though_all_are_refused_are_noticed: "buries" in "refusing-peer", as "buried",
+    writes_put_aside_though_all_are_refused_are_noticed: "parks" in "refusing-peer", as "parked",
     a_table_that_nobody_looks_at_is_noticed: "blind" in "other-table", as "last writer lost" | "vanished",
     marks_that_are_not_made_are_noticed: "unmarked" in "undated-record", as "unmarked",
     credentials_that_are_never_read_again_are_noticed: "old-credentials" in "rotated-credentials", as "last writer lost" | "vanished",

@@ -232,7 +232,7 @@ impl Oracle {
         let Change { key, new, .. } = seen.change;
         let whose = format!("the agent of {} in {}, key {key}", NAMES[agent], NAMES[seen.region]);
         let Some(item) = new else {
-            return self.carried_out(worlds, seen, &whose);
+            return self.applied(worlds, seen, &whose);
         };
         let Some(stamp) = &seen.new else {
             self.fail(format!("{whose}: it wrote an item without a stamp"));
@@ -298,7 +298,7 @@ impl Oracle {
         worlds
     }
 
-    fn carried_out(&mut self, worlds: Vec<World>, seen: &Seen, whose: &str) -> Vec<World> {
+    fn applied(&mut self, worlds: Vec<World>, seen: &Seen, whose: &str) -> Vec<World> {
         let Some(mark) = seen.old.as_ref().filter(|old| old.is_mark) else {
             self.fail(format!("{whose}: it deleted an item that was not marked"));
             return worlds;

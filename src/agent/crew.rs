@@ -100,7 +100,7 @@ pub(super) async fn keep_watch(watch: Watch, stop: CancellationToken) {
                 continue;
             }
         };
-        take_in(&pauses, &region, told);
+        coalesce(&pauses, &region, told);
         let now = Instant::now();
         // While this agent could read nothing, the others may not have been silent at all.
         if last_look.replace(now).is_some_and(|last| now.duration_since(last) > lease_duration / 2) {
@@ -143,7 +143,7 @@ pub(super) async fn keep_watch(watch: Watch, stop: CancellationToken) {
 }
 
 /// Keeps the pauses that are not over, and logs changes.
-fn take_in(pauses: &Pauses, origin: &Origin, mut told: PausedPeers) {
+fn coalesce(pauses: &Pauses, origin: &Origin, mut told: PausedPeers) {
     let (now, before) = (wall_millis(), pauses.all());
     told.retain(|peer, until| peer != origin && *until > now);
     for (peer, until_millis) in told.iter().filter(|(peer, until)| before.get(peer) != Some(until)) {

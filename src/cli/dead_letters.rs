@@ -145,7 +145,7 @@ impl Replay {
             }
         }
         report(json, &results, |results| lines(results, outcome, "no dead letters"))?;
-        let done = |replayed: &Replayed| matches!(replayed.fate, Fate::Replayed | Fate::Outrun);
+        let done = |replayed: &Replayed| matches!(replayed.fate, Fate::Replayed | Fate::Superseded);
         Ok(if results.iter().all(done) { Exit::Done } else { Exit::Differs })
     }
 }
@@ -163,7 +163,7 @@ fn outcome(replayed: &Replayed) -> String {
     let Replayed { letter: Letter { id, table, key, .. }, fate, why } = replayed;
     let fate = match fate {
         Fate::Replayed => "replayed",
-        Fate::Outrun => "outrun",
+        Fate::Superseded => "superseded",
         Fate::Refused => "still refused",
         Fate::Undecided => "left as it is",
     };

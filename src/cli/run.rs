@@ -120,7 +120,7 @@ impl Run {
                 // Its message is in the log.
                 exit = figures.trouble().as_ref().map_or(Exit::Done, Exit::from);
             }
-            () = agent.ended() => return Err(Failure::internal("the agent broke down; its log says why")),
+            () = agent.ended() => return Err(Failure::internal("the agent stopped unexpectedly; its log says why")),
         }
         supervisor.stopping();
         let stopping = Instant::now();
@@ -167,12 +167,12 @@ async fn tell(figures: &Figures) {
 fn text(table: &TableReport) -> String {
     let TableReport { origin, table, trouble, tally, lag } = table;
     let mut text = format!(
-        "{origin}/{table}: {} records ({} echoes), {} writes replicated, {} outrun, {} taken in, {} contended, {} conflicts, {} heals, {} dead letters",
+        "{origin}/{table}: {} records ({} echoes), {} writes replicated, {} superseded, {} coalesced, {} contended, {} conflicts, {} heals, {} dead letters",
         tally.records,
         tally.echoes,
         tally.replicated,
-        tally.outrun,
-        tally.taken_in,
+        tally.superseded,
+        tally.coalesced,
         tally.contended,
         tally.conflicts,
         tally.heals,

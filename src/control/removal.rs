@@ -78,7 +78,7 @@ impl ControlTable {
 
     /// Removes this region's own rows, for these tables and lease spaces. Returns how many. Marks and dead
     /// letters stay.
-    pub async fn take_leave(&self, tables: &[String], spaces: &[String]) -> Result<usize, Fault> {
+    pub async fn deregister_region(&self, tables: &[String], spaces: &[String]) -> Result<usize, Fault> {
         let mut removed = 0;
         let watermarks = tables.iter().map(|table| format!("watermark/{table}"));
         let leases = spaces.iter().map(|space| space::pk(space));

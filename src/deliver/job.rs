@@ -19,7 +19,7 @@ pub struct Job {
     /// Set if the record is traced.
     pub trace: Option<Trace>,
     /// The records whose writes this one has coalesced, so that they are not made.
-    pub taken_in: Vec<Source>,
+    pub coalesced: Vec<Source>,
 }
 
 /// The record that an action came from.
@@ -35,20 +35,20 @@ pub struct Source {
 impl Job {
     /// Absorbs an older queued job of the same key, where the protocol allows it and both are under one
     /// lease; otherwise gives it back.
-    pub(super) fn take_in(&mut self, before: Self) -> Option<Self> {
-        let may = Arc::ptr_eq(&self.tenure, &before.tenure) && self.action.take_in(&before.action);
+    pub(super) fn coalesce(&mut self, before: Self) -> Option<Self> {
+        let may = Arc::ptr_eq(&self.tenure, &before.tenure) && self.action.coalesce(&before.action);
         if !may {
             return Some(before);
         }
         self.trace = self.trace.take().or(before.trace);
-        self.taken_in.extend(before.taken_in);
-        self.taken_in.push(before.record);
+        self.coalesced.extend(before.coalesced);
+        self.coalesced.push(before.record);
         None
     }
 
     /// Marks every record it was for as finished.
     pub(super) fn finish(&self) {
-        for record in self.taken_in.iter().chain([&self.record]) {
+        for record in self.coalesced.iter().chain([&self.record]) {
             record.ledger.finish(record.ordinal);
         }
     }
@@ -63,7 +63,7 @@ impl Job {
                 };
                 new + write.replaced.as_deref().map_or(0, item_bytes)
             }
-            Action::CarryOut { marked, .. } => item_bytes(marked),
+            Action::ApplyDelete { marked, .. } => item_bytes(marked),
         }
     }
 }

@@ -211,9 +211,9 @@ impl Dispatcher {
         });
         // A job in progress may already have been written, and stays as it is.
         if let Some((before, mut its_room)) = lane.rest.pop_back() {
-            if let Some(before) = job.take_in(before) {
+            if let Some(before) = job.coalesce(before) {
                 lane.rest.push_back((before, its_room));
-            } else if let Some(part) = its_room.split(job.taken_in.len()) {
+            } else if let Some(part) = its_room.split(job.coalesced.len()) {
                 // A waiting record takes space even without its images.
                 room.merge(part);
             }
@@ -370,7 +370,7 @@ impl Dispatcher {
                     let ended = tokio::select! {
                         biased;
                         () = begun.job.tenure.ended() => Ended::Left,
-                        () = writer.bury(&write, begun.job.trace.as_ref(), &fault) => Ended::Parked(fault),
+                        () = writer.park(&write, begun.job.trace.as_ref(), &fault) => Ended::Parked(fault),
                     };
                     Attempt { key, begun, since, ended }
                 });

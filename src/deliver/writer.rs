@@ -98,10 +98,10 @@ impl Writer {
     /// Counts a job's outcome.
     pub(super) fn report(&self, job: &Job, outcome: &Outcome) {
         if let Action::Push(_) = job.action {
-            for record in job.taken_in.iter().chain([&job.record]) {
+            for record in job.coalesced.iter().chain([&job.record]) {
                 self.lag.note(&self.region, record.created_millis, record.seen.elapsed());
             }
-            job.taken_in.iter().for_each(|_| self.tally.taken_in.add());
+            job.coalesced.iter().for_each(|_| self.tally.coalesced.add());
         }
         if *outcome == (Outcome::Applied { guarded: false }) {
             self.tally.unguarded.add();
@@ -109,11 +109,11 @@ impl Writer {
         let counter = match (&job.action, outcome) {
             (Action::Push(_), Outcome::Applied { .. }) => &self.tally.replicated,
             (Action::Push(_), Outcome::Done | Outcome::Superseded | Outcome::Contended(_)) => {
-                &self.tally.outrun
+                &self.tally.superseded
             }
             (Action::Heal(..), Outcome::Applied { .. }) => &self.tally.heals,
             (Action::Restamp(_), Outcome::Applied { .. }) => &self.tally.restamps,
-            (Action::CarryOut { .. }, Outcome::Applied { .. }) => &self.tally.deletes_carried_out,
+            (Action::ApplyDelete { .. }, Outcome::Applied { .. }) => &self.tally.deletes_applied,
             (_, Outcome::Done | Outcome::Superseded | Outcome::Contended(_)) => {
                 debug!(
                     region = %self.origin, table = self.table, key = %log_key(job.action.key()),
@@ -183,7 +183,7 @@ impl Writer {
 
     /// Parks a write that can never be applied as a dead letter, with the reason, so that the stream goes on.
     /// Returns only once the letter is saved: a write that is stored nowhere else must not be skipped.
-    pub(super) async fn bury(&self, write: &Write, trace: Option<&Trace>, fault: &Fault) {
+    pub(super) async fn park(&self, write: &Write, trace: Option<&Trace>, fault: &Fault) {
         let Self { origin: region, table, .. } = self;
         let (peer, key, trace) = (self.peer(), log_key(&write.key), trace.map(Trace::id));
         let reason = fault.to_string();

@@ -184,7 +184,7 @@ async fn remove_rows(
     // Last, once nobody else knows it.
     if let Some(region) = still_there {
         let spaces = spaces(region, tables).await?;
-        let rows = ControlTable::of(region).take_leave(&names, &spaces).await;
+        let rows = ControlTable::of(region).deregister_region(&names, &spaces).await;
         let rows = rows.map_err(|fault| OperateError::at(region, &region.control_table, fault))?;
         removed.insert(region.name.clone(), rows);
     }

@@ -77,7 +77,7 @@ pub async fn wait(
 }
 
 /// Waits until all that was written to a table in any of its regions before the call is in all of them,
-/// or until the deadline. That is a region's own part, too: a delete mark is carried out there.
+/// or until the deadline. That is a region's own part, too: a delete mark is applied there.
 pub(super) async fn everywhere(
     table: &TableReplicas,
     deadline: Instant,

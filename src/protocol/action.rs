@@ -48,14 +48,14 @@ pub enum Action {
     /// the stamp shows that what is stored is newer than the write.
     Restamp(Write),
     /// Here: delete the marked item.
-    CarryOut { key: Item, marked: Arc<Item> },
+    ApplyDelete { key: Item, marked: Arc<Item> },
 }
 
 impl Action {
     pub fn key(&self) -> &Item {
         match self {
             Self::Push(write) | Self::Heal(write, _) | Self::Restamp(write) => &write.key,
-            Self::CarryOut { key, .. } => key,
+            Self::ApplyDelete { key, .. } => key,
         }
     }
 
@@ -63,7 +63,7 @@ impl Action {
     pub fn write(&self) -> Option<&Write> {
         match self {
             Self::Push(write) | Self::Heal(write, _) | Self::Restamp(write) => Some(write),
-            Self::CarryOut { .. } => None,
+            Self::ApplyDelete { .. } => None,
         }
     }
 
@@ -73,7 +73,7 @@ impl Action {
     /// Together they are one write on top of what the first was based on: that is what it replaces at the
     /// peer, and a peer that made that write itself must find it as the base, or it takes a succession for a
     /// conflict. If something came between the two, the peer may have to report a conflict with the first.
-    pub fn take_in(&mut self, before: &Self) -> bool {
+    pub fn coalesce(&mut self, before: &Self) -> bool {
         let (Self::Push(write), Self::Push(before)) = (self, before) else { return false };
         let succeeds = write.base.as_ref() == Some(&before.version);
         if succeeds {

@@ -77,10 +77,10 @@ pub(super) fn classify(record: &Record, known: Option<&KeyState>, own: &Origin, 
 
 fn classify_remove(old: &Item, known: Option<&KeyState>) -> Kind {
     let marked = Stamped::read(old).stamp().filter(|stamp| stamp.is_mark()).cloned();
-    let carries_out = marked.is_some_and(|mark| {
+    let applies_it = marked.is_some_and(|mark| {
         known.is_none_or(|state| state.tip == Tip::Absent || state.latest <= mark.version)
     });
-    if carries_out { Kind::ReplicatedDelete } else { Kind::LocalDelete }
+    if applies_it { Kind::ReplicatedDelete } else { Kind::LocalDelete }
 }
 
 /// Whether a stamp was set elsewhere, or was in this table before, so that only an application's put-back can

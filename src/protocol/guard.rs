@@ -143,7 +143,7 @@ impl Action {
             }
             Self::Heal(write, _) => Guard::exactly(write.replaced.as_deref()),
             Self::Restamp(write) => Guard::Stamp(write.home.as_ref().and_then(|home| home.beside.as_ref())),
-            Self::CarryOut { marked, .. } => Guard::Exactly(marked),
+            Self::ApplyDelete { marked, .. } => Guard::Exactly(marked),
         }
     }
 
@@ -189,7 +189,7 @@ impl Action {
                 }
                 _ => Next::Superseded,
             },
-            Self::CarryOut { .. } => Next::Superseded,
+            Self::ApplyDelete { .. } => Next::Superseded,
         }
     }
 }

@@ -226,7 +226,7 @@ fn replicated_mark(
 ) -> (Judgement, Option<KeyState>) {
     let carry_out = |record: &Record| {
         let marked = record.new.clone().unwrap_or_default();
-        vec![Action::CarryOut { key: record.key.clone(), marked: Arc::new(marked) }]
+        vec![Action::ApplyDelete { key: record.key.clone(), marked: Arc::new(marked) }]
     };
     match known.filter(|state| mark.version < state.latest) {
         None => {

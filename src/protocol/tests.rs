@@ -136,10 +136,10 @@ fn show_judgement(judgement: &Judgement) -> String {
                 let beside = write.home.as_ref().expect("an item stands at home").beside.as_ref();
                 write!(text, "; stamp {} over {}", show_write(write), stamp_text(beside))
             }
-            Action::CarryOut { key: carried, marked } => {
+            Action::ApplyDelete { key: carried, marked } => {
                 assert_eq!(*carried, key());
                 let mark = marked[STAMP].as_s().expect("a stamp");
-                write!(text, "; carry out {}", mark.split(' ').nth(2).expect("an origin"))
+                write!(text, "; apply delete {}", mark.split(' ').nth(2).expect("an origin"))
             }
         };
     }
@@ -248,9 +248,9 @@ fn whose_write_a_single_record_shows() {
         ("9: x 4b -> y 5b", "echo put"),
         ("9: x 4b kept -> y 5b", "echo put"),
         ("9: x junk -> y 5b", "echo put"),
-        ("9: x 4b -> x 5b mark", "echo mark; carry out b"),
-        ("9: x -> x 5b mark", "echo mark; carry out b"),
-        ("9: - -> . 5b mark", "echo mark; carry out b"),
+        ("9: x 4b -> x 5b mark", "echo mark; apply delete b"),
+        ("9: x -> x 5b mark", "echo mark; apply delete b"),
+        ("9: - -> . 5b mark", "echo mark; apply delete b"),
         ("9: x 5b mark -> -", "echo delete"),
         ("9: . 5b mark -> -", "echo delete"),
         ("9: x 5b mark -> y 6b", "echo put"),
@@ -280,7 +280,7 @@ fn an_own_stamp_is_a_heal_or_a_stamp_in_place_or_a_put_back() {
         // The agent heals over lower stamps, and stamps what is stored there as it is.
         ("9: x 4b -> y 5a", "echo put"),
         ("9: x 4b mark -> y 5a", "echo put"),
-        ("9: x 4b -> x 5a mark", "echo mark; carry out a"),
+        ("9: x 4b -> x 5a mark", "echo mark; apply delete a"),
         ("9: x -> x 5a", "echo put"),
         ("9: x junk -> x 5a", "echo put"),
         // Nothing else.
@@ -322,7 +322,7 @@ fn a_version_is_above_all_that_the_stream_has_shown() {
     check(
         "a replicated delete counts too",
         &[
-            ("9: x 4b -> x 20b mark", "echo mark; carry out b"),
+            ("9: x 4b -> x 20b mark", "echo mark; apply delete b"),
             ("9: x 20b mark -> -", "echo delete"),
             ("9: - -> y", "local put; push y as 20.1a on 20b"),
         ],
@@ -330,7 +330,7 @@ fn a_version_is_above_all_that_the_stream_has_shown() {
     check(
         "an update between mark and delete",
         &[
-            ("9: x 4b -> x 20b mark", "echo mark; carry out b"),
+            ("9: x 4b -> x 20b mark", "echo mark; apply delete b"),
             (
                 "9: x 20b mark -> y 20b mark",
                 "local put; stamp y as 20.1a on 20b over its stamp; push y as 20.1a on 20b",
@@ -364,7 +364,7 @@ fn an_older_replicated_write_is_healed_once() {
         &[
             ("9: x -> -", "local delete; push delete as 9a"),
             ("9: - -> y 5b", "echo put; heal delete as 9a"),
-            ("9: y 5b -> y 9a mark", "echo mark; carry out a"),
+            ("9: y 5b -> y 9a mark", "echo mark; apply delete a"),
             ("9: y 9a mark -> -", "echo delete"),
         ],
     );
@@ -380,7 +380,7 @@ fn an_older_replicated_write_is_healed_once() {
         "a mark over a delete leaves but the mark",
         &[
             ("9: x -> -", "local delete; push delete as 9a"),
-            ("9: - -> . 5b mark", "echo mark; carry out b"),
+            ("9: - -> . 5b mark", "echo mark; apply delete b"),
             ("9: . 5b mark -> -", "echo delete"),
             ("9: - -> y", "local put; push y as 9.1a on 9a"),
         ],
@@ -430,7 +430,7 @@ fn what_is_put_back_is_an_applications() {
     check(
         "a mark",
         &[
-            ("9: x -> x 5b mark", "echo mark; carry out b"),
+            ("9: x -> x 5b mark", "echo mark; apply delete b"),
             ("9: x 5b mark -> -", "echo delete"),
             ("9: - -> . 5b mark", "local put; stamp . as 9a on 5b over its stamp; push . as 9a on 5b"),
         ],
@@ -439,7 +439,7 @@ fn what_is_put_back_is_an_applications() {
         "a mark over a newer delete",
         &[
             ("9: x -> -", "local delete; push delete as 9a"),
-            ("9: - -> . 5b mark", "echo mark; carry out b"),
+            ("9: - -> . 5b mark", "echo mark; apply delete b"),
             ("9: . 5b mark -> -", "echo delete"),
             ("9: - -> . 5b mark", "local put; stamp . as 9.1a on 9a over its stamp; push . as 9.1a on 9a"),
         ],
@@ -510,7 +510,7 @@ fn a_copy_is_told_by_its_nonce_and_then_by_the_floors() {
         &[
             ("9: - -> x 5b", "echo put"),
             ("9: x 5b -> y 6b", "echo put"),
-            ("9: y 6b -> y 7b mark", "echo mark; carry out b"),
+            ("9: y 6b -> y 7b mark", "echo mark; apply delete b"),
             ("9: y 7b mark -> -", "echo delete"),
             ("29: - -> x 5b", "local put; stamp x as 29a on 7b over its stamp; push x as 29a on 7b"),
             ("29: x 5b -> -", "local delete; push delete as 29.1a on 5b"),
@@ -523,11 +523,11 @@ fn a_copy_is_told_by_its_nonce_and_then_by_the_floors() {
     check(
         "a heal with another region's version is none, whatever the floors say",
         &[
-            ("9: x 5b -> x 7b mark", "echo mark; carry out b"),
+            ("9: x 5b -> x 7b mark", "echo mark; apply delete b"),
             ("9: x 7b mark -> -", "echo delete"),
             ("9: - -> y 6c", "echo put; heal delete as 7b"),
             ("floors b=99", ""),
-            ("9: y 6c -> y 7b mark #1", "echo mark; carry out b"),
+            ("9: y 6c -> y 7b mark #1", "echo mark; apply delete b"),
         ],
     );
     check(
@@ -586,7 +586,7 @@ fn a_conflict_is_a_winner_that_was_not_made_on_top() {
     );
     check(
         "of another one's write there is none here",
-        &[("9: x 4b -> x 8b mark", "echo mark; carry out b"), ("9: x 8b mark -> y 10c", "echo put")],
+        &[("9: x 4b -> x 8b mark", "echo mark; apply delete b"), ("9: x 8b mark -> y 10c", "echo put")],
     );
     check(
         "an own version wins none",
@@ -596,7 +596,7 @@ fn a_conflict_is_a_winner_that_was_not_made_on_top() {
         "with a delete",
         &[
             ("9: - -> x", "local put; push x as 9a"),
-            ("9: x -> x 10b mark", "echo mark; carry out b; conflict 9a (x) lost to 10b (-)"),
+            ("9: x -> x 10b mark", "echo mark; apply delete b; conflict 9a (x) lost to 10b (-)"),
         ],
     );
     check(
@@ -617,7 +617,7 @@ fn a_conflict_is_a_winner_that_was_not_made_on_top() {
     check_each(&[
         // For an own write that states its version itself, without memory.
         ("9: x 5a -> y 10b", "echo put; conflict 5a (x) lost to 10b (y)"),
-        ("9: x 5a -> x 10b mark", "echo mark; carry out b; conflict 5a (x) lost to 10b (-)"),
+        ("9: x 5a -> x 10b mark", "echo mark; apply delete b; conflict 5a (x) lost to 10b (-)"),
         ("9: x 5a -> y 10b <5a", "echo put"),
         ("9: x 5a kept -> y 10b", "echo put"),
         ("9: x 5c -> y 10b", "echo put"),
@@ -782,7 +782,7 @@ fn a_rebuild_starts_where_an_empty_memory_judges_the_same() {
         "a replicated mark",
         &[
             ("9: - -> x", "local put; push x as 9a"),
-            ("9: x -> x 9b mark", "echo mark; carry out b; conflict 9a (x) lost to 9b (-)"),
+            ("9: x -> x 9b mark", "echo mark; apply delete b; conflict 9a (x) lost to 9b (-)"),
             ("oldest", "1"),
         ],
     );
@@ -799,12 +799,12 @@ fn a_queued_write_does_for_the_one_that_it_was_made_on_top_of() {
     for (older, newer) in [(put(), put()), (put(), Body::Delete), (Body::Delete, put())] {
         let before = push("7a", Some("5b"), older);
         let mut action = push("9a", Some("7a"), newer.clone());
-        assert!(action.take_in(&before));
+        assert!(action.coalesce(&before));
         assert_eq!(action, push("9a", Some("5b"), newer.clone()), "it replaces what the other replaced");
         // Something came between the two.
         for base in [None, Some("8b"), Some("5b")] {
             let mut action = push("9a", base, newer.clone());
-            assert!(!action.take_in(&before));
+            assert!(!action.coalesce(&before));
             assert_eq!(action, push("9a", base, newer.clone()), "it is as it was");
         }
     }
@@ -818,11 +818,11 @@ fn a_queued_write_does_for_the_one_that_it_was_made_on_top_of() {
     };
     let mut action = push("9a", Some("7a"), put());
     assert!(
-        !action.take_in(&Action::Heal(write.clone(), [].into()))
-            && !action.take_in(&Action::Restamp(write.clone()))
+        !action.coalesce(&Action::Heal(write.clone(), [].into()))
+            && !action.coalesce(&Action::Restamp(write.clone()))
     );
     assert!(
-        !Action::Heal(write.clone(), [].into()).take_in(&Action::Push(write)),
+        !Action::Heal(write.clone(), [].into()).coalesce(&Action::Push(write)),
         "what is done here is all done"
     );
 }
@@ -836,7 +836,7 @@ fn action(record: &str, kind: &str) -> Action {
             Action::Push(_) => kind == "push",
             Action::Heal(..) => kind == "heal",
             Action::Restamp(_) => kind == "stamp",
-            Action::CarryOut { .. } => kind == "carry out",
+            Action::ApplyDelete { .. } => kind == "apply delete",
         }) {
             return action;
         }
@@ -993,7 +993,7 @@ fn what_is_done_at_home_replaces_nothing_that_its_maker_has_not_seen() {
         ),
         (
             "9: x -> x 5b mark",
-            "carry out",
+            "apply delete",
             "a",
             &[
                 ("x 5b mark", "made"),

@@ -124,7 +124,7 @@ impl Replica {
                 let stamp = write.stamp_at_home(self.nonce()).to_string();
                 self.set_stamp(&write.key, stamp, condition).await
             }
-            Action::CarryOut { key, .. } => self.delete(key, condition).await,
+            Action::ApplyDelete { key, .. } => self.delete(key, condition).await,
         }
     }
 

@@ -118,7 +118,7 @@ impl Model {
                         judged.for_peers[dest].push(self.cat.act(rec.key, Action::Push(write)));
                     }
                 }
-            } else if self.set.defect != Defect::FarDelete || !matches!(action, Action::CarryOut { .. }) {
+            } else if self.set.defect != Defect::FarDelete || !matches!(action, Action::ApplyDelete { .. }) {
                 judged.for_here.push(self.cat.act(rec.key, action));
             }
         }
@@ -191,7 +191,7 @@ impl Model {
     }
 
     /// Of two writes of one key that are queued for one destination, the newer does for the other.
-    pub(crate) fn take_in(&mut self, s: &mut State, r: u8, lane: (u8, u8), skip: u8) -> Option<()> {
+    pub(crate) fn coalesce(&mut self, s: &mut State, r: u8, lane: (u8, u8), skip: u8) -> Option<()> {
         let queue = &mut s.regions[usize::from(r)].agent.queue;
         let mut its = queue.iter().enumerate().filter(|(_, p)| (p.dest, p.key) == lane).skip(skip.into());
         let ((first, _), (second, _)) = (its.next()?, its.next()?);
@@ -201,7 +201,7 @@ impl Model {
             (Action::Push(write), Action::Push(before)) => (write.base.clone(), before.clone()),
             _ => return None,
         };
-        let takes = action.take_in(&before) || self.set.defect == Defect::PastConflict;
+        let takes = action.coalesce(&before) || self.set.defect == Defect::PastConflict;
         if let Action::Push(write) = &mut action {
             match self.set.defect {
                 Defect::OwnBase => write.base = own_base,

@@ -271,7 +271,7 @@ fn text_of(action: &Action) -> String {
         Action::Push(w) => format!("push {}", write(w)),
         Action::Heal(w, _) => format!("heal {}", write(w)),
         Action::Restamp(w) => format!("stamp {}", write(w)),
-        Action::CarryOut { marked, .. } => format!("carry out {}", image(Some(marked))),
+        Action::ApplyDelete { marked, .. } => format!("apply delete {}", image(Some(marked))),
     }
 }
 

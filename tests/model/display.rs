@@ -105,7 +105,7 @@ impl Model {
             Step::Insist { region, dest, key } => {
                 format!("{} at {}, whatever stands: {}", name(region), name(dest), pending(region, dest, key))
             }
-            Step::TakeIn { region, dest, key: k, .. } => {
+            Step::Coalesce { region, dest, key: k, .. } => {
                 format!("of {} queued in {} for {}, one does for another", key(k), name(region), name(dest))
             }
             Step::Duplicate { region, dest, key } => {

@@ -77,11 +77,11 @@ mod all_is_well {
         lost_answers: 2 regions, 2 writes, dups = 1, init = Init::Shared;
         a_clock_goes_back: 2 regions, 2 writes, backs = 1, ticks = 2;
         stamps_in_place: 2 regions, 2 writes, stamp_in_place = true, ticks = 2;
-        writes_do_for_the_ones_before: 2 regions, 3 writes, takes_in = true;
-        writes_do_for_others_on_shared_items: 2 regions, 2 writes, takes_in = true, init = Init::Shared, put_backs = PutBacks::Any, edits = true;
-        writes_do_for_others_that_take_long: 2 regions, 2 writes, takes_in = true, zombies = 1, ticks = 2;
-        writes_do_for_others_and_a_crash: 2 regions, 2 writes, takes_in = true, crashes = 1, ticks = 0, settles = false, pages = true;
-        writes_do_for_others_in_three_regions: 3 regions, 2 writes, takes_in = true, ticks = 0;
+        writes_do_for_the_ones_before: 2 regions, 3 writes, coalesces = true;
+        writes_do_for_others_on_shared_items: 2 regions, 2 writes, coalesces = true, init = Init::Shared, put_backs = PutBacks::Any, edits = true;
+        writes_do_for_others_that_take_long: 2 regions, 2 writes, coalesces = true, zombies = 1, ticks = 2;
+        writes_do_for_others_and_a_crash: 2 regions, 2 writes, coalesces = true, crashes = 1, ticks = 0, settles = false, pages = true;
+        writes_do_for_others_in_three_regions: 3 regions, 2 writes, coalesces = true, ticks = 0;
         records_read_one_by_one: 2 regions, 2 writes, lazy = true, ticks = 2;
         a_region_takes_some_items: 2 regions, 3 writes, selects = true;
         one_of_three_takes_some_items: 3 regions, 2 writes, selects = true, ticks = 0;
@@ -125,15 +125,15 @@ mod deep {
         #[ignore = "deep"]
         stamps_in_place: 2 regions, 3 writes, stamp_in_place = true, ticks = 2;
         #[ignore = "deep"]
-        writes_do_for_the_ones_before: 2 regions, 4 writes, takes_in = true, ticks = 0;
+        writes_do_for_the_ones_before: 2 regions, 4 writes, coalesces = true, ticks = 0;
         #[ignore = "deep"]
-        writes_do_for_the_ones_before_in_three_regions: 3 regions, 3 writes, takes_in = true, ticks = 0;
+        writes_do_for_the_ones_before_in_three_regions: 3 regions, 3 writes, coalesces = true, ticks = 0;
         #[ignore = "deep"]
-        writes_do_for_others_that_take_long: 2 regions, 3 writes, takes_in = true, zombies = 1;
+        writes_do_for_others_that_take_long: 2 regions, 3 writes, coalesces = true, zombies = 1;
         #[ignore = "deep"]
-        writes_do_for_others_and_a_crash: 2 regions, 3 writes, takes_in = true, crashes = 1, ticks = 0, settles = false, pages = true;
+        writes_do_for_others_and_a_crash: 2 regions, 3 writes, coalesces = true, crashes = 1, ticks = 0, settles = false, pages = true;
         #[ignore = "deep"]
-        writes_do_for_others_and_some_items_are_taken: 2 regions, 3 writes, takes_in = true, selects = true;
+        writes_do_for_others_and_some_items_are_taken: 2 regions, 3 writes, coalesces = true, selects = true;
         #[ignore = "deep"]
         put_back_and_edited: 2 regions, 3 writes, init = Init::Shared, put_backs = PutBacks::Any, edits = true;
         #[ignore = "deep"]
@@ -207,8 +207,8 @@ mod hazards {
     defects! {
            no_fingerprint: NoFingerprint, 2 regions, 2 writes, init = Init::Shared, edits = true, settles = false;
            a_stamp_not_above_the_old_images: StampNotAbove, 2 regions, 3 writes, settles = false;
-           a_write_that_does_for_another_on_its_own_base: OwnBase, 2 regions, 3 writes, takes_in = true, settles = false;
-           a_write_that_does_for_another_past_a_conflict: PastConflict, 2 regions, 3 writes, takes_in = true, settles = false, hasty = true;
+           a_write_that_does_for_another_on_its_own_base: OwnBase, 2 regions, 3 writes, coalesces = true, settles = false;
+           a_write_that_does_for_another_past_a_conflict: PastConflict, 2 regions, 3 writes, coalesces = true, settles = false, hasty = true;
            no_heal: NoHeal, 2 regions, 2 writes, hasty = true, settles = false;
            no_mark: NoMark, 2 regions, 2 writes, init = Init::Shared, settles = false;
            a_mark_only_on_an_item: PlainMark, 3 regions, 2 writes, settles = false;

@@ -158,7 +158,7 @@ impl Model {
             .fold((u64::from(rec.time) * UNIT_MILLIS) << 20, u64::max);
         let version: V = (hlc, u8::try_from(r).unwrap());
         *highest = version;
-        if self.set.takes_in {
+        if self.set.coalesces {
             s.bases.insert((rec.key, version), judged.base);
         }
         let best = &mut s.best[usize::from(rec.key)];

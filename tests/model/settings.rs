@@ -44,7 +44,7 @@ pub(crate) enum Defect {
     PlainMark,
     /// The pusher marks, and deletes too.
     FarDelete,
-    /// An agent knows the deletes that it carried out by having done so.
+    /// An agent knows the deletes that it applied by having done so.
     Recall,
     /// The old image's stamp does not count for the version of what replaces it.
     NoBump,
@@ -58,7 +58,7 @@ pub(crate) enum Defect {
     LateRewind,
     /// A heal that is read again by an agent without memory is none.
     StrangeHeal,
-    /// A delete is carried out wherever a mark of its version stands.
+    /// A delete is applied wherever a mark of its version stands.
     NoNonce,
     /// A stamp does not tell which region it was set in.
     NoRegion,
@@ -205,7 +205,7 @@ pub(crate) struct Setting {
     pub(crate) put_backs: PutBacks,
     /// Old copies may be put back with new data and their old stamp.
     pub(crate) edits: bool,
-    /// Peers' watermarks are taken in, and memory is forgotten.
+    /// Peers' watermarks are read, and memory is forgotten.
     pub(crate) settles: bool,
     /// A checkpoint may rewind further than this key needs: to the start of a page, or because of
     /// another key.
@@ -219,7 +219,7 @@ pub(crate) struct Setting {
     /// Agents may begin to stamp local writes in place, at any time.
     pub(crate) stamp_in_place: bool,
     /// A queued write may do for the one before it.
-    pub(crate) takes_in: bool,
+    pub(crate) coalesces: bool,
     /// The first write of each region has the same data, and so the second.
     pub(crate) alike: bool,
     /// Agents lose their patience with a contended write at any time: the other one may be down.
@@ -249,7 +249,7 @@ impl Setting {
             selects: false,
             seeds: false,
             stamp_in_place: false,
-            takes_in: false,
+            coalesces: false,
             alike: false,
             hasty: false,
             defect: Defect::None,
@@ -290,7 +290,7 @@ impl Setting {
             selects: number("SELECTS", 0) == 1,
             seeds: number("SEEDS", 0) == 1,
             stamp_in_place: number("INPLACE", 0) == 1,
-            takes_in: number("TAKEIN", 0) == 1,
+            coalesces: number("COALESCE", 0) == 1,
             alike: number("ALIKE", 0) == 1,
             hasty: number("HASTY", 0) == 1,
             defect: var("DEFECT").map_or(Defect::None, |name| Defect::named(&name)),

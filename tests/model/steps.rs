@@ -190,9 +190,9 @@ impl Model {
                 if state.left.zombies > 0 && !state.zombies.contains(&(dest, agent.queue[front].act)) {
                     steps.push(Step::Delay { region: r, dest, key });
                 }
-                if self.set.takes_in {
+                if self.set.coalesces {
                     let queued = agent.queue.iter().filter(|p| (p.dest, p.key) == (dest, key)).count();
-                    steps.extend((1..small(queued)).map(|n| Step::TakeIn {
+                    steps.extend((1..small(queued)).map(|n| Step::Coalesce {
                         region: r,
                         dest,
                         key,
@@ -310,7 +310,7 @@ impl Model {
                 s.regions[usize::from(region)].agent.queue.remove(front);
                 self.tally.insisted += 1;
             }
-            Step::TakeIn { region, dest, key, skip } => self.take_in(s, region, (dest, key), skip)?,
+            Step::Coalesce { region, dest, key, skip } => self.coalesce(s, region, (dest, key), skip)?,
             Step::Duplicate { region, dest, key } => {
                 let agent = &s.regions[usize::from(region)].agent;
                 let act = agent.queue[agent.front(dest, key)?].act;

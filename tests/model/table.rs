@@ -85,7 +85,7 @@ impl Model {
             (Action::Heal(write, _), Defect::BlindHeal) if self.cat.get(stored).version.is_some() => {
                 Guard::Below(&write.version)
             }
-            (Action::CarryOut { marked, .. }, Defect::BlindDelete | Defect::FarDelete) => {
+            (Action::ApplyDelete { marked, .. }, Defect::BlindDelete | Defect::FarDelete) => {
                 Guard::Stamp(marked.get(STAMP))
             }
             (Action::Push(write), Defect::NoBase) => match action.guard(to) {
@@ -100,7 +100,7 @@ impl Model {
 
     /// Whether a defect takes a mark of the same version, of another attempt, for the one that was read.
     fn is_of_same_version(&self, action: &Action, stored: u16) -> bool {
-        let Action::CarryOut { marked, .. } = action else { return false };
+        let Action::ApplyDelete { marked, .. } = action else { return false };
         let text = |item: Option<&Item>| Some(item?.get(STAMP)?.as_s().ok()?.rsplit_once(' ')?.0.to_owned());
         let read = text(Some(marked));
         self.set.defect == Defect::NoNonce && read.is_some() && read == text(self.cat.item(stored))
@@ -192,7 +192,7 @@ impl Model {
             let mut marked = image.item.clone();
             marked.insert(STAMP.to_owned(), AttributeValue::S(mark.to_string()));
             let item = self.cat.keys[usize::from(key)].clone();
-            let act = self.cat.act(key, Action::CarryOut { key: item, marked: marked.into() });
+            let act = self.cat.act(key, Action::ApplyDelete { key: item, marked: marked.into() });
             s.regions[usize::from(r)].agent.queue.insert(0, Pending { act, ..done });
         }
     }

@@ -205,7 +205,7 @@ pub(crate) enum Step {
         key: u8,
     },
     /// Of two queued writes of a key, the newer one does for the other: the first two, or the ones after.
-    TakeIn {
+    Coalesce {
         region: u8,
         dest: u8,
         key: u8,
@@ -237,7 +237,7 @@ pub(crate) enum Step {
     Crash {
         region: u8,
     },
-    /// Watermarks are taken in, and memory is forgotten.
+    /// Watermarks are read, and memory is forgotten.
     Settle {
         region: u8,
     },
@@ -295,7 +295,7 @@ impl Step {
             | Self::Tick { .. }
             | Self::Back { .. }
             | Self::Insist { .. }
-            | Self::TakeIn { .. }
+            | Self::Coalesce { .. }
             | Self::Duplicate { .. }
             | Self::Delay { .. }
             | Self::Checkpoint { .. }

@@ -133,7 +133,7 @@ async fn deletes_of_one_item_in_every_region_leave_nothing_behind() {
     world.rejoin(DUBLIN);
     world.rejoin(TOKYO);
     expect_nothing(&world).await;
-    // Each of three deletes at two peers, marked and carried out at most once.
+    // Each of three deletes at two peers, marked and applied at most once.
     let writes = world.total().agent_writes() - before;
     assert!(writes <= 3 * 2 * 2, "{writes} writes: {:?}", world.total());
 }

@@ -77,7 +77,7 @@ async fn an_agent_that_was_stopped_goes_on_where_it_was() {
     }
     world.converged().await;
     let total = world.total();
-    assert_eq!((total.records, total.agent_writes(), total.outrun), (0, 0, 0), "{total:?}");
+    assert_eq!((total.records, total.agent_writes(), total.superseded), (0, 0, 0), "{total:?}");
     assert_eq!(everything(&world).await, before);
 }
 

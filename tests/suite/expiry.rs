@@ -58,7 +58,7 @@ async fn items_that_expire_in_every_region_at_once_are_gone_and_stay_gone() {
     assert_eq!(contents.len(), 1, "{contents:?}");
     world.still_quiet().await;
     let total = world.total();
-    // At most five expiries in each region, marked and carried out at two peers.
+    // At most five expiries in each region, marked and applied at two peers.
     assert!(total.local_deletes <= 5 * 3, "{total:?}");
     assert!(total.agent_writes() <= 6 * 2 + 5 * 3 * 2 * 2, "{total:?}");
 }

@@ -84,11 +84,11 @@ async fn a_write_whose_answer_is_lost_takes_effect_once() {
     assert_eq!(world.converged().await.len(), 0);
     world.still_quiet().await;
     // What was applied though its answer was lost is turned down when it comes again; only a mark
-    // whose item is gone by then is set once more, and carried out once more.
-    let (sent, carried_out) = (world.tally(DUBLIN), world.tally(TOKYO));
+    // whose item is gone by then is set once more, and applied once more.
+    let (sent, applied) = (world.tally(DUBLIN), world.tally(TOKYO));
     assert!(sent.retries > 0, "{sent:?}");
     assert_eq!((sent.local_puts, sent.local_deletes, sent.echoes), (10, 10, 0), "{sent:?}");
-    assert_eq!((carried_out.local_puts, carried_out.local_deletes), (0, 0), "{carried_out:?}");
+    assert_eq!((applied.local_puts, applied.local_deletes), (0, 0), "{applied:?}");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -93,13 +93,13 @@ async fn thousands_of_items_are_drained() {
     // A slow engine takes minutes.
     let (long, look) = (Duration::from_mins(5), Duration::from_millis(100));
     // A call whose answer came too late is made again, and turned down.
-    let answered = || async { world.tally(0).replicated + world.tally(0).outrun };
+    let answered = || async { world.tally(0).replicated + world.tally(0).superseded };
     eventually_within(long, look, "all items", answered, |n| *n == ITEMS as u64).await;
     assert_eq!(world.converged().await.len(), ITEMS);
     let total = world.total();
     // Each was written once here, and once there.
     assert_eq!(
-        (total.records, total.agent_writes() + total.outrun),
+        (total.records, total.agent_writes() + total.superseded),
         (2 * ITEMS as u64, ITEMS as u64),
         "{total:?}"
     );

@@ -135,18 +135,18 @@ async fn a_letter_overwrites_nothing_that_was_written_since() {
     let (world, refuses) = refused(3).await;
     refuses.store(false, Ordering::Relaxed);
     world.update(TOKYO, key("a"), "v", s("newer")).await;
-    assert_eq!(replay(&world).await, (0, "outrun".to_owned()));
+    assert_eq!(replay(&world).await, (0, "superseded".to_owned()));
     world.await_item(DUBLIN, &key("a"), &row("a", "newer")).await;
     world.await_item(OREGON, &key("a"), &row("a", "newer")).await;
     assert_eq!((world.converged().await.len(), list(&world).await.len()), (1, 0));
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_letter_that_its_origin_has_overwritten_is_outrun() {
+async fn a_letter_that_its_origin_has_overwritten_is_superseded() {
     let (world, refuses) = refused(2).await;
     refuses.store(false, Ordering::Relaxed);
     world.put(DUBLIN, row("a", "three")).await;
-    assert_eq!(replay(&world).await, (0, "outrun".to_owned()));
+    assert_eq!(replay(&world).await, (0, "superseded".to_owned()));
     world.await_item(TOKYO, &key("a"), &row("a", "three")).await;
     world.converged().await;
 }
@@ -157,7 +157,7 @@ async fn a_letter_brings_nothing_back_that_was_deleted_since() {
     refuses.store(false, Ordering::Relaxed);
     world.delete(OREGON, key("a")).await;
     // The replay itself waits for the delete to arrive.
-    assert_eq!(replay(&world).await, (0, "outrun".to_owned()));
+    assert_eq!(replay(&world).await, (0, "superseded".to_owned()));
     assert_eq!((world.converged().await.len(), list(&world).await.len()), (0, 0));
 }
 
@@ -171,7 +171,7 @@ async fn a_letter_stays_while_nobody_can_tell_what_was_written_since() {
     assert_eq!((code, &replayed[0]["fate"]), (1, &"undecided".into()), "{replayed:#}");
     assert!(replayed[0]["why"].as_str().unwrap().contains("oregon"), "{replayed:#}");
     world.start_agent(OREGON).await;
-    assert_eq!(replay(&world).await, (0, "outrun".to_owned()));
+    assert_eq!(replay(&world).await, (0, "superseded".to_owned()));
     assert_eq!(world.converged().await.len(), 0);
 }
 
@@ -205,11 +205,11 @@ async fn an_item_that_is_still_too_large_is_still_refused() {
 
     world.put(DUBLIN, row("b", "small")).await;
     world.await_item(TOKYO, &key("b"), &row("b", "small")).await;
-    assert_eq!(replay(&world).await, (0, "outrun".to_owned()));
+    assert_eq!(replay(&world).await, (0, "superseded".to_owned()));
     assert_eq!(world.converged().await.len(), 2);
 }
 
-/// Many letters, of which some have been outrun by writes that are still on their way, while
+/// Many letters, of which some have been superseded by writes that are still on their way, while
 /// applications write, and the replay is killed.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_replay_that_is_killed_is_run_again_and_all_regions_agree() {
@@ -225,12 +225,12 @@ async fn a_replay_that_is_killed_is_run_again_and_all_regions_agree() {
     }
     // Without a write that is taken, so many refusals would be the table's.
     let rounds = AtomicU64::new(0);
-    let buried = || async {
+    let parked = || async {
         let round = rounds.fetch_add(1, Ordering::Relaxed).to_string();
         world.put(DUBLIN, row("passes", &round)).await;
         world.tally(DUBLIN).dead_letters
     };
-    eventually("dead letters", buried, |letters| *letters == KEYS as u64).await;
+    eventually("dead letters", parked, |letters| *letters == KEYS as u64).await;
     world.quiet().await;
     refuses.store(false, Ordering::Relaxed);
     for i in (0..KEYS).step_by(3) {

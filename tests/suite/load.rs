@@ -50,7 +50,7 @@ impl Load {
     }
 
     /// The same, where each application makes a write every `pace` at most: one that goes on for
-    /// minutes must not outrun the agents on a slow engine.
+    /// minutes must not superseded the agents on a slow engine.
     pub(crate) fn paced(world: &World, seed: u64, mix: Mix, keys: u64, writes: u64, pace: Duration) -> Self {
         Self::in_regions(world, world.regions(), seed, mix, keys, writes, pace)
     }

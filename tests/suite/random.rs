@@ -31,10 +31,10 @@ async fn no_write_is_taken_for_an_echo_and_no_echo_for_a_write() {
     let total = world.total();
     assert_eq!(total.local_writes(), load.made(), "{total:?}");
     // Each write was sent to two peers, and was taken or turned down there, by itself or with a later one.
-    assert_eq!(total.replicated + total.outrun + total.taken_in, 2 * load.made(), "{total:?}");
+    assert_eq!(total.replicated + total.superseded + total.coalesced, 2 * load.made(), "{total:?}");
     // A call whose answer came too late was made again, and turned down.
     let made = total.agent_writes();
-    assert!((made..=made + total.outrun).contains(&total.echoes), "{total:?}");
+    assert!((made..=made + total.superseded).contains(&total.echoes), "{total:?}");
     assert!(total.heals <= total.replicated, "{total:?}");
 }
 

@@ -33,7 +33,7 @@ async fn an_update_reaches_two_peers_from_any_region() {
     let total = world.total();
     assert_eq!((total.local_puts, total.conflicts), (5, 0), "{total:?}");
     // Two peers a write; one may have got the next write from another region first, or with this one.
-    assert_eq!(total.agent_writes() + total.outrun + total.taken_in, 10, "{total:?}");
+    assert_eq!(total.agent_writes() + total.superseded + total.coalesced, 10, "{total:?}");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -49,7 +49,7 @@ async fn a_delete_and_a_new_item_under_its_key_reach_two_peers() {
     assert_eq!(world.converged().await.len(), 0);
     let total = world.total();
     // A put costs one write at each peer, and a delete two: the mark, and what carries it out.
-    assert_eq!((total.local_deletes, total.deletes_carried_out), (1, 2), "{total:?}");
+    assert_eq!((total.local_deletes, total.deletes_applied), (1, 2), "{total:?}");
     assert_eq!(total.agent_writes(), 2 + 2 * 2, "{total:?}");
 
     world.put(2, row("a", "two")).await;

@@ -160,7 +160,7 @@ async fn a_remote_write_that_comes_late_takes_no_count_back() {
     gate.open();
     let answered = || {
         let tally = world.tally(TOKYO);
-        tally.replicated + tally.outrun > 0
+        tally.replicated + tally.superseded > 0
     };
     let deadline = Instant::now() + PATIENCE;
     counter

@@ -72,7 +72,7 @@ async fn ends_well_at(signal: &str) {
     world.start_agents().await;
     assert_eq!(world.converged().await.len(), 60);
     let tally = world.tally(DUBLIN);
-    assert_eq!((tally.replicated, tally.outrun), (60 - done, 0), "{tally:?}");
+    assert_eq!((tally.replicated, tally.superseded), (60 - done, 0), "{tally:?}");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -117,10 +117,10 @@ async fn once_ends_when_the_stream_is_drained() {
     let (code, report) = run_json(world.tradewind(DUBLIN, &once)).await;
     assert_eq!((code, &report[0]["local_puts"]), (0, &40.into()), "{report:#}");
     assert_eq!(world.get(TOKYO, &key("key 39")).await, Some(row("key 39", "one")));
-    // The mark is tokyo's own agent's to carry out.
+    // The mark is tokyo's own agent's to apply.
     assert!(world.stored(TOKYO, &key("key 0")).await.is_some());
     let (code, report) = run_json(world.tradewind(TOKYO, &["run", "--region", "tokyo", "--once"])).await;
-    assert_eq!((code, &report[0]["deletes_carried_out"]), (0, &1.into()), "{report:#}");
+    assert_eq!((code, &report[0]["deletes_applied"]), (0, &1.into()), "{report:#}");
     assert!(world.stored(TOKYO, &key("key 0")).await.is_none());
 
     let (code, report) = run_json(world.tradewind(DUBLIN, &once)).await;

@@ -110,7 +110,7 @@ impl Track {
                 let record =
                     Source { ordinal, ledger: Arc::clone(&feed.ledger), created_millis, seen: *seen };
                 let tenure = Arc::clone(&self.holding.tenure);
-                let job = Job { action, record, tenure, trace: trace.clone(), taken_in: Vec::new() };
+                let job = Job { action, record, tenure, trace: trace.clone(), coalesced: Vec::new() };
                 self.dispatch(target, job).await;
             }
         }

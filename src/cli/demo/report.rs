@@ -152,8 +152,8 @@ pub(super) fn text(outcome: &Outcome) -> String {
     lines.extend([
         format!("  that changed something {}", agents.local_writes()),
         format!(
-            "replicated               {} (and {} outrun: the peer had something newer; {} taken in by a later one)",
-            agents.replicated, agents.outrun, agents.taken_in
+            "replicated               {} (and {} superseded: the peer had something newer; {} coalesced into a later one)",
+            agents.replicated, agents.superseded, agents.coalesced
         ),
         format!("echoes suppressed        {}", agents.echoes),
         format!("conflicts                {} (last writer wins; counted, never silent)", agents.conflicts),

@@ -60,7 +60,9 @@ pub(super) struct Case<'a> {
 impl Case<'_> {
     pub(super) fn decide(&self) -> Decision {
         match self.by_what_stands() {
-            Decision::Not(Fate::Outrun, _) | Decision::TouchOrigin if self.is_touched => Decision::Touched,
+            Decision::Not(Fate::Superseded, _) | Decision::TouchOrigin if self.is_touched => {
+                Decision::Touched
+            }
             // A delete leaves no trace of its time.
             Decision::TouchOrigin | Decision::DeleteAtPeer if self.has_changed && !self.is_touched => {
                 let why = "the item changed during the replay: replay it again";
@@ -73,7 +75,7 @@ impl Case<'_> {
     /// What follows from what stands, if it has long been so.
     fn by_what_stands(&self) -> Decision {
         let Self { origin, peer, version, is_delete, .. } = *self;
-        let outrun = |why: String| Decision::Not(Fate::Outrun, why);
+        let superseded = |why: String| Decision::Not(Fate::Superseded, why);
         let undecided = |why: String| Decision::Not(Fate::Undecided, why);
         if !is_delete && self.new.is_none() {
             return undecided("its image has expired: drop the letter".to_owned());
@@ -81,10 +83,10 @@ impl Case<'_> {
         for region in self.held.keys() {
             match self.standing(region) {
                 Standing::Stamped(stands) if stands > *version => {
-                    return outrun(format!("something newer stands in {region}"));
+                    return superseded(format!("something newer stands in {region}"));
                 }
                 Standing::Stamped(stands) if region == peer && stands == *version => {
-                    return outrun(format!("{peer} has it already"));
+                    return superseded(format!("{peer} has it already"));
                 }
                 _ => {}
             }
@@ -94,9 +96,9 @@ impl Case<'_> {
             standing => standing,
         };
         match at_origin {
-            Standing::Nothing if !is_delete => return outrun(format!("deleted in {origin} since")),
+            Standing::Nothing if !is_delete => return superseded(format!("deleted in {origin} since")),
             Standing::Bare(item) if is_delete || !same(Some(item), self.new) => {
-                return outrun(format!("written again in {origin} since"));
+                return superseded(format!("written again in {origin} since"));
             }
             // Nothing can tell whether it may be overwritten: an update keeps the stamp.
             Standing::Stamped(stands) if stands < *version => {
@@ -107,7 +109,7 @@ impl Case<'_> {
             Standing::Nothing | Standing::Bare(_) | Standing::Stamped(_) => {}
         }
         if peer == origin {
-            return outrun(format!("{origin} holds it"));
+            return superseded(format!("{origin} holds it"));
         }
         for region in self.held.keys().filter(|region| *region != origin) {
             // What the write was made on top of is older. All else can't be compared.
@@ -123,7 +125,7 @@ impl Case<'_> {
         }
         match self.standing(peer) {
             _ if !is_delete => Decision::TouchOrigin,
-            Standing::Nothing => outrun(format!("{peer} has nothing left to delete")),
+            Standing::Nothing => superseded(format!("{peer} has nothing left to delete")),
             _ => Decision::DeleteAtPeer,
         }
     }
@@ -223,16 +225,16 @@ mod tests {
             ([new(), Some(stamped("old", 5, "c")), Some(stamped("new", 9, "a"))], Ok(Decision::TouchOrigin)),
             ([new(), Some(bare("old")), Some(stamped("new", 9, "a"))], Ok(Decision::TouchOrigin)),
             // The peer has got it.
-            ([new(), Some(stamped("new", 9, "a")), None], Err(Fate::Outrun)),
+            ([new(), Some(stamped("new", 9, "a")), None], Err(Fate::Superseded)),
             // Something newer, anywhere.
-            ([new(), Some(stamped("x", 10, "c")), None], Err(Fate::Outrun)),
-            ([new(), Some(marked("old", 10, "c")), None], Err(Fate::Outrun)),
-            ([new(), None, Some(stamped("x", 9, "b"))], Err(Fate::Outrun)),
-            ([Some(stamped("new", 10, "c")), None, None], Err(Fate::Outrun)),
-            ([Some(bare("x")), None, None], Err(Fate::Outrun)),
+            ([new(), Some(stamped("x", 10, "c")), None], Err(Fate::Superseded)),
+            ([new(), Some(marked("old", 10, "c")), None], Err(Fate::Superseded)),
+            ([new(), None, Some(stamped("x", 9, "b"))], Err(Fate::Superseded)),
+            ([Some(stamped("new", 10, "c")), None, None], Err(Fate::Superseded)),
+            ([Some(bare("x")), None, None], Err(Fate::Superseded)),
             // Deleted since: nothing brings it back.
-            ([None, None, None], Err(Fate::Outrun)),
-            ([None, Some(bare("old")), Some(stamped("new", 9, "a"))], Err(Fate::Outrun)),
+            ([None, None, None], Err(Fate::Superseded)),
+            ([None, Some(bare("old")), Some(stamped("new", 9, "a"))], Err(Fate::Superseded)),
             // What can't be compared is left alone.
             ([new(), Some(bare("x")), None], Err(Fate::Undecided)),
             ([new(), None, Some(bare("x"))], Err(Fate::Undecided)),
@@ -247,10 +249,10 @@ mod tests {
         for (held, expected) in [
             ([None, Some(stamped("old", 5, "c")), None], Ok(Decision::DeleteAtPeer)),
             ([None, Some(bare("old")), None], Ok(Decision::DeleteAtPeer)),
-            ([None, None, None], Err(Fate::Outrun)),
-            ([Some(bare("old")), Some(bare("old")), None], Err(Fate::Outrun)),
-            ([None, Some(stamped("x", 10, "c")), None], Err(Fate::Outrun)),
-            ([None, Some(bare("old")), Some(stamped("x", 10, "c"))], Err(Fate::Outrun)),
+            ([None, None, None], Err(Fate::Superseded)),
+            ([Some(bare("old")), Some(bare("old")), None], Err(Fate::Superseded)),
+            ([None, Some(stamped("x", 10, "c")), None], Err(Fate::Superseded)),
+            ([None, Some(bare("old")), Some(stamped("x", 10, "c"))], Err(Fate::Superseded)),
             ([None, Some(bare("x")), None], Err(Fate::Undecided)),
             ([None, Some(bare("old")), Some(bare("x"))], Err(Fate::Undecided)),
             ([Some(stamped("old", 5, "c")), Some(bare("old")), None], Err(Fate::Undecided)),
@@ -269,7 +271,7 @@ mod tests {
         for (is_delete, held, meanwhile, expected) in [
             (false, put(), changed, Err(Fate::Undecided)),
             (true, delete(), changed, Err(Fate::Undecided)),
-            (false, newer(), changed, Err(Fate::Outrun)),
+            (false, newer(), changed, Err(Fate::Superseded)),
             // The touch has given the item a newer version, or is in no stamp yet.
             (false, newer(), touched, Ok(Decision::Touched)),
             (false, put(), touched, Ok(Decision::Touched)),

@@ -60,7 +60,7 @@ pub enum Fate {
     /// The key is replicated again; the letter is gone.
     Replayed,
     /// Nothing was to be done: something newer stands, or this has arrived; the letter is gone.
-    Outrun,
+    Superseded,
     /// The peer would still not take it: the letter stays, with its new reason.
     Refused,
     /// A person has to decide, or an agent to run: the letter stays.

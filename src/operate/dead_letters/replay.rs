@@ -33,12 +33,14 @@ pub async fn replay(
         let newer = all.iter().filter(|other| other.saved.key == letter.saved.key);
         let newer = newer.max_by(|a, b| a.saved.version.cmp(&b.saved.version));
         let (fate, why) = match (newer.filter(|newer| newer.saved.version > letter.saved.version), &lacking) {
-            (Some(newer), _) => (Fate::Outrun, format!("a newer write of the key is in letter {}", newer.id)),
+            (Some(newer), _) => {
+                (Fate::Superseded, format!("a newer write of the key is in letter {}", newer.id))
+            }
             (None, Some(lacking)) => (Fate::Undecided, lacking.clone()),
             (None, None) => letter.replay(table, before.get(&letter.id), &mut touched).await?,
         };
         match fate {
-            Fate::Replayed | Fate::Outrun => letter.drop().await?,
+            Fate::Replayed | Fate::Superseded => letter.drop().await?,
             Fate::Refused if why != letter.reason => letter.save_reason(&why).await?,
             Fate::Refused | Fate::Undecided => {}
         }

@@ -165,7 +165,7 @@ async fn renew(places: Arc<[Place]>, number: u64, tenure: Arc<Tenure>, tuning: T
                 Ok(Ok(Held::Yes)) => {}
                 Ok(Ok(Held::No)) => return tenure.end(),
                 Ok(Err(fault)) => {
-                    debug!(%fault, "a hold can't be renewed; trying again");
+                    debug!(%fault, "a hold can't be renewed; retrying");
                     renewed = false;
                 }
                 Err(_) => renewed = false,

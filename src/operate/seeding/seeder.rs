@@ -305,7 +305,7 @@ impl Seeder {
         writer.budget.begin(units).await;
         let key = log_key(&seed.write.key);
         let complain = |fault: &Fault| {
-            warn!(region = %seed.region, table = self.table.name(), %key, %fault, "a copy can't be made; trying again");
+            warn!(region = %seed.region, table = self.table.name(), %key, %fault, "a copy can't be made; retrying");
         };
         let attempt = || hold.tenure.within(|| writer.replica.seed(seed));
         let outcome = tokio::select! {
@@ -371,7 +371,7 @@ impl Seeder {
         }
         let conflicts = ConflictTable::of(&writer.region);
         let save = || conflicts.save(table, &conflict, wall_millis(), self.tuning.conflict_days);
-        let save = persist(save, |fault| debug!(%fault, "a conflict can't be recorded; trying again"));
+        let save = persist(save, |fault| debug!(%fault, "a conflict can't be recorded; retrying"));
         if !matches!(tokio::time::timeout(RECORD_TIMEOUT, save).await, Ok(Ok(()))) {
             warn!(region = %seed.region, table, %key, "an item that was replaced could not be recorded as a conflict");
         }
