@@ -33,7 +33,8 @@ pub struct Counts {
     /// Deletes that merged into a mark.
     pub merged: u64,
     /// Older writes of agents in the place of newer ones of applications, as docs/correctness.md allows it:
-    /// over a newer delete, over the same data put back, or during a fault.
+    /// over a newer delete, over the same data put back, over an attribute whose
+    /// name is new, or during a fault.
     pub rolled_back: u64,
     pub watermarks: u64,
     pub checkpoints: u64,
@@ -57,6 +58,8 @@ pub struct Oracle {
     written_at: HashMap<(usize, String), u64>,
     /// The highest watermark of each origin, at any peer.
     watermarks: Vec<u64>,
+    /// When each region's table first had an attribute of a name.
+    names: Vec<BTreeMap<String, u64>>,
     /// From which record on a region's clock is further ahead than its agent believes.
     ahead_since: Vec<Option<u64>>,
     pub counts: Counts,
@@ -127,6 +130,7 @@ impl Oracle {
             stamped: HashMap::new(),
             written_at: HashMap::new(),
             watermarks: vec![0; regions],
+            names: vec![BTreeMap::new(); regions],
             ahead_since: vec![None; regions],
             counts: Counts::default(),
             failures: Vec::new(),
@@ -155,11 +159,16 @@ impl Oracle {
         if writer == Writer::App {
             self.written_at.insert(written_at, now);
         }
-        let seen = Seen { region, change, old, new, age };
+        let seen = Seen { region, change, old, new, age, now };
         let worlds = match writer {
             Writer::App => self.by_app(worlds, &seen),
             Writer::Agent(agent) => self.by_agent(worlds, &seen, agent),
         };
+        for name in change.new.iter().flat_map(|item| item.keys()) {
+            if !self.names[region].contains_key(name) {
+                self.names[region].insert(name.clone(), now);
+            }
+        }
         self.counts.most_worlds = self.counts.most_worlds.max(worlds.len());
         self.keys.insert(change.key.clone(), worlds);
     }
@@ -261,12 +270,21 @@ impl Oracle {
             self.counts.rolled_back += 1;
             // The agent there may have been too slow to report it; it has been waited for.
             let is_late = self.is_disturbed || !self.is_strict && seen.age >= PATIENCE;
-            let is_allowed = is_late || self.is_lenient || rolled_back < worlds.len();
+            let is_unnamed = self.has_new_name(seen, agent);
+            let is_allowed = is_late || is_unnamed || self.is_lenient || rolled_back < worlds.len();
             if !is_allowed {
                 self.fail(format!("{whose}: it put {:?} in the place of a newer write", stamp.version));
             }
         }
         worlds
+    }
+
+    /// Whether what was replaced has an attribute whose name the agent need not know yet: no condition names it.
+    fn has_new_name(&self, seen: &Seen, agent: usize) -> bool {
+        let is_known = |name: &String| {
+            self.names[agent].get(name).is_some_and(|since| seen.now.saturating_sub(*since) >= PATIENCE)
+        };
+        seen.change.old.iter().flat_map(|old| old.keys()).any(|name| !is_known(name))
     }
 
     /// A stamp set beside what was stored: of this data, or of an older write of the region's own.
@@ -380,6 +398,7 @@ struct Seen<'a> {
     new: Option<Stamp>,
     /// How long ago an application wrote the item there.
     age: u64,
+    now: u64,
 }
 
 /// The effect of a replicated write on what a region's applications see.
