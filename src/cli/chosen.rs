@@ -65,7 +65,7 @@ pub(super) fn known(config: &Config, name: &str) -> Result<Origin, Failure> {
         let names: Vec<_> = config.regions.iter().map(|region| region.name.as_str()).collect();
         Failure::new(
             Exit::Usage,
-            format!("there is no region {name:?} in the configuration; there are: {}", names.join(", ")),
+            format!("no region {name:?} in the configuration; there are: {}", names.join(", ")),
         )
     })
 }

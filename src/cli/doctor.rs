@@ -49,7 +49,7 @@ fn text(diagnosis: &Diagnosis) -> String {
          doing it",
         diagnosis.allowed
     ));
-    lines.push(if diagnosis.is_well() { "nothing must be fixed" } else { "not well" }.to_owned());
+    lines.push(if diagnosis.is_well() { "nothing to fix" } else { "something must be fixed" }.to_owned());
     lines.join("\n")
 }
 

@@ -46,7 +46,7 @@ impl Health {
             None => DEFAULT_ADDRESS,
             Some(Place::On(address)) => reachable(address),
             Some(Place::Off) => {
-                let message = "the agent listens nowhere (--listen off), so it can't be asked";
+                let message = "the agent does not listen (--listen off), so it can't be asked";
                 return Err(Failure::new(Exit::Usage, message));
             }
         };
@@ -55,7 +55,7 @@ impl Health {
             |why: String| Failure::new(Exit::Unavailable, format!("no answer from {address}{path}: {why}"));
         let answer = timeout(self.timeout, ask(address, path))
             .await
-            .map_err(|_| silent("not in time".to_owned()))?
+            .map_err(|_| silent("timed out".to_owned()))?
             .map_err(|error| silent(error.to_string()))?;
         let (status, says) = answer
             .split_once("\r\n\r\n")

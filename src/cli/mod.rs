@@ -47,7 +47,7 @@ Exit codes:
   1    the replicas differ (demo, verify, repair --dry-run), a copy was refused or left (bootstrap,
        repair), not in time (wait), over --max-lag (status), an agent has not answered (pause, resume),
        a region is not added or removed yet (add-region, remove-region), something must be fixed
-       (doctor), letters are left (dead-letters replay), or the agent is not well (health)
+       (doctor), letters are left (dead-letters replay), or the agent is not healthy (health)
   64   the command line or regions.toml is wrong, or --listen lacks its token
   69   a region can't be reached, a table is missing or does not fit, the address of --listen is taken,
        or no agent answers (health)

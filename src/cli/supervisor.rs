@@ -26,7 +26,7 @@ impl Supervisor {
         let watchdog = sd_notify::watchdog_enabled().map(|bound| {
             tokio::spawn(async move {
                 let begin = || feed(&agents, bound, liveness_timeout);
-                contained("what feeds the watchdog", &CancellationToken::new(), begin).await;
+                contained("the watchdog task", &CancellationToken::new(), begin).await;
             })
         });
         Self { watchdog }

@@ -126,7 +126,7 @@ fn text(waited: &Waited) -> String {
         })
         .collect();
     if !waited.arrivals.iter().all(Arrival::is_complete) {
-        lines.push("not in time; is an agent of the region running, and can it reach the peer?".to_owned());
+        lines.push("timed out; is an agent of the region running, and can it reach the peer?".to_owned());
     }
     lines.join("\n")
 }

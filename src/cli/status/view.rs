@@ -97,7 +97,7 @@ fn draw(frame: &mut Frame, status: &Status, max_lag: Option<Duration>) {
     frame
         .render_widget(table(&REGION_HEADS, &REGION_WIDTHS, rows.collect(), " Regions ".to_owned()), regions);
     let mut told: Vec<Line> = if troubles.is_empty() {
-        vec![Line::from("All agents report. q ends this.")]
+        vec![Line::from("All agents report. q quits.")]
     } else {
         troubles.into_iter().map(|line| Line::styled(line, RED)).collect()
     };
