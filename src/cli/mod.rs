@@ -178,7 +178,7 @@ pub fn parse() -> Result<Invocation, Exit> {
 }
 
 impl Invocation {
-    /// Whether output is to be JSON.
+    /// Whether output is JSON.
     pub fn json(&self) -> bool {
         self.0.json
     }

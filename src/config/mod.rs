@@ -236,7 +236,7 @@ impl Config {
         format!("{bits:012x}")
     }
 
-    /// Whether conflicts are to be recorded in a region.
+    /// Whether conflicts are recorded in a region.
     pub fn records_conflicts_in(&self, region: &Origin) -> bool {
         let named = self.tables.iter().filter(|table| table.is_in(region)).map(|table| table.conflicts);
         let found = self.patterns.iter().filter(|entry| entry.regions.contains(region));

@@ -26,7 +26,7 @@ pub struct Tuning {
     pub concurrency: usize,
     /// How much may wait for one peer, in MiB, before the peer gets a cursor of its own.
     pub queue_mib: usize,
-    /// How many keys are remembered in memory; what is more is on disk. Beyond, local writes are stamped in place.
+    /// How many keys are remembered in memory; further keys are on disk. Beyond, local writes are stamped in place.
     pub memory_keys: usize,
     /// Where the files for keys remembered on disk are created; by default, in the system's temporary
     /// directory.

@@ -1,15 +1,15 @@
 //! Brings replicas to the same items where no stream can: `bootstrap` for what was written before the streams
 //! were on, `repair` for what was lost in them.
 //!
-//! Both make seeds (see `protocol::seed`), while agents and applications go on:
+//! Both make seeds (see `protocol::seed`), while agents and applications keep running:
 //!
 //! 1. A hold is raised in each region: from then on agents forget no key.
-//! 2. The agents of all regions say that they have seen it, and then that all which was written
-//!    before that is everywhere.
-//! 3. Keys are read in all regions. Where these differ, something may be on its way, or being put right
-//!    by an agent: after another such answer of the agents the key is read again, and if nothing has
-//!    changed a conditional put brings the regions together.
-//! 4. Once no such put can be under way any more, the hold is released.
+//! 2. The agents of all regions confirm that they have seen it, and then that everything written before
+//!    that is everywhere.
+//! 3. Keys are read in all regions. Where these differ, something may be on its way, or being fixed by an
+//!    agent: after another such confirmation the key is reread, and if nothing has changed a conditional put
+//!    brings the regions together.
+//! 4. Once no such put can still be in progress, the hold is released.
 //!
 //! A hold keeps the agents' memory and their positions in the streams where they are; so after half an hour
 //! it is released, and another one is raised.

@@ -3,10 +3,10 @@
 //! What differed in the scans is reread, by its key. A key on which replicas then still disagree is reported
 //! if one of these holds:
 //!
-//! - It stood so before a barrier was raised in each region, and stands so, unchanged in all of
-//!   them, after the agents have said that all which was written before it is everywhere.
-//! - The agents don't say so (one is not running, can't reach a peer, or is too slow for a round),
-//!   and replicas disagreed at each look for as long as they were given to settle.
+//! - It was so before a barrier was raised in each region, and is so, unchanged in all of them, after the
+//!   agents have confirmed that everything written before it is everywhere.
+//! - The agents don't confirm that (one is not running, can't reach a peer, or is too slow for a round), and
+//!   replicas disagreed at each look for as long as they were given to settle.
 //!
 //! A key that changes in every round is written all the time; it is counted, but not reported.
 
