@@ -18,7 +18,7 @@ use crate::region::Region;
 /// Scans every replica once, with strongly consistent reads: one read unit per 4 KB. What differs in the
 /// scans may still be on its way, so it is reread by key. It is reported only if it is unchanged after the
 /// agents have confirmed that everything written before is everywhere; or, if no agents run, if it differs
-/// for as long as --settle. Keys that are written all the time are counted separately. Memory is bounded; the
+/// for as long as --settle says. Keys that are written all the time are counted separately. Memory is bounded; the
 /// rest goes to unnamed temporary files. Exits with 1 if replicas differ.
 #[derive(Debug, Args)]
 pub(super) struct Verify {
