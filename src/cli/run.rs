@@ -167,7 +167,8 @@ async fn tell(figures: &Figures) {
 fn text(table: &TableReport) -> String {
     let TableReport { origin, table, trouble, tally, lag } = table;
     let mut text = format!(
-        "{origin}/{table}: {} records ({} echoes), {} writes replicated, {} superseded, {} coalesced, {} contended, {} conflicts, {} heals, {} dead letters",
+        "{origin}/{table}: {} records ({} echoes), {} writes replicated, {} superseded, {} coalesced, {} contended, \
+         {} conflicts, {} heals, {} dead letters",
         tally.records,
         tally.echoes,
         tally.replicated,

@@ -175,7 +175,7 @@ fn notes(table: &TableVerdict) -> Vec<String> {
     }
     if table.items_differing > 0 && table.agents_answered == Some(false) {
         lines.push(format!(
-            "{name}: no agents said that all had arrived; what is reported may be on its way (are they all running?)"
+            "{name}: the agents did not confirm that all had arrived; a difference may be on its way (are all running?)"
         ));
     }
     lines

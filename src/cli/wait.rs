@@ -109,8 +109,8 @@ fn text(waited: &Waited) -> String {
             let Arrival { table, origin, peer, shards, arrived, paused_until, marks } = arrival;
             if let Some(until) = paused_until {
                 format!(
-                    "{table}: {peer} lacks writes of {origin}: it is paused until {}; `tradewind resume --from {origin} \
-                     --to {peer}` resumes them",
+                    "{table}: {peer} lacks writes of {origin}: it is paused until {}; \
+                     `tradewind resume --from {origin} --to {peer}` resumes them",
                     moment(*until)
                 )
             } else if let (true, Some(mark)) = (arrival.is_complete(), marks.first()) {

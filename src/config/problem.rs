@@ -10,7 +10,8 @@ use toml::Spanned;
 #[derive(Debug, thiserror::Error)]
 pub enum ConfigError {
     #[error(
-        "can't read {}: {source}\nName another file with --config, or start from the regions.toml that comes with Tradewind.",
+        "can't read {}: {source}\nName another file with --config, or start from the regions.toml that \
+         comes with Tradewind.",
         path.display()
     )]
     Unreadable { path: PathBuf, source: std::io::Error },

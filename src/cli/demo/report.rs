@@ -152,7 +152,8 @@ pub(super) fn text(outcome: &Outcome) -> String {
     lines.extend([
         format!("  that changed something {}", agents.local_writes()),
         format!(
-            "replicated               {} (and {} superseded: the peer had something newer; {} coalesced into a later one)",
+            "replicated               {} (and {} superseded: the peer had something newer; {} coalesced into a \
+             later one)",
             agents.replicated, agents.superseded, agents.coalesced
         ),
         format!("echoes suppressed        {}", agents.echoes),

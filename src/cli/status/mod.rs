@@ -155,8 +155,8 @@ fn troubles(status: &AllRegions) -> Vec<String> {
             for (origin, writes) in &table.foreign {
                 let table = &table.table;
                 lines.push(format!(
-                    "{name}/{table}: {writes} writes came from {origin}, which is not among its regions here, and go to \
-                     no peer: another setup writes to it"
+                    "{name}/{table}: {writes} writes came from {origin}, which is not among its regions here, and go \
+                     to no peer: another setup writes to it"
                 ));
             }
             if let Some(trouble) = &table.trouble {

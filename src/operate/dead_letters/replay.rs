@@ -57,7 +57,7 @@ async fn drain(table: &TableReplicas, deadline: Instant) -> Result<Option<String
         late.map(|Arrival { origin, peer, .. }| format!("{origin} → {peer}")).collect();
     let pairs = lacking.iter().map(String::as_str).collect::<Vec<_>>().join(", ");
     Ok((!lacking.is_empty()).then(|| {
-        format!("not all that was written is known to have arrived ({pairs}): do the agents run, and reach all regions?")
+        format!("not everything written is known to have arrived ({pairs}): do the agents run, and reach all regions?")
     }))
 }
 

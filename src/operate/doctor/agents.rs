@@ -129,7 +129,7 @@ async fn owner(replica: &PhysicalReplica) -> Option<Finding> {
     let setup = Setup::of(table, &region.name);
     match replica.control().belongs_elsewhere(&table.name, &setup).await {
         Ok(reason) => reason.map(|reason| {
-            let fix = "use one control table per setup, or one file with all regions; agents of this one refuse to start";
+            let fix = "use one control table per setup, or one file for all regions; agents of this one don't start";
             Finding::new(Harm::Halt, "other_setup", &region.name, &table.name, reason, fix)
         }),
         Err(fault) => {

@@ -181,11 +181,11 @@ fn times_to_live(replicas: &[Replica<'_>]) -> Vec<Finding> {
         .map(|(region, physical, seen)| {
             let problem = format!("items expire by {} here, and by {} in {like}", named(&seen.ttl), named(&first.ttl));
             if attributes.len() > 1 && seen.ttl.is_some() {
-                let fix = "an expiry is replicated as a delete, so both rules delete everywhere: set the same attribute";
+                let fix = "an expiry is replicated as a delete: both rules delete everywhere; set the same attribute";
                 Finding::new(Harm::DataLoss, "ttl_differs", region, physical, problem, fix)
             } else {
-                let fix = "nothing needs to be done: expiries are replicated. The same setting would expire items here while \
-                            the other region is away";
+                let fix = "nothing needs to be done: expiries are replicated. The same setting would expire items \
+                            here while the other region is away";
                 Finding::new(Harm::Note, "ttl_missing", region, physical, problem, fix)
             }
         })
