@@ -1,4 +1,4 @@
-//! Runs the agent of one region inside a process of one's own.
+//! Runs the agent of one region inside your own process.
 //!
 //! ```sh
 //! tradewind init --create-tables
@@ -22,7 +22,7 @@ async fn main() -> Result<(), Box<dyn Error>> {
     let [file, region] = arguments.as_slice() else {
         return Err("usage: own_process FILE REGION".into());
     };
-    // The library logs with `tracing`; where that goes is up to the process.
+    // The library logs with `tracing`; the process decides where that goes.
     tracing_subscriber::fmt().with_writer(stderr).init();
 
     let config = Config::load(Path::new(file))?;
@@ -33,7 +33,7 @@ async fn main() -> Result<(), Box<dyn Error>> {
     }
 
     let figures = agent.figures().clone();
-    // An agent that is only dropped stops at once, and does again after the next start what it had under way.
+    // An agent that is only dropped stops at once, and repeats what was in progress after the next start.
     agent.stop().await;
     for table in figures.report() {
         writeln!(stdout(), "{}: {} writes replicated", table.table, table.tally.replicated)?;

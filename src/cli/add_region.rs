@@ -9,25 +9,25 @@ use super::{ConfigFile, Exit, Failure, report};
 use crate::operate::{Joining, Plan, SeedOptions, Seeded, join};
 use crate::region::Region;
 
-/// Let a region take part in replication, and bring existing items there.
+/// Add a region to replication, and copy existing items to it.
 ///
-/// Run it several times, with a file that has the region: it says what is to be done next. It makes
-/// what is missing (tables like the first region's, streams, control tables). Once the agents elsewhere
-/// have been started with a file that names the region, and then one in the region itself, it copies
-/// the existing items, while agents and applications elsewhere go on. Applications may write in the region
-/// once it exits with 0; it exits with 1 until then.
+/// Run it repeatedly, with a file that has the region: it prints the next step each time. It creates what is
+/// missing (tables like the first region's, streams, control tables). Once the agents elsewhere have been
+/// restarted with a file that names the region, and an agent has been started in the region itself, it copies
+/// the existing items, while agents and applications elsewhere keep running. Applications may write in the
+/// region once it exits with 0; until then it exits with 1.
 #[derive(Debug, Args)]
 pub(super) struct AddRegion {
     #[command(flatten)]
     config: ConfigFile,
-    /// The region.
+    /// The region to add.
     #[arg(value_name = "NAME")]
     region: String,
-    /// Though applications have written in the region before the agents elsewhere knew it: those writes
+    /// Add it even though applications wrote in the region before the agents elsewhere knew it: those writes
     /// can replace newer ones elsewhere.
     #[arg(long)]
     force: bool,
-    /// Look, and change nothing.
+    /// Check only; change nothing.
     #[arg(long)]
     dry_run: bool,
     #[command(flatten)]
@@ -36,7 +36,7 @@ pub(super) struct AddRegion {
 
 #[derive(Serialize)]
 struct Addition {
-    /// What is missing, or was.
+    /// What is missing, or was before.
     #[serde(flatten)]
     plan: Plan,
     joining: Option<Joining>,
@@ -64,7 +64,7 @@ impl AddRegion {
         if joining.is_ready() {
             let options = SeedOptions {
                 tables: joining.tables.clone(),
-                // Of items without a version, the others' win.
+                // For items without a version, the other regions' win.
                 prefer: regions.keys().filter(|other| **other != name).cloned().collect(),
                 dry_run: self.dry_run,
                 ..self.pace.options()
@@ -96,14 +96,14 @@ fn text(addition: &Addition) -> String {
     let others: Vec<String> = unaware.chain(silent).collect();
     lines.extend(joining.written.iter().map(|left| {
         format!(
-            "{}: applications have made {} writes in {name} already; those could replace newer ones elsewhere",
+            "{}: applications have already made {} writes in {name}; those could replace newer ones elsewhere",
             left.table, left.writes
         )
     }));
     lines.push(if !joining.written.is_empty() {
         format!(
-            "next: stop what writes in {name}, turn the table's stream off and on again (what was written stays, and \
-             is brought to the others), and run this again; or use --force"
+            "next: stop writing in {name}, turn the table's stream off and on again (what was written stays, and \
+             is copied to the others), and run this again; or use --force"
         )
     } else if !others.is_empty() {
         format!(
@@ -118,7 +118,7 @@ fn text(addition: &Addition) -> String {
     } else if *dry_run {
         format!("{name} can be added: without --dry-run, its items would be copied")
     } else {
-        "next: see to what is told above, and run this again".to_owned()
+        "next: fix what is listed above, and run this again".to_owned()
     });
     lines.join("\n")
 }

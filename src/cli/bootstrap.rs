@@ -7,20 +7,20 @@ use super::{Exit, Failure, report};
 use crate::operate::SeedOptions;
 use crate::region::Region;
 
-/// Bring existing items into replicas that lack them, while agents and applications go on.
+/// Copy existing items to replicas that lack them, while agents and applications keep running.
 ///
-/// Streams tell nothing of what was written before they were on. This reads each replica once, looks
-/// each key up in the others, and copies what they lack or hold in an older version. A copy is older than every
-/// write to come, so applications may write meanwhile. Where replicas hold different items and no
-/// version tells which is newer, the region that comes first wins (--prefer, then the order of the
-/// configuration); what it replaced is told, and recorded where the table has conflicts = "table".
-/// The agents of all regions must run. Interrupted or killed, the same command goes on where it was.
-/// Exits with 1 where a copy was refused, or it was interrupted.
+/// Streams do not contain what was written before they were turned on. This reads each replica once, looks up
+/// each key in the others, and copies what they lack or hold in an older version. A copy is older than every
+/// later write, so applications may keep writing. Where replicas hold different items and no version shows
+/// which is newer, the region that comes first wins (--prefer, then the order of the configuration); what it
+/// replaced is reported, and recorded where the table has conflicts = "table". The agents of all regions must
+/// run. If it is interrupted or killed, the same command continues where it was. Exits with 1 if a copy was
+/// refused, or if it was interrupted.
 #[derive(Debug, Args)]
 pub(super) struct Bootstrap {
     #[command(flatten)]
     seed: SeedArgs,
-    /// Start over, whatever an earlier bootstrap has done.
+    /// Start over, ignoring the progress of an earlier bootstrap.
     #[arg(long)]
     restart: bool,
 }

@@ -1,4 +1,4 @@
-//! Which regions and tables a command is about.
+//! The regions and tables that a command applies to.
 
 use std::collections::BTreeMap;
 
@@ -14,15 +14,15 @@ use crate::region::Region;
 pub(super) struct Chosen {
     #[command(flatten)]
     config: ConfigFile,
-    /// Only what this region keeps; may be given again. All, if none is given.
+    /// Only what this region keeps; may be repeated. Default: all.
     #[arg(long, value_name = "NAME")]
     region: Vec<String>,
-    /// Only this table; may be given again. All, if none is given.
+    /// Only this table; may be repeated. Default: all.
     #[arg(long, value_name = "TABLE")]
     table: Vec<String>,
 }
 
-/// The same, with what it takes to reach the tables.
+/// The same, resolved to the tables' replicas.
 pub(super) struct Reached {
     pub(super) config: Config,
     pub(super) tables: Vec<TableReplicas>,
@@ -45,13 +45,13 @@ impl Chosen {
 }
 
 impl Reached {
-    /// Whether a region is among the chosen ones.
+    /// Whether a region is one of the chosen ones.
     pub(super) fn has(&self, region: &Origin) -> bool {
         self.chosen.is_empty() || self.chosen.contains(region)
     }
 }
 
-/// A region among those that were connected to.
+/// A region that has been connected to.
 pub(super) fn connected<'a>(
     regions: &'a BTreeMap<Origin, Region>,
     name: &Origin,
@@ -59,13 +59,13 @@ pub(super) fn connected<'a>(
     regions.get(name).ok_or_else(|| Failure::internal("a region without a client"))
 }
 
-/// The region of that name.
+/// The region with this name, or else a usage error.
 pub(super) fn known(config: &Config, name: &str) -> Result<Origin, Failure> {
     config.region(name).map(|region| region.name.clone()).ok_or_else(|| {
         let names: Vec<_> = config.regions.iter().map(|region| region.name.as_str()).collect();
         Failure::new(
             Exit::Usage,
-            format!("there is no region {name:?} in the configuration; there are: {}", names.join(", ")),
+            format!("no region {name:?} in the configuration; there are: {}", names.join(", ")),
         )
     })
 }

@@ -5,7 +5,7 @@ use clap_complete::Shell;
 
 use super::{Exit, Failure, print};
 
-/// Print the completions of a shell.
+/// Print the completion script of a shell.
 ///
 /// For bash: `tradewind completions bash > /etc/bash_completion.d/tradewind`
 #[derive(Debug, Args)]

@@ -9,10 +9,10 @@ use super::{ConfigFile, Exit, Failure, moment, report};
 use crate::item_json::item_json;
 use crate::operate::{LostWrite, Restored, conflicts, restore};
 
-/// See the writes that lost: list or show them, or write one back.
+/// List or show the writes that lost a conflict, or write one back.
 ///
-/// Only tables with `conflicts = "table"` record them. A write that was made on top of the one it
-/// replaced is no conflict.
+/// Only tables with `conflicts = "table"` record them. A write that was made on top of the one it replaced is
+/// not a conflict.
 #[derive(Debug, Args)]
 pub(super) struct Conflicts {
     #[command(subcommand)]
@@ -25,10 +25,10 @@ enum Command {
     List(List),
     /// Show one, with the image that lost and the one that won.
     Show(Show),
-    /// Write the image that lost back, as an application's new write.
+    /// Write the losing image back, as an application's new write.
     ///
-    /// It replaces whatever stands in that region, which is told, and from there it is replicated as
-    /// any other write. It asks nothing: look first, with --dry-run.
+    /// It replaces what is stored in that region, prints what that was, and is replicated from there like any
+    /// other write. It does not ask for confirmation: run it with --dry-run first.
     Restore(Restore),
 }
 
@@ -50,10 +50,10 @@ struct Show {
 struct Restore {
     /// The conflict's id, as `list` prints it.
     id: String,
-    /// The region to write to; the one where the write lost, if none is given.
+    /// The region to write to. Default: the one where the write lost.
     #[arg(long, value_name = "NAME")]
     region: Option<String>,
-    /// Say what stands there, and what would be written; write nothing.
+    /// Print what is stored there and what would be written; write nothing.
     #[arg(long)]
     dry_run: bool,
     #[command(flatten)]
@@ -122,13 +122,15 @@ impl Restore {
             return Err(Failure::new(Exit::Usage, format!("{} has no replica in {at}", conflict.table)));
         };
         let (Some(loser), _) = conflict.images().await? else {
-            let message = "what lost has no image: it was a delete, or a third write had replaced it already";
+            let message =
+                "the losing write has no image: it was a delete, or a third write had already replaced it";
             return Err(Failure::new(Exit::Usage, message));
         };
         let restored = restore(replica, &conflict, loser, self.dry_run).await?;
         report(json, &restored, |Restored { region, table, stood, item, dry_run }| {
             let stood = stood.as_ref().map_or_else(|| "nothing".to_owned(), Value::to_string);
-            let verbs = if *dry_run { ("stands", "would be written") } else { ("stood", "was written") };
+            let verbs =
+                if *dry_run { ("is stored", "would be written") } else { ("was stored", "was written") };
             format!("{table} in {region}\n{} there: {stood}\n{}: {item}", verbs.0, verbs.1)
         })?;
         Ok(())

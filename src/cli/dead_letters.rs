@@ -11,7 +11,7 @@ use super::{Exit, Failure, moment, report};
 use crate::item_json::item_json;
 use crate::operate::{Fate, Letter, Replayed, dead_letters, replay};
 
-/// See to the writes that a peer could not take: list, show, replay or drop them.
+/// List, show, replay or drop the writes that a peer could not take.
 #[derive(Debug, Args)]
 pub(super) struct DeadLetters {
     #[command(subcommand)]
@@ -22,16 +22,15 @@ pub(super) struct DeadLetters {
 enum Command {
     /// List the dead letters, the oldest write first.
     List(List),
-    /// Show one with its reason, the image it put in place, and the one that it replaced.
+    /// Show one with its reason, the image it wrote, and the image it replaced.
     Show(One),
-    /// Replicate the key again, where the letter is still the newest.
+    /// Replicate the key again, if the letter is still its newest write.
     ///
-    /// The old write itself is never made again: where its origin still holds what the letter says,
-    /// the key is replicated from there as a new write. Where something newer stands, in any region,
-    /// nothing is done; both times the letter is removed. It stays, with its new reason, where the
-    /// peer would still refuse the write, and where a person has to decide. First all that was written
-    /// has to arrive everywhere, so the agents of the table's regions must run. Exits with 1 where
-    /// letters are left.
+    /// The old write itself is never repeated: if its origin still holds what the letter says, the key is
+    /// replicated from there as a new write. If any region holds something newer, nothing is written. In both
+    /// cases the letter is removed. It stays, with its new reason, if the peer would still refuse the write,
+    /// or if a person has to decide. First, everything written has to arrive everywhere, so the agents of the
+    /// table's regions must run. Exits with 1 if letters are left.
     Replay(Replay),
     /// Remove one.
     Drop(One),
@@ -56,10 +55,10 @@ struct Replay {
     /// The letter's id, as `list` prints it.
     #[arg(required_unless_present = "all", conflicts_with = "all")]
     id: Option<String>,
-    /// All of them, or all of the regions and tables that are named.
+    /// All of them, or all of the given regions and tables.
     #[arg(long)]
     all: bool,
-    /// How long what was written before may take to arrive.
+    /// How long earlier writes may take to arrive.
     #[arg(long, default_value = "1m", value_parser = humantime::parse_duration)]
     timeout: Duration,
     #[command(flatten)]

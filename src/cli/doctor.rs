@@ -7,17 +7,17 @@ use super::{ConfigFile, Exit, Failure, report};
 use crate::operate::{Diagnosis, Finding, doctor};
 use crate::region::Region;
 
-/// Look at all that replication rests on, and print what to fix, the worst first.
+/// Check everything that replication depends on, and print what to fix, the worst first.
 ///
-/// Credentials, permissions action by action, clocks, streams, keys, times to live, capacities,
-/// agents and what they report. It changes nothing: writes are tried on a condition that can't hold
-/// (one write unit each). Exits with 1 if something must be fixed, else with 0.
+/// Checks credentials, permissions action by action, clocks, streams, keys, times to live, capacities, agents
+/// and what they report. It changes nothing: writes are tried with a condition that can't hold (one write
+/// unit each). Exits with 1 if something must be fixed, otherwise with 0.
 #[derive(Debug, Args)]
 pub(super) struct Doctor {
     #[command(flatten)]
     config: ConfigFile,
-    /// Try the permissions that this region's agent needs, in all regions; may be given again. Those
-    /// of all agents, if none is given.
+    /// Try the permissions that this region's agent needs, in all regions; may be repeated. Default: those of
+    /// all agents.
     #[arg(long, value_name = "NAME")]
     region: Vec<String>,
 }
@@ -49,7 +49,7 @@ fn text(diagnosis: &Diagnosis) -> String {
          doing it",
         diagnosis.allowed
     ));
-    lines.push(if diagnosis.is_well() { "nothing must be fixed" } else { "not well" }.to_owned());
+    lines.push(if diagnosis.is_well() { "nothing to fix" } else { "something must be fixed" }.to_owned());
     lines.join("\n")
 }
 

@@ -1,4 +1,4 @@
-//! How a command ends: its exit code, and what it tells.
+//! How a command ends: its exit code, and its message.
 
 use std::fmt;
 use std::process::ExitCode;
@@ -13,7 +13,7 @@ use crate::region::ConnectError;
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Exit {
     Done,
-    /// The replicas differ, or what was waited for did not come in time.
+    /// The replicas differ, or what was waited for did not arrive in time.
     Differs,
     /// The command line or the configuration is wrong.
     Usage,

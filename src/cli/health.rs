@@ -13,20 +13,20 @@ use super::listen::Place;
 use super::{Exit, Failure, report};
 use crate::dashboard::DEFAULT_ADDRESS;
 
-/// An answer is one word.
+/// The longest answer that is read, in bytes; a normal one is one word.
 const LONGEST: u64 = 4096;
 
-/// Ask the agent on this machine whether it is well.
+/// Ask the agent on this machine whether it is healthy.
 ///
-/// For images without a shell, and for supervisors that run a command: it asks /healthz where the
-/// agent listens. Exits with 0 if all is well, with 1 if the agent says that it is not, with 69 if
-/// it does not answer.
+/// For images without a shell, and for supervisors that run a command: it requests /healthz where the agent
+/// listens. Exits with 0 if the agent is healthy, with 1 if it reports that it is not, with 69 if it does not
+/// answer.
 #[derive(Debug, Args)]
 pub(super) struct Health {
     /// Where the agent listens. Default: 127.0.0.1:7780.
     #[arg(long, value_name = "ADDRESS", env = "TRADEWIND_LISTEN")]
     listen: Option<Place>,
-    /// Ask /readyz in its place: whether the agent replicates.
+    /// Request /readyz instead: whether the agent replicates.
     #[arg(long)]
     ready: bool,
     /// How long to wait for the answer.
@@ -46,7 +46,7 @@ impl Health {
             None => DEFAULT_ADDRESS,
             Some(Place::On(address)) => reachable(address),
             Some(Place::Off) => {
-                let message = "the agent listens nowhere (--listen off), so it can't be asked";
+                let message = "the agent does not listen (--listen off), so it can't be asked";
                 return Err(Failure::new(Exit::Usage, message));
             }
         };
@@ -55,7 +55,7 @@ impl Health {
             |why: String| Failure::new(Exit::Unavailable, format!("no answer from {address}{path}: {why}"));
         let answer = timeout(self.timeout, ask(address, path))
             .await
-            .map_err(|_| silent("not in time".to_owned()))?
+            .map_err(|_| silent("timed out".to_owned()))?
             .map_err(|error| silent(error.to_string()))?;
         let (status, says) = answer
             .split_once("\r\n\r\n")
@@ -67,7 +67,7 @@ impl Health {
     }
 }
 
-/// Where an agent that listens here is reached from this machine.
+/// The address at which an agent that listens here is reached from this machine.
 fn reachable(address: SocketAddr) -> SocketAddr {
     let ip = match address.ip() {
         IpAddr::V4(ip) if ip.is_unspecified() => Ipv4Addr::LOCALHOST.into(),
@@ -77,7 +77,7 @@ fn reachable(address: SocketAddr) -> SocketAddr {
     SocketAddr::new(ip, address.port())
 }
 
-/// The whole answer. HTTP/1.0: it ends where the connection does.
+/// Returns the whole answer. With HTTP/1.0, it ends when the connection does.
 async fn ask(address: SocketAddr, path: &str) -> std::io::Result<String> {
     let mut connection = TcpStream::connect(address).await?;
     connection.write_all(format!("GET {path} HTTP/1.0\r\nHost: {address}\r\n\r\n").as_bytes()).await?;

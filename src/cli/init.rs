@@ -7,11 +7,11 @@ use super::{ConfigFile, Exit, Failure, report};
 use crate::operate::Plan;
 use crate::region::Region;
 
-/// Check and prepare the replicas: streams on, control tables made.
+/// Check and prepare the replicas: turn streams on, create control tables.
 ///
-/// Compares the replicas' key schemas, turns streams on with NEW_AND_OLD_IMAGES where they are
-/// off, and creates the control table of each region. What does not fit is told with its fix, and
-/// then nothing is changed. It can be run again at any time.
+/// Compares the replicas' key schemas, turns streams on with NEW_AND_OLD_IMAGES where they are off, and
+/// creates the control table of each region. If something does not fit, it prints the problem and its fix,
+/// and changes nothing. It can be run again at any time.
 #[derive(Debug, Args)]
 pub(super) struct Init {
     #[command(flatten)]
@@ -28,7 +28,7 @@ pub(super) struct Init {
 struct Outcome {
     #[serde(flatten)]
     plan: Plan,
-    /// Whether the steps were taken.
+    /// Whether the steps were carried out.
     done: bool,
 }
 

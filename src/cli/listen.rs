@@ -11,8 +11,8 @@ use crate::telemetry::Telemetry;
 
 #[derive(Debug, Args)]
 pub(super) struct Listen {
-    /// Where to serve the page, /metrics, /healthz and /readyz; "off": nowhere. Beyond this machine it
-    /// takes a token, in `TRADEWIND_TOKEN`. Default: 127.0.0.1:7780, or a free port if that is taken.
+    /// Where to serve the page, /metrics, /healthz and /readyz; "off" for nowhere. Beyond this machine it
+    /// requires a token, in `TRADEWIND_TOKEN`. Default: 127.0.0.1:7780, or a free port if that is in use.
     #[arg(long, value_name = "ADDRESS", env = "TRADEWIND_LISTEN")]
     listen: Option<Place>,
 }
@@ -38,7 +38,7 @@ impl std::str::FromStr for Place {
 }
 
 impl Listen {
-    /// Starts to serve, unless that is not wanted.
+    /// Starts to serve, unless that is turned off.
     pub(super) async fn serve(&self, telemetry: &Arc<Telemetry>) -> Result<Option<Dashboard>, Failure> {
         let address = match self.listen {
             Some(Place::Off) => return Ok(None),

@@ -6,9 +6,9 @@ use clap::{Args, CommandFactory};
 
 use super::{Exit, Failure};
 
-/// Write the manual pages, one a command.
+/// Write the manual pages, one per command.
 ///
-/// For instance: `tradewind man /usr/local/share/man/man1`
+/// For example: `tradewind man /usr/local/share/man/man1`
 #[derive(Debug, Args)]
 pub(super) struct Man {
     /// The directory to write to; it must exist.

@@ -1,4 +1,4 @@
-//! The command line: one file a command.
+//! The command line: one file per command.
 
 mod add_region;
 mod bootstrap;
@@ -47,7 +47,7 @@ Exit codes:
   1    the replicas differ (demo, verify, repair --dry-run), a copy was refused or left (bootstrap,
        repair), not in time (wait), over --max-lag (status), an agent has not answered (pause, resume),
        a region is not added or removed yet (add-region, remove-region), something must be fixed
-       (doctor), letters are left (dead-letters replay), or the agent is not well (health)
+       (doctor), letters are left (dead-letters replay), or the agent is not healthy (health)
   64   the command line or regions.toml is wrong, or --listen lacks its token
   69   a region can't be reached, a table is missing or does not fit, the address of --listen is taken,
        or no agent answers (health)
@@ -70,7 +70,7 @@ struct Cli {
     /// Print the result, and logs, as JSON.
     #[arg(long, global = true)]
     json: bool,
-    /// Log items' keys as they are; else only their hashes.
+    /// Log items' keys in clear text, not as hashes.
     #[arg(long, global = true, env = "TRADEWIND_LOG_KEYS")]
     log_keys: bool,
 }
@@ -127,7 +127,7 @@ impl Command {
 /// Which configuration to use.
 #[derive(Debug, Args)]
 struct ConfigFile {
-    /// The regions and tables to replicate. Default: regions.toml. In its place, the environment variable
+    /// The regions and tables to replicate. Default: regions.toml. Alternatively, the environment variable
     /// `TRADEWIND_CONFIG_TEXT` may hold the text itself.
     #[arg(long, short, value_name = "FILE", env = "TRADEWIND_CONFIG")]
     config: Option<PathBuf>,
@@ -144,7 +144,7 @@ impl ConfigFile {
                 let file = file.display();
                 let message = format!(
                     "two configurations: the file {file} (--config or TRADEWIND_CONFIG) and {CONFIG_TEXT}\n\
-                     Take one away: agents that follow different ones can't agree."
+                     Remove one: agents with different configurations can't agree."
                 );
                 return Err(Failure::new(Exit::Usage, message));
             }
@@ -154,11 +154,11 @@ impl ConfigFile {
     }
 }
 
-/// A command line, understood.
+/// A parsed command line.
 #[derive(Debug)]
 pub struct Invocation(Cli);
 
-/// Reads the command line. Where it can't be understood, or asks for help, that has been printed.
+/// Parses the command line. If that fails, or if it asks for help, the message has been printed.
 pub fn parse() -> Result<Invocation, Exit> {
     Cli::try_parse().map(Invocation).map_err(|error| {
         let printed = error.print();
@@ -171,14 +171,14 @@ pub fn parse() -> Result<Invocation, Exit> {
                 }
                 _ => Exit::Done,
             },
-            // There is nobody to tell when the terminal is gone.
+            // The terminal is gone: there is nobody to inform.
             _ => Exit::Usage,
         }
     })
 }
 
 impl Invocation {
-    /// Whether output is to be JSON.
+    /// Whether output is JSON.
     pub fn json(&self) -> bool {
         self.0.json
     }
@@ -188,7 +188,7 @@ impl Invocation {
         self.0.log_keys
     }
 
-    /// What the command logs unless told otherwise.
+    /// The command's default log level.
     pub fn log_level(&self) -> LevelFilter {
         if matches!(self.0.command, Command::Run(_)) { LevelFilter::INFO } else { LevelFilter::WARN }
     }

@@ -1,8 +1,8 @@
 //! The one place that writes a command's results to standard output, and its errors to standard error.
 //!
-//! A reader that has gone away (`| head -1`) is not the command's business: nothing more is written, and the
-//! command does its work to the end. Where a result can't be written for another reason, such as a full
-//! disk, the command ends with 70, for nobody can tell what it found.
+//! A reader that has gone away (`| head -1`) is not an error: nothing more is written, and the command
+//! completes its work. If a result can't be written for another reason, such as a full disk, the command
+//! exits with 70, since nobody can see the result.
 
 use std::fmt::Display;
 use std::io::{ErrorKind, Write, stderr, stdout};
@@ -10,11 +10,11 @@ use std::io::{ErrorKind, Write, stderr, stdout};
 use super::Failure;
 use crate::telemetry;
 
-/// What became of a result.
+/// What happened to a result.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Printed {
     Written,
-    /// Nobody reads any more.
+    /// The reader has gone away.
     Unread,
 }
 
@@ -27,7 +27,7 @@ pub(super) fn print(result: &impl Display) -> Result<Printed, Failure> {
     }
 }
 
-/// Prints a result as JSON, or as the text that `text` makes of it.
+/// Prints a result as JSON, or as the text that `text` renders.
 pub(super) fn report<T: serde::Serialize>(
     json: bool,
     result: &T,
@@ -40,19 +40,19 @@ pub(super) fn report<T: serde::Serialize>(
     }
 }
 
-/// Prints an error, for a person, after what the log says of it. Where nobody can read it, the exit code
-/// tells.
+/// Prints an error for a person, after the log lines about it. If nobody can read it, the exit code still
+/// shows the failure.
 pub(super) fn complain(message: &str) {
     telemetry::flush_log();
     let _ = write(stderr().lock(), &format!("error: {message}\n"));
 }
 
-/// That a result could not be written.
+/// The failure to write a result.
 pub(super) fn unwritten(error: &std::io::Error) -> Failure {
     Failure::internal(format!("the result can't be written to standard output: {error}"))
 }
 
-/// At once: what stays in a buffer would be lost without a word.
+/// Flushes at once: what stays in a buffer would be lost silently.
 fn write(mut to: impl Write, text: &str) -> std::io::Result<()> {
     to.write_all(text.as_bytes())?;
     to.flush()

@@ -11,23 +11,23 @@ use crate::clock::wall_millis;
 use crate::operate::{Flow, flows, pause};
 use crate::region::Region;
 
-/// Stop the flow of writes to a peer for a while, without losing any.
+/// Pause the flow of writes to a peer, without losing any.
 ///
-/// For maintenance of a region, and for game days. The agents run on: what they read waits, in the
-/// stream at last, until the pause is over or `tradewind resume` ends it. Returns when the agents
-/// that run keep to it; one that starts later does so from its first write on. What was under way is
-/// finished. The other flows go on, and so do reports and heartbeats.
+/// For maintenance of a region, and for game days. The agents keep running: what they read waits, eventually
+/// in the stream, until the pause ends or `tradewind resume` ends it. Returns when the running agents have
+/// confirmed the pause; one that starts later obeys it from its first write on. Writes in progress are
+/// finished. Other flows continue, and so do reports and heartbeats.
 #[derive(Debug, Args)]
 pub(super) struct Pause {
     #[command(flatten)]
     which: Which,
-    /// How long. At most half of what streams keep (`stream_retention`): 12 hours. A pause of a flow
-    /// that is paused already starts over.
+    /// How long. At most half of the streams' retention (`stream_retention`): 12 hours. Pausing a paused flow
+    /// starts the pause over.
     #[arg(long = "for", value_name = "TIME", default_value = "1h", value_parser = humantime::parse_duration)]
     time: Duration,
 }
 
-/// Let the flow of writes to a peer go on that was paused.
+/// Resume a paused flow of writes to a peer.
 #[derive(Debug, Args)]
 pub(super) struct Resume {
     #[command(flatten)]
@@ -38,10 +38,10 @@ pub(super) struct Resume {
 struct Which {
     #[command(flatten)]
     config: ConfigFile,
-    /// The region whose writes are meant; may be given again. All, if none is given.
+    /// The region whose writes are affected; may be repeated. Default: all.
     #[arg(long, value_name = "REGION", required_unless_present = "to")]
     from: Vec<String>,
-    /// The peer that they go to; may be given again. All, if none is given.
+    /// The peer that they go to; may be repeated. Default: all.
     #[arg(long, value_name = "PEER", required_unless_present = "from")]
     to: Vec<String>,
 }
@@ -64,7 +64,7 @@ impl Resume {
 }
 
 impl Which {
-    /// Pauses for some time, or without one, resumes.
+    /// Pauses for some time; without one, resumes.
     async fn run(&self, time: Option<Duration>, json: bool) -> Result<Exit, Failure> {
         let config = self.config.load()?;
         let all =
@@ -73,15 +73,15 @@ impl Which {
         if flows.is_empty() {
             return Err(Failure::new(
                 Exit::Usage,
-                "no table is replicated so: --from and --to name two regions",
+                "no table is replicated that way: --from and --to must name two regions",
             ));
         }
         let most = config.tuning.stream_retention / 2;
         if let Some(time) = time.filter(|time| *time > most || time.is_zero()) {
             let (time, most) = (humantime::format_duration(time), humantime::format_duration(most));
             let message = format!(
-                "can't pause for {time}: more than nothing, and at most {most}, half of what streams keep; after all of \
-                 that, writes would be lost"
+                "can't pause for {time}: expected more than zero, and at most {most}, half of the streams' retention; \
+                 beyond all of it, writes would be lost"
             );
             return Err(Failure::new(Exit::Usage, message));
         }
@@ -102,16 +102,16 @@ fn lines(flow: &Flow) -> Vec<String> {
     let Flow { origin, peer, agents, unanswered, .. } = flow;
     let mut lines = vec![match (flow.paused_until, flow.was_paused_until) {
         (Some(until), _) if *agents == 0 => format!(
-            "{origin} → {peer}: paused until {}; no agent has said that it keeps to it: one that starts will",
+            "{origin} → {peer}: paused until {}; no agent has confirmed it yet: one that starts will obey it",
             moment(until)
         ),
         (Some(until), _) => {
             format!(
-                "{origin} → {peer}: paused until {}; {agents} agents of {origin} keep to it",
+                "{origin} → {peer}: paused until {}; confirmed by {agents} agents of {origin}",
                 moment(until)
             )
         }
-        (None, Some(_)) => format!("{origin} → {peer}: goes on"),
+        (None, Some(_)) => format!("{origin} → {peer}: resumed"),
         (None, None) => format!("{origin} → {peer}: was not paused"),
     }];
     if let Some(lost_from) = flow.lost_from {
@@ -122,7 +122,7 @@ fn lines(flow: &Flow) -> Vec<String> {
     }
     if *unanswered > 0 {
         lines.push(format!(
-            "  {unanswered} agents of {origin} run and have not said that they keep to it: are they of this version?"
+            "  {unanswered} running agents of {origin} have not confirmed it: are they of this version?"
         ));
     }
     lines

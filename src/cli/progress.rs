@@ -1,4 +1,4 @@
-//! How far long work has got: a bar on a terminal, a log line now and then elsewhere.
+//! The progress of long work: a bar on a terminal, otherwise a log line now and then.
 
 use std::io::{IsTerminal, stderr};
 use std::time::Duration;
@@ -6,7 +6,7 @@ use std::time::Duration;
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use tokio::time::Instant;
 
-/// How often a log line says how far the work has got.
+/// How often progress is logged.
 const PAUSE: Duration = Duration::from_secs(10);
 
 /// The progress of one piece of work.
@@ -32,7 +32,7 @@ impl Progress {
         Self { bar, what, last_line: (!on_terminal).then(Instant::now) }
     }
 
-    /// Says how far the work has got, with what else there is to say.
+    /// Reports how much is done, with a message.
     pub fn update(&mut self, done: u64, message: impl FnOnce() -> String) {
         self.bar.set_position(done);
         match &mut self.last_line {
@@ -40,7 +40,7 @@ impl Progress {
             Some(last) if last.elapsed() >= PAUSE => {
                 *last = Instant::now();
                 let total = self.bar.length().map(|total| format!("/{total}")).unwrap_or_default();
-                // Logged as a warning would be: whoever waits wants to see it at any level.
+                // Logged as a warning: whoever waits wants to see this at any log level.
                 tracing::warn!("{}: {done}{total} {}", self.what, message());
             }
             Some(_) => {}
@@ -52,13 +52,13 @@ impl Progress {
         self.bar.suspend(print);
     }
 
-    /// Takes the bar away.
+    /// Removes the bar.
     pub fn finish(self) {
         self.bar.finish_and_clear();
     }
 }
 
-/// About how long the rest will take, for a line that tells of progress; nothing, where that can't be told.
+/// About how long the rest will take, for a progress line; empty if that is unknown.
 #[expect(clippy::cast_precision_loss, reason = "an estimate")]
 pub(super) fn left(done: u64, all: u64, since: Instant) -> String {
     if done == 0 || all <= done {

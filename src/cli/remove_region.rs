@@ -9,27 +9,27 @@ use super::{ConfigFile, Exit, Failure, moment, report};
 use crate::operate::{Arrival, Removal, RemoveOptions, remove};
 use crate::region::Region;
 
-/// Take a region out of replication; its items stay.
+/// Remove a region from replication; its items stay.
 ///
-/// Run it several times, with a file that still has the region: it says what is to be done next.
-/// While agents of the region run, it waits until all that was written there is everywhere. Once
-/// they are stopped, and agents elsewhere have a file without the region, it removes the region's
-/// rows from all control tables. Exits with 1 until then.
+/// Run it repeatedly, with a file that still has the region: it prints the next step each time. While agents
+/// of the region run, it waits until everything written there is everywhere. Once they are stopped, and the
+/// agents elsewhere have a file without the region, it removes the region's rows from all control tables.
+/// Exits with 1 until then.
 #[derive(Debug, Args)]
 pub(super) struct RemoveRegion {
     #[command(flatten)]
     config: ConfigFile,
-    /// The region.
+    /// The region to remove.
     #[arg(value_name = "NAME")]
     region: String,
-    /// Remove it though some of its writes are not everywhere, or it is gone for ever. Says what is
+    /// Remove it even though some of its writes are not everywhere, or it is gone forever. Prints what is
     /// lost, and marks the tables for `tradewind verify`.
     #[arg(long)]
     force: bool,
-    /// Look, and change nothing.
+    /// Check only; change nothing.
     #[arg(long)]
     dry_run: bool,
-    /// How long its writes may take to be everywhere.
+    /// How long its writes may take to arrive everywhere.
     #[arg(long, value_name = "TIME", default_value = "2m", value_parser = humantime::parse_duration)]
     timeout: Duration,
 }
@@ -64,12 +64,12 @@ fn text(removal: &Removal, force: bool) -> String {
             lines.push(format!("all that was written in {name} before the call is everywhere"));
         }
         lines.push(format!(
-            "next: stop what writes in {name}, then its agents ({}), and run this again",
+            "next: stop writing in {name}, then stop its agents ({}), and run this again",
             removal.agents.join(", ")
         ));
     } else if !force && !removal.is_drained() {
         lines.push(format!(
-            "next: start an agent of {name} and run this again, or, if that can't be, remove it with --force"
+            "next: start an agent of {name} and run this again, or, if that is impossible, remove it with --force"
         ));
     } else if !removal.named_by.is_empty() {
         lines.push(format!("no agent of {name} runs, and nothing is left there to be replicated"));
@@ -80,12 +80,12 @@ fn text(removal: &Removal, force: bool) -> String {
             agents.collect::<Vec<_>>().join(", ")
         ));
     } else {
-        lines.push(format!("{name} can be removed: without --dry-run, its rows would go"));
+        lines.push(format!("{name} can be removed: without --dry-run, its rows would be removed"));
     }
     lines.join("\n")
 }
 
-/// What is not everywhere.
+/// What has not arrived everywhere.
 fn losses(removal: &Removal) -> Vec<String> {
     let name = &removal.region;
     let mut lines = Vec::new();
@@ -123,7 +123,7 @@ fn losses(removal: &Removal) -> Vec<String> {
                 "{table}: {peer} has what was written in {name} before {}; later writes may be missing",
                 moment(millis)
             ),
-            None => format!("{table}: {peer} has been promised nothing by {name}"),
+            None => format!("{table}: {peer} has no watermark of {name}"),
         });
     }
     lines

@@ -8,17 +8,17 @@ use super::{Exit, Failure, report};
 use crate::operate::{SeedChange, SeedOptions, repair};
 use crate::region::Region;
 
-/// Settle what replicas disagree on, while agents and applications go on.
+/// Fix differences between replicas, while agents and applications keep running.
 ///
-/// Compares all replicas, as `verify` does, and reads again what differs, after the agents have said
-/// that all which was written is everywhere. The highest version wins, by the stamps of the items. An item
-/// that was written last by an application, and so carries no version, is not known to be newer or
-/// older: the region that comes first wins then (--prefer, then the order of the configuration), and
-/// what it replaced is told, and recorded where the table has conflicts = "table". An item that a
-/// region lacks is put there, even if that region has deleted it and the delete was lost; with
-/// --leave-missing it is not; with --leave-clashes, what no version tells of is left alone. Nothing is written where replicas agree. Look at --dry-run first, and run
-/// `verify` afterwards. The agents of all regions must run. Exits with 1 where a copy was refused, or,
-/// with --dry-run, where there is something to settle.
+/// Compares all replicas, as `verify` does, and rereads what differs after the agents have confirmed that
+/// everything written is everywhere. The highest version wins, by the stamps of the items. An item last
+/// written by an application carries no version, so it is not known to be newer or older: then the region
+/// that comes first wins (--prefer, then the order of the configuration), and what it replaced is reported,
+/// and recorded where the table has conflicts = "table". An item that a region lacks is put there, even if
+/// that region deleted it and the delete was lost; --leave-missing prevents that. With --leave-clashes, items
+/// that no version can order are left alone. Nothing is written where replicas agree. Use --dry-run first,
+/// and run `verify` afterwards. The agents of all regions must run. Exits with 1 if a copy was refused, or,
+/// with --dry-run, if there is something to fix.
 #[derive(Debug, Args)]
 pub(super) struct Repair {
     #[command(flatten)]
@@ -26,10 +26,10 @@ pub(super) struct Repair {
     /// Leave items that some regions lack as they are.
     #[arg(long)]
     leave_missing: bool,
-    /// Leave items as they are of which no version says that they are older.
+    /// Leave items as they are where no version shows that they are older.
     #[arg(long)]
     leave_clashes: bool,
-    /// Memory for keys that not all replicas have shown yet; more goes to temporary files.
+    /// Memory for keys that not all replicas have shown yet; the rest goes to temporary files.
     #[arg(long, value_name = "MIB", default_value_t = 256, value_parser = clap::value_parser!(u32).range(1..=1_048_576))]
     memory_mib: u32,
 }

@@ -23,19 +23,19 @@ use crate::operate::anti_entropy;
 use crate::region::Region;
 use crate::telemetry::Telemetry;
 
-/// How often the log says what has been done.
+/// How often the log reports what has been done.
 const REPORT: Duration = Duration::from_mins(1);
-/// How many empty reads in a row make a stream drained, with --once.
+/// With --once, a stream is drained after this many empty reads in a row.
 const EMPTY_READS: u32 = 3;
 
 /// Run the agent of one region.
 ///
-/// Reads the region's streams and writes to every peer until it is told to stop. SIGTERM and
-/// SIGINT let it finish what is under way, make its checkpoints, and exit with 0; a second signal
-/// makes it exit at once, with 130. Killed at any moment, it goes on where it was.
+/// Reads the region's streams and writes to every peer until it is stopped. On SIGTERM or SIGINT it finishes
+/// what is in progress, saves its checkpoints, and exits with 0; a second signal makes it exit at once, with
+/// 130. Killed at any moment, it continues where it was.
 ///
-/// One table that can't be replicated does not stop the others: the log says why, and it is tried
-/// again. Only where no table can be, the command ends.
+/// A table that can't be replicated does not stop the others: the log says why, and it is retried. The
+/// command ends only if no table can be replicated.
 #[derive(Debug, Args)]
 pub(super) struct Run {
     #[command(flatten)]
@@ -43,8 +43,8 @@ pub(super) struct Run {
     /// The region whose streams to read, by its name in regions.toml.
     #[arg(long, value_name = "NAME", env = "TRADEWIND_REGION")]
     region: String,
-    /// Stop as soon as the streams are drained. A table that can't be replicated is not waited for:
-    /// the exit code tells of it.
+    /// Stop as soon as the streams are drained. A table that can't be replicated is not waited for, but the
+    /// exit code shows it.
     #[arg(long)]
     once: bool,
     #[command(flatten)]
@@ -102,7 +102,7 @@ impl Run {
         Ok(exit)
     }
 
-    /// Lets the agent run until it is told to stop, or has nothing left to do; and when that was.
+    /// Lets the agent run until it is stopped, or has nothing left to do; returns when that was.
     async fn replicate(
         &self,
         mut agent: Agent,
@@ -113,11 +113,11 @@ impl Run {
         let mut exit = Exit::Done;
         tokio::select! {
             () = signals.next() => {
-                info!("stopping: finishing what is under way; a second signal stops at once");
+                info!("stopping: finishing what is in progress; a second signal stops at once");
             }
             () = figures.drained(EMPTY_READS), if self.once => {
                 info!("the streams are drained");
-                // Its message is in the log.
+                // The log already has its message.
                 exit = figures.trouble().as_ref().map_or(Exit::Done, Exit::from);
             }
             () = agent.ended() => return Err(Failure::internal("the agent stopped unexpectedly; its log says why")),
@@ -127,7 +127,7 @@ impl Run {
         tokio::select! {
             () = agent.stop() => {}
             () = signals.next() => {
-                warn!("stopped at once; what was under way is done again after the next start");
+                warn!("stopped at once; what was in progress is repeated after the next start");
                 return Ok((Exit::Interrupted, stopping));
             }
         }
@@ -154,7 +154,7 @@ impl Signals {
     }
 }
 
-/// Says now and then what has been done.
+/// Logs now and then what has been done.
 async fn tell(figures: &Figures) {
     let mut reports = tokio::time::interval_at(Instant::now() + REPORT, REPORT);
     reports.set_missed_tick_behavior(MissedTickBehavior::Delay);
@@ -167,7 +167,8 @@ async fn tell(figures: &Figures) {
 fn text(table: &TableReport) -> String {
     let TableReport { origin, table, trouble, tally, lag } = table;
     let mut text = format!(
-        "{origin}/{table}: {} records ({} echoes), {} writes replicated, {} superseded, {} coalesced, {} contended, {} conflicts, {} heals, {} dead letters",
+        "{origin}/{table}: {} records ({} echoes), {} writes replicated, {} superseded, {} coalesced, {} contended, \
+         {} conflicts, {} heals, {} dead letters",
         tally.records,
         tally.echoes,
         tally.replicated,

@@ -18,39 +18,39 @@ use crate::region::Region;
 pub(super) struct SeedArgs {
     #[command(flatten)]
     pub(super) config: ConfigFile,
-    /// Only this table; may be given again. All, if none is given.
+    /// Only this table; may be repeated. Default: all.
     #[arg(long, value_name = "TABLE")]
     table: Vec<String>,
-    /// Write only to this region; may be given again. To all, if none is given.
+    /// Write only to this region; may be repeated. Default: all.
     #[arg(long, value_name = "REGION")]
     to: Vec<String>,
-    /// Where no version tells which of two items is newer, this region's wins; may be given again, the
-    /// best first. After these, the order of the configuration counts.
+    /// Where no version shows which of two items is newer, this region's wins; may be repeated, the preferred
+    /// first. After these, the order of the configuration decides.
     #[arg(long, value_name = "REGION")]
     prefer: Vec<String>,
-    /// Say what would be copied, and copy nothing.
+    /// Print what would be copied; copy nothing.
     #[arg(long)]
     pub(super) dry_run: bool,
     #[command(flatten)]
     pace: Pace,
 }
 
-/// How fast, and what is told.
+/// How fast to seed, and how much to print.
 #[derive(Debug, Args)]
 pub(super) struct Pace {
-    /// Scans at once, a replica.
+    /// Concurrent scans per replica.
     #[arg(long, default_value_t = 4, value_parser = clap::value_parser!(u16).range(1..=1000))]
     segments: u16,
-    /// Read units a second, a region, at most; as fast as it goes, if not given.
+    /// At most this many read units per second and region. Default: no limit.
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
     read_units: Option<u32>,
-    /// Write units a second, a region, at most; as fast as it goes, if not given.
+    /// At most this many write units per second and region. Default: no limit.
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
     write_units: Option<u32>,
-    /// How long the agents may take to say that all which was written is everywhere.
+    /// How long the agents may take to confirm that everything written is everywhere.
     #[arg(long, default_value = "2m", value_parser = humantime::parse_duration)]
     timeout: Duration,
-    /// How many settled keys to print, a table; all are counted.
+    /// How many settled keys to print per table; all are counted.
     #[arg(long, default_value_t = 20)]
     limit: usize,
 }
@@ -88,7 +88,7 @@ impl Pace {
     }
 }
 
-/// Bootstraps until it is done or the process is told to stop.
+/// Bootstraps until it is done or the process is asked to stop.
 pub(super) async fn bootstrapped(
     config: &Config,
     regions: &BTreeMap<Origin, Region>,
@@ -108,7 +108,7 @@ pub(super) async fn bootstrapped(
                         let message = "interrupted; the hold on the table lapses by itself";
                         return Err(Failure::new(Exit::Interrupted, message));
                     }
-                    tracing::warn!("ending well, in about a minute; a second signal stops at once");
+                    tracing::warn!("stopping cleanly, in about a minute; a second signal stops at once");
                 }
             }
         }
@@ -117,16 +117,16 @@ pub(super) async fn bootstrapped(
     Ok(results?)
 }
 
-/// Whether all keys were seen to, and no copy was refused.
+/// Whether all keys were handled, and no copy was refused.
 pub(super) fn is_done(results: &[Seeded]) -> bool {
     results.iter().all(|result| result.complete && result.failed == 0)
 }
 
-/// Shows how far it has got.
+/// Shows the progress.
 pub(super) fn show(progress: &mut Progress, now: &SeedProgress) {
     progress.update(now.items_read, || match now.phase {
-        SeedPhase::Comparing => format!("the replicas are compared ({})", now.table),
-        SeedPhase::WaitingForAgents => format!("items; the agents are waited for ({})", now.table),
+        SeedPhase::Comparing => format!("comparing the replicas ({})", now.table),
+        SeedPhase::WaitingForAgents => format!("items; waiting for the agents ({})", now.table),
         SeedPhase::Seeding => {
             format!(
                 "items of about {}, {} copies{} ({})",
@@ -138,7 +138,7 @@ pub(super) fn show(progress: &mut Progress, now: &SeedProgress) {
         }
         SeedPhase::Ending => {
             format!(
-                "items, {} copies; waiting until none can be under way any more ({})",
+                "items, {} copies; waiting until none can still be in progress ({})",
                 now.copies, now.table
             )
         }
@@ -157,13 +157,13 @@ pub(super) fn text(results: &[Seeded]) -> String {
         }
         if result.clashes > 0 {
             lines.push(format!(
-                "{name}: {} of these replaced an item of which no version says that it was older",
+                "{name}: {} of these replaced an item that no version shows to be older",
                 result.clashes
             ));
         }
         if result.moving > 0 {
             lines.push(format!(
-                "{name}: {} keys changed meanwhile, and are the agents' business",
+                "{name}: {} keys changed meanwhile, and are left to the agents",
                 result.moving
             ));
         }
@@ -174,7 +174,7 @@ pub(super) fn text(results: &[Seeded]) -> String {
             lines.push(format!("{name}: {} copies were refused", result.failed));
         }
         if !result.complete {
-            lines.push(format!("{name}: interrupted; the same command goes on from here"));
+            lines.push(format!("{name}: interrupted; the same command continues from here"));
         }
         let by_region = result.seeded.iter().map(|(region, count)| format!("{count} in {region}"));
         let by_region = by_region.collect::<Vec<_>>().join(", ");

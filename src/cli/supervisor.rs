@@ -1,4 +1,4 @@
-//! systemd, where it started the agent: it is told when the agent is ready, well, and stopping.
+//! systemd, if it started the agent: it is notified when the agent is ready, healthy, and stopping.
 
 use std::time::Duration;
 
@@ -12,7 +12,7 @@ use crate::agent::Figures;
 use crate::contained::contained;
 use crate::dashboard::live;
 
-/// Tells the service manager, if there is one, that the agent is well, until it is dropped.
+/// Notifies the service manager, if there is one, that the agent is healthy, until it is dropped.
 #[derive(Debug)]
 pub(super) struct Supervisor {
     watchdog: Option<JoinHandle<()>>,
@@ -26,7 +26,7 @@ impl Supervisor {
         let watchdog = sd_notify::watchdog_enabled().map(|bound| {
             tokio::spawn(async move {
                 let begin = || feed(&agents, bound, liveness_timeout);
-                contained("what feeds the watchdog", &CancellationToken::new(), begin).await;
+                contained("the watchdog task", &CancellationToken::new(), begin).await;
             })
         });
         Self { watchdog }
@@ -59,9 +59,9 @@ async fn feed(agents: &[Figures], bound: Duration, liveness_timeout: Duration) {
     }
 }
 
-/// Without `NOTIFY_SOCKET` it does nothing.
+/// Does nothing without `NOTIFY_SOCKET`.
 fn tell(state: NotifyState<'_>) {
     if let Err(error) = sd_notify::notify(&[state]) {
-        warn!(%error, "the service manager can't be told");
+        warn!(%error, "can't notify the service manager");
     }
 }

@@ -15,37 +15,36 @@ use crate::region::Region;
 
 /// Compare the replicas item by item, and print the keys that differ and why.
 ///
-/// Scans every replica once, with strongly consistent reads: one read unit for 4 KB. What differs
-/// in the scans may be on its way: it is read again by its key. It is reported only if it stands
-/// unchanged after the agents have said that all which was written before is everywhere; or, where
-/// no agents run, if it differs for as long as --settle says. Keys that are written all the time
-/// are counted apart. Memory is bounded; what exceeds it goes to nameless temporary files. Exits
-/// with 1 where replicas differ.
+/// Scans every replica once, with strongly consistent reads: one read unit per 4 KB. What differs in the
+/// scans may still be on its way, so it is reread by key. It is reported only if it is unchanged after the
+/// agents have confirmed that everything written before is everywhere; or, if no agents run, if it differs
+/// for as long as --settle says. Keys that are written all the time are counted separately. Memory is bounded; the
+/// rest goes to unnamed temporary files. Exits with 1 if replicas differ.
 #[derive(Debug, Args)]
 pub(super) struct Verify {
     #[command(flatten)]
     config: ConfigFile,
-    /// Only this table; may be given again. All, if none is given.
+    /// Only this table; may be repeated. Default: all.
     #[arg(long, value_name = "TABLE")]
     table: Vec<String>,
-    /// Scans at once, a replica.
+    /// Concurrent scans per replica.
     #[arg(long, default_value_t = 4, value_parser = clap::value_parser!(u16).range(1..=1000))]
     segments: u16,
-    /// How long replicas may take to agree on what differed at first, where no agents say that all
+    /// How long replicas may take to agree on what differed at first, if no agents confirm that everything
     /// has arrived.
     #[arg(long, default_value = "10s", value_parser = humantime::parse_duration)]
     settle: Duration,
-    /// How many differing keys to print, a table; all are counted.
+    /// How many differing keys to print per table; all are counted.
     #[arg(long, default_value_t = 100)]
     limit: usize,
-    /// Print every differing key, as soon as it is known; with --json one object a line, and the
-    /// result in the last.
+    /// Print every differing key as soon as it is known; with --json one object per line, and the result in
+    /// the last line.
     #[arg(long)]
     each: bool,
-    /// Read units a second, a region, at most; as fast as it goes, if not given.
+    /// At most this many read units per second and region. Default: no limit.
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
     read_units: Option<u32>,
-    /// Memory for keys that not all replicas have shown yet; more goes to temporary files.
+    /// Memory for keys that not all replicas have shown yet; the rest goes to temporary files.
     #[arg(long, value_name = "MIB", default_value_t = 256, value_parser = clap::value_parser!(u32).range(1..=1_048_576))]
     memory_mib: u32,
 }
@@ -54,7 +53,7 @@ impl Verify {
     pub(super) async fn run(self, json: bool) -> Result<Exit, Failure> {
         let mut config = self.config.load()?;
         let regions = Region::connect_all(&config).await?;
-        // Nothing else, and no pattern that finds more.
+        // Exactly these tables, and no pattern that finds more.
         let tables = named_tables(&config, &regions, &self.table).await?;
         config.tables = tables.iter().map(|table| TableConfig::clone(&table.config)).collect();
         config.patterns.clear();
@@ -83,10 +82,10 @@ struct Screen {
     progress: Progress,
     each: bool,
     json: bool,
-    /// Read so far.
+    /// Items read so far.
     items: u64,
-    /// Why a difference is not among those that were printed. The comparison goes on: what it finds is left
-    /// in the control tables, too.
+    /// Why a difference could not be printed. The comparison continues: its result is stored in the control
+    /// tables, too.
     unwritten: Option<Failure>,
 }
 
@@ -97,10 +96,10 @@ impl Audience for Screen {
         }
         self.progress.update(self.items, || match stage {
             Stage::Scanning(scanned) => scanning(table, scanned),
-            Stage::Rechecking { suspects } => format!("items; {suspects} are read again ({table})"),
+            Stage::Rechecking { suspects } => format!("items; rereading {suspects} ({table})"),
             Stage::WaitingForAgents { suspects } => {
                 format!(
-                    "items; {suspects} differ so far, the agents are asked whether they are on their way ({table})"
+                    "items; {suspects} differ so far, asking the agents whether they are on their way ({table})"
                 )
             }
         });
@@ -123,7 +122,7 @@ impl Audience for Screen {
     }
 }
 
-/// How far the scans have got, how fast they are, and about how long they will take.
+/// The progress of the scans, their speed, and about how long they will take.
 fn scanning(table: &str, scanned: Scanned) -> String {
     let Scanned { items, estimate, read_units, since } = scanned;
     let seconds = since.elapsed().as_secs_f64().max(0.001);
@@ -144,7 +143,7 @@ fn text(verification: &Verification, each: bool) -> String {
         lines.extend(table.gaps.iter().map(|gap| {
             let state = match (table.items_differing, table.items_changing) {
                 (0, 0) => "closed, nothing differs",
-                (0, _) => "not closed, since some keys changed all the time",
+                (0, _) => "not closed, since some keys kept changing",
                 _ => "not closed",
             };
             format!("{}: {gap}; {state}", table.table)
@@ -158,25 +157,25 @@ fn text(verification: &Verification, each: bool) -> String {
     lines.join("\n")
 }
 
-/// What there is to say of a table's verdict, apart from what differs.
+/// Remarks on a table's verdict, apart from what differs.
 fn notes(table: &TableVerdict) -> Vec<String> {
     let name = &table.table;
     let mut lines = Vec::new();
     if table.versions_differing > 0 {
         lines.push(format!(
-            "{name}: {} items are the same everywhere, but their stamps tell of different versions",
+            "{name}: {} items are the same everywhere, but their stamps have different versions",
             table.versions_differing
         ));
     }
     if table.items_changing > 0 {
         lines.push(format!(
-            "{name}: {} keys changed at every look, and are not counted",
+            "{name}: {} keys changed at every read, and are not counted",
             table.items_changing
         ));
     }
     if table.items_differing > 0 && table.agents_answered == Some(false) {
         lines.push(format!(
-            "{name}: no agents said that all had arrived; what is reported may be on its way (are they all running?)"
+            "{name}: the agents did not confirm that all had arrived; a difference may be on its way (are all running?)"
         ));
     }
     lines

@@ -17,10 +17,10 @@ use crate::region::Region;
 
 /// Wait until peers have everything written in a region before this call.
 ///
-/// Read your own writes in another region: write, wait, read there. The agents of the region answer,
-/// so at least one must run. They count on writes to show in the stream within two seconds, as
-/// DynamoDB's do. Exits with 1 where a peer does not have everything in time, or where the table is
-/// marked: writes were lost to the agents.
+/// To read your own writes in another region: write, wait, read there. The agents of the region answer, so at
+/// least one must run. They rely on writes to show in the stream within two seconds, as DynamoDB's do. Exits
+/// with 1 if a peer does not have everything in time, or if the table is marked: writes were lost before
+/// agents read them.
 #[derive(Debug, Args)]
 pub(super) struct Wait {
     #[command(flatten)]
@@ -28,10 +28,10 @@ pub(super) struct Wait {
     /// The region where the writes were made.
     #[arg(long, value_name = "NAME", env = "TRADEWIND_REGION")]
     region: String,
-    /// The peer to wait for; may be given again. All, if none is given.
+    /// The peer to wait for; may be repeated. Default: all.
     #[arg(long, value_name = "PEER")]
     until: Vec<String>,
-    /// The table; may be given again. All that the region has, if none is given.
+    /// The table; may be repeated. Default: all that the region has.
     #[arg(long, value_name = "TABLE")]
     table: Vec<String>,
     /// How long to wait.
@@ -74,7 +74,7 @@ impl Wait {
         Ok(if complete { Exit::Done } else { Exit::Differs })
     }
 
-    /// Waits for all tables at once.
+    /// Waits for all tables concurrently.
     async fn wait(
         &self,
         config: &Config,
@@ -109,8 +109,8 @@ fn text(waited: &Waited) -> String {
             let Arrival { table, origin, peer, shards, arrived, paused_until, marks } = arrival;
             if let Some(until) = paused_until {
                 format!(
-                    "{table}: {peer} lacks writes of {origin}: it is paused until {}; `tradewind resume --from {origin} \
-                     --to {peer}` lets them go on",
+                    "{table}: {peer} lacks writes of {origin}: it is paused until {}; \
+                     `tradewind resume --from {origin} --to {peer}` resumes them",
                     moment(*until)
                 )
             } else if let (true, Some(mark)) = (arrival.is_complete(), marks.first()) {
@@ -126,7 +126,7 @@ fn text(waited: &Waited) -> String {
         })
         .collect();
     if !waited.arrivals.iter().all(Arrival::is_complete) {
-        lines.push("not in time; is an agent of the region running, and can it reach the peer?".to_owned());
+        lines.push("timed out; is an agent of the region running, and can it reach the peer?".to_owned());
     }
     lines.join("\n")
 }

@@ -8,8 +8,8 @@ use crate::region::Region;
 
 /// Print, for each origin and peer, up to when the peer has everything.
 ///
-/// A watermark is durable: whatever happens to an agent, it never goes back. It is coarse: where
-/// nothing is written it trails by about two minutes. `tradewind wait` is for the very last write.
+/// A watermark is durable: whatever happens to an agent, it never goes back. It is coarse: where nothing is
+/// written it lags by about two minutes. Use `tradewind wait` for the very last write.
 #[derive(Debug, Args)]
 pub(super) struct Watermarks {
     #[command(flatten)]
@@ -32,6 +32,6 @@ fn text(watermark: &Watermark) -> String {
         Some(millis) => {
             format!("{table}: {peer} has everything written in {origin} before {}", moment(*millis))
         }
-        None => format!("{table}: {peer} has been promised nothing by {origin} yet"),
+        None => format!("{table}: {peer} has no watermark of {origin} yet"),
     }
 }

@@ -1,4 +1,4 @@
-//! `[anti_entropy]`: agents compare the replicas at a low rate, and settle what differs.
+//! `[anti_entropy]`: agents compare the replicas at a low rate, and fix what differs.
 
 use std::time::Duration;
 
@@ -12,31 +12,31 @@ use super::tuning::duration;
 #[derive(Clone, Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct AntiEntropy {
-    /// How long after one comparison of a table the next begins.
+    /// The time from the end of one comparison of a table to the start of the next.
     #[serde(deserialize_with = "duration")]
     pub every: Duration,
-    /// Read units a second, a region, at most.
+    /// At most this many read units per second and region.
     #[serde(default = "read_units")]
     pub read_units: u32,
-    /// Write units a second, a region, at most.
+    /// At most this many write units per second and region.
     #[serde(default = "write_units")]
     pub write_units: u32,
     #[serde(default)]
     pub repair: Repair,
 }
 
-/// What of that which differs is settled.
+/// Which differences are fixed.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Repair {
-    /// It is reported.
+    /// None: they are only reported.
     Nothing,
-    /// Items whose versions say that they are older than another region's are replaced. Nothing that
-    /// was deleted can come back.
+    /// Items whose versions show that they are older than another region's are replaced. Nothing that was
+    /// deleted can come back.
     #[default]
     Older,
-    /// As `tradewind repair` does: items are put where they are missing, too, and between those
-    /// without a version the order of the regions decides.
+    /// As with `tradewind repair`: items are also put where they are missing, and among those without a
+    /// version the order of the regions decides.
     All,
 }
 

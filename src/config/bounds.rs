@@ -1,4 +1,5 @@
-//! The bounds of what may be tuned: beyond some, nothing works; beyond others, nothing shows that no write is lost.
+//! The bounds of what may be tuned: beyond some, nothing works; beyond others, it is not proven that no write
+//! is lost.
 
 use std::ops::RangeInclusive;
 use std::time::Duration;
@@ -8,14 +9,15 @@ use toml::Spanned;
 use super::problem::Problem;
 use super::tuning::Tuning;
 
-/// The simulator's: a request that its agent has given up may land as late as two thirds of `settle` after that, and
-/// one attempt takes 10 s at most. An agent that forgets sooner can take a late write for an application's.
+/// As in the simulator: a request that its agent has given up on may take effect up to two thirds of `settle`
+/// later, and one attempt takes 10 s at most. An agent that forgets sooner can take a late write for an
+/// application's.
 const SETTLE: RangeInclusive<Duration> = Duration::from_secs(30)..=Duration::from_hours(1);
-/// No DynamoDB keeps records for longer. What is told as lost, and when, goes by it.
+/// DynamoDB keeps records no longer than this. Which writes are reported as lost, and when, depends on it.
 const RETENTION: RangeInclusive<Duration> = Duration::from_mins(10)..=Duration::from_hours(24);
-/// Promises rise, and are settled, many times before a record is trimmed.
+/// Promises rise, and settle, many times before a record is trimmed.
 const SETTLES_A_RETENTION: u32 = 4;
-/// The simulator's: an iterator expires after 15 minutes.
+/// As in the simulator: an iterator expires after 15 minutes.
 const POLL: RangeInclusive<Duration> = Duration::from_millis(1)..=Duration::from_mins(1);
 
 pub(super) fn check(tuning: &Spanned<Tuning>) -> Result<(), Problem> {
@@ -43,20 +45,20 @@ pub(super) fn check(tuning: &Spanned<Tuning>) -> Result<(), Problem> {
             "settle",
             settle,
             SETTLE,
-            "a write may be under way for so long, and an agent that forgets sooner can undo it",
+            "a write may be in progress for this long, and an agent that forgets sooner can undo it",
         ),
         (
             "stream_retention",
             stream_retention,
             RETENTION,
-            "streams keep no more, and what they lost goes by it",
+            "streams keep no more, and what they lost is judged by it",
         ),
-        ("poll_interval", poll_interval, POLL, "a stream that is read more rarely may lose records unseen"),
+        ("poll_interval", poll_interval, POLL, "a stream that is read less often may lose records unnoticed"),
         (
             "idle_poll_interval",
             idle_poll_interval,
             POLL,
-            "a stream that is read more rarely may lose records unseen",
+            "a stream that is read less often may lose records unnoticed",
         ),
     ] {
         if !range.contains(&value) {

@@ -1,4 +1,4 @@
-//! The shapes of `regions.toml`, and what is checked before they are a configuration.
+//! The structure of `regions.toml`, and the checks that make it a configuration.
 
 use std::collections::{BTreeMap, HashSet};
 
@@ -14,7 +14,7 @@ use super::{
 };
 use crate::protocol::Origin;
 
-/// The configuration that a text is.
+/// Parses and checks the text of a configuration.
 pub(super) fn read(text: &str) -> Result<Config, Problem> {
     toml::from_str::<File>(text)?.check()
 }
@@ -106,7 +106,7 @@ impl File {
         Ok(Config { regions, tables, patterns, tuning, anti_entropy })
     }
 
-    /// The regions, each with a name and a place of its own.
+    /// The regions, each with a unique name and place.
     fn regions(&self) -> Result<Vec<RegionConfig>, Problem> {
         let regions =
             self.region.iter().map(|entry| entry.get_ref().check()).collect::<Result<Vec<_>, _>>()?;
@@ -114,14 +114,14 @@ impl File {
         for entry in &self.region {
             let name = &entry.get_ref().name;
             if !names.insert(name.get_ref().as_str()) {
-                return Err(Problem::at(name, format!("the region {:?} is there twice", name.get_ref())));
+                return Err(Problem::at(name, format!("duplicate region {:?}", name.get_ref())));
             }
         }
         for (i, entry) in self.region.iter().enumerate() {
             let region = &regions[i];
             if region.control_table == region.conflict_table {
                 let message = format!(
-                    "the control table and the conflict table of region {:?} are one: give it another \
+                    "the control table and the conflict table of region {:?} are the same: give it another \
                      `conflict_table`",
                     region.name.as_str()
                 );
@@ -132,8 +132,8 @@ impl File {
                 .find(|other| other.place() == region.place() && other.control_table == region.control_table);
             if let Some(twin) = twin {
                 let message = format!(
-                    "the regions {:?} and {:?} are one place: AWS region, endpoint and credentials are the \
-                     same. If they are meant to be, give them control tables of their own (`control_table`)",
+                    "the regions {:?} and {:?} are the same place: AWS region, endpoint and credentials are the \
+                     same. If that is intended, give them different control tables (`control_table`)",
                     twin.name.as_str(),
                     region.name.as_str()
                 );
@@ -144,7 +144,7 @@ impl File {
     }
 }
 
-/// The tables of a file, as they are checked one after the other.
+/// The tables of a file, checked one after the other.
 #[derive(Default)]
 struct Checked<'a> {
     regions: &'a [RegionConfig],
@@ -176,7 +176,7 @@ impl<'a> Checked<'a> {
         for (region, physical) in &table.replicas {
             let Some(region) = self.region(region) else { continue };
             let twice = |called: &str| {
-                let message = format!("the table {called:?} in region {} is there twice", region.name);
+                let message = format!("duplicate table {called:?} in region {}", region.name);
                 Err(Problem::at(name, message))
             };
             if self.tables.iter().any(|other| other.name == table.name && other.is_in(&region.name)) {
@@ -200,15 +200,15 @@ impl<'a> Checked<'a> {
     fn add_pattern(&mut self, entry: &TableEntry, pattern: &Spanned<String>) -> Result<(), Problem> {
         let found = entry.found(pattern, self.regions)?;
         if self.patterns.iter().any(|other| other.pattern == found.pattern) {
-            let message = format!("the pattern {:?} is there twice", pattern.get_ref());
+            let message = format!("duplicate pattern {:?}", pattern.get_ref());
             return Err(Problem::at(pattern, message));
         }
         let mut places = HashSet::new();
         for region in found.regions.iter().filter_map(|region| self.region(region)) {
             if !places.insert(region.place()) {
                 let message = format!(
-                    "the region {} is one place with another of this pattern's `regions`: a table would be a \
-                     replica of itself",
+                    "the region {} is the same place as another of this pattern's `regions`: a table would \
+                     be its own replica",
                     region.name
                 );
                 return Err(Problem::at(pattern, message));
@@ -319,7 +319,7 @@ impl TableEntry {
         for entry in list.get_ref() {
             let region = find_region(entry, regions)?;
             if members.contains(&region) {
-                return Err(Problem::at(entry, format!("the region {region:?} is listed twice")));
+                return Err(Problem::at(entry, format!("duplicate region {region:?}")));
             }
             members.push(region);
         }
@@ -341,7 +341,7 @@ fn find_region(name: &Spanned<String>, regions: &[RegionConfig]) -> Result<Origi
     }
 }
 
-/// The characters of a table's name, and at least one wildcard.
+/// Accepts the characters of a table's name, and at least one wildcard.
 fn check_pattern(pattern: &Spanned<String>) -> Result<WildMatch, Problem> {
     let text = pattern.get_ref();
     let is_wildcard = |c: u8| matches!(c, b'*' | b'?');

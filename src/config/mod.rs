@@ -3,9 +3,9 @@
 //! | file | subject |
 //! | --- | --- |
 //! | `file` | the shapes of the file, and what is checked |
-//! | `peer` | what goes to one region |
+//! | `peer` | what is replicated to one region |
 //! | `tuning` | what may be tuned |
-//! | `bounds` | how far it may be |
+//! | `bounds` | the limits of tuning |
 //! | `anti_entropy` | how agents compare the replicas by themselves |
 //! | `problem` | what is wrong, and where |
 
@@ -33,12 +33,12 @@ pub use tuning::Tuning;
 #[derive(Clone, Debug)]
 pub struct Config {
     pub regions: Vec<RegionConfig>,
-    /// The tables that are named.
+    /// The tables given by name.
     pub tables: Vec<TableConfig>,
-    /// The tables that are found, in the file's order.
+    /// The patterns that find tables, in the file's order.
     pub patterns: Vec<PatternConfig>,
     pub tuning: Tuning,
-    /// How agents compare the replicas by themselves, where they do.
+    /// How agents compare the replicas by themselves, if they do.
     pub anti_entropy: Option<AntiEntropy>,
 }
 
@@ -48,18 +48,18 @@ pub struct RegionConfig {
     pub name: Origin,
     pub aws_region: String,
     pub endpoint: Option<Url>,
-    /// Where the stream is read; the endpoint, unless it says otherwise.
+    /// Where the stream is read; the endpoint, unless set otherwise.
     pub streams_endpoint: Option<Url>,
     pub credentials: Credentials,
     pub control_table: String,
-    /// Where the conflicts are recorded that this region's writes lost.
+    /// Where this region records the conflicts that its writes lost.
     pub conflict_table: String,
 }
 
 impl RegionConfig {
-    /// The control table's name, where the file gives none.
+    /// The control table's name, if the file gives none.
     pub const CONTROL_TABLE: &str = "tradewind-control";
-    /// The conflict table's name, where the file gives none.
+    /// The conflict table's name, if the file gives none.
     pub const CONFLICT_TABLE: &str = "tradewind-conflicts";
 
     /// Whether a table of this name is one of Tradewind's own.
@@ -67,7 +67,7 @@ impl RegionConfig {
         self.control_table == name || self.conflict_table == name
     }
 
-    /// What tells one set of tables from another; regions that share it share their tables.
+    /// Identifies a set of tables; regions with the same one share their tables.
     fn place(&self) -> Place {
         let (profile, role) = match &self.credentials {
             Credentials::Chain { profile, role } => {
@@ -86,7 +86,7 @@ type Place = (String, Option<Url>, Option<String>, Option<String>);
 pub enum Credentials {
     /// The SDK's own chain: environment, profile, SSO, web identity, container, instance.
     Chain { profile: Option<String>, role: Option<Role> },
-    /// A region inside this process, which checks none.
+    /// A region inside this process, which checks no credentials.
     Embedded,
 }
 
@@ -97,27 +97,27 @@ pub struct Role {
     pub external_id: Option<String>,
 }
 
-/// One table, and what it is called in each of its regions.
+/// One table, and its name in each of its regions.
 #[derive(Clone, Debug)]
 pub struct TableConfig {
     pub name: String,
     /// The table's name in each region that has a replica, in the file's order.
     pub replicas: Vec<(Origin, String)>,
-    /// Where a first agent begins.
+    /// Where the first agent begins.
     pub start: Start,
     pub conflicts: Conflicts,
-    /// What goes to which region.
+    /// What is replicated to which region.
     pub selections: Selections,
 }
 
-/// Tables that are found by their names, and are called the same in all their regions.
+/// Tables that are found by name, with the same name in all their regions.
 #[derive(Clone, Debug)]
 pub struct PatternConfig {
     pub pattern: WildMatch,
     pub regions: Vec<Origin>,
     pub start: Start,
     pub conflicts: Conflicts,
-    /// What goes to which region.
+    /// What is replicated to which region.
     pub selections: Selections,
 }
 
@@ -132,26 +132,26 @@ pub enum Start {
     Latest,
 }
 
-/// What becomes of a conflict, apart from being settled and counted.
+/// How a conflict is reported, apart from being resolved and counted.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Conflicts {
     #[default]
     Count,
-    /// It is told in the log.
+    /// In the log.
     Log,
-    /// It is recorded with both images.
+    /// In the conflict table, with both images.
     Table,
 }
 
 impl TableConfig {
-    /// A table with these replicas, and the defaults.
+    /// A table with these replicas, and default settings.
     pub fn new(name: String, replicas: Vec<(Origin, String)>) -> Self {
         let (start, conflicts, selections) = Default::default();
         Self { name, replicas, start, conflicts, selections }
     }
 
-    /// What the table is called in a region, where that has a replica.
+    /// The table's name in a region, if that has a replica.
     pub fn name_in(&self, region: &Origin) -> Option<&str> {
         self.replicas.iter().find(|(name, _)| name == region).map(|(_, table)| table.as_str())
     }
@@ -161,7 +161,7 @@ impl TableConfig {
         self.name_in(region).is_some()
     }
 
-    /// Whether it is called so, in any region or by the file.
+    /// Whether this is its name, in any region or in the file.
     fn is_called(&self, name: &str) -> bool {
         self.name == name || self.replicas.iter().any(|(_, physical)| physical == name)
     }
@@ -185,11 +185,11 @@ impl Config {
         self.regions.iter().find(|region| region.name.as_str() == name)
     }
 
-    /// The table that a pattern makes of a name.
+    /// The table of this name, if a pattern finds it.
     ///
-    /// The first pattern that matches decides, wherever the name was found: agents of different
-    /// regions would not agree otherwise. What is named anywhere in the file is no pattern's, nor
-    /// is a table of Tradewind's own.
+    /// The first pattern that matches decides, no matter where the name was found: otherwise agents of
+    /// different regions would not agree. A name that appears anywhere in the file matches no pattern, nor
+    /// does one of Tradewind's own tables.
     pub fn found(&self, name: &str) -> Option<TableConfig> {
         let is_own = [RegionConfig::CONTROL_TABLE, RegionConfig::CONFLICT_TABLE].contains(&name)
             || self.regions.iter().any(|region| region.keeps(name));
@@ -208,9 +208,9 @@ impl Config {
         })
     }
 
-    /// 48 bits of SHA-256 over what all agents must agree on: the regions, the tables, and what of
-    /// them goes where. Endpoints, credentials and tuning may differ. Two versions of Tradewind may
-    /// not make the same of one file.
+    /// 48 bits of SHA-256 over what all agents must agree on: the regions, the tables, and what is replicated
+    /// where. Endpoints, credentials and tuning may differ. Two versions of Tradewind may give one file
+    /// different fingerprints.
     pub fn fingerprint(&self) -> String {
         let mut regions: Vec<_> = self.regions.iter().map(|region| &region.name).collect();
         regions.sort();
@@ -236,7 +236,7 @@ impl Config {
         format!("{bits:012x}")
     }
 
-    /// Whether conflicts are to be recorded in a region.
+    /// Whether conflicts are recorded in a region.
     pub fn records_conflicts_in(&self, region: &Origin) -> bool {
         let named = self.tables.iter().filter(|table| table.is_in(region)).map(|table| table.conflicts);
         let found = self.patterns.iter().filter(|entry| entry.regions.contains(region));

@@ -1,4 +1,4 @@
-//! `[[table.peer]]`: what goes to one region, from all others.
+//! `[[table.peer]]`: what is replicated to one region, from all others.
 
 use std::collections::BTreeSet;
 
@@ -29,7 +29,7 @@ struct OnlyEntry {
     exists: Option<bool>,
 }
 
-/// What goes to which of a table's regions.
+/// What is replicated to which of a table's regions.
 pub(super) fn selections(entries: &[PeerEntry], members: &[Origin]) -> Result<Selections, Problem> {
     let mut selections = Selections::default();
     for entry in entries {
@@ -39,13 +39,13 @@ pub(super) fn selections(entries: &[PeerEntry], members: &[Origin]) -> Result<Se
             return Err(Problem::at(&entry.region, message));
         };
         if selections.of(region).is_some() {
-            return Err(Problem::at(&entry.region, format!("the peer {name:?} is there twice")));
+            return Err(Problem::at(&entry.region, format!("duplicate peer {name:?}")));
         }
         selections.add(region.clone(), entry.check()?);
     }
     if let Some(entry) = entries.last().filter(|_| members.iter().all(|member| selections.keeps(member))) {
         let message = "every region is `without` something, and keeps its writes to itself: nothing would be \
-                       replicated. Leave one that takes all attributes";
+                       replicated. Leave one region that takes all attributes";
         return Err(Problem::at(&entry.region, message));
     }
     Ok(selections)
@@ -163,7 +163,7 @@ mod tests {
                 "5:10",
                 "not in this table's",
             ),
-            (format!("{dublin}without = [\"a\"]\n{dublin}without = [\"b\"]"), "8:10", "there twice"),
+            (format!("{dublin}without = [\"a\"]\n{dublin}without = [\"b\"]"), "8:10", "duplicate peer"),
             (
                 format!("{dublin}without = [\"a\"]\n[[table.peer]]\nregion = \"tokyo\"\nwithout = [\"a\"]"),
                 "8:10",

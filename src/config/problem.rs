@@ -10,7 +10,8 @@ use toml::Spanned;
 #[derive(Debug, thiserror::Error)]
 pub enum ConfigError {
     #[error(
-        "can't read {}: {source}\nName another file with --config, or start from the regions.toml that comes with Tradewind.",
+        "can't read {}: {source}\nName another file with --config, or start from the regions.toml that \
+         comes with Tradewind.",
         path.display()
     )]
     Unreadable { path: PathBuf, source: std::io::Error },
@@ -57,7 +58,7 @@ impl Problem {
         Self { span: 0..0, message: message.to_owned() }
     }
 
-    /// The same for people; `path` is where the text is from.
+    /// The same for people; `path` is the file of the text.
     pub(super) fn locate(self, path: &Path, text: &str) -> Invalid {
         let start = self.span.start.min(text.len());
         let before = &text[..start];
@@ -76,7 +77,8 @@ impl Problem {
     }
 }
 
-/// Words in the names of entries that hold secrets. None belongs into the file, and so one may be what is wrong.
+/// Words in the names of entries that hold secrets. None belongs in the file, so such an entry may be the
+/// problem.
 const SECRET: [&str; 5] = ["secret", "password", "token", "credential", "access_key"];
 
 /// A line with asterisks for what may be secret: a message may end up in a log.
@@ -87,7 +89,7 @@ fn without_secrets(line: &str) -> String {
     if let Some(value) = named.and_then(|name| Some(name + line[name..].find('=')? + 1)) {
         hidden[line.len() - line[value..].trim_start().len()..].fill(true);
     }
-    // What stands before the host of a URL.
+    // What comes before the host of a URL.
     for (scheme, _) in line.match_indices("://") {
         let rest = &line[scheme + 3..];
         let end = rest.find(['/', '"', '\'', ' ']).unwrap_or(rest.len());

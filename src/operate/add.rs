@@ -1,9 +1,8 @@
-//! Adds a region to replication: the others forget nothing that it has not passed before anything is
-//! written in it, and only then are existing items brought there.
+//! Adds a region to replication: before anything is written in it, the agents elsewhere already keep every
+//! key that it has not passed, and only then are existing items copied there.
 //!
-//! The order is what keeps it safe, the other way round than for a removal: agents elsewhere that do
-//! not know the region forget keys without asking it, and an older write of it would pass for the
-//! newest there.
+//! This order makes it safe, the reverse of a removal: agents elsewhere that do not know the region forget
+//! keys without asking it, and would take an older write of it for the newest.
 
 use std::collections::BTreeMap;
 
@@ -16,17 +15,17 @@ use crate::config::Config;
 use crate::protocol::Origin;
 use crate::region::Region;
 
-/// How ready all is for a region's items.
+/// How ready everything is for a region's items.
 #[derive(Debug, Serialize)]
 pub struct Joining {
     pub region: Origin,
     /// The tables that it takes part in.
     pub tables: Vec<String>,
-    /// Its agents that run.
+    /// Its running agents.
     pub agents: Vec<String>,
     /// The agents of other regions that do not know it.
     pub unaware: Vec<AgentElsewhere>,
-    /// The other regions in which no agent runs.
+    /// The other regions without a running agent.
     pub silent: Vec<Origin>,
     /// What applications have written there too early, by table.
     pub written: Vec<Left>,
@@ -38,14 +37,14 @@ impl Joining {
         self.unaware.is_empty() && self.silent.is_empty()
     }
 
-    /// Whether existing items may be brought there.
+    /// Whether existing items may be copied there.
     pub fn is_ready(&self) -> bool {
         self.is_known() && self.written.is_empty() && !self.agents.is_empty()
     }
 }
 
-/// Looks how ready all is for a region whose tables are there. With `force`, it may have been written
-/// to already.
+/// Checks how ready everything is for a region whose tables exist. With `force`, it may already have been
+/// written to.
 pub async fn join(
     config: &Config,
     regions: &BTreeMap<Origin, Region>,
@@ -62,7 +61,7 @@ pub async fn join(
     let names = taken.iter().map(|table| table.name().to_owned()).collect();
     let patience = Patience::with_starting(config.tuning.lease_duration);
     let mut joining = agents_of(&others, new, names, patience).await?;
-    // Once it has been let in, what is written there is replicated as anything else.
+    // Once it has joined, what is written there is replicated like everything else.
     if !force && (!joining.is_known() || joining.agents.is_empty()) {
         for replica in taken.iter().filter_map(|table| table.replica_in(&new.name)) {
             let left = left(replica, &config.tuning).await;

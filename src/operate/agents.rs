@@ -1,7 +1,7 @@
-//! Which agents of a region run: those that beat while they are looked at.
+//! Which agents of a region run: those that beat while they are watched.
 //!
-//! An agent's last beat stays in the control table when it is killed, so a beat alone tells nothing; and
-//! no clock is compared. All of an operator's commands ask here.
+//! A killed agent's last beat stays in the control table, so a beat alone proves nothing; and no clocks are
+//! compared. All operator commands ask here.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -18,13 +18,13 @@ use crate::fault::{Fault, FaultKind};
 use crate::protocol::Origin;
 use crate::region::Region;
 
-/// How often the beats are looked at.
+/// How often the beats are checked.
 const LOOK: Duration = Duration::from_millis(250);
 /// How long a control table may take to answer.
 const ANSWER: Duration = Duration::from_secs(10);
-/// How long an agent may be seen doing nothing, in lease durations; it beats four times in one.
+/// How long a running agent may show no beat, in lease durations; it beats four times in one.
 const SILENCE: u32 = 2;
-/// How long an agent that has just been started may take until it beats, on a machine that is busy.
+/// How long an agent that has just been started may take to beat, on a busy machine.
 const START: Duration = Duration::from_secs(10);
 
 /// An agent of another region.
@@ -34,22 +34,22 @@ pub struct AgentElsewhere {
     pub agent: String,
 }
 
-/// How long agents are looked for.
+/// How long to look for agents.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Patience {
-    /// Where none has ever beaten.
+    /// If none has ever beaten.
     first: Duration,
-    /// Where one has that is not seen to beat again.
+    /// If one has, but is not seen to beat again.
     again: Duration,
 }
 
 impl Patience {
-    /// For the agents that run by now.
+    /// For agents that already run.
     pub(super) fn with_running(lease_duration: Duration) -> Self {
         Self { first: Duration::ZERO, again: silence(lease_duration) }
     }
 
-    /// For those as well that a person has started a moment ago.
+    /// Also for agents that a person started a moment ago.
     pub(super) fn with_starting(lease_duration: Duration) -> Self {
         Self { first: START, again: silence(lease_duration).max(START) }
     }
@@ -59,12 +59,12 @@ impl Patience {
     }
 }
 
-/// How long an agent that runs may be seen doing nothing.
+/// How long a running agent may show no beat.
 pub(super) fn silence(lease_duration: Duration) -> Duration {
     lease_duration * SILENCE
 }
 
-/// The agents of several regions that run, each with its last beat.
+/// The running agents of several regions, each with its last beat.
 pub(super) async fn elsewhere(
     regions: &BTreeMap<Origin, Region>,
     patience: Patience,
@@ -88,8 +88,8 @@ pub(super) async fn elsewhere(
     Ok(found)
 }
 
-/// The agents of a region that run, each with its last beat. Takes as long as its patience, unless all
-/// that have ever beaten are seen to run before.
+/// The running agents of a region, each with its last beat. Takes as long as `patience`, unless all that have
+/// ever beaten are seen to run sooner.
 pub(super) async fn running(region: &Region, patience: Patience) -> Result<BTreeMap<AgentId, Beat>, Fault> {
     let (mut watch, began) = (Watch::of(region), Instant::now());
     loop {
@@ -102,7 +102,7 @@ pub(super) async fn running(region: &Region, patience: Patience) -> Result<BTree
     }
 }
 
-/// The first of these regions of which no agent is seen to run.
+/// The first of these regions without a running agent.
 pub(super) async fn first_without<'a>(
     regions: impl Iterator<Item = &'a Region>,
     patience: Patience,
@@ -120,7 +120,7 @@ pub(super) async fn first_without<'a>(
     None
 }
 
-/// Whether any agent of a region is seen to run. A look that fails is taken again.
+/// Whether any agent of a region is seen to run. A read that fails is retried.
 async fn has_agent(region: &Region, patience: Patience) -> bool {
     let (mut watch, began) = (Watch::of(region), Instant::now());
     loop {
@@ -128,7 +128,7 @@ async fn has_agent(region: &Region, patience: Patience) -> bool {
             Ok(seen) if seen.values().any(|seen| seen.runs) => return true,
             Ok(seen) => patience.to_see(seen),
             Err(fault) => {
-                debug!(region = %region.name, %fault, "the control table can't be read for beats");
+                debug!(region = %region.name, %fault, "can't read the beats in the control table");
                 patience.again
             }
         };
@@ -138,20 +138,20 @@ async fn has_agent(region: &Region, patience: Patience) -> bool {
     }
 }
 
-/// A region's agents, as they are looked at again and again.
+/// A region's agents, watched over time.
 pub(super) struct Watch {
     control: ControlTable,
     ticks: Interval,
     seen: Option<BTreeMap<AgentId, Seen>>,
 }
 
-/// An agent that has not taken leave.
+/// An agent that has not deregistered.
 #[derive(Debug)]
 pub(super) struct Seen {
     pub(super) beat: Beat,
-    /// When it was seen to beat last; when it was seen first, if it has not beaten since.
+    /// When it was last seen to beat; if it has not beaten since, when it was first seen.
     pub(super) at: Instant,
-    /// Whether it has beaten while it was looked at.
+    /// Whether it has beaten while it was watched.
     runs: bool,
 }
 
@@ -162,7 +162,7 @@ impl Watch {
         Self { control: ControlTable::of(region), ticks, seen: None }
     }
 
-    /// Looks once more, when it is time.
+    /// Looks again, at the next tick.
     pub(super) async fn look(&mut self) -> Result<&BTreeMap<AgentId, Seen>, Fault> {
         self.ticks.tick().await;
         let crew = timeout(ANSWER, self.control.crew()).await.unwrap_or_else(|_| {
@@ -174,8 +174,8 @@ impl Watch {
     }
 }
 
-/// What is known of agents whose beats are these now. One that has only come since the look before has
-/// beaten meanwhile.
+/// What is known about agents with these current beats. One that is new since the previous look has beaten
+/// meanwhile.
 fn noted(
     before: Option<&BTreeMap<AgentId, Seen>>,
     beats: BTreeMap<AgentId, Beat>,
@@ -215,7 +215,7 @@ mod tests {
         let expected =
             [of("dead", false, 0), of("leaving", false, 0), of("new", true, 1), of("old", true, 1)];
         assert_eq!(told(&second), expected);
-        // It has run once: how long it has been silent since is for the asker to judge.
+        // It has run once: how long it has been silent since is for the caller to judge.
         let third = look(Some(&second), 2, &[("dead", 7), ("new", 1), ("old", 3)]);
         assert_eq!(told(&third), [of("dead", false, 0), of("new", true, 1), of("old", true, 2)]);
     }

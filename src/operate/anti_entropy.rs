@@ -1,7 +1,7 @@
-//! Compares replicas now and then, at a low rate, while an agent runs; and settles what differs.
+//! Compares replicas now and then, at a low rate, while an agent runs; and fixes what differs.
 //!
-//! A table's first region sees to it, and of its agents the one whose name comes first. Nobody has to
-//! be sure of being the only one: a comparison changes nothing, and of two repairs one is refused.
+//! A table's first region does this, by the agent whose name comes first. No agent has to be sure of being
+//! the only one: a comparison changes nothing, and of two repairs one is refused.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -17,16 +17,16 @@ use crate::fault::Fault;
 use crate::protocol::Origin;
 use crate::region::Region;
 
-/// How often it is looked whether a table is due, at most.
+/// How often, at most, it is checked whether a table is due.
 const LOOK: Duration = Duration::from_mins(1);
-/// How long a table that is marked waits for its next comparison, at most: something was lost.
+/// How long a marked table waits for its next comparison, at most: something was lost.
 const MARKED: Duration = Duration::from_hours(1);
-/// How long the agents may take to say that all which was written is everywhere.
+/// How long the agents may take to confirm that everything written is everywhere.
 const PATIENCE: Duration = Duration::from_mins(10);
 const MEMORY: usize = 64 * 1024 * 1024;
 
-/// Sees to the tables whose first region is an agent's; for as long as it is polled, and not at all
-/// where the configuration does not ask for it.
+/// Compares the tables whose first region is an agent's, for as long as it is polled; does nothing if the
+/// configuration does not ask for it.
 pub async fn anti_entropy(config: Config, regions: BTreeMap<Origin, Region>, home: Region, me: AgentId) {
     let Some(rules) = &config.anti_entropy else { return };
     let look = LOOK.min(rules.every / 2);
@@ -37,7 +37,7 @@ pub async fn anti_entropy(config: Config, regions: BTreeMap<Origin, Region>, hom
         let tables = match tables(&config, &regions).await {
             Ok(tables) => tables,
             Err(error) => {
-                debug!(region = %home.name, %error, "tables can't be looked for, to compare them");
+                debug!(region = %home.name, %error, "can't look for tables to compare");
                 continue;
             }
         };
@@ -46,7 +46,7 @@ pub async fn anti_entropy(config: Config, regions: BTreeMap<Origin, Region>, hom
                 Ok(true) => Box::pin(see_to(&config, rules, table, &regions, &home)).await,
                 Ok(false) => {}
                 Err(fault) => {
-                    debug!(region = %home.name, table = table.name, %fault, "it can't be known when it was compared last");
+                    debug!(region = %home.name, table = table.name, %fault, "can't read when it was last compared");
                 }
             }
         }
@@ -73,7 +73,7 @@ async fn is_due(
     Ok(running.keys().next() == Some(me))
 }
 
-/// Compares one table; where it differs, settles that and compares it again.
+/// Compares one table; if it differs, fixes that and compares it again.
 async fn see_to(
     config: &Config,
     rules: &AntiEntropy,
@@ -81,7 +81,7 @@ async fn see_to(
     regions: &BTreeMap<Origin, Region>,
     home: &Region,
 ) {
-    // Nothing else, and no pattern that finds more.
+    // Exactly this table, and no pattern that finds more.
     let alone = Config { tables: vec![table.clone()], patterns: Vec::new(), ..config.clone() };
     let (region, name) = (&home.name, &table.name);
     let Some(verdict) = compared(&alone, rules, regions, region).await else { return };
@@ -105,18 +105,18 @@ async fn see_to(
         Ok(seeded) => {
             let copies: u64 = seeded.iter().flat_map(|of| of.seeded.values()).sum();
             let failed: u64 = seeded.iter().map(|of| of.failed).sum();
-            info!(%region, table = name, copies, failed, "anti-entropy: what differed was settled as far as its rules go");
+            info!(%region, table = name, copies, failed, "anti-entropy: fixed what its rules allow");
             if copies > 0 {
                 compared(&alone, rules, regions, region).await;
             }
         }
         Err(error) => {
-            warn!(%region, table = name, %error, "anti-entropy: what differs can't be settled now");
+            warn!(%region, table = name, %error, "anti-entropy: can't fix what differs now");
         }
     }
 }
 
-/// What came of comparing a table, which is also left in the control tables.
+/// The result of comparing a table, which is also stored in the control tables.
 async fn compared(
     alone: &Config,
     rules: &AntiEntropy,
@@ -135,14 +135,14 @@ async fn compared(
             let verdict = verification.tables.into_iter().next()?;
             let TableVerdict { table, items_compared: compared, items_differing: differing, .. } = &verdict;
             if *differing > 0 {
-                warn!(%region, table, compared, differing, "anti-entropy: replicas differ; `tradewind verify` tells in what");
+                warn!(%region, table, compared, differing, "anti-entropy: replicas differ: see `tradewind verify`");
             } else {
                 info!(%region, table, compared, "anti-entropy: the replicas agree");
             }
             Some(verdict)
         }
         Err(error) => {
-            warn!(%region, %error, "anti-entropy: the replicas can't be compared now");
+            warn!(%region, %error, "anti-entropy: can't compare the replicas now");
             None
         }
     }

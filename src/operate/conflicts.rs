@@ -1,4 +1,4 @@
-//! Recorded conflicts: lists them, and writes one that lost again.
+//! Recorded conflicts: lists them, and writes a losing image back.
 
 use aws_sdk_dynamodb::types::ReturnValue;
 use serde::Serialize;
@@ -11,12 +11,12 @@ use crate::item_json::item_json;
 use crate::protocol::{Item, Origin, STAMP, Version};
 use crate::region::Region;
 
-/// A write that lost to one which was not made on top of it.
+/// A write that lost to one that was not made on top of it.
 #[derive(Clone, Debug, Serialize)]
 pub struct LostWrite {
     pub id: RowId,
     pub table: String,
-    /// The region whose write lost, and which recorded it.
+    /// The region whose write lost, and which recorded that.
     pub region: Origin,
     /// The region whose write won.
     pub winner: Origin,
@@ -24,12 +24,12 @@ pub struct LostWrite {
     pub key: Value,
     pub lost: String,
     pub won: String,
-    /// The times in the two versions, and when the winner was seen in the loser's place; in
-    /// milliseconds since the Unix epoch.
+    /// The times in the two versions, and when the winner was seen in place of the loser; in milliseconds
+    /// since the Unix epoch.
     pub lost_millis: u64,
     pub won_millis: u64,
     pub seen_millis: u64,
-    /// Whose conflict table has it.
+    /// The replica whose conflict table holds it.
     #[serde(skip)]
     kept_in: Region,
     #[serde(skip)]
@@ -71,8 +71,8 @@ impl LostWrite {
         }
     }
 
-    /// The image that lost and the one that won, without their stamps. None of a delete, nor of a
-    /// loser that a third write had replaced before.
+    /// The losing and the winning image, without their stamps. None for a delete, or for a loser that a third
+    /// write had already replaced.
     pub async fn images(&self) -> Result<(Option<Item>, Option<Item>), OperateError> {
         let region = &self.kept_in;
         let images = ConflictTable::of(region).images(&self.saved).await;
@@ -82,19 +82,19 @@ impl LostWrite {
     }
 }
 
-/// What was written back, and over what.
+/// What was written back, and what it replaced.
 #[derive(Debug, Serialize)]
 pub struct Restored {
     pub region: Origin,
     pub table: String,
-    /// What stood there: what was replaced, or would be.
+    /// What was stored there: what was replaced, or would be.
     pub stood: Option<Value>,
     pub item: Value,
     pub dry_run: bool,
 }
 
-/// Puts an item into a replica as an application would: without a stamp, over whatever
-/// stands there. From there it is replicated as a new write.
+/// Puts an item into a replica as an application would: without a stamp, over whatever is stored there. From
+/// there it is replicated as a new write.
 pub async fn restore(
     replica: &PhysicalReplica,
     conflict: &LostWrite,

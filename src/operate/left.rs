@@ -1,4 +1,4 @@
-//! What a region's stream holds that has not been replicated, while no agent of it runs.
+//! What a region's stream holds that has not been replicated, while none of its agents runs.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -16,21 +16,21 @@ use crate::schema::StreamState;
 use crate::source::dynamodb_streams::{Pacer, Stream, list_once};
 use crate::source::{Lineage, Position, ShardId, StreamEvent};
 
-/// So many empty pages in a row are taken for the end of what an open shard holds.
+/// This many empty pages in a row count as the end of what an open shard holds.
 const TIP_PAGES: u32 = 8;
 
 /// What is left of one table.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
 pub struct Left {
     pub table: String,
-    /// Applications' writes in the stream that some peer has not got.
+    /// Applications' writes in the stream that some peer lacks.
     pub writes: u64,
-    /// Records were trimmed before they were replicated, there is no stream, or another one than before: nobody can
-    /// say what is missing.
+    /// Records were trimmed before they were replicated, there is no stream, or it is not the same stream as
+    /// before: what is missing is unknown.
     pub unknown: bool,
 }
 
-/// Looks at the stream of one replica, from its checkpoints on.
+/// Reads the stream of one replica, from its checkpoints on.
 pub(super) async fn left(replica: &PhysicalReplica, tuning: &Tuning) -> Result<Left, Fault> {
     let (region, table) = (&replica.region, &replica.table);
     let mut left = Left { table: table.name.clone(), ..Left::default() };
@@ -45,14 +45,14 @@ pub(super) async fn left(replica: &PhysicalReplica, tuning: &Tuning) -> Result<L
     let peers = replica.peers();
     let kept = u64::try_from(tuning.stream_retention.as_millis()).unwrap_or(u64::MAX);
     let trimmed_to = lineage.listed_millis.unwrap_or_default().saturating_sub(kept);
-    // A shard that is gone, and was not done.
+    // A shard that is gone, and was not finished.
     let gone = leases.values().filter(|lease| !lineage.contains(&lease.shard));
     left.unknown = gone.flat_map(|lease| peers.iter().map(move |peer| (lease, peer))).any(|(lease, peer)| {
         !lease.is_done_for(peer) && lease.checkpoints.get(peer).is_none_or(|at| at.millis < trimmed_to)
     });
     let begins_late = |lease: &Lease| peers.iter().any(|peer| begins_late(lease, &leases, peer, trimmed_to));
     left.unknown |= leases.values().any(begins_late);
-    // The table has another stream than agents have read, or they have not read the one before to its end.
+    // The stream is not the one that agents have read, or they have not read the previous one to its end.
     let (now, before): (Vec<_>, Vec<_>) =
         known.into_iter().partition(|stream| stream.label() == stream_label(&arn));
     left.unknown |= before.iter().any(|stream| now.is_empty() || !stream.is_done);
@@ -89,7 +89,7 @@ fn unfinished(lineage: &Lineage, leases: &BTreeMap<ShardId, Lease>, peers: &[Ori
     lineage.shards().filter(|shard| !done(shard)).cloned().collect()
 }
 
-/// Whether a peer that has done nothing of a shard lacks what was written to it and is trimmed.
+/// Whether a peer that has nothing of a shard yet lacks writes to it that are trimmed.
 fn begins_late(lease: &Lease, leases: &BTreeMap<ShardId, Lease>, peer: &Origin, trimmed_to: u64) -> bool {
     let parent = lease.parent.as_ref().and_then(|parent| leases.get(parent)?.checkpoints.get(peer));
     let expected = match lease.checkpoints.get(peer) {
@@ -99,7 +99,7 @@ fn begins_late(lease: &Lease, leases: &BTreeMap<ShardId, Lease>, peer: &Origin, 
     (1..trimmed_to).contains(&expected.unwrap_or(lease.made_millis))
 }
 
-/// One shard, read as an agent would that goes on with its lease.
+/// One shard, read as by an agent that continues from its lease.
 struct Reading {
     stream: Stream,
     origin: Origin,
@@ -107,12 +107,12 @@ struct Reading {
     table: Arc<TableConfig>,
     shard: ShardId,
     lease: Option<Lease>,
-    /// What was created before is trimmed, in milliseconds.
+    /// What was created before this is trimmed, in milliseconds.
     trimmed_to: u64,
 }
 
 impl Reading {
-    /// The writes that are left, and whether more may be.
+    /// Counts the writes that are left; and whether there may be more.
     async fn run(self) -> (u64, bool) {
         let checkpoints = |peer: &Origin| self.lease.as_ref().and_then(|lease| lease.checkpoints.get(peer));
         let done: BTreeMap<&Origin, Position> = self
@@ -171,7 +171,7 @@ impl Reading {
         (writes, unknown)
     }
 
-    /// Whether an action is to be taken at one of these peers.
+    /// Whether an action applies to one of these peers.
     fn is_for(&self, action: &Action, peers: &[&Origin]) -> bool {
         let Action::Push(write) = action else { return false };
         peers.iter().any(|peer| self.table.selections.view(&self.origin, peer, write).is_some())

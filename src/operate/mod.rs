@@ -1,5 +1,5 @@
-//! What an operator does to replicas, apart from replicating: prepare them, compare them, wait for
-//! them, pause the flow to them, see to dead letters and conflicts.
+//! What an operator does to replicas, apart from replicating: prepare them, compare them, wait for them,
+//! pause the flow to them, handle dead letters and conflicts.
 
 mod add;
 mod agents;
@@ -48,7 +48,7 @@ pub use verify::{
 };
 pub use wait::{Arrival, Watermark, wait, watermarks};
 
-/// A call that failed, and what it was for.
+/// A failed call, and what it was for.
 #[derive(Debug, thiserror::Error)]
 #[error("region {region}, table {table}: {fault}\n{}", fault.kind.advice())]
 pub struct OperateError {
@@ -63,7 +63,7 @@ impl OperateError {
     }
 }
 
-/// The tables that are named, and those that a pattern finds in any of its regions.
+/// The tables given by name, and those that a pattern finds in any of its regions.
 pub async fn tables(
     config: &Config,
     regions: &BTreeMap<Origin, Region>,
@@ -71,7 +71,7 @@ pub async fn tables(
     tables_seen_from(config, regions, regions.values()).await
 }
 
-/// The tables that are named, and those that a pattern finds in the regions that are `asked`.
+/// The tables given by name, and those that a pattern finds in the regions that are `asked`.
 async fn tables_seen_from<'a>(
     config: &Config,
     regions: &BTreeMap<Origin, Region>,
@@ -93,16 +93,16 @@ async fn tables_seen_from<'a>(
     tables.map(|table| TableReplicas::of(table, regions)).collect()
 }
 
-/// Why tables that were asked for by name can't be had.
+/// Why tables requested by name can't be used.
 #[derive(Debug, thiserror::Error)]
 pub enum NamedError {
     #[error(transparent)]
     Operate(#[from] OperateError),
-    #[error("no table is called {name:?}; there is {}", known.join(", "))]
+    #[error("no table is called {name:?}; there are: {}", known.join(", "))]
     Unknown { name: String, known: Vec<String> },
 }
 
-/// Of all [`tables`] those that have one of these names; all, if no name is given.
+/// Those of all [`tables`] that have one of these names; all, if no name is given.
 pub async fn named_tables(
     config: &Config,
     regions: &BTreeMap<Origin, Region>,

@@ -1,7 +1,7 @@
-//! Pauses the flow of writes from an origin to a peer, and lets it go on.
+//! Pauses the flow of writes from an origin to a peer, and resumes it.
 //!
-//! A pause is a row in the origin's control table, which all agents of the origin look at. In their
-//! beats they say which pauses they keep; whoever pauses waits for that.
+//! A pause is a row in the origin's control table, which all agents of the origin read. Their beats say which
+//! pauses they obey; whoever pauses waits for that.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
@@ -21,10 +21,10 @@ use crate::observe::Report;
 use crate::protocol::Origin;
 use crate::region::Region;
 
-/// How long an agent that beats may take to say that it keeps a pause.
+/// How long a beating agent may take to confirm a pause.
 const PATIENCE: Duration = Duration::from_secs(30);
 
-/// One origin → peer, as it is after a pause or its end.
+/// One origin → peer, after it was paused or resumed.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct Flow {
     pub origin: Origin,
@@ -34,12 +34,12 @@ pub struct Flow {
     pub paused_until: Option<u64>,
     /// Until when it was paused before.
     pub was_paused_until: Option<u64>,
-    /// When the stream drops the oldest write that the peer lacks, if it lacks it still then. None, if
-    /// no agent of the origin has told how old that is.
+    /// When the stream drops the oldest write that the peer lacks, if it still lacks it then. None if no
+    /// agent of the origin has reported the age of that write.
     pub lost_from: Option<u64>,
-    /// The agents of the origin that have said that they keep to it.
+    /// The agents of the origin that have confirmed the change.
     pub agents: usize,
-    /// Those that run, and have not said so.
+    /// Those that run, and have not confirmed it.
     pub unanswered: usize,
 }
 
@@ -57,7 +57,7 @@ pub enum PauseError {
     TooLong { origin: Origin, peer: Origin, lost_from: u64 },
 }
 
-/// The flows from `from` to `to` that some table has; of a side that names none, from or to all.
+/// The flows from `from` to `to` that some table has; an empty side means all.
 pub fn flows(config: &Config, from: &[Origin], to: &[Origin]) -> Vec<(Origin, Origin)> {
     let named = config.tables.iter().map(|table| table.replicas.iter().map(|(name, _)| name).collect());
     let found = config.patterns.iter().map(|entry| entry.regions.iter().collect());
@@ -74,8 +74,8 @@ pub fn flows(config: &Config, from: &[Origin], to: &[Origin]) -> Vec<(Origin, Or
     flows.into_iter().collect()
 }
 
-/// Has nothing written from each origin to its peer until a moment, in milliseconds since the Unix
-/// epoch; without one, has it written again. Returns when the agents that run keep to it.
+/// Pauses the writes from each origin to its peer until a moment, in milliseconds since the Unix epoch;
+/// without one, resumes them. Returns when the running agents have confirmed it.
 pub async fn pause(
     config: &Config,
     regions: &BTreeMap<Origin, Region>,
@@ -88,7 +88,7 @@ pub async fn pause(
     }
     let retention = u64::try_from(config.tuning.stream_retention.as_millis()).unwrap_or(u64::MAX);
     let silence = silence(config.tuning.lease_duration);
-    // No flow is paused where one can't be.
+    // If one flow can't be paused, none is.
     let mut sites = Vec::new();
     for (origin, peers) in by_origin {
         let control_table = config.region(origin.as_str()).map_or("", |region| &region.control_table);
@@ -120,7 +120,7 @@ pub async fn pause(
     }
 }
 
-/// An origin, and the peers that it is about.
+/// An origin, and the peers concerned.
 struct Site {
     region: Region,
     control: ControlTable,
@@ -135,7 +135,7 @@ impl Site {
         let reports = reports.iter().filter(|saved| saved.region == *origin);
         let reports = reports.filter_map(|saved| serde_json::from_str::<Report>(&saved.body).ok());
         let mut reports: Vec<Report> = reports.collect();
-        // Of those that are gone, the last one tells: others may have gone on from where they were.
+        // Of agents that are gone, the last report counts: others may have continued from there.
         let newest = reports.iter().map(|report| report.millis).max().unwrap_or_default();
         let now = wall_millis();
         reports.retain(|report| {
@@ -191,8 +191,8 @@ impl Site {
         Ok(flows)
     }
 
-    /// Waits until the agents that run say that they keep to it: how many have, and how many have not
-    /// in time. One that falls silent is not waited for.
+    /// Waits until the running agents confirm it; returns how many have, and how many have not in time. One
+    /// that falls silent is not waited for.
     async fn answers(&self, until: Option<u64>, silence: Duration) -> Result<(usize, usize), Fault> {
         let keeps = |beat: &Beat| self.peers.iter().all(|peer| beat.paused.get(peer).copied() == until);
         let deadline = Instant::now() + PATIENCE.max(silence);

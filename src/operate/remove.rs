@@ -1,12 +1,12 @@
-//! Removes a region from replication: nothing is removed before all that was written there is
-//! everywhere, and neither its agents run nor any agent elsewhere would write to it.
+//! Removes a region from replication: nothing is removed before everything written there is everywhere, its
+//! agents have stopped, and no agent elsewhere would write to it.
 //!
 //! It leaves the region's items as they are. The command is run several times: it says what a person
 //! has to do next.
 //!
-//! The order is what keeps it safe. As long as agents elsewhere have the region in their
-//! configuration, they forget no key that it has not passed; so its writes are drained first, its
-//! agents stopped second, and only then do the others drop it.
+//! This order makes it safe. As long as agents elsewhere have the region in their configuration, they forget
+//! no key that it has not passed; so its writes are drained first, its agents are stopped second, and only
+//! then do the others drop it.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
@@ -30,18 +30,18 @@ use crate::schema::StreamState;
 /// How long a region may take to answer before it counts as out of reach.
 const ANSWER: Duration = Duration::from_secs(10);
 
-/// How a region is removed.
+/// How to remove a region.
 #[derive(Clone, Copy, Debug)]
 pub struct RemoveOptions {
-    /// Though something is left that is not everywhere, or can't be known to be.
+    /// Remove it even if something is not everywhere, or can't be known to be.
     pub force: bool,
-    /// Nothing is changed.
+    /// Change nothing.
     pub dry_run: bool,
     /// How long draining may take.
     pub timeout: Duration,
 }
 
-/// Where the removal of a region stands.
+/// The state of a region's removal.
 #[derive(Debug, Serialize)]
 pub struct Removal {
     pub region: Origin,
@@ -49,11 +49,11 @@ pub struct Removal {
     pub removed: bool,
     /// Why the region does not answer, if it does not.
     pub unreachable: Option<String>,
-    /// The agents of the region that run.
+    /// The region's running agents.
     pub agents: Vec<String>,
     /// The agents of other regions whose configuration names it.
     pub named_by: Vec<AgentElsewhere>,
-    /// While its agents run: how far what was written before the call has got.
+    /// While its agents run: the arrival of what was written before the call.
     pub arrivals: Vec<Arrival>,
     /// While none runs: what its streams hold that is not everywhere.
     pub left: Vec<Left>,
@@ -61,7 +61,7 @@ pub struct Removal {
     pub marks: usize,
     /// Its writes that a peer could not take.
     pub dead_letters: usize,
-    /// Where something is left: up to when each other region has what was written there.
+    /// If something is left: up to when each other region has what was written there.
     pub watermarks: Vec<Watermark>,
     /// How many rows were removed, by region.
     pub rows: BTreeMap<Origin, usize>,
@@ -83,7 +83,7 @@ impl Removal {
     }
 }
 
-/// Removes a region as far as that can be done now.
+/// Removes a region as far as that is possible now.
 pub async fn remove(
     config: &Config,
     regions: &BTreeMap<Origin, Region>,
@@ -105,7 +105,7 @@ pub async fn remove(
     Ok(removal)
 }
 
-/// Where the removal of a region stands, and the tables that it takes part in; changes nothing.
+/// The state of a region's removal, and the tables that it takes part in; changes nothing.
 async fn survey(
     config: &Config,
     regions: &BTreeMap<Origin, Region>,
@@ -137,8 +137,8 @@ async fn survey(
     let mut tables = tables_seen_from(config, regions, asked).await?;
     tables.retain(|table| table.is_in(&gone.name));
     let is_known = !removal.agents.is_empty() || is_known(&tables, others, &gone.name).await?;
-    // Where no other region knows it any more, its removal was begun before: its own leases, which say
-    // what has been replicated, may be gone.
+    // If no other region knows it any more, its removal has already begun: its own leases, which say what has
+    // been replicated, may be gone.
     if is_there && is_known {
         look(config, &tables, gone, options, &mut removal).await?;
     }
@@ -166,8 +166,8 @@ async fn is_known(
     Ok(is_known)
 }
 
-/// Removes the rows about the region from the others' control tables, and then, where it is still there,
-/// its own: how many, by region.
+/// Removes the rows about the region from the others' control tables and then, if it still exists, its own;
+/// returns how many, by region.
 async fn remove_rows(
     tables: &[TableReplicas],
     others: &BTreeMap<Origin, Region>,
@@ -181,7 +181,7 @@ async fn remove_rows(
         let rows = rows.map_err(|fault| OperateError::at(region, &region.control_table, fault))?;
         removed.insert(region.name.clone(), rows);
     }
-    // Last, once nobody else knows it.
+    // Last, once no other region knows it.
     if let Some(region) = still_there {
         let spaces = spaces(region, tables).await?;
         let rows = ControlTable::of(region).deregister_region(&names, &spaces).await;
@@ -195,7 +195,7 @@ fn names(tables: &[TableReplicas]) -> Vec<String> {
     tables.iter().map(|table| table.name().to_owned()).collect()
 }
 
-/// The agents that would still write to the region. One that does not say is of an older version.
+/// The agents that would still write to the region. One that does not report this is of an older version.
 async fn named_by(
     others: &BTreeMap<Origin, Region>,
     gone: &Origin,
@@ -207,7 +207,7 @@ async fn named_by(
     Ok(named_by.map(|(agent, _)| agent).collect())
 }
 
-/// What of the region's writes is not everywhere: its agents say so, or else its streams.
+/// Which of the region's writes are not everywhere, as its agents or else its streams show.
 async fn look(
     config: &Config,
     tables: &[TableReplicas],
@@ -232,7 +232,7 @@ async fn look(
             removal.left.push(match left {
                 Ok(left) => left,
                 Err(fault) if options.force => {
-                    warn!(region = %gone.name, table, %fault, "what is left can't be known");
+                    warn!(region = %gone.name, table, %fault, "can't find out what is left");
                     Left { table: table.clone(), writes: 0, unknown: true }
                 }
                 Err(fault) => return Err(OperateError::at(gone, table, fault)),
@@ -248,7 +248,7 @@ async fn look(
     Ok(())
 }
 
-/// Where one region may have got what another has not, the replicas are to be compared.
+/// Marks the tables: one region may have what another lacks, so the replicas must be compared.
 async fn mark(tables: &[TableReplicas], removal: &Removal) -> Result<(), OperateError> {
     for table in tables {
         let stay: Vec<&PhysicalReplica> =
@@ -275,7 +275,7 @@ async fn mark(tables: &[TableReplicas], removal: &Removal) -> Result<(), Operate
     Ok(())
 }
 
-/// Where the leases of the tables' streams are kept in a region, of those that are there.
+/// The lease spaces in a region of those of the tables' streams that exist.
 async fn spaces(region: &Region, tables: &[TableReplicas]) -> Result<Vec<String>, OperateError> {
     let mut spaces = Vec::new();
     for replica in tables.iter().filter_map(|table| table.replica_in(&region.name)) {

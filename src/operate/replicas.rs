@@ -11,20 +11,20 @@ use crate::protocol::Origin;
 use crate::region::Region;
 use crate::schema::{Described, StreamState, describe};
 
-/// A table, with the replicas that the configuration gives it, in the order of the file. None is left
-/// out: a command that skipped a region would pass for having done what it was asked to.
+/// A table, with the replicas that the configuration gives it, in the order of the file. None is left out: a
+/// command that skipped a region would appear to have done everything.
 #[derive(Clone, Debug)]
 pub struct TableReplicas {
     pub(crate) config: Arc<TableConfig>,
     pub(super) replicas: Vec<PhysicalReplica>,
 }
 
-/// A table as one region has it.
+/// A table in one region.
 #[derive(Clone, Debug)]
 pub struct PhysicalReplica {
     pub(super) table: Arc<TableConfig>,
     pub(super) region: Region,
-    /// What the table is called there.
+    /// The table's name there.
     pub(super) name: String,
 }
 
@@ -40,7 +40,7 @@ impl TableReplicas {
         Ok(Self { config, replicas })
     }
 
-    /// What the file calls the table.
+    /// The table's name in the file.
     pub fn name(&self) -> &str {
         &self.config.name
     }
@@ -79,7 +79,7 @@ impl PhysicalReplica {
     pub(super) async fn stream(&self) -> Result<String, OperateError> {
         let described = self.describe().await.map_err(|fault| self.at(fault))?;
         let StreamState::On { arn } = described.stream else {
-            let message = "the table has no stream with both images; `tradewind init` tells what to do";
+            let message = "the table has no stream with both images; `tradewind init` says what to do";
             return Err(self.at(Fault {
                 kind: FaultKind::Missing,
                 code: String::new(),
@@ -89,18 +89,18 @@ impl PhysicalReplica {
         Ok(arn)
     }
 
-    /// A call about the table itself that failed.
+    /// A failed call about the table itself.
     pub(super) fn at(&self, fault: impl Into<Fault>) -> OperateError {
         OperateError::at(&self.region, &self.name, fault)
     }
 
-    /// A call about its rows in the control table that failed.
+    /// A failed call about its rows in the control table.
     pub(super) fn at_control(&self, fault: impl Into<Fault>) -> OperateError {
         OperateError::at(&self.region, &self.region.control_table, fault)
     }
 }
 
-/// The clients of a region that a table of the configuration is in.
+/// The clients of a region of the table.
 pub(super) fn client<'a>(
     regions: &'a BTreeMap<Origin, Region>,
     region: &Origin,

@@ -1,4 +1,4 @@
-//! One replica, as an operator's commands read it: within a budget, strongly consistently.
+//! One replica, as operator commands read it: within a budget, with strong consistency.
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
@@ -17,17 +17,17 @@ use crate::schema::KeySchema;
 
 /// How many keys one `BatchGetItem` takes.
 const BATCH: usize = 100;
-/// How long to wait before asking once more for what was left over.
+/// How long to wait before requesting again what was left over.
 const UNPROCESSED_PAUSE: Duration = Duration::from_millis(100);
 
-/// One replica, as it is read.
+/// A replica that is being read.
 #[derive(Debug)]
 pub(in crate::operate) struct ScannedReplica {
     pub(in crate::operate) region: Region,
     pub(in crate::operate) table: String,
     pub(in crate::operate) keys: KeySchema,
     pub(in crate::operate) config: Arc<TableConfig>,
-    /// How many items the service believes there are.
+    /// The service's estimate of the number of items.
     pub(in crate::operate) estimate: u64,
     pub(in crate::operate) budget: Arc<Budget>,
     /// Items read so far, and the thousandths of units that they took.
@@ -49,7 +49,7 @@ impl ScannedReplica {
         self.keys.names().map(str::to_owned).zip(values.iter().cloned()).collect()
     }
 
-    /// Reads items by their keys, in that order.
+    /// Reads items by their keys, in this order.
     #[expect(clippy::cast_precision_loss, reason = "few")]
     pub(in crate::operate) async fn get_all(&self, keys: &[Item]) -> Result<Vec<Option<Item>>, OperateError> {
         let mut found: HashMap<KeyId, Item> = HashMap::with_capacity(keys.len());
@@ -67,7 +67,7 @@ impl ScannedReplica {
                 let units = read_units(answer.consumed_capacity.unwrap_or_default().first(), items.iter());
                 self.budget.settle(estimate, units);
                 found.extend(items.into_iter().map(|item| (KeyId::of(&self.key_of(&item)), item)));
-                // What the service did not come to: it had too much at once.
+                // What the service did not process: it was too much at once.
                 let rest = answer.unprocessed_keys.unwrap_or_default().remove(&self.table);
                 left = rest.map(|rest| rest.keys).unwrap_or_default();
                 if !left.is_empty() {
@@ -83,7 +83,7 @@ impl ScannedReplica {
         self.keys.names().filter_map(|name| Some((name.to_owned(), item.get(name)?.clone()))).collect()
     }
 
-    /// Reads one item as it stands now.
+    /// Reads one item as it is now.
     pub(in crate::operate) async fn get(&self, key: Item) -> Result<Option<Item>, OperateError> {
         self.budget.begin(1.0).await;
         let get = self.region.tables.get_item().table_name(&self.table).consistent_read(true);
@@ -105,7 +105,8 @@ impl ScannedReplica {
         (Some(limit as i32), limit / items_a_unit.max(0.01))
     }
 
-    /// Reads one page of a segment, of so many items at most: its items, and where the next one begins.
+    /// Reads one page of a segment, of at most this many items; returns its items, and where the next one
+    /// begins.
     pub(in crate::operate) async fn read(
         &self,
         segment: u16,
@@ -134,7 +135,7 @@ impl ScannedReplica {
     }
 }
 
-/// What may be read of each region, whichever of its tables it is.
+/// The read budget of each region, shared by all its tables.
 #[derive(Debug)]
 pub(in crate::operate) struct Budgets {
     read_units: Option<u32>,
@@ -142,7 +143,7 @@ pub(in crate::operate) struct Budgets {
 }
 
 impl Budgets {
-    /// So many units a second, a region.
+    /// At most this many units per second and region.
     pub(in crate::operate) fn new(read_units: Option<u32>) -> Self {
         Self { read_units, begun: BTreeMap::new() }
     }
@@ -159,7 +160,7 @@ impl Budgets {
     }
 }
 
-/// The replicas of a table, to be read; in this order.
+/// The replicas of a table, ready to be read; in this order.
 pub(in crate::operate) async fn replicas(
     ordered: impl IntoIterator<Item = &PhysicalReplica>,
     budgets: &mut Budgets,

@@ -1,4 +1,4 @@
-//! How all regions fare, from what their agents report in the control tables.
+//! The state of all regions, from what their agents report in the control tables.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -18,13 +18,13 @@ use crate::region::Region;
 /// How long a region may take to answer.
 const ANSWER: Duration = Duration::from_secs(10);
 
-/// All regions at one glance.
+/// All regions at a glance.
 #[derive(Debug, Serialize)]
 pub struct Status {
     #[serde(flatten)]
     pub overview: Overview,
-    /// The regions whose control tables could not be read, each with why. What is reported of them is
-    /// what other regions know.
+    /// The regions whose control tables could not be read, each with the reason. What is reported about them
+    /// comes from other regions.
     pub silent: Vec<Silent>,
 }
 
@@ -37,8 +37,8 @@ pub struct Silent {
     pub fault: Fault,
 }
 
-/// Reads what the agents of all regions have reported. Every agent reports in every region, so one
-/// control table that can be read tells of all.
+/// Reads what the agents of all regions have reported. Every agent reports in every region, so one control
+/// table that can be read shows all.
 pub async fn status(config: &Config, regions: &BTreeMap<Origin, Region>) -> Status {
     let mut reads = JoinSet::new();
     for region in regions.values() {

@@ -1,9 +1,8 @@
-//! Waits until peers have all that was written at an origin: read-your-writes across regions.
+//! Waits until peers have everything written at an origin: read-your-writes across regions.
 //!
-//! Whoever waits raises the table's barrier in the origin's control table. The agents that read the
-//! shards see it, read their shards past the moment at which they saw it, and say in their
-//! checkpoints when all of that has been done. It costs one write to raise a barrier, and one a
-//! shard and peer.
+//! Whoever waits raises the table's barrier in the origin's control table. The agents that read the shards
+//! see it, read their shards past the moment at which they saw it, and record in their checkpoints when all
+//! of that is done. A barrier costs one write to raise, and one more per shard and peer.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -20,10 +19,10 @@ use crate::protocol::Origin;
 use crate::source::dynamodb_streams::list_once;
 use crate::source::{Lineage, ShardId};
 
-/// How often the leases are looked at.
+/// How often the leases are checked.
 const LOOK: Duration = Duration::from_millis(500);
 
-/// How far a table's writes have got.
+/// The arrival of a table's writes at a peer.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct Arrival {
     pub table: String,
@@ -31,10 +30,10 @@ pub struct Arrival {
     pub peer: Origin,
     /// The shards that the origin's stream had.
     pub shards: usize,
-    /// Those of which the peer has all that was written before.
+    /// Those of which the peer has everything written before.
     pub arrived: usize,
-    /// Nothing is written to the peer until then, in milliseconds since the Unix epoch, since an
-    /// operator has paused it.
+    /// Nothing is written to the peer until then, in milliseconds since the Unix epoch, because an operator
+    /// has paused it.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub paused_until: Option<u64>,
     /// The table's marks: writes that may be missing at the peer though all that was read has arrived.
@@ -43,17 +42,17 @@ pub struct Arrival {
 }
 
 impl Arrival {
-    /// Whether the peer has all that the stream has shown of it.
+    /// Whether the peer has everything that the stream has shown.
     pub fn is_complete(&self) -> bool {
         self.arrived == self.shards
     }
 }
 
-/// Waits until `peers` have all that was written to each of the origins' replicas before the call, or
-/// until the deadline; `are_over` hears how many of the waits are over. What comes back is sorted, and
-/// complete only where it says so.
+/// Waits until `peers` have everything written to each of the origins' replicas before the call, or until the
+/// deadline; `are_over` receives the number of finished waits. The result is sorted, and complete only where
+/// it says so.
 ///
-/// Peers that have no replica of a table are left out of it. The first fault ends it.
+/// Peers without a replica of a table are left out of it. The first fault ends the wait.
 pub async fn wait(
     origins: impl IntoIterator<Item = &PhysicalReplica>,
     peers: &[Origin],
@@ -67,7 +66,7 @@ pub async fn wait(
     }
     let (mut all, mut over) = (Vec::new(), 0);
     while let Some(arrivals) = waits.join_next().await {
-        // A wait that panics is a defect; nothing may pass for arrived because of it.
+        // A wait that panics is a defect; nothing may count as arrived because of it.
         all.extend(arrivals.unwrap_or_else(|error| std::panic::resume_unwind(error.into_panic()))?);
         over += 1;
         are_over(over);
@@ -76,8 +75,8 @@ pub async fn wait(
     Ok(all)
 }
 
-/// Waits until all that was written to a table in any of its regions before the call is in all of them,
-/// or until the deadline. That is a region's own part, too: a delete mark is applied there.
+/// Waits until everything written to a table in any of its regions before the call is in all of them, or
+/// until the deadline. That includes a region's own part: a delete mark is applied there.
 pub(super) async fn everywhere(
     table: &TableReplicas,
     deadline: Instant,
@@ -85,7 +84,7 @@ pub(super) async fn everywhere(
     wait(&table.replicas, &table.regions(), deadline, |_| {}).await
 }
 
-/// One look at an origin's shards, and how far each has got.
+/// One look at an origin's shards, and the progress of each.
 struct Look<'a> {
     lineage: &'a Lineage,
     leases: &'a BTreeMap<ShardId, Lease>,
@@ -160,8 +159,8 @@ async fn wait_for(
     }
 }
 
-/// Notes the marks that concern each peer. A mark is made before a checkpoint passes what it tells of, so
-/// they are looked up after the checkpoints.
+/// Records the marks that concern each peer. A mark is made before a checkpoint passes the records that it
+/// covers, so the marks are read after the checkpoints.
 async fn note_marks(origin: &PhysicalReplica, arrivals: &mut [Arrival]) -> Result<(), OperateError> {
     let agreement = origin.control().agreement(&origin.table.name).await;
     let marks = agreement.map_err(|fault| origin.at_control(fault))?.gaps;
@@ -172,7 +171,7 @@ async fn note_marks(origin: &PhysicalReplica, arrivals: &mut [Arrival]) -> Resul
     Ok(())
 }
 
-/// Notes which of the peers that lack something are paused, and tells of them.
+/// Records which of the peers that lack something are paused, and logs them.
 async fn note_pauses(
     origin: &PhysicalReplica,
     arrivals: &mut [Arrival],
@@ -183,7 +182,7 @@ async fn note_pauses(
         arrival.paused_until = paused.get(&arrival.peer).copied().filter(|until| *until > wall_millis());
         if tell && let Some(until) = arrival.paused_until {
             let (Arrival { table, origin, peer, .. }, until) = (&*arrival, moment(until));
-            warn!(%origin, %peer, table, %until, "the peer is paused: `tradewind resume` lets the writes go on");
+            warn!(%origin, %peer, table, %until, "the peer is paused: `tradewind resume` resumes the writes");
         }
     }
     Ok(())
@@ -195,8 +194,8 @@ pub struct Watermark {
     pub table: String,
     pub origin: Origin,
     pub peer: Origin,
-    /// Every write made at the origin before this is at the peer: milliseconds since the Unix
-    /// epoch, by the origin's own clock. None, if the origin's agents have told nothing yet.
+    /// Every write made at the origin before this is at the peer: milliseconds since the Unix epoch, by the
+    /// origin's own clock. None if the origin's agents have reported nothing yet.
     pub millis: Option<u64>,
 }
 

@@ -238,5 +238,5 @@ async fn a_table_that_can_be_no_control_table_is_told() {
     let (code, plan) = init(&world, &["--create-tables"]).await;
     assert_eq!(code, 69, "{plan:#}");
     let problem = plan["problems"][0]["problem"].as_str().unwrap();
-    assert!(problem.contains("no control table") && problem.contains("control_table"), "{problem}");
+    assert!(problem.contains("not a control table") && problem.contains("control_table"), "{problem}");
 }

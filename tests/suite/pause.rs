@@ -170,7 +170,7 @@ async fn a_pause_that_would_lose_writes_or_means_nothing_is_refused() {
     let world = World::prepared(2, PLAIN).await;
     for (arguments, says) in [
         (&["pause", "--from", "dublin", "--for", "13h"][..], "at most 12h"),
-        (&["pause", "--from", "dublin", "--for", "0s"], "more than nothing"),
+        (&["pause", "--from", "dublin", "--for", "0s"], "more than zero"),
         (&["pause", "--from", "dublin", "--to", "dublin"], "two regions"),
         (&["pause", "--from", "atlantis"], "atlantis"),
         (&["resume"], "--from"),

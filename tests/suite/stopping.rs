@@ -27,7 +27,7 @@ async fn stops_in_time(silent: &[usize], works: bool) {
         process.says("retrying").await;
     }
     process.signal("TERM").await;
-    process.says("stopping: finishing what is under way").await;
+    process.says("stopping: finishing what is in progress").await;
     let begun = Instant::now();
     let (code, printed) = process.end().await;
     let took = begun.elapsed();

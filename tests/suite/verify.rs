@@ -239,7 +239,10 @@ async fn a_result_that_may_not_be_left_for_the_agents_is_printed_all_the_same() 
     world.tamper(DUBLIN, TOKYO, refuse).await;
     let (code, text, log) = run(world.tradewind(DUBLIN, &["verify"])).await;
     assert_eq!((code, text.trim()), (0, &*format!("{}: 0 items compared, 0 differing", world.table)));
-    assert!(log.contains("can't be left") && log.contains("tokyo") && !log.contains("dublin"), "{log}");
+    assert!(
+        log.contains("can't store the result") && log.contains("tokyo") && !log.contains("dublin"),
+        "{log}"
+    );
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

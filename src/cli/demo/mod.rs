@@ -33,16 +33,16 @@ const OPTIONS: Options = Options {
 
 /// Watch regions replicate and converge, in this process, in about half a minute.
 ///
-/// Starts DynamoDB-compatible regions on loopback ports, an agent for each, and applications that
-/// put, update, put back old copies and delete the same keys in all regions at once, and count, each in
-/// an item of its own. Then it lets the regions settle, compares every item, and prints what happened.
-/// Exits with 0 only where nothing differs, and no count has gone back.
+/// Starts DynamoDB-compatible regions on loopback ports, an agent for each, and applications that put,
+/// update, delete and put back old copies of the same keys in all regions at once, and count, each in an item
+/// of its own. Then it lets the regions settle, compares every item, and prints what happened. Exits with 0
+/// only if nothing differs, and no count has gone back.
 #[derive(Debug, Args)]
 pub(super) struct Demo {
     /// How many regions.
     #[arg(long, default_value_t = 3, value_parser = clap::value_parser!(u8).range(2..=8))]
     regions: u8,
-    /// How many keys the applications share: fewer make more conflicts.
+    /// How many keys the applications share: fewer cause more conflicts.
     #[arg(long, default_value_t = 300, value_parser = clap::value_parser!(u64).range(1..))]
     keys: u64,
     /// How many writes the applications make in all.
@@ -51,10 +51,10 @@ pub(super) struct Demo {
     /// Writes a second, over all regions.
     #[arg(long, default_value_t = 150, value_parser = clap::value_parser!(u64).range(1..=100_000))]
     rate: u64,
-    /// Makes the applications choose the same writes again; any number when left out.
+    /// Makes the applications choose the same writes again; random if left out.
     #[arg(long)]
     seed: Option<u64>,
-    /// Goes on, with a page that shows what happens, until Ctrl-C; then it settles and compares.
+    /// Keep running, with a page that shows what happens, until Ctrl-C; then settle and compare.
     #[arg(long)]
     dashboard: bool,
     #[command(flatten)]
@@ -67,7 +67,7 @@ impl Demo {
         let (_embedded, config) = regions::start(self.regions, self.dashboard).await?;
         let regions = Region::connect_all(&config).await?;
         regions::prepare(&config, &regions).await?;
-        // Before the agents: what is measured before is not kept.
+        // Before the agents start: what is measured earlier is not kept.
         let telemetry =
             self.dashboard.then(|| Telemetry::start(None)).transpose().map_err(Failure::internal)?;
         let mut agents = Vec::new();

@@ -19,17 +19,17 @@ use crate::protocol::Origin;
 use crate::region::Region;
 use crate::telemetry::Telemetry;
 
-/// How often the replicas are compared, with a page.
+/// How often the replicas are compared while the page is served.
 const COMPARE: Duration = Duration::from_secs(20);
 
-/// What it takes to show the demo on a page.
+/// What is needed to show the demo on a page.
 pub(super) struct Stage {
     _dashboard: Option<Dashboard>,
     _observers: Vec<Observer>,
     _comparing: JoinSet<()>,
 }
 
-/// Shows the agents on a page, where `listen` says.
+/// Serves the agents' page, where `listen` says.
 pub(super) async fn show(
     listen: &Listen,
     telemetry: Arc<Telemetry>,
@@ -46,7 +46,7 @@ pub(super) async fn show(
     if let (Some(dashboard), Some(first)) = (&dashboard, observers.first()) {
         let kept = Kept { config: config.clone(), regions: regions.clone(), is_public: true };
         dashboard.show(Shown { agents: figures, board: Arc::clone(first.board()), kept });
-        // Logged as a warning would be: whoever asked for it wants to see it at any level.
+        // Logged as a warning: whoever asked for the page wants to see this at any log level.
         warn!("the page is at http://{}/ until Ctrl-C", dashboard.address());
     }
     let mut comparing = JoinSet::new();
@@ -54,7 +54,7 @@ pub(super) async fn show(
     Ok(Stage { _dashboard: dashboard, _observers: observers, _comparing: comparing })
 }
 
-/// Compares the replicas now and then, as one would by `tradewind verify`.
+/// Compares the replicas now and then, like `tradewind verify`.
 async fn compare(config: Config, regions: BTreeMap<Origin, Region>) {
     loop {
         tokio::time::sleep(COMPARE).await;

@@ -19,7 +19,7 @@ use crate::workload::Application;
 const NAMES: [&str; 8] = ["tokyo", "dublin", "oregon", "sydney", "mumbai", "santiago", "toronto", "lagos"];
 pub(super) const TABLE: &str = "orders";
 
-/// Starts so many regions, and describes them as `regions.toml` would.
+/// Starts this many regions, and describes them as `regions.toml` would.
 pub(super) async fn start(count: u8, dashboard: bool) -> Result<(Vec<EmbeddedRegion>, Config), Failure> {
     let mut embedded = Vec::new();
     for name in NAMES.iter().take(count.into()) {

@@ -10,7 +10,7 @@ use crate::operate::{Difference, Verification};
 use crate::protocol::Origin;
 use crate::tally::TallySnapshot;
 
-/// What the demo did, and what came of it.
+/// What the demo did, and the result.
 #[derive(Debug, Serialize)]
 pub(super) struct Outcome {
     seed: u64,
@@ -35,11 +35,11 @@ pub(super) struct Writes {
     pub(super) updates: u64,
     pub(super) put_backs: u64,
     pub(super) deletes: u64,
-    /// Counted up by ADD, and by a conditional update.
+    /// Increments, by ADD and by a conditional update.
     pub(super) counts: u64,
     pub(super) swaps: u64,
     pub(super) failed: u64,
-    /// How often an application found its own item as it had been before its last write.
+    /// How often an application found its own item in the state before its last write.
     pub(super) rollbacks_seen: u64,
 }
 
@@ -69,7 +69,7 @@ impl Writes {
 }
 
 impl Outcome {
-    /// What the agents say.
+    /// The counts that the agents report.
     pub(super) fn of(seed: u64, agents: &[Agent]) -> Self {
         let reports: Vec<_> = agents.iter().flat_map(|agent| agent.figures().report()).collect();
         let mut tally = TallySnapshot::default();
@@ -152,7 +152,8 @@ pub(super) fn text(outcome: &Outcome) -> String {
     lines.extend([
         format!("  that changed something {}", agents.local_writes()),
         format!(
-            "replicated               {} (and {} superseded: the peer had something newer; {} coalesced into a later one)",
+            "replicated               {} (and {} superseded: the peer had something newer; {} coalesced into a \
+             later one)",
             agents.replicated, agents.superseded, agents.coalesced
         ),
         format!("echoes suppressed        {}", agents.echoes),

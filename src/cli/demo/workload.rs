@@ -20,12 +20,12 @@ use crate::workload::{Application, Operation};
 
 /// How many applications write in each region.
 const APPLICATIONS: u64 = 4;
-/// Every agent must find nothing to do in this many calls, all at once.
+/// All agents must find nothing to do at the same time, in this many of their calls.
 const QUIET_CALLS: u32 = 4;
 /// How long the regions may take to settle; about a hundred times what they need.
 const PATIENCE: Duration = Duration::from_mins(5);
 
-/// What the applications are to do.
+/// What the applications do.
 pub(super) struct Workload {
     /// How many keys they share.
     pub(super) keys: u64,
@@ -111,7 +111,7 @@ pub(super) async fn settle(agents: &[Agent], progress: &mut Progress) -> Result<
     Ok(())
 }
 
-/// Waits until a person ends the demo; for ever, if that just ends the process.
+/// Waits until a person ends the demo; forever, if the signal just ends the process.
 pub(super) async fn told(signals: &mut Option<Signals>) {
     match signals {
         Some(signals) => signals.next().await,

@@ -15,29 +15,29 @@ use crate::operate::{Status as AllRegions, status};
 use crate::protocol::Origin;
 use crate::region::Region;
 
-/// How often `--watch` looks.
+/// How often `--watch` refreshes.
 const LOOK: Duration = Duration::from_secs(2);
 
-/// Print how all regions fare: lag, watermark ages, agents, conflicts, dead letters.
+/// Print the state of all regions: lag, watermark ages, agents, conflicts, dead letters.
 ///
-/// Reads what the agents report in the control tables every few seconds; access to `DynamoDB` is
-/// enough, and one region that answers tells of all. Exits with 1 where a lag or a watermark age is
-/// over --max-lag, or is not known because no agent has reported.
+/// Reads what the agents report in the control tables every few seconds; access to `DynamoDB` is enough, and
+/// one region that answers shows all. Exits with 1 if a lag or a watermark age is over --max-lag, or is
+/// unknown because no agent has reported.
 #[derive(Debug, Args)]
 pub(super) struct Status {
     #[command(flatten)]
     config: ConfigFile,
-    /// Go on, and show it again every two seconds; q ends it.
+    /// Keep running, and refresh every two seconds; q quits.
     #[arg(long)]
     watch: bool,
-    /// The longest watermark age, and heartbeat, that is well.
+    /// The longest acceptable watermark age and heartbeat.
     #[arg(long, value_name = "TIME", value_parser = humantime::parse_duration)]
     max_lag: Option<Duration>,
 }
 
 #[derive(Serialize)]
 struct Told {
-    /// The longest lag of all, in seconds; none where that of some origin → peer is not known.
+    /// The longest lag, in seconds; none if that of some origin → peer is unknown.
     longest_lag: Option<f64>,
     /// Whether that is over --max-lag.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -55,7 +55,7 @@ impl Status {
         }
         loop {
             let status = status(&config, &regions).await;
-            // Nobody answers: there is nothing to tell.
+            // Nobody answers: there is nothing to show.
             if status.silent.len() == regions.len()
                 && let Some(first) = status.silent.first()
             {
@@ -89,21 +89,21 @@ fn text(told: &Told) -> String {
     lines.join("\n")
 }
 
-/// That something else answers in a region's place.
+/// Describes answers that came from something in a region's place.
 fn intercepted(place: &Origin, found: &Intercepted) -> String {
     let Intercepted { count, seconds_ago, last } = found;
     let ago = seconds(*seconds_ago);
     format!("{count} answers to an agent were not {place}'s own, the last one {ago} ago: {last}")
 }
 
-/// What comparing a table's replicas found.
+/// The result of comparing a table's replicas.
 fn verified(table: &Comparison) -> String {
     let Comparison { table, seconds_ago, items_compared, items_differing } = table;
     let ago = seconds(*seconds_ago);
     format!("{table}: verified {ago} ago: {items_compared} items compared, {items_differing} differing")
 }
 
-/// What needs a person.
+/// What a person should look at.
 fn troubles(status: &AllRegions) -> Vec<String> {
     let mut lines = Vec::new();
     for Link { origin, peer, paused_until, .. } in &status.overview.links {
@@ -155,8 +155,8 @@ fn troubles(status: &AllRegions) -> Vec<String> {
             for (origin, writes) in &table.foreign {
                 let table = &table.table;
                 lines.push(format!(
-                    "{name}/{table}: {writes} writes came from {origin}, which is not among its regions here, and go to \
-                     no peer: another setup writes to it"
+                    "{name}/{table}: {writes} writes came from {origin}, which is not among its regions here, and go \
+                     to no peer: another setup writes to it"
                 ));
             }
             if let Some(trouble) = &table.trouble {
@@ -233,7 +233,7 @@ fn seconds(seconds: f64) -> String {
     }
 }
 
-/// The first cell to the left, the others to the right.
+/// Left-aligns the first cell, and right-aligns the others.
 fn row<const N: usize>(cells: &[impl AsRef<str>; N], widths: [usize; N]) -> String {
     let mut line = String::new();
     for (i, (cell, width)) in cells.iter().zip(widths).enumerate() {

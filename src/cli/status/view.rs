@@ -20,14 +20,14 @@ use crate::operate::{Status, status};
 use crate::protocol::Origin;
 use crate::region::Region;
 
-/// From here on, a lag is worth a look; and from the second on, something is wrong.
+/// From the first lag on, in seconds, one is worth a look; from the second on, something is wrong.
 const SLOW: f64 = 5.0;
 const LATE: f64 = 60.0;
 const RED: Style = Style::new().fg(Color::Red);
-/// How often a key press is looked for.
+/// How often key presses are polled.
 const KEYS: Duration = Duration::from_millis(100);
 
-/// Shows all regions until it is told to end.
+/// Shows all regions until a key ends it.
 pub(super) async fn watch(
     config: &Config,
     regions: &BTreeMap<Origin, Region>,
@@ -50,7 +50,7 @@ async fn show(
         terminal.draw(|frame| draw(frame, &status, max_lag)).map_err(Failure::internal)?;
         let until = tokio::time::Instant::now() + LOOK;
         while tokio::time::Instant::now() < until {
-            // It blocks.
+            // Polling blocks.
             let pressed = tokio::task::spawn_blocking(|| -> std::io::Result<Option<Event>> {
                 if event::poll(KEYS)? { event::read().map(Some) } else { Ok(None) }
             });
@@ -65,7 +65,7 @@ async fn show(
     }
 }
 
-/// q, Escape and Ctrl-C end it.
+/// q, Escape and Ctrl-C quit.
 fn ends(event: &Event) -> bool {
     let Event::Key(key) = event else { return false };
     let interrupt = key.modifiers.contains(KeyModifiers::CONTROL) && key.code == KeyCode::Char('c');
@@ -97,7 +97,7 @@ fn draw(frame: &mut Frame, status: &Status, max_lag: Option<Duration>) {
     frame
         .render_widget(table(&REGION_HEADS, &REGION_WIDTHS, rows.collect(), " Regions ".to_owned()), regions);
     let mut told: Vec<Line> = if troubles.is_empty() {
-        vec![Line::from("All agents report. q ends this.")]
+        vec![Line::from("All agents report. q quits.")]
     } else {
         troubles.into_iter().map(|line| Line::styled(line, RED)).collect()
     };

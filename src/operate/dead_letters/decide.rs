@@ -1,4 +1,4 @@
-//! What is to be done about a letter, given what stands in the replicas.
+//! Decides what to do about a letter, given what is stored in the replicas.
 
 use std::collections::BTreeMap;
 
@@ -8,15 +8,14 @@ use crate::protocol::{Fingerprint, Item, Origin, Stamp, Version};
 /// What each region holds for a key.
 pub(super) type Held = BTreeMap<Origin, Option<Item>>;
 
-/// What is to be done about a letter.
+/// What to do about a letter.
 #[derive(Debug, PartialEq)]
 pub(super) enum Decision {
     /// Replicate what the origin holds.
     TouchOrigin,
-    /// Another letter of this write has had that done a moment ago: only whether this one's peer would
-    /// take it is to be seen.
+    /// Another letter of this write has just had that done: only check whether this one's peer would take it.
     Touched,
-    /// Delete at the peer what the origin's delete did not reach.
+    /// Delete the item at the peer that the origin's delete did not reach.
     DeleteAtPeer,
     Not(Fate, String),
 }
@@ -24,7 +23,7 @@ pub(super) enum Decision {
 /// What a region holds for a key.
 enum Standing<'a> {
     Nothing,
-    /// An item, or a mark, that says by itself what its version is.
+    /// An item, or a mark, with a version of its own.
     Stamped(Version),
     /// An application's own.
     Bare(&'a Item),
@@ -49,9 +48,9 @@ pub(super) struct Case<'a> {
     pub(super) new: Option<&'a Item>,
     pub(super) old: Option<&'a Item>,
     pub(super) held: &'a Held,
-    /// What the origin holds for the key, as far as it is for the peer.
+    /// What the origin holds for the key, as far as it is replicated to the peer.
     pub(super) for_peer: Option<&'a Item>,
-    /// Whether something else stood before all had arrived.
+    /// Whether something else was stored before everything had arrived.
     pub(super) has_changed: bool,
     /// Whether the origin's item was touched for another letter.
     pub(super) is_touched: bool,
@@ -72,7 +71,7 @@ impl Case<'_> {
         }
     }
 
-    /// What follows from what stands, if it has long been so.
+    /// Decides by what is stored, if that has not just changed.
     fn by_what_stands(&self) -> Decision {
         let Self { origin, peer, version, is_delete, .. } = *self;
         let superseded = |why: String| Decision::Not(Fate::Superseded, why);
@@ -83,7 +82,7 @@ impl Case<'_> {
         for region in self.held.keys() {
             match self.standing(region) {
                 Standing::Stamped(stands) if stands > *version => {
-                    return superseded(format!("something newer stands in {region}"));
+                    return superseded(format!("{region} holds something newer"));
                 }
                 Standing::Stamped(stands) if region == peer && stands == *version => {
                     return superseded(format!("{peer} has it already"));
@@ -100,7 +99,7 @@ impl Case<'_> {
             Standing::Bare(item) if is_delete || !same(Some(item), self.new) => {
                 return superseded(format!("written again in {origin} since"));
             }
-            // Nothing can tell whether it may be overwritten: an update keeps the stamp.
+            // Nothing can show whether it may be overwritten: an update keeps the stamp.
             Standing::Stamped(stands) if stands < *version => {
                 return undecided(format!(
                     "{origin} itself holds something older: write the item there again, and drop the letter"
@@ -112,7 +111,7 @@ impl Case<'_> {
             return superseded(format!("{origin} holds it"));
         }
         for region in self.held.keys().filter(|region| *region != origin) {
-            // What the write was made on top of is older. All else can't be compared.
+            // What the write was made on top of is older. Anything else can't be compared.
             if let Standing::Bare(item) = self.standing(region)
                 && !same(Some(item), self.old)
                 && (is_delete || !same(Some(item), self.new))
@@ -135,7 +134,7 @@ impl Case<'_> {
     }
 }
 
-/// Whether both are there, and hold the same, the stamps aside.
+/// Whether both exist and hold the same, apart from the stamps.
 fn same(a: Option<&Item>, b: Option<&Item>) -> bool {
     a.is_some() && a.map(Fingerprint::of) == b.map(Fingerprint::of)
 }
@@ -184,15 +183,15 @@ mod tests {
         item
     }
 
-    /// What happened to the key while all was waited for.
+    /// What happened to the key while waiting for everything to arrive.
     #[derive(Clone, Copy, Debug, Default)]
     struct Meanwhile {
         has_changed: bool,
         is_touched: bool,
     }
 
-    /// What becomes of a letter from `a` to `b` of version 9, which replaced "old" by "new" (or
-    /// deleted it), where `a`, `b` and `c` hold these.
+    /// What happens to a letter from `a` to `b` of version 9, which replaced "old" by "new" (or deleted it),
+    /// if `a`, `b` and `c` hold these.
     fn decide(is_delete: bool, held: [Option<Item>; 3], meanwhile: Meanwhile) -> Result<Decision, Fate> {
         let [origin, peer, _] = ["a", "b", "c"].map(origin);
         let held: Held = ["a", "b", "c"].map(self::origin).into_iter().zip(held).collect();
@@ -224,7 +223,7 @@ mod tests {
             ([Some(stamped("new", 9, "a")), None, Some(stamped("new", 9, "a"))], Ok(Decision::TouchOrigin)),
             ([new(), Some(stamped("old", 5, "c")), Some(stamped("new", 9, "a"))], Ok(Decision::TouchOrigin)),
             ([new(), Some(bare("old")), Some(stamped("new", 9, "a"))], Ok(Decision::TouchOrigin)),
-            // The peer has got it.
+            // The peer already has it.
             ([new(), Some(stamped("new", 9, "a")), None], Err(Fate::Superseded)),
             // Something newer, anywhere.
             ([new(), Some(stamped("x", 10, "c")), None], Err(Fate::Superseded)),
@@ -272,7 +271,7 @@ mod tests {
             (false, put(), changed, Err(Fate::Undecided)),
             (true, delete(), changed, Err(Fate::Undecided)),
             (false, newer(), changed, Err(Fate::Superseded)),
-            // The touch has given the item a newer version, or is in no stamp yet.
+            // The touch has given the item a newer version, or no stamp shows it yet.
             (false, newer(), touched, Ok(Decision::Touched)),
             (false, put(), touched, Ok(Decision::Touched)),
             (true, delete(), touched, Ok(Decision::DeleteAtPeer)),

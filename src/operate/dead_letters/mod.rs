@@ -1,21 +1,21 @@
-//! Dead letters: lists them, and replays what is still the newest.
+//! Dead letters: lists them, and replays those that are still the newest write.
 //!
-//! **A letter's own write is never made again.** By the time that a person sees it, the peer has
-//! forgotten the key: watermarks have passed the letter's version. The peer's agent would take a put
-//! of that version for an application that puts an old copy back, and a mark for a stray one, and
-//! make either the newest write of all. So a letter only says which key is to be looked at. Where the
-//! origin still holds what the letter says, the key is replicated again from there, as a new write
-//! with a new version; in all other cases something newer stands, or a person has to decide.
+//! **A letter's own write is never repeated.** By the time a person sees it, the peer has forgotten the key:
+//! watermarks have passed the letter's version. The peer's agent would take a put of that version for an
+//! application that puts an old copy back, and a mark for a stray one, and turn either into the newest write
+//! of all. So a letter only says which key to look at. If the origin still holds what the letter says, the
+//! key is replicated again from there, as a new write with a new version; otherwise something newer is
+//! stored, or a person has to decide.
 //!
-//! First all that was written anywhere has to arrive everywhere, or a delete on its way to the origin
-//! would be undone; and a key that changes meanwhile is left alone. What remains is a write made
-//! elsewhere in the milliseconds between the last look and the new write: the later of the two wins,
-//! as with any other update at the origin, and it is told as a conflict.
+//! First, everything written anywhere has to arrive everywhere, or a delete on its way to the origin would be
+//! undone; and a key that changes meanwhile is left alone. What remains is a write made elsewhere in the
+//! milliseconds between the last look and the new write: the later of the two wins, as with any other update
+//! at the origin, and it is reported as a conflict.
 //!
 //! | file | subject |
 //! | --- | --- |
-//! | `decide` | what is to be done about a letter, given what stands in the replicas |
-//! | `replay` | lets all arrive, looks, and does it |
+//! | `decide` | what to do about a letter, given what is stored in the replicas |
+//! | `replay` | waits until everything has arrived, looks, and acts |
 
 mod decide;
 mod replay;
@@ -46,28 +46,28 @@ pub struct Letter {
     /// The time in its version, in milliseconds since the Unix epoch.
     pub written_millis: u64,
     pub reason: String,
-    /// Whose control table has it.
+    /// The replica whose control table holds it.
     #[serde(skip)]
     kept_in: Region,
     #[serde(skip)]
     saved: SavedLetter,
 }
 
-/// What came of replaying a letter.
+/// The result of replaying a letter.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Fate {
     /// The key is replicated again; the letter is gone.
     Replayed,
-    /// Nothing was to be done: something newer stands, or this has arrived; the letter is gone.
+    /// Nothing to do: something newer is stored, or this has arrived; the letter is gone.
     Superseded,
     /// The peer would still not take it: the letter stays, with its new reason.
     Refused,
-    /// A person has to decide, or an agent to run: the letter stays.
+    /// A person has to decide, or an agent has to run: the letter stays.
     Undecided,
 }
 
-/// One letter, and what came of it.
+/// One letter, and its result.
 #[derive(Debug, Serialize)]
 pub struct Replayed {
     #[serde(flatten)]
@@ -105,7 +105,7 @@ impl Letter {
         }
     }
 
-    /// The image that the write put in place, and the one that it replaced at its origin.
+    /// The write's image, and the one that it replaced at its origin.
     pub async fn images(&self) -> Result<(Option<Item>, Option<Item>), OperateError> {
         let images = ControlTable::of(&self.kept_in).dead_letter_images(&self.saved).await;
         images.map_err(|fault| self.at_control(fault))

@@ -1,4 +1,4 @@
-//! Lets all that was written arrive, looks at a letter's key in all regions, and does what follows.
+//! Waits until everything written has arrived, looks at a letter's key in all regions, and acts on it.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -49,8 +49,7 @@ pub async fn replay(
     Ok(replayed)
 }
 
-/// Waits until all that was written to a table anywhere is everywhere; if it is not in time, says
-/// what is lacking.
+/// Waits until everything written to a table anywhere is everywhere; returns what is lacking at the deadline.
 async fn drain(table: &TableReplicas, deadline: Instant) -> Result<Option<String>, OperateError> {
     let arrivals = everywhere(table, deadline).await?;
     let late = arrivals.iter().filter(|arrival| !arrival.is_complete());
@@ -58,7 +57,7 @@ async fn drain(table: &TableReplicas, deadline: Instant) -> Result<Option<String
         late.map(|Arrival { origin, peer, .. }| format!("{origin} → {peer}")).collect();
     let pairs = lacking.iter().map(String::as_str).collect::<Vec<_>>().join(", ");
     Ok((!lacking.is_empty()).then(|| {
-        format!("not all that was written is known to have arrived ({pairs}): do the agents run, and reach all regions?")
+        format!("not everything written is known to have arrived ({pairs}): do the agents run, and reach all regions?")
     }))
 }
 
@@ -73,20 +72,20 @@ async fn look(table: &TableReplicas, key: &Item) -> Result<Held, OperateError> {
     Ok(held)
 }
 
-/// A replica, to be written to.
+/// Opens a replica for writing.
 fn open(replica: &PhysicalReplica) -> Replica {
     let seed = fastrand::Rng::new().u64(..);
     Replica::new(&replica.region, replica.name.clone(), Arc::default(), seed)
 }
 
-/// What came of a letter, and why.
+/// The result for a letter, and why.
 type Outcome = (Fate, String);
 
 fn raced() -> Outcome {
-    (Fate::Undecided, "the item was written at this very moment: replay it again".to_owned())
+    (Fate::Undecided, "the item was written just now: replay it again".to_owned())
 }
 
-/// A call that the service will never take, for the item's sake, is an answer; any other fault is none.
+/// A call that the service will never take because of the item is an outcome; any other fault is an error.
 fn refusal(fault: Fault, replica: &PhysicalReplica) -> Result<Outcome, OperateError> {
     match fault.kind {
         FaultKind::Invalid => Ok((Fate::Refused, fault.to_string())),
@@ -144,7 +143,7 @@ impl Letter {
         Ok(outcome)
     }
 
-    /// Deletes what stands at the peer, if it still does.
+    /// Deletes what is stored at the peer, if it is unchanged.
     async fn delete(&self, peer: &PhysicalReplica, stands: Option<&Item>) -> Result<Outcome, OperateError> {
         let stands = stands.cloned().unwrap_or_default();
         let deleted = open(peer).delete_exactly(&self.saved.key, &stands).await;
@@ -152,7 +151,7 @@ impl Letter {
         Ok(if is_done { (Fate::Replayed, format!("deleted in {}", self.peer)) } else { raced() })
     }
 
-    /// What the peer says if it would still not take the write.
+    /// The peer's reason, if it would still not take the write.
     async fn refused_by(
         &self,
         peer: &PhysicalReplica,
@@ -164,7 +163,7 @@ impl Letter {
         }
     }
 
-    /// Has what stands at the origin replicated again, if it still does.
+    /// Has what is stored at the origin replicated again, if it is unchanged.
     async fn touch(
         &self,
         origin: &PhysicalReplica,
@@ -183,13 +182,13 @@ impl Letter {
         (Fate::Replayed, format!("replicated again from {}", self.origin))
     }
 
-    /// The letter's write, as a stamp sees it.
+    /// The letter's write, in the form that a stamp describes.
     fn write(&self, mut item: Item) -> Write {
         item.remove(STAMP);
         let SavedLetter { key, version, .. } = &self.saved;
         let fingerprint = Fingerprint::of(&item);
         let body = Body::Put(item.into(), fingerprint);
-        // What it was based on is not kept; its version is as long.
+        // Its base is not stored; its version is as long.
         let base = Some(version.clone());
         Write { key: key.clone(), version: version.clone(), base, body, replaced: None, home: None }
     }

@@ -1,4 +1,4 @@
-//! What the agents say, and what they don't.
+//! What the agents report, and what they don't.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -20,7 +20,7 @@ use crate::protocol::{Origin, is_credible};
 use crate::region::Region;
 use crate::schema::StreamState;
 
-/// The part of a provisioned capacity from which on there is none to spare.
+/// From this share of a provisioned capacity on, there is none to spare.
 const FULL: f64 = 0.8;
 
 pub(super) async fn look(
@@ -33,7 +33,7 @@ pub(super) async fn look(
     for region in regions.values() {
         match running(region, Patience::with_running(config.tuning.lease_duration)).await {
             Ok(agents) => findings.extend(crew(config, &region.name, &agents)),
-            Err(fault) => debug!(region = %region.name, %fault, "the agents' beats can't be read"),
+            Err(fault) => debug!(region = %region.name, %fault, "can't read the agents' beats"),
         }
         for replica in tables.iter().filter_map(|table| table.replica_in(&region.name)) {
             findings.extend(rows(replica).await);
@@ -56,7 +56,7 @@ pub(super) async fn look(
     findings
 }
 
-/// The agents of a region that run, and which configurations they have.
+/// Checks the running agents of a region, and their configurations.
 fn crew(config: &Config, region: &Origin, agents: &BTreeMap<AgentId, Beat>) -> Vec<Finding> {
     let mut findings = Vec::new();
     if agents.is_empty() {
@@ -79,12 +79,12 @@ fn crew(config: &Config, region: &Origin, agents: &BTreeMap<AgentId, Beat>) -> V
             format!("the agent {agent} has another configuration than this file: other regions, tables or selections"),
             "start all agents with the same file and the same version",
         ));
-        debug!(%agent, configuration = beat.configuration, mine, "another configuration");
+        debug!(%agent, configuration = beat.configuration, mine, "different configuration");
     }
     findings
 }
 
-/// What a region's control table says of one table.
+/// What a region's control table says about one table.
 async fn rows(replica: &PhysicalReplica) -> Vec<Finding> {
     let (control, region, name) = (replica.control(), &replica.region, &replica.table.name);
     let mut findings = Vec::new();
@@ -101,14 +101,14 @@ async fn rows(replica: &PhysicalReplica) -> Vec<Finding> {
                     Harm::Divergence,
                     "differs",
                     format!(
-                        "{} items differed when the replicas were compared last",
+                        "{} items differed when the replicas were last compared",
                         verified.items_differing
                     ),
                     "`tradewind verify` shows them",
                 );
             }
         }
-        Err(fault) => debug!(region = %region.name, %fault, "the marks can't be read"),
+        Err(fault) => debug!(region = %region.name, %fault, "can't read the marks"),
     }
     match control.newest_dead_letters(name, 1).await {
         Ok(letters) if letters.is_empty() => {}
@@ -116,37 +116,37 @@ async fn rows(replica: &PhysicalReplica) -> Vec<Finding> {
             Harm::Divergence,
             "dead_letters",
             "there are writes of this region that a peer could not take".to_owned(),
-            "`tradewind dead-letters list` shows them, `replay` makes them again",
+            "`tradewind dead-letters list` shows them, `replay` replicates them again",
         ),
-        Err(fault) => debug!(region = %region.name, %fault, "the dead letters can't be read"),
+        Err(fault) => debug!(region = %region.name, %fault, "can't read the dead letters"),
     }
     findings
 }
 
-/// A table whose rows are another setup's.
+/// A table whose rows belong to another setup.
 async fn owner(replica: &PhysicalReplica) -> Option<Finding> {
     let PhysicalReplica { table, region, .. } = replica;
     let setup = Setup::of(table, &region.name);
     match replica.control().belongs_elsewhere(&table.name, &setup).await {
         Ok(reason) => reason.map(|reason| {
-            let fix = "a control table for each setup, or one file with all regions; agents of this one refuse to start";
+            let fix = "use one control table per setup, or one file for all regions; agents of this one don't start";
             Finding::new(Harm::Halt, "other_setup", &region.name, &table.name, reason, fix)
         }),
         Err(fault) => {
-            debug!(region = %region.name, %fault, "whose the table's rows are can't be looked up");
+            debug!(region = %region.name, %fault, "can't read which setup the table's rows belong to");
             None
         }
     }
 }
 
-/// A table that has another stream than its agents have read last.
+/// A table whose stream is not the one that its agents last read.
 async fn streams(replica: &PhysicalReplica, seen: &Seen) -> Option<Finding> {
     let PhysicalReplica { table, region, .. } = replica;
     let StreamState::On { arn } = &seen.described.stream else { return None };
     let known = match replica.control().table_streams(&table.name).await {
         Ok(known) => known,
         Err(fault) => {
-            debug!(region = %region.name, %fault, "the streams that agents have read can't be looked up");
+            debug!(region = %region.name, %fault, "can't read which streams the agents have read");
             return None;
         }
     };
@@ -157,8 +157,8 @@ async fn streams(replica: &PhysicalReplica, seen: &Seen) -> Option<Finding> {
             "other_stream",
             &region.name,
             &table.name,
-            "the table has another stream than its agents have read: its stream was turned off and on, or it was \
-             deleted and made again, and what was written in between is in no stream",
+            "the stream is not the one that the agents have read: it was turned off and on, or the table was \
+             deleted and recreated, and what was written in between is in no stream",
             "start an agent here: it marks the table, and reads what the old stream still holds; then run `tradewind \
              verify`, and where replicas differ `tradewind repair`",
         )
@@ -168,7 +168,7 @@ async fn streams(replica: &PhysicalReplica, seen: &Seen) -> Option<Finding> {
 /// How old the oldest write is that a peer lacks, by origin and peer.
 type Ages = BTreeMap<(Origin, Origin), Duration>;
 
-/// What the agents report of that, and where none has, what is durable; and what can't be true.
+/// The ages that agents report, or else those of the durable watermarks; and watermarks that can't be true.
 async fn ages(
     tables: &[TableReplicas],
     regions: &BTreeMap<Origin, Region>,
@@ -196,7 +196,7 @@ async fn ages(
     (ages, findings)
 }
 
-/// A watermark that lies ahead of any believable clock.
+/// A watermark ahead of any believable clock.
 fn ahead(watermark: &Watermark, millis: u64) -> Finding {
     let Watermark { table, origin, peer, .. } = watermark;
     Finding::new(
@@ -205,15 +205,15 @@ fn ahead(watermark: &Watermark, millis: u64) -> Finding {
         peer,
         table,
         format!(
-            "what {origin} has promised to {peer} lies ahead, at {}: a clock was wrong when it was made; nobody \
-             believes it, and {origin}'s agent takes it back with its next",
+            "the watermark of {origin} at {peer} is in the future, at {}: a clock was wrong when it was made; agents \
+             ignore it, and {origin}'s agent corrects it with its next",
             moment(millis)
         ),
         "set the clocks of the services, and of the machines that agents run on, by NTP",
     )
 }
 
-/// Peers that lack writes which their origin's stream does not keep much longer.
+/// Peers that lack writes which their origin's stream soon drops.
 fn retention(kept: Duration, ages: Ages) -> Vec<Finding> {
     let minutes = |age: Duration| humantime::format_duration(Duration::from_mins(age.as_secs() / 60));
     let late = ages.into_iter().filter(|(_, age)| *age > kept / 2);
@@ -249,7 +249,7 @@ fn paused(overview: &Overview) -> Vec<Finding> {
         .collect()
 }
 
-/// What the agents of a region report of its tables.
+/// What the agents of a region report about its tables.
 fn reported(view: &RegionView) -> Vec<Finding> {
     let mut findings = Vec::new();
     for (place, found) in view.agents.iter().filter(|agent| agent.heard).flat_map(|agent| &agent.intercepted)
@@ -260,24 +260,24 @@ fn reported(view: &RegionView) -> Vec<Finding> {
             &view.region,
             "",
             format!("{} answers to an agent were not {place}'s own, at last: {}", found.count, found.last),
-            "see what lies between the agent and that endpoint; each such call is tried again, and none is believed",
+            "check what is between the agent and that endpoint; each such call is retried, and no such answer is used",
         ));
     }
     for table in view.agents.iter().filter(|agent| agent.heard).flat_map(|agent| &agent.tables) {
         if let Some(trouble) = &table.trouble {
-            let fix = "fix what it says; the agent tries again by itself";
+            let fix = "fix that; the agent retries by itself";
             findings.push(Finding::new(Harm::Halt, "trouble", &view.region, &table.table, trouble, fix));
         }
         for (peer, reason) in &table.refused {
             let problem = format!("{peer} takes no writes, and all wait: {reason}");
-            let fix = "make the replicas' keys and indexes alike, or see to the encryption key there; the agent tries \
-                        again by itself";
+            let fix = "make the replicas' keys and indexes the same, or check the encryption key there; the agent \
+                        retries by itself";
             findings.push(Finding::new(Harm::Halt, "refused", &view.region, &table.table, problem, fix));
         }
         for (origin, writes) in &table.foreign {
             let problem = format!(
                 "{writes} writes since the agent started came from {origin}, which is not among the table's regions in \
-                 this file: agents of another setup made them, so they pass for replicated and go to no peer"
+                 this file: agents of another setup made them, so they count as replicated and go to no peer"
             );
             let fix = "put all regions of the table into one file; then run `tradewind verify` and `repair`";
             findings.push(Finding::new(
@@ -296,14 +296,14 @@ fn reported(view: &RegionView) -> Vec<Finding> {
                 &view.region,
                 &table.table,
                 format!("{} writes of this agent were throttled since it started", table.throttled),
-                "give the peers' tables and their indexes more write capacity, or make them on demand",
+                "give the peers' tables and their indexes more write capacity, or make them on-demand",
             ));
         }
     }
     findings
 }
 
-/// A region whose tables together take fewer writes than are made, as far as agents tell.
+/// A region whose tables together take fewer writes than are made, as far as agents report.
 fn capacity(place: &Place, view: &RegionView, overview: &Overview) -> Option<Finding> {
     let tables = || place.tables.values().map(|seen| &seen.described.table);
     if place.tables.is_empty() || tables().any(is_on_demand) {
@@ -313,7 +313,7 @@ fn capacity(place: &Place, view: &RegionView, overview: &Overview) -> Option<Fin
         table.provisioned_throughput().and_then(ProvisionedThroughputDescription::write_capacity_units)
     });
     let units = f64::from(u32::try_from(units.sum::<i64>()).unwrap_or(u32::MAX));
-    // Each write is at least one unit, where it is made and at each peer.
+    // Each write takes at least one unit, where it is made and at each peer.
     let writes: f64 = overview.regions.iter().map(|region| region.writes_per_second).sum();
     (writes > units * FULL).then(|| {
         Finding::new(
@@ -322,7 +322,7 @@ fn capacity(place: &Place, view: &RegionView, overview: &Overview) -> Option<Fin
             &view.region,
             "",
             format!("all regions together write {writes:.1} times a second, and the tables here take {units} units"),
-            "raise the write capacity, or make the tables on demand",
+            "raise the write capacity, or make the tables on-demand",
         )
     })
 }

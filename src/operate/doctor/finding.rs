@@ -5,7 +5,7 @@ use serde::Serialize;
 use crate::fault::{Fault, FaultKind};
 use crate::protocol::Origin;
 
-/// The harm that is done, the worst first.
+/// The harm done, the worst first.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Harm {
@@ -17,9 +17,9 @@ pub enum Harm {
     Halt,
     /// Something is replicated late, or not seen.
     Lag,
-    /// Something costs more than it need.
+    /// Something costs more than necessary.
     Cost,
-    /// Nothing need be done.
+    /// Nothing needs to be done.
     Note,
 }
 
@@ -30,7 +30,7 @@ pub struct Finding {
     /// What kind of finding it is: docs/doctor.md has them all.
     pub name: &'static str,
     pub region: Origin,
-    /// Empty, where it is about no single table.
+    /// Empty if it is not about a single table.
     #[serde(skip_serializing_if = "String::is_empty")]
     pub table: String,
     pub problem: String,
@@ -50,7 +50,7 @@ impl Finding {
         Self { harm, name, region, table, problem: problem.into(), fix: fix.into() }
     }
 
-    /// A call that failed on which all rests.
+    /// The failure of a call that everything depends on.
     pub(super) fn of_fault(region: &Origin, table: &str, action: &str, fault: &Fault) -> Self {
         let name = match fault.kind {
             FaultKind::Refused if fault.code.contains("AccessDenied") => "permission",

@@ -1,12 +1,12 @@
-//! Looks at all that replication rests on, changes nothing, and says what to fix, the worst first.
+//! Checks everything that replication depends on, changes nothing, and says what to fix, the worst first.
 //!
 //! | file | subject |
 //! | --- | --- |
 //! | `finding` | what is wrong, and how bad that is |
-//! | `place` | one region, as it answers: its tables, its clock, what may be done there |
+//! | `place` | one region, as it answers: its tables, its clock, and which actions are allowed |
 //! | `permissions` | tries each action without effect |
 //! | `tables` | what the replicas of a table must have in common, and what each must have |
-//! | `agents` | what the agents say, and what they don't |
+//! | `agents` | what the agents report, and what they don't |
 
 mod agents;
 mod finding;
@@ -27,7 +27,7 @@ use crate::region::Region;
 
 pub use finding::{Finding, Harm};
 
-/// What a look at everything came to.
+/// The result of checking everything.
 #[derive(Debug, Serialize)]
 pub struct Diagnosis {
     /// The worst first.
@@ -56,7 +56,7 @@ impl Diagnosis {
     }
 }
 
-/// Looks at all regions and tables, with the permissions that the agents of these regions need.
+/// Checks all regions and tables, and the permissions that the agents of these regions need.
 pub async fn doctor(config: &Config, regions: &BTreeMap<Origin, Region>, agents_of: &[Origin]) -> Diagnosis {
     let (tables, mut findings) = find_tables(config, regions).await;
     let mut looks = JoinSet::new();
@@ -93,7 +93,7 @@ pub async fn doctor(config: &Config, regions: &BTreeMap<Origin, Region>, agents_
     Diagnosis { findings, untried, allowed, clocks }
 }
 
-/// The tables that are named, and those that patterns find where that can be asked.
+/// The tables given by name, and those that patterns find where tables can be listed.
 async fn find_tables(
     config: &Config,
     regions: &BTreeMap<Origin, Region>,

@@ -1,5 +1,5 @@
-//! Tries actions without effect: writes on a condition that can't hold, reads of a key that is not
-//! there. A failed conditional write costs one write unit.
+//! Tries actions without effect: writes with a condition that can't hold, reads of a key that does not exist.
+//! A failed conditional write costs one write unit.
 
 use aws_sdk_dynamodb::error::{ProvideErrorMetadata, SdkError};
 use aws_sdk_dynamodb::primitives::Blob;
@@ -13,7 +13,7 @@ use crate::fault::{Fault, FaultKind};
 use crate::protocol::{Item, STAMP};
 use crate::region::Region;
 
-/// What it takes to be the agent of a region: on its own table, on a peer's, and so on.
+/// What an agent of a region needs: on its own table, on a peer's, and so on.
 pub(super) const OWN_TABLE: &[Action] = &[Action::Put, Action::Update, Action::Delete];
 pub(super) const PEERS_TABLE: &[Action] = &[Action::Put, Action::Update];
 pub(super) const OWN_CONTROL: &[Action] = &[Action::Query, Action::Put, Action::Update, Action::Delete];
@@ -42,7 +42,7 @@ impl Action {
     }
 }
 
-/// What came of a try.
+/// The result of trying an action.
 #[derive(Debug)]
 pub(super) enum Outcome {
     Allowed,
@@ -51,10 +51,10 @@ pub(super) enum Outcome {
     Unknown(Fault),
 }
 
-/// A condition that no item meets, and none that is not there.
+/// A condition that no item meets, nor does a missing one.
 const NEVER: &str = "attribute_exists(#key) AND attribute_not_exists(#key)";
 
-/// A table of Tradewind's own, as far as its keys go.
+/// One of Tradewind's own tables, with only its keys.
 pub(super) fn like_own_table(name: &str) -> Result<TableDescription, Fault> {
     let mut table = TableDescription::builder().table_name(name);
     for (key, kind) in [(PK, KeyType::Hash), (SK, KeyType::Range)] {
@@ -125,7 +125,7 @@ pub(super) async fn attempt(region: &Region, table: &TableDescription, action: A
     }
 }
 
-/// Tries what it takes to read a stream: each action, with what came of it.
+/// Tries what reading a stream needs: each action, with its result.
 pub(super) async fn attempt_stream(region: &Region, arn: &str) -> Vec<(&'static str, Outcome)> {
     let mut tried = Vec::new();
     let described = region.streams.describe_stream().stream_arn(arn).send().await;

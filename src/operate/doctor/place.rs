@@ -18,22 +18,22 @@ use crate::region::Region;
 use crate::schema::{Described, StreamState};
 use crate::source::dynamodb_streams::ServiceClock;
 
-/// Requests whose time is off by five minutes are refused; ages and lags are told wrong long before.
+/// Requests whose time is off by five minutes are refused; ages and lags are wrong long before that.
 const REFUSED_MILLIS: i64 = 240_000;
 const OFF_MILLIS: i64 = 5_000;
-/// Which of two writes is the later one, the services' clocks decide.
+/// The services' clocks decide which of two writes is the later one.
 const APART_MILLIS: i64 = 2_000;
 
-/// A region's clock, beside this machine's.
+/// A region's clock, compared with this machine's.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Clock {
-    /// How far it is ahead, in milliseconds: at least, and at most. A Date header counts seconds.
+    /// How far it is ahead, in milliseconds: at least, and at most. A Date header has whole seconds.
     least: i64,
     most: i64,
 }
 
 impl Clock {
-    /// What an answer says that was asked for and came at these times.
+    /// From the Date of an answer, with the times of the request and the answer.
     fn of(asked: u64, answered: u64, date: u64) -> Option<Self> {
         let [asked, answered, date] = [asked, answered, date].map(i64::try_from);
         let (asked, answered, date) = (asked.ok()?, answered.ok()?, date.ok()?);
@@ -90,7 +90,7 @@ impl Place {
             untried: Vec::new(),
             allowed: 0,
         };
-        // Whose agents come here: its own, and others.
+        // Whose agents use this region: its own, and others.
         let own = agents_of.contains(&region.name);
         let others = agents_of.iter().any(|name| *name != region.name);
         let actions = |own_actions: &[Action], peers_actions: &[Action]| {
@@ -126,7 +126,7 @@ impl Place {
     async fn control(&mut self, region: &Region, own: bool, actions: &[Action]) {
         let name = &region.control_table;
         if !own {
-            // A peer's agent may write there, and not ask what it is like.
+            // A peer's agent may write there, but not describe it.
             match permissions::like_own_table(name) {
                 Ok(table) => self.attempt(region, &Described::from(table), actions, Harm::Halt).await,
                 Err(fault) => self.untried(name, "PutItem", &fault),
@@ -150,7 +150,7 @@ impl Place {
         }
     }
 
-    /// What holds for Tradewind's own tables.
+    /// Checks one of Tradewind's own tables.
     fn own_table(&mut self, name: &str, seen: &Seen) {
         if let Some(reason) = &seen.described.managed {
             let fix = "name another one in regions.toml (`control_table`, `conflict_table`), and run `tradewind init`";
@@ -164,7 +164,7 @@ impl Place {
                 "own_keys",
                 &self.region,
                 name,
-                format!("this is no table of Tradewind's: its keys are {}", seen.described.key_schema),
+                format!("this is not a Tradewind table: its keys are {}", seen.described.key_schema),
                 "name another one in regions.toml (`control_table`, `conflict_table`), and run `tradewind init`",
             ));
         } else if seen.ttl.as_deref() != Some(EXPIRES) {
@@ -173,13 +173,13 @@ impl Place {
                 "own_ttl",
                 &self.region,
                 name,
-                "its old rows are never removed: its time to live is not by `expires`",
+                "its old rows are never removed: its time to live does not use `expires`",
                 "run `tradewind init`",
             ));
         }
     }
 
-    /// Describes a table; what keeps that from being done is a finding.
+    /// Describes a table; a failure becomes a finding.
     async fn describe(&mut self, region: &Region, table: &str) -> Option<Seen> {
         let clock = ServiceClock::default();
         let asked = wall_millis();
@@ -248,7 +248,7 @@ fn attribute(ttl: TimeToLiveDescription) -> Option<String> {
     ttl.attribute_name.filter(|_| on)
 }
 
-/// Clocks that are off: this machine's beside each region's, and the regions' among each other.
+/// Clocks that are off: this machine's compared with each region's, and the regions' with each other.
 pub(super) fn clocks(places: &BTreeMap<Origin, Place>) -> Vec<Finding> {
     let mut findings = Vec::new();
     let clocks: Vec<(&Origin, Clock)> =
@@ -267,8 +267,8 @@ pub(super) fn clocks(places: &BTreeMap<Origin, Place>) -> Vec<Finding> {
             region,
             "",
             format!(
-                "this machine's clock is {} s {way} the region's: ages are told wrong, and from 5 minutes on requests \
-                 are refused",
+                "this machine's clock is {} s {way} the region's: reported ages are wrong, and from 5 minutes on \
+                 requests are refused",
                 seconds(off)
             ),
             "set the clock by NTP, here and wherever agents run",
@@ -285,8 +285,8 @@ pub(super) fn clocks(places: &BTreeMap<Origin, Place>) -> Vec<Finding> {
             fast,
             "",
             format!(
-                "its clock is {} s ahead of {slow}'s: of two writes made without knowing of each other, the one made \
-                 here wins though it may be the older one",
+                "its clock is {} s ahead of {slow}'s: of two concurrent writes, the one made here wins \
+                 though it may be the older one",
                 seconds(ahead.least - behind.most)
             ),
             "set the clocks of the servers by NTP",

@@ -11,10 +11,10 @@ use crate::operate::{PhysicalReplica, TableReplicas};
 use crate::protocol::{Origin, STAMP, Selections};
 use crate::schema::StreamState;
 
-/// One replica: its region, what it is called there, and what was seen of it.
+/// One replica: its region, its name there, and what was seen of it.
 type Replica<'a> = (&'a Origin, &'a str, &'a Seen);
 
-/// Looks at all replicas of one table that could be described.
+/// Checks all replicas of one table that could be described.
 pub(super) fn look(table: &TableReplicas, places: &BTreeMap<Origin, Place>) -> Vec<Finding> {
     let seen = |replica: &PhysicalReplica| places.get(&replica.region.name)?.tables.get(table.name());
     let replicas: Vec<Replica<'_>> = table
@@ -34,7 +34,7 @@ pub(super) fn look(table: &TableReplicas, places: &BTreeMap<Origin, Place>) -> V
     findings
 }
 
-/// What keeps a replica from being replicated at all.
+/// What prevents a replica from being replicated at all.
 fn state((region, physical, seen): Replica<'_>) -> Vec<Finding> {
     let mut findings = Vec::new();
     let mut found = |harm, name, problem: String, fix: &str| {
@@ -46,7 +46,7 @@ fn state((region, physical, seen): Replica<'_>) -> Vec<Finding> {
             Harm::Halt,
             "not_active",
             format!("the table is not active: {status}"),
-            "wait, or see what was done to it",
+            "wait, or check what was done to it",
         );
     }
     if let Some(reason) = &seen.described.managed {
@@ -77,7 +77,7 @@ fn state((region, physical, seen): Replica<'_>) -> Vec<Finding> {
     findings
 }
 
-/// Keys that are Tradewind's own, or that the region is not to have.
+/// Keys that are Tradewind's own, or that are withheld from the region.
 fn keys(selections: &Selections, (region, physical, seen): Replica<'_>) -> Vec<Finding> {
     let mut findings = Vec::new();
     let mut found = |harm, name, problem: String, fix: &str| {
@@ -92,7 +92,7 @@ fn keys(selections: &Selections, (region, physical, seen): Replica<'_>) -> Vec<F
             Harm::Halt,
             "reserved_attribute",
             format!("{STAMP} is a key of the table or of an index, but it must hold Tradewind's stamp"),
-            "call the attribute otherwise: remove that index, or recreate the table",
+            "use another attribute name: remove that index, or recreate the table",
         );
     }
     for (_, attribute) in selections.withheld().filter(|(to, _)| *to == region) {
@@ -103,7 +103,7 @@ fn keys(selections: &Selections, (region, physical, seen): Replica<'_>) -> Vec<F
                 format!(
                     "regions.toml keeps {attribute:?} from this region, but it is a part of the table's key"
                 ),
-                "take it out of `without`",
+                "remove it from `without`",
             );
         }
     }
@@ -124,13 +124,13 @@ fn indexes((region, physical, seen): Replica<'_>) -> Vec<Finding> {
                 "the index {index} takes {units} write units a second and the table {of_table}: a full index throttles \
                  writes to the table, agents' too"
             ),
-            "give the index as many as the table, or make both on demand",
+            "give the index as many as the table, or make both on-demand",
         );
     }
     findings
 }
 
-/// Nothing can be replicated between tables of different keys.
+/// Nothing can be replicated between tables with different keys.
 fn key_schemas(replicas: &[Replica<'_>]) -> Vec<Finding> {
     let Some((like, _, first)) = replicas.first() else { return Vec::new() };
     let expected = &first.described.key_schema;
@@ -181,11 +181,11 @@ fn times_to_live(replicas: &[Replica<'_>]) -> Vec<Finding> {
         .map(|(region, physical, seen)| {
             let problem = format!("items expire by {} here, and by {} in {like}", named(&seen.ttl), named(&first.ttl));
             if attributes.len() > 1 && seen.ttl.is_some() {
-                let fix = "an expiry is replicated as a delete, so both rules delete everywhere: set the same attribute";
+                let fix = "an expiry is replicated as a delete: both rules delete everywhere; set the same attribute";
                 Finding::new(Harm::DataLoss, "ttl_differs", region, physical, problem, fix)
             } else {
-                let fix = "nothing need be done: expiries are replicated. The same setting would expire items here while the \
-                            other region is away";
+                let fix = "nothing needs to be done: expiries are replicated. The same setting would expire items \
+                            here while the other region is away";
                 Finding::new(Harm::Note, "ttl_missing", region, physical, problem, fix)
             }
         })

@@ -1,4 +1,4 @@
-//! What is there.
+//! What exists.
 
 use aws_sdk_dynamodb::types::TimeToLiveStatus;
 
@@ -9,28 +9,29 @@ use crate::protocol::Origin;
 use crate::region::Region;
 use crate::schema::{Described, describe};
 
-/// What a table of Tradewind's own is for.
+/// What one of Tradewind's own tables is for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Own {
     Control,
     Conflicts,
 }
 
-/// A table that Tradewind keeps for itself, as it stands.
+/// One of Tradewind's own tables, as it is now.
 pub(super) struct OwnTable {
     pub(super) region: Origin,
     pub(super) name: String,
     pub(super) own: Own,
-    /// None, where there is no table of that name.
+    /// None if there is no table of that name.
     pub(super) found: Option<Described>,
-    /// The attribute by which its rows expire; not looked up of a table that is another's.
+    /// The attribute by which its rows expire; not looked up for a table that is not Tradewind's.
     pub(super) ttl: Option<String>,
 }
 
-/// The replicas of a table, as they stand, in the order of the file.
+/// The replicas of a table, as they are now, in the order of the file.
 pub(super) struct Replicas {
     pub(super) replicas: Vec<Replica>,
-    /// The attribute by which the first one's items expire; looked up only where others are to be made like it.
+    /// The attribute by which the first one's items expire; looked up only if others are to be created like
+    /// it.
     pub(super) ttl: Option<String>,
 }
 
@@ -38,7 +39,7 @@ pub(super) struct Replica {
     pub(super) region: Origin,
     pub(super) name: String,
     pub(super) found: Option<Described>,
-    /// Why its rows in the control table are another setup's, if they are.
+    /// Why its rows in the control table belong to another setup, if they do.
     pub(super) elsewhere: Option<String>,
 }
 
@@ -89,7 +90,7 @@ impl Replica {
             let setup = Setup::of(table, &region.name);
             elsewhere = match replica.control().belongs_elsewhere(&table.name, &setup).await {
                 Ok(reason) => reason,
-                // The control table is about to be made, or made right.
+                // The control table is about to be created or corrected.
                 Err(fault) if matches!(fault.kind, FaultKind::Missing | FaultKind::Invalid) => None,
                 Err(fault) => return Err(replica.at_control(fault)),
             };
@@ -98,7 +99,7 @@ impl Replica {
     }
 }
 
-/// Describes a table, if it is there.
+/// Describes a table, if it exists.
 async fn look(region: &Region, table: &str) -> Result<Option<Described>, OperateError> {
     match describe(region, table).await {
         Ok(described) => Ok(Some(described)),

@@ -1,4 +1,4 @@
-//! Takes the steps of a plan.
+//! Carries out the steps of a plan.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -24,7 +24,7 @@ const PATIENCE: Duration = Duration::from_mins(5);
 const POLL: Duration = Duration::from_millis(500);
 
 impl Plan {
-    /// Takes the steps, in order; `taken` hears of each.
+    /// Carries out the steps, in order; reports each to `taken`.
     pub async fn carry_out(
         &self,
         regions: &BTreeMap<Origin, Region>,
@@ -106,8 +106,8 @@ async fn create_replica(region: &Region, name: &str, model: &TableDescription) -
     Ok(())
 }
 
-/// A table without a billing summary has always been provisioned; the local engines say so by
-/// its capacity alone.
+/// A table without a billing summary has always been provisioned; the local engines show that by its capacity
+/// alone.
 pub(in crate::operate) fn is_on_demand(table: &TableDescription) -> bool {
     match table.billing_mode_summary().and_then(|summary| summary.billing_mode()) {
         Some(mode) => *mode == BillingMode::PayPerRequest,

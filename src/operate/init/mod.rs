@@ -1,10 +1,10 @@
-//! Prepares the replicas: what is missing is made, and what does not fit is told, with its fix.
+//! Prepares the replicas: creates what is missing, and reports what does not fit, with its fix.
 //!
 //! | file | subject |
 //! | --- | --- |
-//! | `look` | what is there |
-//! | `plan` | the steps from what is there to what must be, and what no step can fix |
-//! | `make` | takes the steps |
+//! | `look` | what exists |
+//! | `plan` | the steps from what exists to what is needed, and what no step can fix |
+//! | `make` | carries out the steps |
 
 mod look;
 mod make;
@@ -25,11 +25,11 @@ use crate::region::Region;
 
 pub(super) use make::is_on_demand;
 
-/// What is to be done before agents can run.
+/// What must be done before agents can run.
 #[derive(Debug, Serialize)]
 pub struct Plan {
     pub steps: Vec<Step>,
-    /// What a person has to fix first; with any, no step is taken.
+    /// What a person has to fix first; with any, no step is carried out.
     pub problems: Vec<Problem>,
 }
 
@@ -41,19 +41,19 @@ pub struct Step {
     pub change: Change,
 }
 
-/// What changes at a table.
+/// What changes in a table.
 #[derive(Debug, Serialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Change {
     CreateControlTable,
     CreateConflictTable,
-    /// Made like the replica in another region.
+    /// Created like the replica in another region.
     CreateTable(Box<Model>),
     EnableStream,
     EnableTtl(String),
 }
 
-/// What a new replica is made like.
+/// The model of a new replica.
 #[derive(Debug, Serialize)]
 pub struct Model {
     like: Origin,
@@ -80,7 +80,7 @@ impl fmt::Display for Step {
     }
 }
 
-/// What keeps a table from being replicated, and the fix.
+/// What prevents a table from being replicated, and the fix.
 #[derive(Debug, Serialize)]
 pub struct Problem {
     pub region: Origin,
@@ -95,7 +95,7 @@ impl fmt::Display for Problem {
 }
 
 impl Plan {
-    /// Looks at every replica and control table; changes nothing.
+    /// Checks every replica and control table; changes nothing.
     pub async fn make(
         config: &Config,
         regions: &BTreeMap<Origin, Region>,

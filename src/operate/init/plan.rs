@@ -1,4 +1,4 @@
-//! The steps from what is there to what must be, and what no step can fix.
+//! The steps from what exists to what is needed, and what no step can fix.
 
 use super::look::{Own, OwnTable, Replica, Replicas, has_own_keys};
 use super::{Change, Model, Plan, Problem, Step};
@@ -35,7 +35,7 @@ impl Plan {
         if !has_own_keys(found) {
             let (what, setting) = own.words();
             let problem = format!(
-                "this is no {what} table: its keys are {}, not {PK} and {SK}; name another one with `{setting}` in \
+                "this is not a {what} table: its keys are {}, not {PK} and {SK}; name another one with `{setting}` in \
                  regions.toml",
                 found.key_schema
             );
@@ -44,7 +44,7 @@ impl Plan {
         if ttl.is_none() {
             self.step(at, Change::EnableTtl(EXPIRES.to_owned()));
         }
-        // Heartbeats pass through it. One of another view type is its owner's to change.
+        // Heartbeats pass through it. A stream with another view type is its owner's to change.
         if *own == Own::Control && found.stream == StreamState::Off {
             self.step(at, Change::EnableStream);
         }
@@ -80,7 +80,7 @@ impl Plan {
         }
     }
 
-    /// What a replica must be like, whatever the others are.
+    /// Checks what a replica must have, whatever the others are like.
     fn replica(&mut self, replica: &Replica, found: &Described) {
         let at = At::replica(replica);
         for reason in [&found.managed, &replica.elsewhere].into_iter().flatten() {
@@ -101,7 +101,7 @@ impl Plan {
         }
     }
 
-    /// A replica that is to be made like the first one.
+    /// A replica to be created like the first one.
     fn missing(
         &mut self,
         at: At<'_>,
@@ -110,12 +110,13 @@ impl Plan {
         create_tables: bool,
     ) {
         let Some((like, model)) = first else {
-            let problem = "it is in no region: create it in one, and run `tradewind init --create-tables`";
+            let problem =
+                "it exists in no region: create it in one, and run `tradewind init --create-tables`";
             return self.problem(at, problem.to_owned());
         };
         if !create_tables {
             let problem = format!(
-                "it is missing; `tradewind init --create-tables` makes it like the one in region {like}"
+                "it is missing; `tradewind init --create-tables` creates it like the one in region {like}"
             );
             return self.problem(at, problem);
         }
@@ -202,7 +203,7 @@ mod tests {
         Replica { region: origin(region), name: "orders".to_owned(), found, elsewhere: None }
     }
 
-    /// What a plan says, a line each.
+    /// What a plan says, one line each.
     fn told(plan: &Plan) -> Vec<String> {
         let steps = plan.steps.iter().map(ToString::to_string);
         steps.chain(plan.problems.iter().map(|problem| problem.problem.clone())).collect()
@@ -225,7 +226,7 @@ mod tests {
             (
                 own(Own::Control, Some(described(&["id"], None)), None),
                 &[
-                    "this is no control table: its keys are id (HASH key, S), not pk and sk; name another one with \
+                    "this is not a control table: its keys are id (HASH key, S), not pk and sk; name another one with \
                    `control_table` in regions.toml",
                 ],
             ),
@@ -252,9 +253,9 @@ mod tests {
             ]
         );
         let missing =
-            "it is missing; `tradewind init --create-tables` makes it like the one in region dublin";
+            "it is missing; `tradewind init --create-tables` creates it like the one in region dublin";
         assert_eq!(plan([there(), None], false), [missing]);
-        let nowhere = "it is in no region: create it in one, and run `tradewind init --create-tables`";
+        let nowhere = "it exists in no region: create it in one, and run `tradewind init --create-tables`";
         assert_eq!(plan([None, None], true), [nowhere, nowhere]);
         let off = Some(described(&["id"], None));
         assert_eq!(

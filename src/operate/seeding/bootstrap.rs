@@ -1,4 +1,4 @@
-//! Finds keys by reading one replica after the other, and can be taken up again where it was.
+//! Finds keys by reading one replica after the other, and can be resumed.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -19,13 +19,13 @@ use crate::operate::{OperateError, named_tables};
 use crate::protocol::{Item, Origin, Stamp};
 use crate::region::Region;
 
-/// So many keys on which regions disagree wait for the agents together, a segment; fewer where their
-/// copies would take longer than this many seconds at the rate that is asked for.
+/// This many keys on which regions disagree wait for the agents together, per segment; fewer if their copies
+/// would take longer than this many seconds at the requested rate.
 const SUSPECTS: usize = 10_000;
 const SECONDS: usize = 10;
 
-/// Copies what is in one region and not, or older, in another; in all tables. With `stop`, it ends where
-/// it is, and well.
+/// Copies what one region has and another lacks, or has in an older version; in all tables. With `stop`, it
+/// ends cleanly where it is.
 pub async fn bootstrap(
     config: &Config,
     regions: &BTreeMap<Origin, Region>,
@@ -47,7 +47,7 @@ pub async fn bootstrap(
     Ok(results)
 }
 
-/// Whether all keys were seen to.
+/// Returns whether all keys were handled.
 async fn seed_table(seeder: &Arc<Seeder>, stop: watch::Receiver<bool>) -> Result<bool, SeedError> {
     let mut segments = segments(seeder).await?;
     loop {
@@ -90,7 +90,7 @@ async fn seed_table(seeder: &Arc<Seeder>, stop: watch::Receiver<bool>) -> Result
     }
 }
 
-/// The segments to read, as an earlier bootstrap has left them if it had the same task.
+/// The segments to read, as an earlier bootstrap left them if it had the same task.
 async fn segments(seeder: &Seeder) -> Result<Vec<SeededSegment>, OperateError> {
     let SeedOptions { segments, dry_run, restart, ref to, ref prefer, .. } = seeder.options;
     let names = |names: &[Origin]| names.iter().map(Origin::as_str).collect::<Vec<_>>().join(",");
@@ -131,7 +131,7 @@ async fn segments(seeder: &Seeder) -> Result<Vec<SeededSegment>, OperateError> {
         }));
     }
     if is_resumed {
-        info!(table = seeder.table.name(), "an earlier bootstrap is taken up where it was");
+        info!(table = seeder.table.name(), "resuming an earlier bootstrap");
     }
     Ok(all)
 }
@@ -156,14 +156,14 @@ struct Reading {
     seeder: Arc<Seeder>,
     hold: Option<Arc<Hold>>,
     source: usize,
-    /// What was seeded under this hold and later ones has been seen to.
+    /// What was seeded under this hold and later ones is done.
     first_hold: u64,
     until: Instant,
     stop: watch::Receiver<bool>,
 }
 
 impl Reading {
-    /// Goes on from where the row says; the answer is where it has got.
+    /// Continues from where the row says; returns how far it got.
     async fn run(self, mut row: SeededSegment) -> Result<SeededSegment, SeedError> {
         let seeder = &self.seeder;
         let replica = &seeder.replicas[self.source];
@@ -205,13 +205,13 @@ impl Reading {
         *self.stop.borrow() || Instant::now() >= self.until
     }
 
-    /// Whether an item is a seed of this run: its key has been seen to.
+    /// Whether an item is a seed of this run: its key is done.
     fn has_seeded(&self, item: &Item) -> bool {
         let stamp = Stamp::read(item).filter(|stamp| self.hold.is_some() && stamp.matches(item));
         stamp.and_then(|stamp| stamp.hold()).is_some_and(|hold| hold >= self.first_hold)
     }
 
-    /// What can't be saved now is saved with the next page; the segment may be read once more.
+    /// What can't be saved now is saved with the next page; the segment may be read again.
     async fn save(&self, row: &SeededSegment) -> Result<(), SeedError> {
         let Some(hold) = &self.hold else { return Ok(()) };
         if hold.tenure.has_ended() {
@@ -220,7 +220,10 @@ impl Reading {
         let replica = &self.seeder.replicas[self.source];
         let control = ControlTable::of(&replica.region);
         if let Err(fault) = control.save_seeded_segment(self.seeder.table.name(), row, wall_millis()).await {
-            warn!(region = %replica.region.name, table = self.seeder.table.name(), %fault, "how far it has got can't be saved");
+            warn!(
+                region = %replica.region.name, table = self.seeder.table.name(), %fault,
+                "can't save the bootstrap's progress"
+            );
         }
         Ok(())
     }

@@ -14,8 +14,8 @@ use crate::deliver::Tenure;
 use crate::operate::wait::everywhere;
 use crate::operate::{Arrival, OperateError, PhysicalReplica, TableReplicas};
 
-/// A hold, renewed until it is released or dropped. Where it is dropped, or its process is killed,
-/// agents take it for over after a while.
+/// A hold, renewed until it is released or dropped. If it is dropped, or its process is killed, agents
+/// consider it over after a while.
 pub(super) struct Hold {
     pub(super) number: u64,
     /// How long seeds may be written.
@@ -45,8 +45,8 @@ impl Place {
 }
 
 impl Hold {
-    /// Raises a hold, and waits until it is in force everywhere, and all that was written before that
-    /// is everywhere.
+    /// Raises a hold, and waits until it is in force everywhere, and everything written before it is
+    /// everywhere.
     pub(super) async fn raise(
         table: &TableReplicas,
         tuning: &Tuning,
@@ -65,13 +65,13 @@ impl Hold {
         let mut renewals = JoinSet::new();
         renewals.spawn(renew(Arc::clone(&places), number, Arc::clone(&tenure), tuning.clone()));
         let hold = Self { number, tenure, table: table.clone(), places, tuning: tuning.clone(), renewals };
-        // That all agents have seen the hold, and that all from before then is everywhere.
+        // All agents have seen the hold, and everything from before it is everywhere.
         hold.pass(patience).await?;
         hold.pass(patience).await?;
         Ok(hold)
     }
 
-    /// Waits until all that was written anywhere before the call is everywhere.
+    /// Waits until everything written anywhere before the call is everywhere.
     pub(super) async fn pass(&self, patience: Duration) -> Result<(), SeedError> {
         let passed = pass(&self.table, patience);
         tokio::select! {
@@ -84,7 +84,7 @@ impl Hold {
         SeedError::Lost { table: self.table.name().to_owned() }
     }
 
-    /// Waits until no seed can be under way any more, and releases the hold.
+    /// Waits until no seed can still be in progress, and releases the hold.
     pub(super) async fn release(mut self) -> Result<(), SeedError> {
         tokio::time::sleep(self.tuning.settle).await;
         if self.tenure.has_ended() {
@@ -93,16 +93,19 @@ impl Hold {
         self.renewals.shutdown().await;
         for place in self.places.iter() {
             let released = place.replica.control().release_hold(&place.space, self.number).await;
-            // Agents take it for over by themselves.
+            // Agents consider it over by themselves.
             if let Err(fault) = released {
-                warn!(region = %place.replica.region.name, table = self.table.name(), %fault, "a hold can't be released: it lapses");
+                warn!(
+                    region = %place.replica.region.name, table = self.table.name(), %fault,
+                    "can't release the hold: it lapses"
+                );
             }
         }
         Ok(())
     }
 }
 
-/// Waits until all that was written to a table in any of its regions is in all of them.
+/// Waits until everything written to a table in any of its regions is in all of them.
 pub(super) async fn pass(table: &TableReplicas, patience: Duration) -> Result<(), SeedError> {
     let deadline = Instant::now() + patience;
     let arrivals = everywhere(table, deadline).await?;
@@ -123,7 +126,7 @@ async fn places(table: &TableReplicas) -> Result<Arc<[Place]>, OperateError> {
     Ok(places.into())
 }
 
-/// The number of the next hold. Where there is one that is being renewed, it is somebody's.
+/// The number of the next hold. One that is being renewed belongs to another process.
 async fn next_number(places: &[Place], renewal: Duration) -> Result<u64, SeedError> {
     let mut last = 0;
     for place in places {
@@ -131,7 +134,7 @@ async fn next_number(places: &[Place], renewal: Duration) -> Result<u64, SeedErr
         last = last.max(row.number).max(row.over);
         if row.active().is_some() {
             let PhysicalReplica { table, region, .. } = &place.replica;
-            debug!(region = %region.name, table = table.name, hold = row.number, "there is a hold already");
+            debug!(region = %region.name, table = table.name, hold = row.number, "there is already a hold");
             tokio::time::sleep(renewal * 3).await;
             if place.row().await? != row {
                 return Err(place.busy());
@@ -145,7 +148,7 @@ fn renewal_interval(tuning: &Tuning) -> Duration {
     tuning.settle / 12
 }
 
-/// Renews the hold in all regions, and with that the right to write; until it has to end.
+/// Renews the hold in all regions, and with it the right to write; until it has to end.
 async fn renew(places: Arc<[Place]>, number: u64, tenure: Arc<Tenure>, tuning: Tuning) {
     let mut ticks = tokio::time::interval(renewal_interval(&tuning));
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
@@ -165,13 +168,13 @@ async fn renew(places: Arc<[Place]>, number: u64, tenure: Arc<Tenure>, tuning: T
                 Ok(Ok(Held::Yes)) => {}
                 Ok(Ok(Held::No)) => return tenure.end(),
                 Ok(Err(fault)) => {
-                    debug!(%fault, "a hold can't be renewed; retrying");
+                    debug!(%fault, "can't renew the hold; retrying");
                     renewed = false;
                 }
                 Err(_) => renewed = false,
             }
         }
-        // Well before agents take it for over.
+        // Well before agents consider it over.
         if last.elapsed() > tuning.hold_lapse() / 2 {
             return tenure.end();
         }

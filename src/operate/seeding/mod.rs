@@ -1,24 +1,24 @@
-//! Brings replicas to the same items where no stream does it: `bootstrap` for what was written before
-//! the streams were on, `repair` for what was lost in them.
+//! Brings replicas to the same items where no stream can: `bootstrap` for what was written before the streams
+//! were on, `repair` for what was lost in them.
 //!
-//! Both make seeds (see `protocol::seed`), while agents and applications go on:
+//! Both make seeds (see `protocol::seed`), while agents and applications keep running:
 //!
 //! 1. A hold is raised in each region: from then on agents forget no key.
-//! 2. The agents of all regions say that they have seen it, and then that all which was written
-//!    before that is everywhere.
-//! 3. Keys are read in all regions. Where these differ, something may be on its way, or being put right
-//!    by an agent: after another such answer of the agents the key is read again, and if nothing has
-//!    changed a conditional put brings the regions together.
-//! 4. Once no such put can be under way any more, the hold is released.
+//! 2. The agents of all regions confirm that they have seen it, and then that everything written before
+//!    that is everywhere.
+//! 3. Keys are read in all regions. Where these differ, something may be on its way, or being fixed by an
+//!    agent: after another such confirmation the key is reread, and if nothing has changed a conditional put
+//!    brings the regions together.
+//! 4. Once no such put can still be in progress, the hold is released.
 //!
-//! A hold keeps agents' memory and their streams' positions where they are; so after half an hour it is
-//! released, and another one raised.
+//! A hold keeps the agents' memory and their positions in the streams where they are; so after half an hour
+//! it is released, and another one is raised.
 //!
 //! | file | subject |
 //! | --- | --- |
 //! | `hold` | keeps the hold, and ends the right to write with it |
 //! | `seeder` | reads keys in all regions, and makes their seeds |
-//! | `bootstrap` | finds keys by reading one replica after the other, and can be taken up again |
+//! | `bootstrap` | finds keys by reading one replica after the other, and can be resumed |
 //! | `repair` | finds keys by comparing all replicas |
 
 mod bootstrap;
@@ -46,7 +46,7 @@ use seeder::Seeder;
 
 /// How long one hold lasts.
 const HOLD_FOR: Duration = Duration::from_mins(30);
-/// How often the audience hears how far it has got.
+/// How often progress is reported.
 const TELL: Duration = Duration::from_millis(200);
 
 /// How to seed.
@@ -56,51 +56,51 @@ pub struct SeedOptions {
     pub tables: Vec<String>,
     /// The regions to write to; all, if none is given.
     pub to: Vec<Origin>,
-    /// Whose items win where no version says which is newer: these first, and then by the order of the
+    /// Whose items win where no version shows which is newer: these first, then by the order of the
     /// configuration.
     pub prefer: Vec<Origin>,
-    /// Scans at once, a replica.
+    /// Concurrent scans per replica.
     pub segments: u16,
-    /// Read units a second, a region.
+    /// Read units per second and region.
     pub read_units: Option<u32>,
-    /// Write units a second, a region.
+    /// Write units per second and region.
     pub write_units: Option<u32>,
     /// How much memory the comparison of a repair may take, in bytes.
     pub memory: usize,
-    /// How long the agents may take to say that all which was written is everywhere.
+    /// How long the agents may take to confirm that everything written is everywhere.
     pub patience: Duration,
-    /// How many settled keys are kept, a table; all are counted.
+    /// How many settled keys are kept per table; all are counted.
     pub limit: usize,
-    /// Copies that would do this are not made.
+    /// Copies with these effects are not made.
     pub leave: Vec<SeedChange>,
-    /// Nothing is written.
+    /// Write nothing.
     pub dry_run: bool,
-    /// What an earlier bootstrap has done is done again.
+    /// Repeat what an earlier bootstrap has done.
     pub restart: bool,
 }
 
-/// What came of seeding one table.
+/// The result of seeding one table.
 #[derive(Clone, Debug, Default, Serialize)]
 pub struct Seeded {
     pub table: String,
     /// Items that were read to find keys.
     pub items_read: u64,
-    /// Copies that were made, by the region that they were made in; with `dry_run`, that would be.
+    /// Copies made, by the region they were made in; with `dry_run`, that would be.
     pub seeded: BTreeMap<Origin, u64>,
-    /// Those among them that replaced an item of which no version says that it was older.
+    /// Those that replaced an item that no version shows to be older.
     pub clashes: u64,
     /// Keys that changed meanwhile: what was written is on its way.
     pub moving: u64,
     /// Keys whose items an agent is about to delete.
     pub marked: u64,
-    /// Copies that the region would not take.
+    /// Copies that the region refused.
     pub failed: u64,
-    /// The first of what was settled.
+    /// The first settled keys.
     pub settled: Vec<Settled>,
     pub read_units: BTreeMap<Origin, f64>,
     pub write_units: BTreeMap<Origin, f64>,
     pub dry_run: bool,
-    /// Whether all keys were seen to. If not, it was interrupted, and goes on where it was.
+    /// Whether all keys were handled. If not, it was interrupted, and continues where it was.
     pub complete: bool,
     pub seconds: f64,
 }
@@ -115,7 +115,7 @@ pub struct Settled {
     /// Whose item it is a copy of.
     pub from: Origin,
     pub change: SeedChange,
-    /// Why the region would not take it.
+    /// Why the region refused it.
     pub fault: Option<String>,
 }
 
@@ -127,7 +127,7 @@ pub enum SeedChange {
     Added,
     /// There was an older one.
     Updated,
-    /// There was one of which no version says that it was older.
+    /// There was one that no version shows to be older.
     Clash,
 }
 
@@ -141,13 +141,13 @@ impl SeedChange {
     }
 }
 
-/// How far seeding has got.
+/// The progress of seeding.
 #[derive(Clone, Debug)]
 pub struct SeedProgress {
     pub table: String,
     pub phase: SeedPhase,
     pub items_read: u64,
-    /// Items there are to read, as the services estimate it.
+    /// The items to read, as the services estimate them.
     pub estimate: u64,
     pub copies: u64,
     pub since: Instant,
@@ -155,12 +155,12 @@ pub struct SeedProgress {
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum SeedPhase {
-    /// The replicas are compared.
+    /// Comparing the replicas.
     Comparing,
-    /// The agents are to say that all which was written is everywhere.
+    /// Waiting for the agents to confirm that everything written is everywhere.
     WaitingForAgents,
     Seeding,
-    /// It waits until no copy can be under way any more.
+    /// Waiting until no copy can still be in progress.
     Ending,
 }
 
@@ -174,28 +174,28 @@ pub enum SeedError {
     #[error(transparent)]
     Verify(#[from] VerifyError),
     #[error(
-        "region {region}: no agent is running, and only agents can say that what was written there is \
-         everywhere.\nStart it: tradewind run --region {region}"
+        "region {region}: no agent is running, and only agents can confirm that what was written there is \
+         everywhere.\nStart one: tradewind run --region {region}"
     )]
     NotServed { region: Origin },
     #[error(
-        "table {table}: the agents of {origin} did not say within {} that all which was written there is in \
-         {peer}.\nAre the agents of both running, with a configuration that names both? `tradewind status` tells \
+        "table {table}: the agents of {origin} did not confirm within {} that everything written there is in \
+         {peer}.\nAre the agents of both running, with a configuration that names both? `tradewind status` shows \
          how far they are; --timeout allows them more time.", humantime::format_duration(*.patience)
     )]
     NotPassed { table: String, origin: Origin, peer: Origin, patience: Duration },
     #[error(
-        "table {table}: another bootstrap or repair is at work on it (seen in region {region}).\nWait for its end."
+        "table {table}: another bootstrap or repair is running on it (seen in region {region}).\nWait for it to end."
     )]
     Busy { table: String, region: Origin },
     #[error(
         "table {table}: the hold on it was lost, since a control table could not be written for long, or another \
-         bootstrap or repair has begun.\nRun the command again: a bootstrap goes on where it was."
+         bootstrap or repair has begun.\nRun the command again: a bootstrap continues where it was."
     )]
     Lost { table: String },
 }
 
-/// The replicas of a table, those first whose items are to win; their regions' agents are alive.
+/// The replicas of a table, those first whose items win; their regions' agents are alive.
 async fn replicas(
     config: &Config,
     table: &TableReplicas,
@@ -211,7 +211,7 @@ async fn replicas(
     Ok(super::scanned::replicas(ordered, &mut Budgets::new(options.read_units)).await?)
 }
 
-/// Works, while the audience hears how far it has got.
+/// Works, and reports its progress to the audience.
 async fn told<T>(
     work: impl Future<Output = Result<T, SeedError>>,
     seeder: &Seeder,

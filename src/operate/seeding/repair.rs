@@ -14,7 +14,7 @@ use crate::operate::{VerifyError, named_tables};
 use crate::protocol::{Item, Origin};
 use crate::region::Region;
 
-/// So many keys are settled between two looks at the time.
+/// This many keys are settled between two checks of the time.
 const KEYS: usize = 10_000;
 
 /// Brings all replicas to the same items, by the versions in their stamps; in all tables.

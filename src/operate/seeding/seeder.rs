@@ -39,11 +39,11 @@ struct Writer {
     budget: Budget,
 }
 
-/// What seeds one table.
+/// Seeds one table.
 pub(super) struct Seeder {
     pub(super) table: TableReplicas,
     pub(super) options: SeedOptions,
-    /// In the order in which their items win, where no version tells.
+    /// In the order in which their items win, where no version decides.
     pub(super) replicas: Arc<[ScannedReplica]>,
     pub(super) tuning: Tuning,
     to: Vec<Origin>,
@@ -62,13 +62,13 @@ struct State {
 /// A key, and what each region holds.
 type Look = (Item, Vec<(Origin, Option<Item>)>);
 
-/// A key on which regions disagree, and what they hold in few bytes.
+/// A key on which regions disagree, and a short trace of what they hold.
 pub(super) struct Suspect {
     key: Item,
     traces: Vec<Trace>,
 }
 
-/// What tells one item from another: its data, and its stamp attribute.
+/// Distinguishes items: by their data, and their stamp attribute.
 type Trace = Option<(Fingerprint, Option<AttributeValue>)>;
 
 fn traces(items: &[(Origin, Option<Item>)]) -> Vec<Trace> {
@@ -131,7 +131,7 @@ impl Seeder {
         }
     }
 
-    /// Raises a hold, but for a dry run; from then on keys may be seeded.
+    /// Raises a hold, except in a dry run; from then on keys may be seeded.
     pub(super) async fn raise(&self) -> Result<Option<Arc<Hold>>, SeedError> {
         self.enter(SeedPhase::WaitingForAgents);
         let SeedOptions { dry_run, patience, .. } = self.options;
@@ -144,7 +144,7 @@ impl Seeder {
         Ok(hold)
     }
 
-    /// Releases a hold, once all who shared it have ended.
+    /// Releases a hold, once all that share it have ended.
     pub(super) async fn release(&self, hold: Option<Arc<Hold>>) -> Result<(), SeedError> {
         if let Some(hold) = hold.and_then(Arc::into_inner) {
             self.enter(SeedPhase::Ending);
@@ -153,7 +153,7 @@ impl Seeder {
         Ok(())
     }
 
-    /// What came of it.
+    /// The result.
     pub(super) fn result(&self, complete: bool) -> Seeded {
         let mut result = self.state().result.clone();
         let read = self.replicas.iter().map(|of| (of.region.name.clone(), of.budget.used()));
@@ -164,7 +164,7 @@ impl Seeder {
         result
     }
 
-    /// Waits until all that was written before the call is everywhere.
+    /// Waits until everything written before the call is everywhere.
     pub(super) async fn pass(&self, hold: Option<&Hold>) -> Result<(), SeedError> {
         if let Some(hold) = hold {
             return hold.pass(self.options.patience).await;
@@ -172,8 +172,8 @@ impl Seeder {
         pass(&self.table, self.options.patience).await
     }
 
-    /// Finds the keys on which regions disagree. `known` is what one of the replicas has just shown for
-    /// each of them.
+    /// Finds the keys on which regions disagree. `known` is what one of the replicas has just shown for each
+    /// of them.
     pub(super) async fn find(
         &self,
         hold: Option<&Arc<Hold>>,
@@ -187,7 +187,7 @@ impl Seeder {
             let rest = keys.split_off(keys.len().min(KEYS_AT_ONCE));
             let shown_rest = shown.split_off(shown.len().min(KEYS_AT_ONCE));
             for (key, items) in self.look(keys, source.map(|source| (source, shown))).await? {
-                // Where nothing is copied, a later source shows once more what an earlier one has shown.
+                // If nothing is copied, a later source shows again what an earlier one has shown.
                 let is_repeated = items.iter().take(source.unwrap_or(0)).any(|(_, item)| item.is_some());
                 if (hold.is_some() || !is_repeated) && self.differs(hold, &key, &items) {
                     suspects.push(Suspect { key, traces: traces(&items) });
@@ -198,8 +198,8 @@ impl Seeder {
         Ok(suspects)
     }
 
-    /// Settles the keys on which regions still disagree after the agents have said that all is
-    /// everywhere, unless anything has changed: then it was on its way, or being put right.
+    /// Settles the keys on which regions still disagree after the agents have confirmed that everything is
+    /// everywhere, unless something has changed: then it was on its way, or being fixed.
     pub(super) async fn settle(
         self: &Arc<Self>,
         hold: Option<&Arc<Hold>>,
@@ -244,7 +244,7 @@ impl Seeder {
         seeding
     }
 
-    /// Reads keys in all regions at once, but for the one that has shown them.
+    /// Reads keys in all regions concurrently, except in the one that has shown them.
     async fn look(&self, keys: Vec<Item>, known: Option<(usize, Vec<Item>)>) -> Result<Vec<Look>, SeedError> {
         let mut reads = JoinSet::new();
         let keys: Arc<[Item]> = keys.into();
@@ -273,7 +273,7 @@ impl Seeder {
         Ok(keys.iter().map(row).collect())
     }
 
-    /// Writes seeds, each until it is answered.
+    /// Writes seeds, and waits until each is answered.
     async fn write_all(
         self: &Arc<Self>,
         hold: Option<&Arc<Hold>>,
@@ -305,7 +305,7 @@ impl Seeder {
         writer.budget.begin(units).await;
         let key = log_key(&seed.write.key);
         let complain = |fault: &Fault| {
-            warn!(region = %seed.region, table = self.table.name(), %key, %fault, "a copy can't be made; retrying");
+            warn!(region = %seed.region, table = self.table.name(), %key, %fault, "can't make a copy; retrying");
         };
         let attempt = || hold.tenure.within(|| writer.replica.seed(seed));
         let outcome = tokio::select! {
@@ -336,7 +336,7 @@ impl Seeder {
         } else {
             result.failed += 1;
         }
-        // What failed is told in any case: somebody has to see to it.
+        // Failures are always reported: a person has to act on them.
         if result.settled.len() < self.options.limit || fault.is_some() {
             result.settled.push(Settled {
                 key: item_json(&seed.write.key),
@@ -348,7 +348,7 @@ impl Seeder {
         }
     }
 
-    /// Records what a clash replaced, where the table's conflicts are recorded.
+    /// Records what a clash replaced, if the table's conflicts are recorded.
     async fn record(&self, writer: &Writer, seed: &Seed) {
         let Some(loser) = seed.write.replaced.as_deref().filter(|_| seed.is_clash) else { return };
         let lost = Stamp::read(loser).map(|stamp| stamp.version);
@@ -371,9 +371,9 @@ impl Seeder {
         }
         let conflicts = ConflictTable::of(&writer.region);
         let save = || conflicts.save(table, &conflict, wall_millis(), self.tuning.conflict_days);
-        let save = persist(save, |fault| debug!(%fault, "a conflict can't be recorded; retrying"));
+        let save = persist(save, |fault| debug!(%fault, "can't record a conflict; retrying"));
         if !matches!(tokio::time::timeout(RECORD_TIMEOUT, save).await, Ok(Ok(()))) {
-            warn!(region = %seed.region, table, %key, "an item that was replaced could not be recorded as a conflict");
+            warn!(region = %seed.region, table, %key, "a replaced item could not be recorded as a conflict");
         }
     }
 }

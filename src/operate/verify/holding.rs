@@ -16,10 +16,10 @@ pub struct Difference {
     /// The key, as DynamoDB JSON.
     pub key: Value,
     pub why: String,
-    /// Where the newest version is; nowhere, if that can't be told. A missing item and one without
-    /// a version tell nothing.
+    /// The regions with the newest version; empty if that is unknown. A missing item and one without a
+    /// version show nothing.
     pub newest: Vec<Origin>,
-    /// Whether the items are the same, and only the versions in their stamps are not.
+    /// Whether the items are the same, and only the versions in their stamps differ.
     pub only_versions: bool,
     /// What each region holds.
     pub regions: BTreeMap<Origin, Holding>,
@@ -30,11 +30,11 @@ pub struct Difference {
 #[serde(tag = "holds", rename_all = "snake_case")]
 pub enum Holding {
     Nothing,
-    /// An item that is to be deleted as soon as the region's agent comes to it.
+    /// An item to be deleted as soon as the region's agent gets to it.
     Marked {
         version: String,
     },
-    /// An item. Without a version, an application wrote it here last.
+    /// An item. Without a version, it was last written here by an application.
     Item {
         fingerprint: String,
         version: Option<String>,
@@ -58,7 +58,7 @@ pub(super) fn difference(
     mut items: Vec<(Origin, Option<Item>)>,
     selections: &Selections,
 ) -> Option<Difference> {
-    // A region keeps what it wrote under a key that is not for it.
+    // A region keeps what it wrote under a key that is not replicated to it.
     items.retain(|(region, _)| selections.shows(region, key, key) != Shown::Never);
     let reasons = reasons(key, &items, selections);
     let versions = versions(&items);
@@ -94,10 +94,10 @@ fn versions(items: &[(Origin, Option<Item>)]) -> Vec<Option<Version>> {
     items.iter().map(|(_, item)| item.as_ref().and_then(version)).collect()
 }
 
-/// Why replicas do not hold what they are to hold, the stamps aside.
+/// Why replicas do not hold what they should, apart from the stamps.
 fn reasons(key: &Item, items: &[(Origin, Option<Item>)], selections: &Selections) -> Vec<String> {
     let is_marked = |item: &Item| Stamp::read(item).is_some_and(|stamp| stamp.is_mark());
-    // The item as all are to hold it; a region that takes part of its attributes can't say.
+    // The item as all should hold it; a region that takes only part of its attributes can't show it.
     let whole = items.iter().find(|(region, item)| item.is_some() && !selections.keeps(region));
     let whole = whole.and_then(|(_, item)| item.as_ref());
     let mut told: [BTreeSet<String>; 4] = Default::default();
@@ -114,7 +114,7 @@ fn reasons(key: &Item, items: &[(Origin, Option<Item>)], selections: &Selections
             (Shown::Item(expected), Some(item)) => {
                 differing.extend(names_that_differ(expected, item).into_iter().map(str::to_owned));
             }
-            // What a region wrote itself, it keeps.
+            // A region keeps what it wrote itself.
             (Shown::Nothing, Some(item)) => {
                 let own = whole.filter(|_| !selections.keeps(region));
                 if own.is_none_or(|own| !names_that_differ(own, item).is_empty()) {
@@ -137,7 +137,7 @@ fn reasons(key: &Item, items: &[(Origin, Option<Item>)], selections: &Selections
     .collect()
 }
 
-/// The attributes in which two items differ, the stamp aside.
+/// The attributes in which two items differ, apart from the stamp.
 fn names_that_differ<'a>(a: &'a Item, b: &'a Item) -> Vec<&'a str> {
     let names = a.keys().chain(b.keys()).map(String::as_str);
     names.filter(|name| *name != STAMP && !same(a.get(*name), b.get(*name))).collect()

@@ -1,8 +1,8 @@
 //! Finds the keys on which replicas may disagree, in bounded memory.
 //!
-//! A key is held only until all replicas have shown it. Where they show their items in about the
-//! same order, as DynamoDB's regions do, few are held at a time. Where they do not, what exceeds the
-//! memory goes to disk, in parts by a hash of the key, and the parts are compared one by one.
+//! A key is held only until all replicas have shown it. If they show their items in about the same order, as
+//! DynamoDB's regions do, few are held at a time. Otherwise, what exceeds the memory goes to disk, in parts
+//! by a hash of the key, and the parts are compared one by one.
 
 use std::collections::HashMap;
 use std::io;
@@ -12,13 +12,13 @@ use aws_sdk_dynamodb::types::AttributeValue;
 use super::pile::{Entry, Pile, Trace};
 use crate::protocol::KeyId;
 
-/// Into how many parts goes what exceeds the memory.
+/// The number of parts into which what exceeds the memory is split.
 const PARTS: usize = 64;
-/// What a part keeps in memory until it is written.
+/// What a part buffers in memory before it is written.
 const PART_ROOM: usize = 64 * 1024;
-/// What the suspects take in memory; the rest is on disk.
+/// The memory for suspects; the rest is on disk.
 const SUSPECT_ROOM: usize = 4 * 1024 * 1024;
-/// What a held key takes, apart from the key and the traces.
+/// The memory of a held key, apart from the key and the traces.
 const OVERHEAD: usize = 96;
 
 /// One item, as a scan has shown it.
@@ -40,19 +40,19 @@ pub(super) struct Matcher {
     matches: Matches,
 }
 
-/// What all sightings together told.
+/// The result of all sightings.
 pub(super) struct Matches {
-    /// Different keys.
+    /// The number of different keys.
     pub(super) compared: u64,
-    /// Those that may differ.
+    /// The keys that may differ.
     pub(super) suspects: Pile,
-    /// The bytes that went to disk.
+    /// The bytes written to disk.
     pub(super) spilled: u64,
 }
 
 struct Held {
     key: Box<[AttributeValue]>,
-    /// By replica; none, where it has not been seen.
+    /// By replica; none if it has not been seen.
     traces: Box<[Option<Trace>]>,
 }
 
@@ -96,7 +96,7 @@ impl Matcher {
         Ok(())
     }
 
-    /// Takes what is left as it is: what a replica has not shown, it does not hold.
+    /// Takes what is left as final: what a replica has not shown, it does not hold.
     pub(super) fn finish(mut self) -> io::Result<Matches> {
         if self.parts.is_empty() {
             for (id, held) in self.held {
@@ -107,7 +107,7 @@ impl Matcher {
         self.spill()?;
         for mut part in self.parts {
             self.matches.spilled += part.bytes();
-            // A part may be larger than the memory: then it is read several times.
+            // A part larger than the memory is read several times.
             let overhead = part.count() * OVERHEAD as u64;
             let passes = u128::from((part.bytes() + overhead).div_ceil(self.memory.max(1) as u64).max(1));
             for pass in 0..passes {
@@ -137,7 +137,7 @@ impl Matcher {
         Ok(self.matches)
     }
 
-    /// Puts all that is held to disk.
+    /// Moves everything held to disk.
     fn spill(&mut self) -> io::Result<()> {
         if self.parts.is_empty() {
             self.parts = (0..PARTS).map(|_| Pile::new(PART_ROOM)).collect();

@@ -1,15 +1,15 @@
-//! Compares the replicas item by item, the stamp aside.
+//! Compares the replicas item by item, apart from the stamp.
 //!
-//! A first pass scans all replicas side by side, once, and keeps a fingerprint of each key until
-//! all have shown it. What differs in it may just be on its way, so those keys are read again: see
-//! `recheck`. Each replica is read once, and that is all it costs, apart from the suspects.
+//! A first pass scans all replicas side by side, once, and keeps a fingerprint of each key until all have
+//! shown it. What differs may just be on its way, so those keys are reread: see `recheck`. Each replica is
+//! read once, and nothing else is read but the suspects.
 //!
 //! | file | subject |
 //! | --- | --- |
 //! | `scan` | reads the replicas, in step, within a budget of capacity |
 //! | `matcher` | finds the keys that may differ, in bounded memory |
-//! | `pile` | what is known of keys, in memory and on disk |
-//! | `recheck` | tells what differs from what is only on its way |
+//! | `pile` | what is known about keys, in memory and on disk |
+//! | `recheck` | separates what differs from what is only on its way |
 //! | `holding` | what regions hold for a key, and how they differ |
 
 mod holding;
@@ -44,7 +44,7 @@ use pile::Pile;
 use recheck::{Recheck, Settled};
 use scan::scan_segment;
 
-/// How often the audience hears how far the scans have got.
+/// How often progress is reported.
 const TELL: Duration = Duration::from_millis(200);
 /// Pages that wait to be compared.
 const PAGES: usize = 4;
@@ -52,84 +52,84 @@ const PAGES: usize = 4;
 /// How to compare.
 #[derive(Clone, Copy, Debug)]
 pub struct Options {
-    /// Scans at once, a replica.
+    /// Concurrent scans per replica.
     pub segments: u16,
-    /// How long replicas may take to agree on what differed at first, where no agents say that all
+    /// How long replicas may take to agree on what differed at first, if no agents confirm that everything
     /// has arrived.
     pub settle: Duration,
-    /// How many differences are kept, a table; all are counted and told.
+    /// How many differences are kept per table; all are counted and reported.
     pub limit: usize,
-    /// Read units a second, a region.
+    /// Read units per second and region.
     pub read_units: Option<u32>,
     /// How much memory keys may take until all replicas have shown them, in bytes.
     pub memory: usize,
 }
 
-/// Hears how a comparison goes.
+/// Is notified of a comparison's progress.
 pub trait Audience {
     fn progress(&mut self, table: &str, stage: Stage);
-    /// Hears of each difference.
+    /// Called for each difference.
     fn difference(&mut self, table: &str, difference: &Difference);
 }
 
-/// Nobody.
+/// Ignores everything.
 impl Audience for () {
     fn progress(&mut self, _: &str, _: Stage) {}
     fn difference(&mut self, _: &str, _: &Difference) {}
 }
 
-/// What came of comparing all tables.
+/// The result of comparing all tables.
 #[derive(Debug, Serialize)]
 pub struct Verification {
     pub tables: Vec<TableVerdict>,
 }
 
-/// What came of comparing one table.
+/// The result of comparing one table.
 #[derive(Debug, Serialize)]
 pub struct TableVerdict {
     pub table: String,
     /// Different keys, over all regions.
     pub items_compared: u64,
     pub items_differing: u64,
-    /// Items that are the same in all regions, but whose stamps tell of different versions: a later
-    /// write that is between them would be taken in one region only.
+    /// Items that are the same in all regions, but whose stamps have different versions: a later write
+    /// between the two would be taken in one region only.
     pub versions_differing: u64,
-    /// Keys that changed at each look, and differed: they are written all the time.
+    /// Keys that changed at each read, and differed: they are written all the time.
     pub items_changing: u64,
     /// The first of the differences.
     pub differences: Vec<Difference>,
     /// The gaps that the table was marked with; closed, if nothing differs.
     pub gaps: Vec<Gap>,
-    /// Whether agents of all regions said that all had arrived; none, if nothing was left to ask
-    /// them. If not, what is reported differed for as long as replicas were given to settle.
+    /// Whether agents of all regions confirmed that everything had arrived; none, if there was nothing left
+    /// to ask. If false, what is reported differed for as long as replicas were given to settle.
     pub agents_answered: Option<bool>,
-    /// What it took, in read units.
+    /// What it used, in read units.
     pub read_units: BTreeMap<Origin, f64>,
     /// Bytes that were kept on disk meanwhile.
     pub spilled_bytes: u64,
     pub seconds: f64,
 }
 
-/// How far a comparison has got.
+/// The progress of a comparison.
 #[derive(Clone, Copy, Debug)]
 pub enum Stage {
     Scanning(Scanned),
-    /// So many suspects are still to be read again.
+    /// This many suspects are still to be reread.
     Rechecking {
         suspects: u64,
     },
-    /// The agents are to say that all which was written is everywhere.
+    /// Waiting for the agents to confirm that everything written is everywhere.
     WaitingForAgents {
         suspects: u64,
     },
 }
 
-/// How far the scans have got.
+/// The progress of the scans.
 #[derive(Clone, Copy, Debug)]
 pub struct Scanned {
     /// Items read so far, over all regions.
     pub items: u64,
-    /// Items there are, as the services estimate it; they count a few times a day.
+    /// The services' estimate of the number of items; they count a few times a day.
     pub estimate: u64,
     /// Read units used so far, over all regions.
     pub read_units: f64,
@@ -175,7 +175,7 @@ pub async fn verify(
     for table in &super::tables(config, regions).await? {
         let began = Instant::now();
         let before = budgets.used(table);
-        // Before the first read: a gap that is found meanwhile is not closed.
+        // Before the first read: a gap that is found during the comparison is not closed.
         let gaps = gaps(table).await;
         let lease_duration = config.tuning.lease_duration;
         let mut verdict = compare(table, &mut budgets, options, lease_duration, audience).await?;
@@ -183,7 +183,7 @@ pub async fn verify(
             if verdict.is_settled()
                 && let Err(fault) = replica.control().close_gap(table.name(), &gap).await
             {
-                warn!(region = %replica.region.name, table = table.name(), %fault, "the table's mark can't be taken away");
+                warn!(region = %replica.region.name, table = table.name(), %fault, "can't remove the table's mark");
             }
             verdict.gaps.push(gap);
         }
@@ -198,38 +198,38 @@ pub async fn verify(
     Ok(Verification { tables })
 }
 
-/// What the control tables tell of gaps, as far as they can be read, each with the replica whose region's does:
-/// where the origin is lost, that is another one.
+/// The gaps in the control tables that can be read, each with the replica whose region's table has it: if the
+/// origin is lost, that is another region.
 async fn gaps(table: &TableReplicas) -> Vec<(&PhysicalReplica, Gap)> {
     let mut gaps = Vec::new();
     for replica in &table.replicas {
         match replica.control().agreement(table.name()).await {
             Ok(found) => gaps.extend(found.gaps.into_iter().map(|gap| (replica, gap))),
             Err(fault) => {
-                debug!(region = %replica.region.name, %fault, "the control table can't be read for gaps");
+                debug!(region = %replica.region.name, %fault, "can't read the gaps in the control table");
             }
         }
     }
     gaps
 }
 
-/// Leaves in every region what was found, for its agents to tell.
+/// Stores the result in every region, for its agents to report.
 async fn leave(table: &TableReplicas, verdict: &TableVerdict) {
     let TableVerdict { items_compared, items_differing, .. } = *verdict;
     let verified = Verified { millis: wall_millis(), items_compared, items_differing };
     for replica in &table.replicas {
         match replica.control().save_verified(table.name(), verified).await {
-            // Where there is no control table, there are no agents to tell it.
+            // Without a control table, there are no agents to report it.
             Err(fault) if fault.kind != FaultKind::Missing => warn!(
                 region = %replica.region.name, table = table.name(), %fault,
-                "the result can't be left in the control table: this region's agents do not tell it"
+                "can't store the result in the control table: this region's agents do not report it"
             ),
             _ => {}
         }
     }
 }
 
-/// How many keys there are, and those on which replicas may disagree, by a scan of all of them.
+/// The number of keys, and those on which replicas may disagree, by a scan of all of them.
 pub(super) async fn suspects(
     table: &TableReplicas,
     replicas: &Arc<[ScannedReplica]>,
@@ -299,7 +299,7 @@ async fn scan<A: Audience>(
         tokio::select! {
             scan = scans.join_next() => match scan {
                 None => break,
-                // What a defect has left unread must not pass for compared.
+                // What a panic has left unread must not count as compared.
                 Some(Err(error)) => std::panic::resume_unwind(error.into_panic()),
                 Some(Ok(scan)) => scan?,
             },

@@ -1,4 +1,4 @@
-//! What is known of keys, one record each, in memory as far as there is room and on disk beyond.
+//! What is known about keys, one record each, in memory while there is room and then on disk.
 
 use std::fs::File;
 use std::io::{self, BufReader, Cursor, Read, Seek, SeekFrom, Write};
@@ -14,18 +14,17 @@ pub(super) enum Trace {
     Nothing,
     Marked(VersionPrint),
     Item(Fingerprint, Option<VersionPrint>),
-    /// An item that not all regions are to hold as it is: only the items themselves tell whether
-    /// they do.
+    /// An item that not all regions should hold as it is: only the items themselves show whether they agree.
     Part,
 }
 
-/// 64 bits that tell one version from another.
+/// 64 bits that distinguish one version from another.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct VersionPrint(u64);
 
 impl VersionPrint {
     fn of(version: &Version) -> Self {
-        // Versions of one clock and different origins are rare, and must not look the same.
+        // Versions with the same clock and different origins are rare, and must not look the same.
         let name = version.origin.as_str().bytes();
         let origin = name.fold(0xcbf2_9ce4_8422_2325_u64, |hash, byte| {
             (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3)
@@ -47,7 +46,7 @@ impl Trace {
         }
     }
 
-    /// Whether replicas agree: they hold the same item, and no two stamps tell of two versions.
+    /// Whether replicas agree: they hold the same item, and no two stamps have different versions.
     pub(super) fn agree(traces: &[Self]) -> bool {
         let mut version = None;
         let mut print = None;
@@ -61,7 +60,7 @@ impl Trace {
     }
 }
 
-/// What is known of one key.
+/// What is known about one key.
 #[derive(Clone, Debug, PartialEq)]
 pub(in crate::operate) struct Entry {
     pub(super) id: KeyId,
@@ -71,7 +70,7 @@ pub(in crate::operate) struct Entry {
     pub(super) traces: Box<[Trace]>,
 }
 
-/// Entries in the order in which they came. Its file has no name, and is gone with the process,
+/// Entries in the order in which they were added. Its file has no name, and disappears with the process,
 /// however that ends.
 #[derive(Debug)]
 pub(in crate::operate) struct Pile {
@@ -92,7 +91,7 @@ impl Pile {
         self.count
     }
 
-    /// How large the entries are as they are kept.
+    /// The size of the entries as they are stored.
     pub(super) fn bytes(&self) -> u64 {
         self.bytes
     }
@@ -113,7 +112,7 @@ impl Pile {
         Ok(())
     }
 
-    /// Reads all entries, from the first; may be done again.
+    /// Reads all entries, from the first; may be repeated.
     pub(in crate::operate) fn read(&mut self) -> io::Result<impl Iterator<Item = io::Result<Entry>>> {
         let mut on_disk = None;
         if let Some(file) = &mut self.file {

@@ -1,14 +1,14 @@
-//! Tells what differs from what is only on its way.
+//! Separates what differs from what is only on its way.
 //!
-//! What differed in the scans is read again, by its key. A key on which replicas then still
-//! disagree is reported when one of these holds:
+//! What differed in the scans is reread, by its key. A key on which replicas then still disagree is reported
+//! if one of these holds:
 //!
-//! - It stood so before a barrier was raised in each region, and stands so, unchanged in all of
-//!   them, after the agents have said that all which was written before it is everywhere.
-//! - The agents don't say so (one is not running, can't reach a peer, or is too slow for a round),
-//!   and replicas disagreed at each look for as long as they were given to settle.
+//! - It was so before a barrier was raised in each region, and is so, unchanged in all of them, after the
+//!   agents have confirmed that everything written before it is everywhere.
+//! - The agents don't confirm that (one is not running, can't reach a peer, or is too slow for a round), and
+//!   replicas disagreed at each look for as long as they were given to settle.
 //!
-//! A key that changes in every round is written all the time; it is counted, and not told of.
+//! A key that changes in every round is written all the time; it is counted, but not reported.
 
 use std::io;
 use std::sync::Arc;
@@ -26,21 +26,21 @@ use crate::operate::wait::everywhere;
 use crate::operate::{Arrival, TableReplicas};
 use crate::protocol::{Item, Origin};
 
-/// How many suspects are read again at once.
+/// How many suspects are reread concurrently.
 const AT_ONCE: usize = 32;
-/// What is left of the suspects takes this much memory; the rest is on disk.
+/// The memory for the remaining suspects; the rest is on disk.
 const ROOM: usize = 1024 * 1024;
 /// The pause between two looks, at first and at most.
 const PAUSE: Duration = Duration::from_millis(250);
 const LONG_PAUSE: Duration = Duration::from_secs(5);
-/// So many suspects are looked at again and again while the agents are waited for.
+/// At most this many suspects are reread repeatedly while waiting for the agents.
 const FEW: u64 = 1000;
-/// How long the agents may take to say that all before a barrier is everywhere.
+/// How long the agents may take to confirm that everything before a barrier is everywhere.
 const PATIENCE: Duration = Duration::from_mins(2);
-/// How often a key that changes all the time is looked at.
+/// How often a key that keeps changing is reread.
 const ROUNDS: usize = 3;
 
-/// What became of the suspects.
+/// The result for the suspects.
 #[derive(Debug, Default)]
 pub(super) struct Settled {
     pub(super) differing: u64,
@@ -48,11 +48,11 @@ pub(super) struct Settled {
     pub(super) changing: u64,
     /// The first differences.
     pub(super) differences: Vec<Difference>,
-    /// Whether agents said that all had arrived; none, if nothing was left to ask for.
+    /// Whether agents confirmed that everything had arrived; none, if there was nothing left to ask.
     pub(super) agents_answered: Option<bool>,
 }
 
-/// What reads suspects again.
+/// Rereads suspects.
 pub(super) struct Recheck<'a, A> {
     pub(super) table: &'a TableReplicas,
     pub(super) replicas: Arc<[ScannedReplica]>,
@@ -62,7 +62,7 @@ pub(super) struct Recheck<'a, A> {
     pub(super) settled: Settled,
 }
 
-/// A suspect, as it stands now; with how replicas differ, if they do.
+/// A suspect, as it is now; with how replicas differ, if they do.
 struct Look {
     was: Entry,
     now: Box<[Trace]>,
@@ -95,13 +95,13 @@ impl<A: Audience> Recheck<'_, A> {
             self.settled.agents_answered = Some(false);
             left = self.wait_until(began + self.options.settle, left).await?;
         }
-        // Nobody says that it is on its way.
+        // No agent can say whether it is on its way.
         self.look(left, Keep::Nothing).await?;
         Ok(self.settled)
     }
 
-    /// Waits until all that was written before now is everywhere; what agrees meanwhile is left out.
-    /// What does not, stays as it stood before.
+    /// Waits until everything written before now is everywhere; drops what agrees meanwhile. The rest stays
+    /// as it was before.
     async fn barrier(&mut self, left: Pile) -> Result<(bool, Pile), VerifyError> {
         let mut passing = std::pin::pin!(everywhere(self.table, Instant::now() + PATIENCE));
         let mut left = left;
@@ -112,7 +112,7 @@ impl<A: Audience> Recheck<'_, A> {
                 arrivals = &mut passing => {
                     let passed = arrivals.map(|arrivals| arrivals.iter().all(Arrival::is_complete));
                     let passed = passed.unwrap_or_else(|error| {
-                        tracing::debug!(%error, "the agents can't be asked");
+                        tracing::debug!(%error, "can't ask the agents");
                         false
                     });
                     return Ok((passed, left));
@@ -128,7 +128,7 @@ impl<A: Audience> Recheck<'_, A> {
         }
     }
 
-    /// Leaves out what comes to agree until a time.
+    /// Drops what comes to agree before a given time.
     async fn wait_until(&mut self, until: Instant, left: Pile) -> Result<Pile, VerifyError> {
         let mut left = left;
         let mut pause = PAUSE;
@@ -141,7 +141,7 @@ impl<A: Audience> Recheck<'_, A> {
         Ok(left)
     }
 
-    /// Reads all suspects again, and keeps those that may still be on their way.
+    /// Rereads all suspects, and keeps those that may still be on their way.
     async fn look(&mut self, mut suspects: Pile, keep: Keep) -> Result<Pile, VerifyError> {
         let mut left = Pile::new(ROOM);
         let mut running: JoinSet<Result<Look, VerifyError>> = JoinSet::new();
@@ -158,7 +158,7 @@ impl<A: Audience> Recheck<'_, A> {
             tokio::select! {
                 look = running.join_next() => match look {
                     None => return Ok(left),
-                    // No key may pass for compared because of a defect here.
+                    // No key may count as compared because of a panic here.
                     Some(Err(error)) => std::panic::resume_unwind(error.into_panic()),
                     Some(Ok(look)) => {
                         to_do = to_do.saturating_sub(1);
@@ -197,14 +197,14 @@ impl<A: Audience> Recheck<'_, A> {
     }
 }
 
-/// What becomes of a suspect on which replicas still disagree.
+/// What happens to a suspect on which replicas still disagree.
 #[derive(Clone, Copy)]
 enum Keep {
-    /// It is kept, as it stands now.
+    /// It is kept, as it is now.
     AsItIs,
-    /// It is kept, as it stood before.
+    /// It is kept, as it was before.
     AsItWas,
-    /// It is kept if it has changed; told of, if not.
+    /// It is kept if it has changed, and reported if not.
     Changed,
     /// It is reported.
     Nothing,

@@ -48,7 +48,7 @@ pub(super) async fn scan_segment(
             }
         }
         while let Some(read) = reads.join_next().await {
-            // A page that was not read must not pass for one that was.
+            // A page that was not read must not count as read.
             let read = read.unwrap_or_else(|error| std::panic::resume_unwind(error.into_panic()));
             let (i, seen, next) = read?;
             let cursor = &mut cursors[i];
