@@ -76,6 +76,7 @@ impl Play {
             let tail = Tail {
                 region,
                 wire: wire.clone(),
+                prefix: Arc::clone(&regions.prefix),
                 skew_seconds: scenario.skew_seconds.get(region).copied().unwrap_or_default(),
                 began,
                 poll: regions.poll,

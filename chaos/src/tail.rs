@@ -24,6 +24,8 @@ const LIST: Duration = Duration::from_secs(5);
 pub struct Tail {
     pub region: usize,
     pub wire: Wire,
+    /// Precedes the run's own keys. Others are not the run's: their writes may have begun before it.
+    pub prefix: Arc<str>,
     pub skew_seconds: u32,
     pub began: Instant,
     /// How often each shard is read.
@@ -145,7 +147,7 @@ impl Tail {
             let at = u64::try_from(self.began.elapsed().as_millis()).unwrap_or(u64::MAX);
             for change in changes {
                 cursor.from = From::After(change.sequence);
-                let Some(key) = change.key else { continue };
+                let Some(key) = change.key.filter(|key| key.starts_with(&*self.prefix)) else { continue };
                 found = true;
                 let seen = Seen {
                     region: self.region,

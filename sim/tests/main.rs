@@ -1,6 +1,6 @@
 //! Seeds of every profile, traces that repeat themselves, and broken rules that must be noticed.
 //!
-//! `TRADEWIND_SIM_SEEDS` sets how many seeds of each profile run; the default is about 300
+//! `TRADEWIND_SIM_SEEDS` sets how many seeds of each profile run; the default is about 150
 //! seeds, which take some ten minutes of one core that other work shares.
 
 use std::ops::Range;
@@ -39,17 +39,17 @@ fn counters_and_locks_never_go_back() {
 
 #[test]
 fn faulty_seeds_pass() {
-    all_pass(Profile::Faulty, 1, seeds(40));
+    all_pass(Profile::Faulty, 1, seeds(25));
 }
 
 #[test]
 fn seeds_with_crashes_pass() {
-    all_pass(Profile::Crashes, 1, seeds(30));
+    all_pass(Profile::Crashes, 1, seeds(20));
 }
 
 #[test]
 fn seeds_with_rolling_shards_pass() {
-    all_pass(Profile::Shards, 1, seeds(25));
+    all_pass(Profile::Shards, 1, seeds(16));
 }
 
 #[test]
@@ -59,7 +59,7 @@ fn seeds_with_a_clock_that_is_ahead_for_a_while_pass() {
 
 #[test]
 fn seeds_with_skewed_clocks_pass() {
-    all_pass(Profile::Skew, 1, seeds(25));
+    all_pass(Profile::Skew, 1, seeds(16));
 }
 
 #[test]
@@ -69,7 +69,7 @@ fn seeds_with_a_long_outage_pass() {
 
 #[test]
 fn seeds_with_a_crowd_pass() {
-    all_pass(Profile::Crowd, 1, seeds(12));
+    all_pass(Profile::Crowd, 1, seeds(8));
 }
 
 /// `cargo test --release -p tradewind-sim -- --ignored a_thousand_shards`

@@ -25,22 +25,22 @@ pub(super) struct Backlogs {
 #[derive(Debug, Default)]
 struct State {
     peers: Vec<Origin>,
-    found: BTreeMap<(ShardId, Origin), Found>,
-    looks: BTreeMap<ShardId, Look>,
+    found: BTreeMap<(ShardId, Origin), PeerBacklog>,
+    looks: BTreeMap<ShardId, ShardLook>,
     /// What the peers' agents report to have arrived here.
     arrived: Floors,
 }
 
 /// When a shard was last read, and when reading it last failed since then.
 #[derive(Debug)]
-struct Look {
+struct ShardLook {
     read: Instant,
     failed: Option<Instant>,
 }
 
 /// What a track found about one peer in one shard.
 #[derive(Clone, Copy, Debug)]
-struct Found {
+struct PeerBacklog {
     at: Instant,
     /// The age of the oldest write that the peer lacked then.
     age: Duration,
@@ -73,9 +73,9 @@ impl Backlogs {
         let at = Instant::now();
         let mut state = self.lock();
         let found = state.found.entry((shard.clone(), peer.clone()));
-        let found = found.or_insert(Found { at, age: Duration::ZERO, records });
+        let found = found.or_insert(PeerBacklog { at, age: Duration::ZERO, records });
         let age = age.unwrap_or_else(|| found.age + found.at.elapsed());
-        *found = Found { at, age, records };
+        *found = PeerBacklog { at, age, records };
     }
 
     /// Records that this agent is about to read a shard, and what its lease says about the peers.
@@ -92,7 +92,7 @@ impl Backlogs {
 
     /// Records that a shard has just been read.
     pub(super) fn read(&self, shard: &ShardId) {
-        self.lock().looks.insert(shard.clone(), Look { read: Instant::now(), failed: None });
+        self.lock().looks.insert(shard.clone(), ShardLook { read: Instant::now(), failed: None });
     }
 
     /// Records that reading a shard has just failed; ignored for a shard that this agent does not read.
@@ -153,7 +153,7 @@ impl Backlogs {
     /// The shards that are polled but can't be read.
     pub(super) fn failing(&self) -> BTreeSet<ShardId> {
         let state = self.lock();
-        let is_failing = |look: &Look| look.failed.is_some_and(|at| at.elapsed() < FAILING);
+        let is_failing = |look: &ShardLook| look.failed.is_some_and(|at| at.elapsed() < FAILING);
         let failing = state.looks.iter().filter(|(_, look)| is_failing(look));
         failing.map(|(shard, _)| shard.clone()).collect()
     }

@@ -88,11 +88,11 @@ pub(super) struct TableStatus {
     pub(super) refusals: Arc<Refusals>,
     pub(super) remembered: Arc<Remembered>,
     pub(super) foreign: Arc<Foreign>,
-    standing: Mutex<Standing>,
+    standing: Mutex<TableState>,
 }
 
 #[derive(Debug, Default)]
-struct Standing {
+struct TableState {
     /// While it runs: for each stream being read.
     shards: Option<Vec<Arc<Shards>>>,
     trouble: Option<StartError>,
@@ -242,7 +242,7 @@ impl Figures {
 
 impl TableStatus {
     pub(super) fn started(&self, shards: Vec<Arc<Shards>>) {
-        *lock(&self.standing) = Standing { shards: Some(shards), trouble: None };
+        *lock(&self.standing) = TableState { shards: Some(shards), trouble: None };
     }
 
     pub(super) fn ended(&self) {

@@ -33,7 +33,7 @@ pub(super) struct Holding {
 
 /// Where a destination resumes.
 #[derive(Clone, Debug)]
-pub(super) struct From {
+pub(super) struct StartPoint {
     pub(super) checkpoint: Checkpoint,
     /// Whether the lease says so; it says nothing about a destination that has not started the shard.
     pub(super) begun: bool,
@@ -50,9 +50,9 @@ impl Holding {
 
     /// Where a destination resumes: where the lease says; in a shard that it has not started, with the key
     /// memory that it had at the end of the parent, or of the previous stream.
-    pub(super) fn from(&self, destination: &Origin, leases: &Leases, before: Option<&Before>) -> From {
+    pub(super) fn from(&self, destination: &Origin, leases: &Leases, before: Option<&Before>) -> StartPoint {
         if let Some(checkpoint) = self.lease.checkpoints.get(destination) {
-            return From { checkpoint: checkpoint.clone(), begun: true };
+            return StartPoint { checkpoint: checkpoint.clone(), begun: true };
         }
         let at_parents_end = self.parent(leases).and_then(|parent| parent.checkpoints.get(destination));
         let at_its_end = || {
@@ -68,7 +68,7 @@ impl Holding {
         };
         rewind.retain(|_, position| *position != Position::End);
         rewind.insert(self.lease.shard.clone(), Position::TrimHorizon);
-        From {
+        StartPoint {
             checkpoint: Checkpoint { done: Position::TrimHorizon, rewind, floors, terms, millis, barrier: 0 },
             begun: false,
         }
@@ -109,8 +109,12 @@ impl Holding {
 
     /// The destinations that resume together, each with its position; and the peers that are too far behind
     /// for that, or not yet at the end of the parent.
-    pub(super) fn split(&self, shared: &Shared, leases: &Leases) -> (BTreeMap<Origin, From>, Vec<Origin>) {
-        let all: BTreeMap<Origin, From> = shared
+    pub(super) fn split(
+        &self,
+        shared: &Shared,
+        leases: &Leases,
+    ) -> (BTreeMap<Origin, StartPoint>, Vec<Origin>) {
+        let all: BTreeMap<Origin, StartPoint> = shared
             .lanes
             .keys()
             .map(|destination| {
@@ -118,7 +122,7 @@ impl Holding {
             })
             .collect();
         let newest = all.values().map(|from| from.checkpoint.millis).max().unwrap_or_default();
-        let in_time = |destination: &Origin, from: &From| {
+        let in_time = |destination: &Origin, from: &StartPoint| {
             *destination == shared.origin
                 || from.checkpoint.millis + LATE_MILLIS >= newest
                     && self.may_begin(destination, leases)
@@ -135,7 +139,7 @@ impl Holding {
     /// reported all the same.
     pub(super) fn trimmed_unread(
         &self,
-        from: &From,
+        from: &StartPoint,
         begins_at_oldest: bool,
         trimmed_to: u64,
         retention_millis: u64,
@@ -196,7 +200,7 @@ mod tests {
             };
             let tenure = Arc::new(Tenure::until(tokio::time::Instant::now()));
             let holding = Holding::new(lease, Vec::new(), tenure);
-            holding.trimmed_unread(&From { checkpoint, begun: true }, begins_at_oldest, 5_000, KEPT)
+            holding.trimmed_unread(&StartPoint { checkpoint, begun: true }, begins_at_oldest, 5_000, KEPT)
         };
         for (done, millis, made, since, expected) in [
             ("TRIM_HORIZON", 4_999, 0, 0, Some(4_999)),

@@ -14,7 +14,7 @@ use super::StartError;
 use super::coordinator::Shards;
 use super::crew::Member;
 use super::figures::TableStatus;
-use super::plan::{Seen, Site};
+use super::plan::{Site, TableCheck};
 use super::table::TablePlan;
 use crate::config::TableConfig;
 use crate::fault::{Fault, FaultKind};
@@ -123,11 +123,11 @@ impl Keeper {
             looks.tick().await;
             match self.site.look(&self.table, stream_arn).await {
                 None => {}
-                Some(Seen::Unchanged) => _ = self.status.note_trouble(None),
-                Some(Seen::Deleted(fault)) => return Ended::Deleted(fault),
-                Some(Seen::OtherStream) => return Ended::OtherStream,
+                Some(TableCheck::Unchanged) => _ = self.status.note_trouble(None),
+                Some(TableCheck::Deleted(fault)) => return Ended::Deleted(fault),
+                Some(TableCheck::OtherStream) => return Ended::OtherStream,
                 // What the old stream still holds is replicated: on AWS it can be read for 24 hours.
-                Some(Seen::NoStream(trouble)) => self.complain(trouble),
+                Some(TableCheck::NoStream(trouble)) => self.complain(trouble),
             }
         }
     }

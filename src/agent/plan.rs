@@ -42,7 +42,7 @@ pub(super) struct Site {
 }
 
 /// What has become of a table that is being replicated.
-pub(super) enum Seen {
+pub(super) enum TableCheck {
     Unchanged,
     Deleted(Fault),
     /// It has another stream: it was recreated, or its stream was turned off and on again.
@@ -150,15 +150,15 @@ impl Site {
 
     /// Checks whether a table is still what it was when its replication started; `None` if there is no
     /// answer, or one that says nothing about it.
-    pub(super) async fn look(&self, table: &TableConfig, stream_arn: &str) -> Option<Seen> {
+    pub(super) async fn look(&self, table: &TableConfig, stream_arn: &str) -> Option<TableCheck> {
         let physical = self.name_of(table);
         match self.describe(physical).await {
             Ok(described) => Some(match self.stream_of(physical, &described) {
-                Ok(arn) if arn == stream_arn => Seen::Unchanged,
-                Ok(_) => Seen::OtherStream,
-                Err(trouble) => Seen::NoStream(trouble),
+                Ok(arn) if arn == stream_arn => TableCheck::Unchanged,
+                Ok(_) => TableCheck::OtherStream,
+                Err(trouble) => TableCheck::NoStream(trouble),
             }),
-            Err(fault) if fault.kind == FaultKind::Missing => Some(Seen::Deleted(fault)),
+            Err(fault) if fault.kind == FaultKind::Missing => Some(TableCheck::Deleted(fault)),
             Err(_) => None,
         }
     }

@@ -23,7 +23,7 @@ pub(super) struct Progress {
     pages: VecDeque<JudgedPage>,
     /// The position of each shard before them.
     base: BTreeMap<ShardId, Reached>,
-    tip: Tip,
+    tip: TipState,
     barriers: Barriers,
     next: u64,
     settle: Duration,
@@ -59,7 +59,7 @@ struct Reached {
 
 /// What is known about the end of the shard.
 #[derive(Clone, Debug, Default)]
-struct Tip {
+struct TipState {
     /// Everything written before this moment has been read, including what was done about it.
     read_to: Option<Instant>,
     /// Everything written before this moment has been read, if records appear within `STREAM_DELAY`.
@@ -101,7 +101,7 @@ impl Progress {
         let reached = |(position, millis)| Reached { position, millis };
         let mut base: BTreeMap<_, _> = base.into_iter().map(|(shard, at)| (shard, reached(at))).collect();
         let own = base.entry(shard.clone()).or_insert(Reached { position: Position::TrimHorizon, millis: 0 });
-        let tip = Tip { closed: own.position == Position::End, ..Tip::default() };
+        let tip = TipState { closed: own.position == Position::End, ..TipState::default() };
         Self { shard, pages: VecDeque::new(), base, tip, barriers: Barriers::default(), next: 0, settle }
     }
 
@@ -315,7 +315,7 @@ impl Barriers {
     }
 }
 
-impl Tip {
+impl TipState {
     fn note(&mut self, page: &PageEnd, settle: Duration) {
         self.last_page = Some(page.records);
         self.empty_pages = if page.records == 0 { self.empty_pages.saturating_add(1) } else { 0 };

@@ -9,7 +9,7 @@ use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 use tracing::info;
 
-use super::holding::{From, Holding};
+use super::holding::{Holding, StartPoint};
 use super::shared::Shared;
 use super::track::{Command, Meeting, Notice, Track, TrackState, Until};
 use crate::control::{Checkpoint, Leases};
@@ -46,7 +46,7 @@ impl Holding {
             main.run(Until::Stopped, orders).await;
             Ended::Main
         });
-        let start = |peer: Origin, from: Option<From>, tracks: &mut JoinSet<Ended>| {
+        let start = |peer: Origin, from: Option<StartPoint>, tracks: &mut JoinSet<Ended>| {
             let catch_up = CatchUp {
                 shared: Arc::clone(&shared),
                 holding: Arc::clone(&holding),
@@ -62,7 +62,7 @@ impl Holding {
             tokio::select! {
                 biased;
                 Some(Notice::Dropped(peer, checkpoint)) = incoming.recv() => {
-                    start(peer, Some(From { checkpoint, begun: true }), &mut tracks);
+                    start(peer, Some(StartPoint { checkpoint, begun: true }), &mut tracks);
                 }
                 ended = tracks.join_next() => match ended {
                     Some(Ok(Ended::CatchUp(peer, saved))) => {
@@ -94,7 +94,7 @@ impl CatchUp {
     /// Resumes where the peer was dropped, or otherwise where the leases say.
     async fn run(
         self,
-        from: Option<From>,
+        from: Option<StartPoint>,
         mut leases: watch::Receiver<Leases>,
         stop: CancellationToken,
     ) -> Ended {

@@ -92,7 +92,7 @@ impl TablePlan {
             let shared = Arc::new(shared);
             let coordinator =
                 Coordinator::new(shared, member, start, behind, Arc::clone(&shards), asked, promises);
-            let reading = Reading {
+            let reading = StreamReading {
                 coordinator,
                 before,
                 is_read,
@@ -119,7 +119,7 @@ impl TablePlan {
     }
 
     /// Starts what all streams share: the lanes, their gates, and the exchange of watermarks.
-    fn share(&self, tasks: &mut JoinSet<()>) -> (Common, BTreeMap<Origin, watch::Sender<Hlc>>) {
+    fn share(&self, tasks: &mut JoinSet<()>) -> (TableShared, BTreeMap<Origin, watch::Sender<Hlc>>) {
         let control = ControlTable::of(&self.local);
         let name = self.table.name.clone();
         let mut lanes = BTreeMap::new();
@@ -177,12 +177,12 @@ impl TablePlan {
         });
         let Tuning { poll_interval, idle_poll_interval, .. } = self.tuning;
         let pacer = Arc::new(Pacer::new(poll_interval, idle_poll_interval));
-        (Common { control, recorder, names, lanes, watermarks, own_watermark, pacer }, promises)
+        (TableShared { control, recorder, names, lanes, watermarks, own_watermark, pacer }, promises)
     }
 }
 
 /// What all streams of a table share.
-struct Common {
+struct TableShared {
     control: ControlTable,
     recorder: Option<Recorder>,
     names: Arc<AttributeNames>,
@@ -192,7 +192,7 @@ struct Common {
     pacer: Arc<Pacer>,
 }
 
-impl Common {
+impl TableShared {
     /// What all tracks of one stream share.
     fn of_stream(
         &self,
@@ -239,7 +239,7 @@ impl Common {
 }
 
 /// One stream that is being read.
-struct Reading {
+struct StreamReading {
     coordinator: Coordinator,
     before: Option<Arc<Before>>,
     /// Whether the previous one is being read, too.
@@ -252,7 +252,7 @@ struct Reading {
     shards: Arc<Shards>,
 }
 
-impl Reading {
+impl StreamReading {
     /// Reads it until it is stopped, or until nothing of it is left to read. Returns whether nothing is left
     /// to read for any destination.
     async fn run(self, stop: CancellationToken) -> bool {

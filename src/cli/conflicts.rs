@@ -62,7 +62,7 @@ struct Restore {
 
 /// A conflict with its images, as DynamoDB JSON.
 #[derive(Serialize)]
-struct Shown {
+struct PrintedConflict {
     #[serde(flatten)]
     conflict: LostWrite,
     loser_image: Option<Value>,
@@ -83,7 +83,7 @@ impl Conflicts {
                 let (_, conflict) = show.chosen.find(&show.id).await?;
                 let (loser, winner) = conflict.images().await?;
                 let [loser_image, winner_image] = [loser, winner].map(|image| image.as_ref().map(item_json));
-                report(json, &Shown { conflict, loser_image, winner_image }, text)?;
+                report(json, &PrintedConflict { conflict, loser_image, winner_image }, text)?;
             }
             Command::Restore(restore) => restore.run(json).await?,
         }
@@ -142,8 +142,8 @@ fn line(conflict: &LostWrite) -> String {
     format!("{id}  {table}: {key}: a write in {region} lost to one in {winner}, {}", moment(*seen_millis))
 }
 
-fn text(shown: &Shown) -> String {
-    let Shown { conflict, loser_image, winner_image } = shown;
+fn text(shown: &PrintedConflict) -> String {
+    let PrintedConflict { conflict, loser_image, winner_image } = shown;
     let image = |image: &Option<Value>| image.as_ref().map_or_else(|| "none".to_owned(), Value::to_string);
     format!(
         "{}\nlost: {}, of {}: {}\nwon: {}, of {}: {}",

@@ -67,7 +67,7 @@ struct Replay {
 
 /// A letter with its images, as DynamoDB JSON.
 #[derive(Serialize)]
-struct Shown {
+struct PrintedLetter {
     #[serde(flatten)]
     letter: Letter,
     new: Option<Value>,
@@ -85,7 +85,7 @@ impl DeadLetters {
                 let letter = one.find().await?;
                 let (new, old) = letter.images().await?;
                 let [new, old] = [new, old].map(|image| image.as_ref().map(item_json));
-                report(json, &Shown { letter, new, old }, text)?;
+                report(json, &PrintedLetter { letter, new, old }, text)?;
             }
             Command::Drop(one) => {
                 let letter = one.find().await?;
@@ -169,8 +169,8 @@ fn outcome(replayed: &Replayed) -> String {
     format!("{id}  {table}: {key}: {fate}: {why}")
 }
 
-fn text(shown: &Shown) -> String {
-    let Shown { letter, new, old } = shown;
+fn text(shown: &PrintedLetter) -> String {
+    let PrintedLetter { letter, new, old } = shown;
     let image = |image: &Option<Value>| image.as_ref().map_or_else(|| "none".to_owned(), Value::to_string);
     format!(
         "{}\nversion: {}\nput in place: {}\nreplaced at its origin: {}",

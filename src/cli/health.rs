@@ -9,7 +9,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::time::timeout;
 
-use super::listen::Place;
+use super::listen::ListenAddress;
 use super::{Exit, Failure, report};
 use crate::dashboard::DEFAULT_ADDRESS;
 
@@ -25,7 +25,7 @@ const LONGEST: u64 = 4096;
 pub(super) struct Health {
     /// Where the agent listens. Default: 127.0.0.1:7780.
     #[arg(long, value_name = "ADDRESS", env = "TRADEWIND_LISTEN")]
-    listen: Option<Place>,
+    listen: Option<ListenAddress>,
     /// Request /readyz instead: whether the agent replicates.
     #[arg(long)]
     ready: bool,
@@ -44,8 +44,8 @@ impl Health {
     pub(super) async fn run(self, json: bool) -> Result<Exit, Failure> {
         let address = match self.listen {
             None => DEFAULT_ADDRESS,
-            Some(Place::On(address)) => reachable(address),
-            Some(Place::Off) => {
+            Some(ListenAddress::On(address)) => reachable(address),
+            Some(ListenAddress::Off) => {
                 let message = "the agent does not listen (--listen off), so it can't be asked";
                 return Err(Failure::new(Exit::Usage, message));
             }

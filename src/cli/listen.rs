@@ -14,16 +14,16 @@ pub(super) struct Listen {
     /// Where to serve the page, /metrics, /healthz and /readyz; "off" for nowhere. Beyond this machine it
     /// requires a token, in `TRADEWIND_TOKEN`. Default: 127.0.0.1:7780, or a free port if that is in use.
     #[arg(long, value_name = "ADDRESS", env = "TRADEWIND_LISTEN")]
-    listen: Option<Place>,
+    listen: Option<ListenAddress>,
 }
 
 #[derive(Clone, Copy, Debug)]
-pub(super) enum Place {
+pub(super) enum ListenAddress {
     Off,
     On(SocketAddr),
 }
 
-impl std::str::FromStr for Place {
+impl std::str::FromStr for ListenAddress {
     type Err = String;
 
     fn from_str(text: &str) -> Result<Self, String> {
@@ -41,8 +41,8 @@ impl Listen {
     /// Starts to serve, unless that is turned off.
     pub(super) async fn serve(&self, telemetry: &Arc<Telemetry>) -> Result<Option<Dashboard>, Failure> {
         let address = match self.listen {
-            Some(Place::Off) => return Ok(None),
-            Some(Place::On(address)) => Some(address),
+            Some(ListenAddress::Off) => return Ok(None),
+            Some(ListenAddress::On(address)) => Some(address),
             None => None,
         };
         let token = std::env::var("TRADEWIND_TOKEN").ok().filter(|token| !token.is_empty());

@@ -47,7 +47,7 @@ struct Which {
 }
 
 #[derive(Serialize)]
-struct Told {
+struct Flows {
     flows: Vec<Flow>,
 }
 
@@ -89,12 +89,12 @@ impl Which {
         let regions = Region::connect_all(&config).await?;
         let flows = pause(&config, &regions, &flows, until).await?;
         let unanswered = flows.iter().any(|flow| flow.unanswered > 0);
-        report(json, &Told { flows }, text)?;
+        report(json, &Flows { flows }, text)?;
         Ok(if unanswered { Exit::Differs } else { Exit::Done })
     }
 }
 
-fn text(told: &Told) -> String {
+fn text(told: &Flows) -> String {
     told.flows.iter().flat_map(lines).collect::<Vec<_>>().join("\n")
 }
 

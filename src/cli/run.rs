@@ -17,7 +17,7 @@ use super::supervisor::Supervisor;
 use super::{ConfigFile, Exit, Failure, report};
 use crate::agent::{Agent, Figures, TableReport};
 use crate::contained::contained;
-use crate::dashboard::{Kept, Shown};
+use crate::dashboard::{Content, Kept};
 use crate::observe::{self, Observer};
 use crate::operate::anti_entropy;
 use crate::region::Region;
@@ -76,7 +76,7 @@ impl Run {
             let local = regions.get(figures.region());
             let regions = local.map(|region| (region.name.clone(), region.clone())).into_iter().collect();
             let kept = Kept { config: config.clone(), regions, is_public: false };
-            dashboard.show(Shown { agents: vec![figures.clone()], board, kept });
+            dashboard.show(Content { agents: vec![figures.clone()], board, kept });
         }
         let supervisor = Supervisor::ready(&figures, config.tuning.liveness_timeout);
         let drain_timeout = config.tuning.drain_timeout;

@@ -9,8 +9,8 @@ use wildmatch::WildMatch;
 
 use super::problem::Problem;
 use super::{
-    AntiEntropy, Config, Conflicts, Credentials, PatternConfig, Place, RegionConfig, Role, Start,
-    TableConfig, Tuning, anti_entropy, bounds, peer,
+    AntiEntropy, Config, Conflicts, Credentials, PatternConfig, RegionConfig, Role, Start, TableConfig,
+    TableSpace, Tuning, anti_entropy, bounds, peer,
 };
 use crate::protocol::Origin;
 
@@ -151,7 +151,7 @@ struct Checked<'a> {
     tables: Vec<TableConfig>,
     patterns: Vec<PatternConfig>,
     /// Each replica, by its place.
-    taken: HashSet<(Place, String)>,
+    taken: HashSet<(TableSpace, String)>,
 }
 
 impl<'a> Checked<'a> {

@@ -68,7 +68,7 @@ impl RegionConfig {
     }
 
     /// Identifies a set of tables; regions with the same one share their tables.
-    fn place(&self) -> Place {
+    fn place(&self) -> TableSpace {
         let (profile, role) = match &self.credentials {
             Credentials::Chain { profile, role } => {
                 (profile.clone(), role.as_ref().map(|role| role.arn.clone()))
@@ -79,7 +79,7 @@ impl RegionConfig {
     }
 }
 
-type Place = (String, Option<Url>, Option<String>, Option<String>);
+type TableSpace = (String, Option<Url>, Option<String>, Option<String>);
 
 /// Who signs the requests to a region.
 #[derive(Clone, Debug)]

@@ -24,14 +24,14 @@ const TABLES: usize = 20;
 pub(super) struct Items {
     /// Whether keys and images are left out; hashes stand for the keys.
     withheld: bool,
-    conflicts: Told<Conflict>,
-    letters: Told<Letter>,
+    conflicts: Listing<Conflict>,
+    letters: Listing<Letter>,
 }
 
 /// A list, or the reason why there is none.
 #[derive(Debug, Serialize)]
 #[serde(untagged)]
-enum Told<T> {
+enum Listing<T> {
     Found(Vec<T>),
     Failed { error: String },
 }
@@ -84,8 +84,8 @@ impl Kept {
         }
         Items {
             withheld: !in_full,
-            conflicts: Told::of(conflicts(&tables, in_full).await, |conflict| conflict.seen_millis),
-            letters: Told::of(letters(&tables, in_full).await, |letter| letter.written_millis),
+            conflicts: Listing::of(conflicts(&tables, in_full).await, |conflict| conflict.seen_millis),
+            letters: Listing::of(letters(&tables, in_full).await, |letter| letter.written_millis),
         }
     }
 
@@ -95,7 +95,7 @@ impl Kept {
     }
 }
 
-impl<T> Told<T> {
+impl<T> Listing<T> {
     /// Newest first.
     fn of(found: Result<Vec<T>, Fault>, millis: impl Fn(&T) -> u64) -> Self {
         match found {

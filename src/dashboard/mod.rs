@@ -47,7 +47,7 @@ pub const DEFAULT_ADDRESS: SocketAddr = SocketAddr::new(std::net::IpAddr::V4(Ipv
 #[derive(Debug)]
 pub struct Dashboard {
     address: SocketAddr,
-    shown: Arc<OnceLock<Shown>>,
+    shown: Arc<OnceLock<Content>>,
     server: JoinHandle<()>,
 }
 
@@ -64,13 +64,13 @@ pub enum ListenError {
 
 /// The agents shown: all of this process, and what one of them knows about all regions.
 #[derive(Debug)]
-pub struct Shown {
+pub struct Content {
     pub agents: Vec<Figures>,
     pub board: Arc<Board>,
     pub kept: Kept,
 }
 
-impl Shown {
+impl Content {
     /// How long a shard may go unread.
     fn timeout(&self) -> Duration {
         self.kept.config.tuning.liveness_timeout
@@ -81,7 +81,7 @@ impl Shown {
 #[derive(Clone, Debug)]
 struct Served {
     telemetry: Arc<Telemetry>,
-    shown: Arc<OnceLock<Shown>>,
+    shown: Arc<OnceLock<Content>>,
     /// Whether every request that gets through has presented the token.
     takes_token: bool,
 }
@@ -121,7 +121,7 @@ impl Dashboard {
     }
 
     /// Shows these agents; until then, `/readyz` reports that they are starting.
-    pub fn show(&self, shown: Shown) {
+    pub fn show(&self, shown: Content) {
         // They start once.
         let _ = self.shown.set(shown);
     }
@@ -200,12 +200,12 @@ fn part(kind: &'static str, text: &'static str) -> Response {
 }
 
 async fn healthz(State(served): State<Served>) -> Response {
-    let live = |shown: &Shown| health::live(&shown.agents, shown.timeout());
+    let live = |shown: &Content| health::live(&shown.agents, shown.timeout());
     answer(served.shown.get().map_or(Ok(()), live))
 }
 
 async fn readyz(State(served): State<Served>) -> Response {
-    let ready = |shown: &Shown| health::ready(&shown.agents, shown.timeout());
+    let ready = |shown: &Content| health::ready(&shown.agents, shown.timeout());
     answer(served.shown.get().map_or(Err("starting"), ready))
 }
 

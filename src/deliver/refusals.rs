@@ -51,12 +51,12 @@ impl Refusals {
 pub(super) struct Judge {
     /// The keys refused since the last successful write.
     in_a_row: BTreeSet<KeyId>,
-    held: Option<Held>,
+    held: Option<TableHold>,
 }
 
 /// Set while the table refuses every write.
 #[derive(Debug)]
-struct Held {
+struct TableHold {
     backoff: Backoff,
     /// When the next write is tried.
     next: Instant,
@@ -105,7 +105,7 @@ impl Judge {
             None if self.in_a_row.len() >= MANY => {
                 let mut backoff = Backoff::default();
                 let next = now + backoff.next(FaultKind::Refused);
-                self.held = Some(Held { backoff, next, is_refused: true });
+                self.held = Some(TableHold { backoff, next, is_refused: true });
                 Sentence::Hold
             }
             None if before => Sentence::Park,

@@ -36,13 +36,13 @@ pub struct Board {
 #[derive(Debug)]
 struct State {
     recent: Recent,
-    others: BTreeMap<(Origin, AgentId), Told>,
+    others: BTreeMap<(Origin, AgentId), LatestReport>,
     history: VecDeque<Point>,
 }
 
 /// The last report of an agent.
 #[derive(Debug)]
-struct Told {
+struct LatestReport {
     report: Report,
     beat: u64,
     /// When it was made, as far as this agent saw, by its own monotonic clock.
@@ -90,7 +90,7 @@ impl Board {
     /// All regions as they are now.
     pub fn overview(&self) -> Overview {
         let own = Heard { report: self.report(), silent: Duration::ZERO };
-        let heard = |told: &Told| Heard { report: told.report.clone(), silent: told.at.elapsed() };
+        let heard = |told: &LatestReport| Heard { report: told.report.clone(), silent: told.at.elapsed() };
         let reports = std::iter::once(own).chain(self.lock().others.values().map(heard)).collect();
         Overview::of(&self.regions, reports)
     }
@@ -180,7 +180,7 @@ impl Board {
                     // For an agent that was there before this one, only its own clock shows the age.
                     let age = Duration::from_millis(wall_millis().saturating_sub(report.millis));
                     let at = if last.is_some() { now } else { now.checked_sub(age).unwrap_or(now) };
-                    Told { report, beat, at }
+                    LatestReport { report, beat, at }
                 }),
             };
             others.extend(told.map(|told| (key, told)));

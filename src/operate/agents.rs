@@ -54,7 +54,7 @@ impl Patience {
         Self { first: START, again: silence(lease_duration).max(START) }
     }
 
-    fn to_see(self, seen: &BTreeMap<AgentId, Seen>) -> Duration {
+    fn to_see(self, seen: &BTreeMap<AgentId, SeenAgent>) -> Duration {
         if seen.is_empty() { self.first } else { self.again }
     }
 }
@@ -142,12 +142,12 @@ async fn has_agent(region: &Region, patience: Patience) -> bool {
 pub(super) struct Watch {
     control: ControlTable,
     ticks: Interval,
-    seen: Option<BTreeMap<AgentId, Seen>>,
+    seen: Option<BTreeMap<AgentId, SeenAgent>>,
 }
 
 /// An agent that has not deregistered.
 #[derive(Debug)]
-pub(super) struct Seen {
+pub(super) struct SeenAgent {
     pub(super) beat: Beat,
     /// When it was last seen to beat; if it has not beaten since, when it was first seen.
     pub(super) at: Instant,
@@ -163,7 +163,7 @@ impl Watch {
     }
 
     /// Looks again, at the next tick.
-    pub(super) async fn look(&mut self) -> Result<&BTreeMap<AgentId, Seen>, Fault> {
+    pub(super) async fn look(&mut self) -> Result<&BTreeMap<AgentId, SeenAgent>, Fault> {
         self.ticks.tick().await;
         let crew = timeout(ANSWER, self.control.crew()).await.unwrap_or_else(|_| {
             let message = format!("no answer within {} s", ANSWER.as_secs());
@@ -177,15 +177,15 @@ impl Watch {
 /// What is known about agents with these current beats. One that is new since the previous look has beaten
 /// meanwhile.
 fn noted(
-    before: Option<&BTreeMap<AgentId, Seen>>,
+    before: Option<&BTreeMap<AgentId, SeenAgent>>,
     beats: BTreeMap<AgentId, Beat>,
     now: Instant,
-) -> BTreeMap<AgentId, Seen> {
+) -> BTreeMap<AgentId, SeenAgent> {
     let seen = |(agent, beat): (AgentId, Beat)| {
         let known = before.and_then(|before| before.get(&agent));
         let seen = match known.filter(|known| known.beat.count == beat.count) {
-            Some(known) => Seen { beat, at: known.at, runs: known.runs },
-            None => Seen { beat, at: now, runs: before.is_some() },
+            Some(known) => SeenAgent { beat, at: known.at, runs: known.runs },
+            None => SeenAgent { beat, at: now, runs: before.is_some() },
         };
         (agent, seen)
     };
@@ -199,12 +199,12 @@ mod tests {
     #[test]
     fn only_an_agent_that_beats_between_two_looks_runs() {
         let began = Instant::now();
-        let look = |before: Option<&BTreeMap<AgentId, Seen>>, second: u64, beats: &[(&str, u64)]| {
+        let look = |before: Option<&BTreeMap<AgentId, SeenAgent>>, second: u64, beats: &[(&str, u64)]| {
             let beat = |count| Beat { count, ..Beat::default() };
             let beats = beats.iter().map(|(agent, count)| (AgentId::from(*agent), beat(*count)));
             noted(before, beats.collect(), began + Duration::from_secs(second))
         };
-        let told = |seen: &BTreeMap<AgentId, Seen>| -> Vec<(String, bool, u64)> {
+        let told = |seen: &BTreeMap<AgentId, SeenAgent>| -> Vec<(String, bool, u64)> {
             let told = seen.iter().map(|(agent, seen)| (agent, seen.runs, seen.at.duration_since(began)));
             told.map(|(agent, runs, at)| (agent.to_string(), runs, at.as_secs())).collect()
         };

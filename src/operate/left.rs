@@ -62,7 +62,7 @@ pub(super) async fn left(replica: &PhysicalReplica, tuning: &Tuning) -> Result<L
     let stream = Stream { client, arn, pacer, lineage: seen, look: Arc::default() };
     let mut reads = JoinSet::new();
     for shard in unfinished(&lineage, &leases, &peers) {
-        let reading = Reading {
+        let reading = ShardReading {
             stream: stream.clone(),
             origin: region.name.clone(),
             peers: peers.clone(),
@@ -100,7 +100,7 @@ fn begins_late(lease: &Lease, leases: &BTreeMap<ShardId, Lease>, peer: &Origin, 
 }
 
 /// One shard, read as by an agent that continues from its lease.
-struct Reading {
+struct ShardReading {
     stream: Stream,
     origin: Origin,
     peers: Vec<Origin>,
@@ -111,7 +111,7 @@ struct Reading {
     trimmed_to: u64,
 }
 
-impl Reading {
+impl ShardReading {
     /// Counts the writes that are left; and whether there may be more.
     async fn run(self) -> (u64, bool) {
         let checkpoints = |peer: &Origin| self.lease.as_ref().and_then(|lease| lease.checkpoints.get(peer));

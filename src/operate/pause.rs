@@ -11,7 +11,7 @@ use tokio::task::JoinSet;
 use tokio::time::Instant;
 
 use super::OperateError;
-use super::agents::{Seen, Watch, silence};
+use super::agents::{SeenAgent, Watch, silence};
 use super::replicas::client;
 use crate::clock::{moment, wall_millis};
 use crate::config::Config;
@@ -199,7 +199,7 @@ impl Site {
         let mut watch = Watch::of(&self.region);
         loop {
             let seen = watch.look().await?;
-            let waits = |seen: &&Seen| !keeps(&seen.beat) && seen.at.elapsed() < silence;
+            let waits = |seen: &&SeenAgent| !keeps(&seen.beat) && seen.at.elapsed() < silence;
             let unanswered = seen.values().filter(waits).count();
             if unanswered == 0 || Instant::now() >= deadline {
                 return Ok((seen.values().filter(|seen| keeps(&seen.beat)).count(), unanswered));

@@ -85,13 +85,13 @@ pub(super) async fn everywhere(
 }
 
 /// One look at an origin's shards, and the progress of each.
-struct Look<'a> {
+struct ShardProgress<'a> {
     lineage: &'a Lineage,
     leases: &'a BTreeMap<ShardId, Lease>,
     barrier: u64,
 }
 
-impl Look<'_> {
+impl ShardProgress<'_> {
     /// Whether a shard has ended that has no child yet: what was written before the barrier may be in a
     /// child that was not listed.
     fn lacks_children(&self, peers: &[&Origin]) -> bool {
@@ -139,10 +139,10 @@ async fn wait_for(
         ticks.tick().await;
         let LeaseTable { leases, .. } =
             control.leases(&space).await.map_err(|fault| origin.at_control(fault))?;
-        if (Look { lineage: &lineage, leases: &leases, barrier }).lacks_children(&peers) {
+        if (ShardProgress { lineage: &lineage, leases: &leases, barrier }).lacks_children(&peers) {
             lineage = list().await?;
         }
-        let look = Look { lineage: &lineage, leases: &leases, barrier };
+        let look = ShardProgress { lineage: &lineage, leases: &leases, barrier };
         let mut arrivals: Vec<Arrival> = peers.iter().map(|peer| look.arrival(origin, peer)).collect();
         let is_complete = arrivals.iter().all(Arrival::is_complete);
         let is_over = Instant::now() >= deadline;

@@ -51,6 +51,6 @@ pub use memory::{KeyMemory, Sweep};
 pub use record::Record;
 pub use resolve::{Conflict, Judgement, Verdict};
 pub use seed::{Seed, Seeding, seed};
-pub use selection::{Selection, Selections, Shown, Test};
+pub use selection::{Selection, Selections, Test, Visible};
 pub use stamp::{Nonce, STAMP_MAGIC, Stamp};
 pub use version::{Hlc, Origin, Version};

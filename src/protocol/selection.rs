@@ -41,7 +41,7 @@ pub struct Selection {
 
 /// What a region is to hold of an item.
 #[derive(Debug, PartialEq)]
-pub enum Shown<'a> {
+pub enum Visible<'a> {
     Item(Cow<'a, Item>),
     /// It is not for the region: a delete of what that may hold.
     Nothing,
@@ -78,19 +78,19 @@ fn equal(a: &AttributeValue, b: &AttributeValue) -> bool {
 
 impl Selection {
     /// What the region is to hold of an item with this key.
-    pub fn shows<'a>(&self, key: &Item, item: &'a Item) -> Shown<'a> {
+    pub fn shows<'a>(&self, key: &Item, item: &'a Item) -> Visible<'a> {
         if self.is_never(key) {
-            return Shown::Never;
+            return Visible::Never;
         }
         if !self.takes(item) {
-            return Shown::Nothing;
+            return Visible::Nothing;
         }
         if self.withholds_from(item) {
             let mut part = item.clone();
             part.retain(|attribute, _| !self.without.contains(attribute));
-            return Shown::Item(Cow::Owned(part));
+            return Visible::Item(Cow::Owned(part));
         }
-        Shown::Item(Cow::Borrowed(item))
+        Visible::Item(Cow::Borrowed(item))
     }
 
     fn takes(&self, item: &Item) -> bool {
@@ -116,10 +116,10 @@ impl Selection {
             Body::Delete if self.is_never(&write.key) => return None,
             Body::Delete => None,
             Body::Put(item, _) => match self.shows(&write.key, item) {
-                Shown::Never => return None,
-                Shown::Nothing => Some(Body::Delete),
-                Shown::Item(Cow::Borrowed(_)) => None,
-                Shown::Item(Cow::Owned(part)) => {
+                Visible::Never => return None,
+                Visible::Nothing => Some(Body::Delete),
+                Visible::Item(Cow::Borrowed(_)) => None,
+                Visible::Item(Cow::Owned(part)) => {
                     let fingerprint = Fingerprint::of(&part);
                     Some(Body::Put(Arc::new(part), fingerprint))
                 }
@@ -127,12 +127,12 @@ impl Selection {
         };
         let replaced = write.replaced.as_deref().map(|image| self.shows(&write.key, image));
         let replaced = match replaced {
-            None | Some(Shown::Item(Cow::Borrowed(_))) if body.is_none() => {
+            None | Some(Visible::Item(Cow::Borrowed(_))) if body.is_none() => {
                 return Some(Cow::Borrowed(write));
             }
-            None | Some(Shown::Item(Cow::Borrowed(_))) => write.replaced.clone(),
-            Some(Shown::Item(Cow::Owned(part))) => Some(Arc::new(part)),
-            Some(Shown::Nothing | Shown::Never) => None,
+            None | Some(Visible::Item(Cow::Borrowed(_))) => write.replaced.clone(),
+            Some(Visible::Item(Cow::Owned(part))) => Some(Arc::new(part)),
+            Some(Visible::Nothing | Visible::Never) => None,
         };
         let body = body.unwrap_or_else(|| write.body.clone());
         Some(Cow::Owned(Write { body, replaced, ..write.clone() }))
@@ -156,8 +156,8 @@ impl Selections {
     }
 
     /// What a region is to hold of an item with this key.
-    pub fn shows<'a>(&self, region: &Origin, key: &Item, item: &'a Item) -> Shown<'a> {
-        self.of(region).map_or(Shown::Item(Cow::Borrowed(item)), |selection| selection.shows(key, item))
+    pub fn shows<'a>(&self, region: &Origin, key: &Item, item: &'a Item) -> Visible<'a> {
+        self.of(region).map_or(Visible::Item(Cow::Borrowed(item)), |selection| selection.shows(key, item))
     }
 
     /// Whether all regions are to hold an item as it is.

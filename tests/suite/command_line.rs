@@ -104,7 +104,7 @@ fn wrong_configurations_are_told_with_line_and_column() {
         (
             one_place("names = { dublin = \"mine\" }\n[[table]]\npattern = \"x*\"\n"),
             "FILE:14:11",
-            "one place",
+            "the same place",
         ),
         (REGIONS.to_owned(), "FILE:1:1", "[[table]]"),
         (TABLE.to_owned(), "FILE:1:1", "at least two [[region]]"),

@@ -26,7 +26,7 @@ use tokio_util::sync::CancellationToken;
 use tracing::{Instrument, debug, info, info_span, warn};
 
 use self::feed::{Feed, FeedState};
-use super::holding::{From, Holding};
+use super::holding::{Holding, StartPoint};
 use super::progress::Progress;
 use super::shared::{SAVE_AGAIN, Shared};
 use super::terms::Terms;
@@ -120,7 +120,7 @@ impl Track {
     pub(super) fn new(
         shared: Arc<Shared>,
         holding: Arc<Holding>,
-        destinations: &BTreeMap<Origin, From>,
+        destinations: &BTreeMap<Origin, StartPoint>,
         notices: mpsc::UnboundedSender<Notice>,
         state: watch::Sender<TrackState>,
         stop: CancellationToken,

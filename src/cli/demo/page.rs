@@ -12,7 +12,7 @@ use crate::agent::{Agent, Figures};
 use crate::cli::Failure;
 use crate::cli::listen::Listen;
 use crate::config::Config;
-use crate::dashboard::{Dashboard, Kept, Shown};
+use crate::dashboard::{Content, Dashboard, Kept};
 use crate::observe::{self, Observer};
 use crate::operate::verify;
 use crate::protocol::Origin;
@@ -45,7 +45,7 @@ pub(super) async fn show(
     let dashboard = listen.serve(&telemetry).await?;
     if let (Some(dashboard), Some(first)) = (&dashboard, observers.first()) {
         let kept = Kept { config: config.clone(), regions: regions.clone(), is_public: true };
-        dashboard.show(Shown { agents: figures, board: Arc::clone(first.board()), kept });
+        dashboard.show(Content { agents: figures, board: Arc::clone(first.board()), kept });
         // Logged as a warning: whoever asked for the page wants to see this at any log level.
         warn!("the page is at http://{}/ until Ctrl-C", dashboard.address());
     }

@@ -36,7 +36,7 @@ pub(super) struct Status {
 }
 
 #[derive(Serialize)]
-struct Told {
+struct StatusReport {
     /// The longest lag, in seconds; none if that of some origin → peer is unknown.
     longest_lag: Option<f64>,
     /// Whether that is over --max-lag.
@@ -65,7 +65,7 @@ impl Status {
             }
             let longest_lag = status.overview.longest_lag();
             let over = self.max_lag.map(|most| longest_lag.is_none_or(|lag| lag > most.as_secs_f64()));
-            let printed = report(json, &Told { longest_lag, over, status }, text)?;
+            let printed = report(json, &StatusReport { longest_lag, over, status }, text)?;
             if !self.watch || printed == Printed::Unread {
                 return Ok(if over == Some(true) { Exit::Differs } else { Exit::Done });
             }
@@ -74,8 +74,8 @@ impl Status {
     }
 }
 
-fn text(told: &Told) -> String {
-    let Told { status, over, .. } = told;
+fn text(told: &StatusReport) -> String {
+    let StatusReport { status, over, .. } = told;
     let mut lines = vec![row(&LINK_HEADS, LINK_WIDTHS)];
     lines.extend(status.overview.links.iter().map(|link| row(&link_cells(link), LINK_WIDTHS)));
     lines.push(String::new());

@@ -6,7 +6,7 @@ use super::Fate;
 use crate::protocol::{Fingerprint, Item, Origin, Stamp, Version};
 
 /// What each region holds for a key.
-pub(super) type Held = BTreeMap<Origin, Option<Item>>;
+pub(super) type Images = BTreeMap<Origin, Option<Item>>;
 
 /// What to do about a letter.
 #[derive(Debug, PartialEq)]
@@ -21,7 +21,7 @@ pub(super) enum Decision {
 }
 
 /// What a region holds for a key.
-enum Standing<'a> {
+enum Stored<'a> {
     Nothing,
     /// An item, or a mark, with a version of its own.
     Stamped(Version),
@@ -29,7 +29,7 @@ enum Standing<'a> {
     Bare(&'a Item),
 }
 
-impl<'a> Standing<'a> {
+impl<'a> Stored<'a> {
     fn of(item: Option<&'a Item>) -> Self {
         let Some(item) = item else { return Self::Nothing };
         match Stamp::read(item).filter(|stamp| stamp.is_mark() || stamp.matches(item)) {
@@ -47,7 +47,7 @@ pub(super) struct Case<'a> {
     pub(super) is_delete: bool,
     pub(super) new: Option<&'a Item>,
     pub(super) old: Option<&'a Item>,
-    pub(super) held: &'a Held,
+    pub(super) held: &'a Images,
     /// What the origin holds for the key, as far as it is replicated to the peer.
     pub(super) for_peer: Option<&'a Item>,
     /// Whether something else was stored before everything had arrived.
@@ -81,38 +81,38 @@ impl Case<'_> {
         }
         for region in self.held.keys() {
             match self.standing(region) {
-                Standing::Stamped(stands) if stands > *version => {
+                Stored::Stamped(stands) if stands > *version => {
                     return superseded(format!("{region} holds something newer"));
                 }
-                Standing::Stamped(stands) if region == peer && stands == *version => {
+                Stored::Stamped(stands) if region == peer && stands == *version => {
                     return superseded(format!("{peer} has it already"));
                 }
                 _ => {}
             }
         }
         let at_origin = match self.standing(origin) {
-            Standing::Bare(_) => self.for_peer.map_or(Standing::Nothing, Standing::Bare),
+            Stored::Bare(_) => self.for_peer.map_or(Stored::Nothing, Stored::Bare),
             standing => standing,
         };
         match at_origin {
-            Standing::Nothing if !is_delete => return superseded(format!("deleted in {origin} since")),
-            Standing::Bare(item) if is_delete || !same(Some(item), self.new) => {
+            Stored::Nothing if !is_delete => return superseded(format!("deleted in {origin} since")),
+            Stored::Bare(item) if is_delete || !same(Some(item), self.new) => {
                 return superseded(format!("written again in {origin} since"));
             }
             // Nothing can show whether it may be overwritten: an update keeps the stamp.
-            Standing::Stamped(stands) if stands < *version => {
+            Stored::Stamped(stands) if stands < *version => {
                 return undecided(format!(
                     "{origin} itself holds something older: write the item there again, and drop the letter"
                 ));
             }
-            Standing::Nothing | Standing::Bare(_) | Standing::Stamped(_) => {}
+            Stored::Nothing | Stored::Bare(_) | Stored::Stamped(_) => {}
         }
         if peer == origin {
             return superseded(format!("{origin} holds it"));
         }
         for region in self.held.keys().filter(|region| *region != origin) {
             // What the write was made on top of is older. Anything else can't be compared.
-            if let Standing::Bare(item) = self.standing(region)
+            if let Stored::Bare(item) = self.standing(region)
                 && !same(Some(item), self.old)
                 && (is_delete || !same(Some(item), self.new))
             {
@@ -124,13 +124,13 @@ impl Case<'_> {
         }
         match self.standing(peer) {
             _ if !is_delete => Decision::TouchOrigin,
-            Standing::Nothing => superseded(format!("{peer} has nothing left to delete")),
+            Stored::Nothing => superseded(format!("{peer} has nothing left to delete")),
             _ => Decision::DeleteAtPeer,
         }
     }
 
-    fn standing(&self, region: &Origin) -> Standing<'_> {
-        Standing::of(self.held.get(region).and_then(Option::as_ref))
+    fn standing(&self, region: &Origin) -> Stored<'_> {
+        Stored::of(self.held.get(region).and_then(Option::as_ref))
     }
 }
 
@@ -194,7 +194,7 @@ mod tests {
     /// if `a`, `b` and `c` hold these.
     fn decide(is_delete: bool, held: [Option<Item>; 3], meanwhile: Meanwhile) -> Result<Decision, Fate> {
         let [origin, peer, _] = ["a", "b", "c"].map(origin);
-        let held: Held = ["a", "b", "c"].map(self::origin).into_iter().zip(held).collect();
+        let held: Images = ["a", "b", "c"].map(self::origin).into_iter().zip(held).collect();
         let (new, old) = (bare("new"), bare("old"));
         let Meanwhile { has_changed, is_touched } = meanwhile;
         let case = Case {

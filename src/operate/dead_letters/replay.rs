@@ -6,13 +6,13 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-use super::decide::{Case, Decision, Held};
+use super::decide::{Case, Decision, Images};
 use super::{Fate, Letter, Replayed};
 use crate::control::SavedLetter;
 use crate::fault::{Fault, FaultKind};
 use crate::operate::wait::everywhere;
 use crate::operate::{Arrival, OperateError, PhysicalReplica, TableReplicas};
-use crate::protocol::{Body, Fingerprint, Item, KeyId, STAMP, Shown, Write};
+use crate::protocol::{Body, Fingerprint, Item, KeyId, STAMP, Visible, Write};
 use crate::replica::Replica;
 
 /// Replays the chosen letters of a table; `all` are all that the table has, in every region.
@@ -61,8 +61,8 @@ async fn drain(table: &TableReplicas, deadline: Instant) -> Result<Option<String
     }))
 }
 
-async fn look(table: &TableReplicas, key: &Item) -> Result<Held, OperateError> {
-    let mut held = Held::new();
+async fn look(table: &TableReplicas, key: &Item) -> Result<Images, OperateError> {
+    let mut held = Images::new();
     for replica in &table.replicas {
         let PhysicalReplica { region, name, .. } = replica;
         let get = region.tables.get_item().table_name(name).consistent_read(true);
@@ -98,7 +98,7 @@ impl Letter {
     async fn replay(
         &self,
         table: &TableReplicas,
-        before: Option<&Held>,
+        before: Option<&Images>,
         touched: &mut BTreeSet<KeyId>,
     ) -> Result<Outcome, OperateError> {
         let Self { origin, peer, saved: SavedLetter { key, version, is_delete, .. }, .. } = self;
@@ -110,8 +110,8 @@ impl Letter {
         let stands = |region| held.get(region).and_then(Option::as_ref);
         let shown = stands(origin).map(|item| table.config.selections.shows(peer, key, item));
         let for_peer = match &shown {
-            Some(Shown::Item(item)) => Some(item.as_ref()),
-            Some(Shown::Nothing | Shown::Never) | None => None,
+            Some(Visible::Item(item)) => Some(item.as_ref()),
+            Some(Visible::Nothing | Visible::Never) | None => None,
         };
         let id = KeyId::of(key);
         let case = Case {

@@ -6,7 +6,7 @@ use std::time::Duration;
 use aws_sdk_dynamodb::types::ProvisionedThroughputDescription;
 use tracing::debug;
 
-use super::place::{Place, Seen};
+use super::place::{SeenTable, SurveyedRegion};
 use super::{Finding, Harm};
 use crate::clock::{moment, wall_millis};
 use crate::config::Config;
@@ -27,7 +27,7 @@ pub(super) async fn look(
     config: &Config,
     tables: &[TableReplicas],
     regions: &BTreeMap<Origin, Region>,
-    places: &BTreeMap<Origin, Place>,
+    places: &BTreeMap<Origin, SurveyedRegion>,
 ) -> Vec<Finding> {
     let mut findings = Vec::new();
     for region in regions.values() {
@@ -140,7 +140,7 @@ async fn owner(replica: &PhysicalReplica) -> Option<Finding> {
 }
 
 /// A table whose stream is not the one that its agents last read.
-async fn streams(replica: &PhysicalReplica, seen: &Seen) -> Option<Finding> {
+async fn streams(replica: &PhysicalReplica, seen: &SeenTable) -> Option<Finding> {
     let PhysicalReplica { table, region, .. } = replica;
     let StreamState::On { arn } = &seen.described.stream else { return None };
     let known = match replica.control().table_streams(&table.name).await {
@@ -304,7 +304,7 @@ fn reported(view: &RegionView) -> Vec<Finding> {
 }
 
 /// A region whose tables together take fewer writes than are made, as far as agents report.
-fn capacity(place: &Place, view: &RegionView, overview: &Overview) -> Option<Finding> {
+fn capacity(place: &SurveyedRegion, view: &RegionView, overview: &Overview) -> Option<Finding> {
     let tables = || place.tables.values().map(|seen| &seen.described.table);
     if place.tables.is_empty() || tables().any(is_on_demand) {
         return None;

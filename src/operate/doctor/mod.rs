@@ -19,7 +19,7 @@ use std::collections::BTreeMap;
 use serde::Serialize;
 use tokio::task::JoinSet;
 
-use self::place::Place;
+use self::place::SurveyedRegion;
 use crate::config::Config;
 use crate::operate::{OperateError, TableReplicas};
 use crate::protocol::Origin;
@@ -62,9 +62,9 @@ pub async fn doctor(config: &Config, regions: &BTreeMap<Origin, Region>, agents_
     let mut looks = JoinSet::new();
     for region in regions.values().cloned() {
         let (config, tables, agents_of) = (config.clone(), tables.clone(), agents_of.to_vec());
-        looks.spawn(async move { Place::look(&config, &tables, region, &agents_of).await });
+        looks.spawn(async move { SurveyedRegion::look(&config, &tables, region, &agents_of).await });
     }
-    let mut places: BTreeMap<Origin, Place> = BTreeMap::new();
+    let mut places: BTreeMap<Origin, SurveyedRegion> = BTreeMap::new();
     while let Some(place) = looks.join_next().await {
         let place = place.unwrap_or_else(|error| std::panic::resume_unwind(error.into_panic()));
         places.insert(place.region.clone(), place);

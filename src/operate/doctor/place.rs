@@ -54,7 +54,7 @@ impl Clock {
 
 /// One table in one region.
 #[derive(Debug)]
-pub(super) struct Seen {
+pub(super) struct SeenTable {
     pub(super) described: Described,
     /// The attribute by which items expire; none, if none do.
     pub(super) ttl: Option<String>,
@@ -62,19 +62,19 @@ pub(super) struct Seen {
 
 /// What is known of one region.
 #[derive(Debug)]
-pub(super) struct Place {
+pub(super) struct SurveyedRegion {
     pub(super) region: Origin,
     /// Whether anything came back at all.
     pub(super) answers: bool,
     pub(super) clock: Option<Clock>,
     /// The replicas, by the table's name in the configuration.
-    pub(super) tables: BTreeMap<String, Seen>,
+    pub(super) tables: BTreeMap<String, SeenTable>,
     pub(super) findings: Vec<Finding>,
     pub(super) untried: Vec<Untried>,
     pub(super) allowed: usize,
 }
 
-impl Place {
+impl SurveyedRegion {
     pub(super) async fn look(
         config: &Config,
         tables: &[TableReplicas],
@@ -151,7 +151,7 @@ impl Place {
     }
 
     /// Checks one of Tradewind's own tables.
-    fn own_table(&mut self, name: &str, seen: &Seen) {
+    fn own_table(&mut self, name: &str, seen: &SeenTable) {
         if let Some(reason) = &seen.described.managed {
             let fix = "name another one in regions.toml (`control_table`, `conflict_table`), and run `tradewind init`";
             let (region, problem) = (&self.region, reason.clone());
@@ -180,7 +180,7 @@ impl Place {
     }
 
     /// Describes a table; a failure becomes a finding.
-    async fn describe(&mut self, region: &Region, table: &str) -> Option<Seen> {
+    async fn describe(&mut self, region: &Region, table: &str) -> Option<SeenTable> {
         let clock = ServiceClock::default();
         let asked = wall_millis();
         let request = region.tables.describe_table().table_name(table).customize().interceptor(clock.clone());
@@ -205,7 +205,7 @@ impl Place {
                 None
             }
         };
-        Some(Seen { described, ttl })
+        Some(SeenTable { described, ttl })
     }
 
     async fn attempt(&mut self, region: &Region, described: &Described, actions: &[Action], harm: Harm) {
@@ -249,7 +249,7 @@ fn attribute(ttl: TimeToLiveDescription) -> Option<String> {
 }
 
 /// Clocks that are off: this machine's compared with each region's, and the regions' with each other.
-pub(super) fn clocks(places: &BTreeMap<Origin, Place>) -> Vec<Finding> {
+pub(super) fn clocks(places: &BTreeMap<Origin, SurveyedRegion>) -> Vec<Finding> {
     let mut findings = Vec::new();
     let clocks: Vec<(&Origin, Clock)> =
         places.iter().filter_map(|(name, place)| Some((name, place.clock?))).collect();

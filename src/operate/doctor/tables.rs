@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use aws_sdk_dynamodb::types::{ProvisionedThroughputDescription, TableDescription};
 
-use super::place::{Place, Seen};
+use super::place::{SeenTable, SurveyedRegion};
 use super::{Finding, Harm};
 use crate::operate::init::is_on_demand;
 use crate::operate::{PhysicalReplica, TableReplicas};
@@ -12,10 +12,10 @@ use crate::protocol::{Origin, STAMP, Selections};
 use crate::schema::StreamState;
 
 /// One replica: its region, its name there, and what was seen of it.
-type Replica<'a> = (&'a Origin, &'a str, &'a Seen);
+type Replica<'a> = (&'a Origin, &'a str, &'a SeenTable);
 
 /// Checks all replicas of one table that could be described.
-pub(super) fn look(table: &TableReplicas, places: &BTreeMap<Origin, Place>) -> Vec<Finding> {
+pub(super) fn look(table: &TableReplicas, places: &BTreeMap<Origin, SurveyedRegion>) -> Vec<Finding> {
     let seen = |replica: &PhysicalReplica| places.get(&replica.region.name)?.tables.get(table.name());
     let replicas: Vec<Replica<'_>> = table
         .replicas
@@ -193,7 +193,7 @@ fn times_to_live(replicas: &[Replica<'_>]) -> Vec<Finding> {
 }
 
 fn classes(replicas: &[Replica<'_>]) -> Vec<Finding> {
-    let class = |seen: &Seen| {
+    let class = |seen: &SeenTable| {
         let summary = seen.described.table.table_class_summary();
         summary.and_then(|summary| summary.table_class()).map_or("STANDARD".to_owned(), ToString::to_string)
     };

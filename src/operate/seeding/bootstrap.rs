@@ -60,7 +60,7 @@ async fn seed_table(seeder: &Arc<Seeder>, stop: watch::Receiver<bool>) -> Result
         for source in 0..seeder.replicas.len() {
             let mut reads = JoinSet::new();
             for row in segments.iter().filter(|row| row.source == seeder.replicas[source].region.name) {
-                let reading = Reading {
+                let reading = SegmentReading {
                     seeder: Arc::clone(seeder),
                     hold: hold.clone(),
                     source,
@@ -152,7 +152,7 @@ fn at_control(replica: &ScannedReplica, fault: crate::fault::Fault) -> OperateEr
 }
 
 /// One segment of one replica, while a hold lasts.
-struct Reading {
+struct SegmentReading {
     seeder: Arc<Seeder>,
     hold: Option<Arc<Hold>>,
     source: usize,
@@ -162,7 +162,7 @@ struct Reading {
     stop: watch::Receiver<bool>,
 }
 
-impl Reading {
+impl SegmentReading {
     /// Continues from where the row says; returns how far it got.
     async fn run(self, mut row: SeededSegment) -> Result<SeededSegment, SeedError> {
         let seeder = &self.seeder;

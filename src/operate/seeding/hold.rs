@@ -21,18 +21,18 @@ pub(super) struct Hold {
     /// How long seeds may be written.
     pub(super) tenure: Arc<Tenure>,
     table: TableReplicas,
-    places: Arc<[Place]>,
+    places: Arc<[HeldReplica]>,
     tuning: Tuning,
     renewals: JoinSet<()>,
 }
 
 /// Where a region keeps the row of the table's hold.
-struct Place {
+struct HeldReplica {
     replica: PhysicalReplica,
     space: String,
 }
 
-impl Place {
+impl HeldReplica {
     async fn row(&self) -> Result<HoldRow, OperateError> {
         let table = self.replica.control().leases(&self.space).await;
         table.map(|table| table.hold).map_err(|fault| self.replica.at_control(fault))
@@ -117,17 +117,17 @@ pub(super) async fn pass(table: &TableReplicas, patience: Duration) -> Result<()
     }
 }
 
-async fn places(table: &TableReplicas) -> Result<Arc<[Place]>, OperateError> {
+async fn places(table: &TableReplicas) -> Result<Arc<[HeldReplica]>, OperateError> {
     let mut places = Vec::new();
     for replica in &table.replicas {
         let space = lease_space(table.name(), &replica.stream().await?);
-        places.push(Place { replica: replica.clone(), space });
+        places.push(HeldReplica { replica: replica.clone(), space });
     }
     Ok(places.into())
 }
 
 /// The number of the next hold. One that is being renewed belongs to another process.
-async fn next_number(places: &[Place], renewal: Duration) -> Result<u64, SeedError> {
+async fn next_number(places: &[HeldReplica], renewal: Duration) -> Result<u64, SeedError> {
     let mut last = 0;
     for place in places {
         let row = place.row().await?;
@@ -149,7 +149,7 @@ fn renewal_interval(tuning: &Tuning) -> Duration {
 }
 
 /// Renews the hold in all regions, and with it the right to write; until it has to end.
-async fn renew(places: Arc<[Place]>, number: u64, tenure: Arc<Tenure>, tuning: Tuning) {
+async fn renew(places: Arc<[HeldReplica]>, number: u64, tenure: Arc<Tenure>, tuning: Tuning) {
     let mut ticks = tokio::time::interval(renewal_interval(&tuning));
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let mut last = Instant::now();

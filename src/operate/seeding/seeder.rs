@@ -60,7 +60,7 @@ struct State {
 }
 
 /// A key, and what each region holds.
-type Look = (Item, Vec<(Origin, Option<Item>)>);
+type KeyAcrossRegions = (Item, Vec<(Origin, Option<Item>)>);
 
 /// A key on which regions disagree, and a short trace of what they hold.
 pub(super) struct Suspect {
@@ -245,7 +245,11 @@ impl Seeder {
     }
 
     /// Reads keys in all regions concurrently, except in the one that has shown them.
-    async fn look(&self, keys: Vec<Item>, known: Option<(usize, Vec<Item>)>) -> Result<Vec<Look>, SeedError> {
+    async fn look(
+        &self,
+        keys: Vec<Item>,
+        known: Option<(usize, Vec<Item>)>,
+    ) -> Result<Vec<KeyAcrossRegions>, SeedError> {
         let mut reads = JoinSet::new();
         let keys: Arc<[Item]> = keys.into();
         let (source, shown) = known.map_or((None, Vec::new()), |(source, items)| (Some(source), items));

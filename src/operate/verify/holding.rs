@@ -8,7 +8,7 @@ use serde::Serialize;
 use serde_json::Value;
 
 use crate::item_json::item_json;
-use crate::protocol::{Fingerprint, Item, Origin, STAMP, Selections, Shown, Stamp, Version};
+use crate::protocol::{Fingerprint, Item, Origin, STAMP, Selections, Stamp, Version, Visible};
 
 /// One key on which replicas disagree.
 #[derive(Clone, Debug, Serialize)]
@@ -59,7 +59,7 @@ pub(super) fn difference(
     selections: &Selections,
 ) -> Option<Difference> {
     // A region keeps what it wrote under a key that is not replicated to it.
-    items.retain(|(region, _)| selections.shows(region, key, key) != Shown::Never);
+    items.retain(|(region, _)| selections.shows(region, key, key) != Visible::Never);
     let reasons = reasons(key, &items, selections);
     let versions = versions(&items);
     let only_versions = reasons.is_empty();
@@ -106,22 +106,22 @@ fn reasons(key: &Item, items: &[(Origin, Option<Item>)], selections: &Selections
         if item.as_ref().is_some_and(is_marked) {
             marked.insert(region.to_string());
         }
-        let shown = whole.map_or(Shown::Nothing, |whole| selections.shows(region, key, whole));
+        let shown = whole.map_or(Visible::Nothing, |whole| selections.shows(region, key, whole));
         match (&shown, item) {
-            (Shown::Item(_), None) => {
+            (Visible::Item(_), None) => {
                 missing.insert(region.to_string());
             }
-            (Shown::Item(expected), Some(item)) => {
+            (Visible::Item(expected), Some(item)) => {
                 differing.extend(names_that_differ(expected, item).into_iter().map(str::to_owned));
             }
             // A region keeps what it wrote itself.
-            (Shown::Nothing, Some(item)) => {
+            (Visible::Nothing, Some(item)) => {
                 let own = whole.filter(|_| !selections.keeps(region));
                 if own.is_none_or(|own| !names_that_differ(own, item).is_empty()) {
                     extra.insert(region.to_string());
                 }
             }
-            (Shown::Nothing, None) | (Shown::Never, _) => {}
+            (Visible::Nothing, None) | (Visible::Never, _) => {}
         }
     }
     let words = [

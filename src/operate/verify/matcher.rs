@@ -34,7 +34,7 @@ pub(super) struct Matcher {
     replicas: usize,
     /// How much may be held, in bytes.
     memory: usize,
-    held: HashMap<KeyId, Held>,
+    held: HashMap<KeyId, PendingKey>,
     bytes: usize,
     parts: Vec<Pile>,
     matches: Matches,
@@ -50,13 +50,13 @@ pub(super) struct Matches {
     pub(super) spilled: u64,
 }
 
-struct Held {
+struct PendingKey {
     key: Box<[AttributeValue]>,
     /// By replica; none if it has not been seen.
     traces: Box<[Option<Trace>]>,
 }
 
-impl Held {
+impl PendingKey {
     fn entry(self, id: KeyId) -> Entry {
         let traces = self.traces.iter().map(|trace| trace.unwrap_or(Trace::Nothing)).collect();
         Entry { id, key: self.key, traces }
@@ -82,7 +82,7 @@ impl Matcher {
         let bytes = &mut self.bytes;
         let held = self.held.entry(id).or_insert_with(|| {
             *bytes += size;
-            Held { key, traces: vec![None; replicas].into() }
+            PendingKey { key, traces: vec![None; replicas].into() }
         });
         held.traces[replica] = Some(trace);
         if held.traces.iter().all(Option::is_some) {

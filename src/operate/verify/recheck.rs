@@ -63,7 +63,7 @@ pub(super) struct Recheck<'a, A> {
 }
 
 /// A suspect, as it is now; with how replicas differ, if they do.
-struct Look {
+struct RecheckedKey {
     was: Entry,
     now: Box<[Trace]>,
     difference: Option<Difference>,
@@ -144,7 +144,7 @@ impl<A: Audience> Recheck<'_, A> {
     /// Rereads all suspects, and keeps those that may still be on their way.
     async fn look(&mut self, mut suspects: Pile, keep: Keep) -> Result<Pile, VerifyError> {
         let mut left = Pile::new(ROOM);
-        let mut running: JoinSet<Result<Look, VerifyError>> = JoinSet::new();
+        let mut running: JoinSet<Result<RecheckedKey, VerifyError>> = JoinSet::new();
         let mut ticks = tokio::time::interval(PAUSE);
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let mut to_do = suspects.count();
@@ -172,8 +172,8 @@ impl<A: Audience> Recheck<'_, A> {
         }
     }
 
-    fn decide(&mut self, look: Look, keep: Keep, left: &mut Pile) -> io::Result<()> {
-        let Look { was, now, difference } = look;
+    fn decide(&mut self, look: RecheckedKey, keep: Keep, left: &mut Pile) -> io::Result<()> {
+        let RecheckedKey { was, now, difference } = look;
         let Some(difference) = difference else { return Ok(()) };
         let kept = match keep {
             Keep::AsItIs => Some(now),
@@ -210,7 +210,7 @@ enum Keep {
     Nothing,
 }
 
-async fn read_again(replicas: Arc<[ScannedReplica]>, was: Entry) -> Result<Look, VerifyError> {
+async fn read_again(replicas: Arc<[ScannedReplica]>, was: Entry) -> Result<RecheckedKey, VerifyError> {
     let mut items: Vec<(Origin, Option<Item>)> = Vec::with_capacity(replicas.len());
     let mut full = Item::new();
     for replica in &*replicas {
@@ -218,5 +218,5 @@ async fn read_again(replicas: Arc<[ScannedReplica]>, was: Entry) -> Result<Look,
         items.push((replica.region.name.clone(), replica.get(full.clone()).await?));
     }
     let now = items.iter().map(|(_, item)| Trace::of(item.as_ref())).collect();
-    Ok(Look { was, now, difference: difference(&full, items, &replicas[0].config.selections) })
+    Ok(RecheckedKey { was, now, difference: difference(&full, items, &replicas[0].config.selections) })
 }
