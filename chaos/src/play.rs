@@ -18,9 +18,10 @@ use crate::scenario::Scenario;
 use crate::tail::{Place, Tail};
 use crate::wire::Wire;
 
-/// How often replicas are compared at the end, and how many times in a row they must agree.
+/// How often replicas are compared at the end, and how many times in a row they must agree: a contended push waits
+/// for 3 s before it is made, and is healed if it was older, so that replicas which agreed differ for a moment.
 const LOOK: Duration = Duration::from_millis(400);
-const AGREEMENTS: u32 = 3;
+const AGREEMENTS: u32 = 12;
 
 /// A violation's kind, and its message.
 pub type Wrong = (&'static str, String);
