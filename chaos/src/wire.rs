@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, HashMap};
 use std::time::Duration;
 
 use aws_sdk_dynamodb::error::{DisplayErrorContext, SdkError};
+use aws_sdk_dynamodb::operation::create_table::CreateTableError;
 use aws_sdk_dynamodb::types::{
     AttributeDefinition, AttributeValue, BillingMode, KeySchemaElement, KeyType, ReturnValue,
     ScalarAttributeType, StreamSpecification, StreamViewType,
@@ -130,7 +131,16 @@ impl Wire {
         let call =
             self.tables.create_table().table_name(&self.table).billing_mode(BillingMode::PayPerRequest);
         let call = call.attribute_definitions(attribute).key_schema(key).stream_specification(stream);
-        call.send().await.map(drop).map_err(failed)
+        match call.send().await {
+            Ok(_) => Ok(()),
+            // The answer to an attempt was lost, and the SDK has made another.
+            Err(error)
+                if error.as_service_error().is_some_and(CreateTableError::is_resource_in_use_exception) =>
+            {
+                Ok(())
+            }
+            Err(error) => Err(failed(error)),
+        }
     }
 
     pub async fn delete_table(&self) -> Result<()> {
