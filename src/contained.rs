@@ -8,6 +8,7 @@ use std::pin::pin;
 use std::task::Poll;
 use std::time::Duration;
 
+use tokio::task::JoinError;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tracing::error;
@@ -40,6 +41,11 @@ pub async fn caught<F: Future>(future: F) -> Result<F::Output, Panic> {
         Err(payload) => Poll::Ready(Err(Panic::of(&*payload))),
     })
     .await
+}
+
+/// The result of a task that nobody aborts; a panic in it goes on here.
+pub(crate) fn joined<T>(ended: Result<T, JoinError>) -> T {
+    ended.unwrap_or_else(|error| std::panic::resume_unwind(error.into_panic()))
 }
 
 /// Runs some work to its end; if it panics, it starts again, unless it is to stop.

@@ -99,11 +99,31 @@ pub struct Fault {
 }
 
 impl Fault {
+    /// A fault that no service has reported.
+    pub(crate) fn new(kind: FaultKind, message: impl Into<String>) -> Self {
+        Self { kind, code: String::new(), message: message.into() }
+    }
+
     /// Whether a call that can never succeed was refused only for the size of its item: other items may pass.
     pub fn is_of_item(&self) -> bool {
         let message = self.message.to_lowercase();
         self.code == "ItemCollectionSizeLimitExceededException"
             || (message.contains("size") && message.contains("exceeded"))
+    }
+}
+
+/// Makes a call that may take so long, and no longer; `what` begins the message if it takes longer.
+pub(crate) fn in_time<T>(
+    limit: Duration,
+    what: &'static str,
+    call: impl Future<Output = Result<T, Fault>>,
+) -> impl Future<Output = Result<T, Fault>> {
+    // Boxed: the SDK's calls are large.
+    let call = tokio::time::timeout(limit, Box::pin(call));
+    async move {
+        call.await.unwrap_or_else(|_| {
+            Err(Fault::new(FaultKind::Unreachable, format!("{what} within {} s", limit.as_secs())))
+        })
     }
 }
 
@@ -122,7 +142,7 @@ impl Error for Fault {}
 
 impl From<BuildError> for Fault {
     fn from(error: BuildError) -> Self {
-        Self { kind: FaultKind::Invalid, code: String::new(), message: error.to_string() }
+        Self::new(FaultKind::Invalid, error.to_string())
     }
 }
 

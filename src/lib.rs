@@ -11,6 +11,7 @@ pub mod control;
 mod credentials;
 pub mod dashboard;
 pub mod deliver;
+pub mod destination;
 pub mod discovery;
 pub mod embedded;
 pub mod fault;

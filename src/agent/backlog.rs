@@ -9,6 +9,7 @@ use tokio::time::Instant;
 
 use crate::clock::wall_millis;
 use crate::control::Lease;
+use crate::destination::Destination;
 use crate::protocol::{Floors, Origin};
 use crate::source::{Position, ShardId};
 
@@ -25,7 +26,7 @@ pub(super) struct Backlogs {
 #[derive(Debug, Default)]
 struct State {
     peers: Vec<Origin>,
-    found: BTreeMap<(ShardId, Origin), PeerBacklog>,
+    found: BTreeMap<(ShardId, Destination), PeerBacklog>,
     looks: BTreeMap<ShardId, ShardLook>,
     /// What the peers' agents report to have arrived here.
     arrived: Floors,
@@ -69,7 +70,7 @@ impl Backlogs {
     }
 
     /// Records what a peer lacks in a shard; without an age, that nothing new is known about it.
-    pub(super) fn note(&self, shard: &ShardId, peer: &Origin, age: Option<Duration>, records: usize) {
+    pub(super) fn note(&self, shard: &ShardId, peer: &Destination, age: Option<Duration>, records: usize) {
         let at = Instant::now();
         let mut state = self.lock();
         let found = state.found.entry((shard.clone(), peer.clone()));
@@ -83,7 +84,8 @@ impl Backlogs {
         self.read(&lease.shard);
         let now = wall_millis();
         for (peer, checkpoint) in &lease.checkpoints {
-            if self.lock().peers.contains(peer) && checkpoint.done != Position::End && checkpoint.millis > 0 {
+            let is_peer = peer.peer().is_some_and(|peer| self.lock().peers.contains(peer));
+            if is_peer && checkpoint.done != Position::End && checkpoint.millis > 0 {
                 let age = Duration::from_millis(now.saturating_sub(checkpoint.millis));
                 self.note(&lease.shard, peer, Some(age), 0);
             }
@@ -108,7 +110,7 @@ impl Backlogs {
     }
 
     /// Records that a peer has all of a shard that has ended.
-    pub(super) fn done(&self, shard: &ShardId, peer: &Origin) {
+    pub(super) fn done(&self, shard: &ShardId, peer: &Destination) {
         self.lock().found.remove(&(shard.clone(), peer.clone()));
     }
 
@@ -127,6 +129,7 @@ impl Backlogs {
     pub(super) fn by_peer(&self) -> BTreeMap<Origin, Backlog> {
         let mut backlogs: BTreeMap<Origin, Backlog> = BTreeMap::new();
         for ((_, peer), found) in &self.lock().found {
+            let Some(peer) = peer.peer() else { continue };
             let backlog = backlogs.entry(peer.clone()).or_default();
             backlog.age = backlog.age.max(found.age + found.at.elapsed());
             backlog.records += found.records;
@@ -170,8 +173,9 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn an_age_rises_while_nothing_is_read_and_falls_when_all_is_done() {
         let (backlogs, shard) = (Backlogs::default(), ShardId("s".into()));
-        let peer: Origin = "tokyo".parse().expect("a name");
-        let age = || backlogs.by_peer()[&peer].age.as_secs();
+        let tokyo: Origin = "tokyo".parse().expect("a name");
+        let peer = Destination::Peer(tokyo.clone());
+        let age = || backlogs.by_peer()[&tokyo].age.as_secs();
         backlogs.note(&shard, &peer, Some(Duration::from_secs(5)), 3);
         tokio::time::advance(Duration::from_mins(1)).await;
         assert_eq!(age(), 65);
@@ -179,7 +183,7 @@ mod tests {
         tokio::time::advance(Duration::from_mins(1)).await;
         assert_eq!(age(), 125);
         backlogs.note(&ShardId("other".into()), &peer, Some(Duration::ZERO), 1);
-        assert_eq!(backlogs.by_peer()[&peer].records, 4);
+        assert_eq!(backlogs.by_peer()[&tokyo].records, 4);
         backlogs.note(&shard, &peer, Some(Duration::ZERO), 0);
         assert_eq!(age(), 0);
         // A shard that has ended is no longer read, though a peer may still lack some of it.

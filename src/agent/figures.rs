@@ -14,6 +14,7 @@ use super::crew::Crew;
 use super::foreign::Foreign;
 use crate::control::{AgentId, PausedPeers};
 use crate::deliver::{Pauses, Refusals};
+use crate::destination::Destination;
 use crate::lag::{LagBook, PeerLag, Spread};
 use crate::protocol::Origin;
 use crate::source::ShardId;
@@ -207,6 +208,8 @@ impl Figures {
         let standing = |table: &Arc<TableStatus>| {
             let is_replicating = lock(&table.standing).shards.is_some();
             let arrivals = table.backlogs.arrivals();
+            let of_region =
+                |(refusing, reason): (Destination, String)| (refusing.region(&self.0.region).clone(), reason);
             TableStanding {
                 region: self.0.region.clone(),
                 table: table.name.clone(),
@@ -215,7 +218,7 @@ impl Figures {
                 is_replicating,
                 backlogs: table.backlogs.by_peer(),
                 paused: arrivals.keys().map(|peer| (peer.clone(), paused.contains_key(peer))).collect(),
-                refused: table.refusals.all(),
+                refused: table.refusals.all().into_iter().map(of_region).collect(),
                 foreign: table.foreign.all(),
                 arrivals,
                 unread: table.backlogs.unread(),

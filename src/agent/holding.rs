@@ -10,7 +10,8 @@ use super::succession::Before;
 use super::times::Times;
 use crate::control::{Checkpoint, Lease, Leases, Term};
 use crate::deliver::Tenure;
-use crate::protocol::{Floors, Origin};
+use crate::destination::Destination;
+use crate::protocol::Floors;
 use crate::source::{Position, ShardId};
 
 /// A destination whose checkpoint is this much older than the newest one starts with a track of its own.
@@ -50,7 +51,12 @@ impl Holding {
 
     /// Where a destination resumes: where the lease says; in a shard that it has not started, with the key
     /// memory that it had at the end of the parent, or of the previous stream.
-    pub(super) fn from(&self, destination: &Origin, leases: &Leases, before: Option<&Before>) -> StartPoint {
+    pub(super) fn from(
+        &self,
+        destination: &Destination,
+        leases: &Leases,
+        before: Option<&Before>,
+    ) -> StartPoint {
         if let Some(checkpoint) = self.lease.checkpoints.get(destination) {
             return StartPoint { checkpoint: checkpoint.clone(), begun: true };
         }
@@ -113,8 +119,8 @@ impl Holding {
         &self,
         shared: &Shared,
         leases: &Leases,
-    ) -> (BTreeMap<Origin, StartPoint>, Vec<Origin>) {
-        let all: BTreeMap<Origin, StartPoint> = shared
+    ) -> (BTreeMap<Destination, StartPoint>, Vec<Destination>) {
+        let all: BTreeMap<Destination, StartPoint> = shared
             .lanes
             .keys()
             .map(|destination| {
@@ -122,8 +128,8 @@ impl Holding {
             })
             .collect();
         let newest = all.values().map(|from| from.checkpoint.millis).max().unwrap_or_default();
-        let in_time = |destination: &Origin, from: &StartPoint| {
-            *destination == shared.origin
+        let in_time = |destination: &Destination, from: &StartPoint| {
+            *destination == Destination::Home
                 || from.checkpoint.millis + LATE_MILLIS >= newest
                     && self.may_begin(destination, leases)
                     && shared.may_begin(destination)
@@ -163,7 +169,7 @@ impl Holding {
     }
 
     /// Whether a destination is at the end of the parent, as it must be to start this shard.
-    pub(super) fn may_begin(&self, destination: &Origin, leases: &Leases) -> bool {
+    pub(super) fn may_begin(&self, destination: &Destination, leases: &Leases) -> bool {
         self.parent(leases).is_none_or(|parent| parent.is_done_for(destination))
     }
 }
@@ -187,7 +193,7 @@ mod tests {
                 Checkpoint { done, rewind, floors, terms: Vec::new(), millis: parents_millis, barrier: 0 };
             // What is saved before anything was read.
             let blank = Checkpoint { rewind: BTreeMap::new(), millis: 0, ..checkpoint.clone() };
-            let checkpoints = BTreeMap::from([("tokyo".parse().expect("a name"), blank)]);
+            let checkpoints = BTreeMap::from([(Destination::Peer("tokyo".parse().expect("a name")), blank)]);
             let lease = Lease {
                 shard,
                 parent: None,

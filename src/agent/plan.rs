@@ -196,8 +196,7 @@ impl Site {
         let _turn = self.turns.acquire().await;
         let described = describe(&self.local, table).await?;
         if described.table.table_status() == Some(&Lifecycle::Deleting) {
-            let message = "the table is being deleted".to_owned();
-            return Err(Fault { kind: FaultKind::Missing, code: String::new(), message });
+            return Err(Fault::new(FaultKind::Missing, "the table is being deleted"));
         }
         Ok(described)
     }

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use crate::protocol::Origin;
+use crate::destination::Destination;
 
 /// The time left at which a warning is due, in minutes.
 const WARNINGS: [u64; 7] = [12 * 60, 6 * 60, 3 * 60, 60, 30, 10, 0];
@@ -18,7 +18,7 @@ pub(super) struct Backlog {
 
 /// Which warnings each peer has had.
 #[derive(Debug, Default)]
-pub(super) struct Retention(BTreeMap<Origin, Watched>);
+pub(super) struct Retention(BTreeMap<Destination, Watched>);
 
 #[derive(Debug)]
 struct Watched {
@@ -30,7 +30,13 @@ struct Watched {
 impl Retention {
     /// Records what a peer has been promised, and the stream's own time, both in milliseconds. Returns the
     /// backlog, if it is time to warn of it.
-    pub(super) fn look(&mut self, peer: &Origin, promised: u64, now: u64, kept: Duration) -> Option<Backlog> {
+    pub(super) fn look(
+        &mut self,
+        peer: &Destination,
+        promised: u64,
+        now: u64,
+        kept: Duration,
+    ) -> Option<Backlog> {
         let watched = self.0.entry(peer.clone()).or_insert(Watched { first_millis: now, warned: 0 });
         // A peer that was never reached has been waited for since then, at least.
         let since = if promised == 0 { watched.first_millis } else { promised };
@@ -53,7 +59,7 @@ mod tests {
     #[test]
     fn each_warning_comes_once_until_the_peer_has_caught_up() {
         let mut retention = Retention::default();
-        let peer = "tokyo".parse().expect("a name");
+        let peer = Destination::Peer("tokyo".parse().expect("a name"));
         let start = 100 * HOUR;
         let mut left = Vec::new();
         for minutes in 0..=25 * 60 {
@@ -71,7 +77,7 @@ mod tests {
     #[test]
     fn a_peer_that_was_never_reached_is_waited_for_from_the_first_look() {
         let mut retention = Retention::default();
-        let peer = "tokyo".parse().expect("a name");
+        let peer = Destination::Peer("tokyo".parse().expect("a name"));
         assert_eq!(retention.look(&peer, 0, 50 * HOUR, DAY), None);
         assert!(retention.look(&peer, 0, 63 * HOUR, DAY).is_some());
     }

@@ -13,7 +13,7 @@ use super::holding::{Holding, StartPoint};
 use super::shared::Shared;
 use super::track::{Command, Meeting, Notice, Track, TrackState, Until};
 use crate::control::{Checkpoint, Leases};
-use crate::protocol::Origin;
+use crate::destination::Destination;
 
 /// How long a peer that could not keep up once more waits until the next attempt.
 const FIRST_PAUSE: Duration = Duration::from_secs(5);
@@ -21,7 +21,7 @@ const LONGEST_PAUSE: Duration = Duration::from_mins(1);
 
 enum Ended {
     Main,
-    CatchUp(Origin, Option<Checkpoint>),
+    CatchUp(Destination, Option<Checkpoint>),
 }
 
 impl Holding {
@@ -46,7 +46,7 @@ impl Holding {
             main.run(Until::Stopped, orders).await;
             Ended::Main
         });
-        let start = |peer: Origin, from: Option<StartPoint>, tracks: &mut JoinSet<Ended>| {
+        let start = |peer: Destination, from: Option<StartPoint>, tracks: &mut JoinSet<Ended>| {
             let catch_up = CatchUp {
                 shared: Arc::clone(&shared),
                 holding: Arc::clone(&holding),
@@ -86,7 +86,7 @@ impl Holding {
 struct CatchUp {
     shared: Arc<Shared>,
     holding: Arc<Holding>,
-    peer: Origin,
+    peer: Destination,
     main: mpsc::UnboundedSender<Command>,
 }
 

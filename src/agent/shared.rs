@@ -15,7 +15,8 @@ use super::succession::Before;
 use crate::config::{Conflicts, Tuning};
 use crate::control::{Cause, ControlTable, Gap};
 use crate::deliver::{Lanes, Pauses};
-use crate::fault::{Fault, FaultKind};
+use crate::destination::Destination;
+use crate::fault::{Fault, in_time};
 use crate::protocol::{Action, Floors, Hlc, Origin, Selections};
 use crate::replica::AttributeNames;
 use crate::source::ShardId;
@@ -29,11 +30,10 @@ const SAVE_TIMEOUT: Duration = Duration::from_secs(5);
 pub(super) const SAVE_AGAIN: Duration = Duration::from_secs(1);
 
 /// Saves in the control table, or gives up in time: the next attempt is soon.
-pub(super) async fn in_time<T>(save: impl Future<Output = Result<T, Fault>>) -> Result<T, Fault> {
-    tokio::time::timeout(SAVE_TIMEOUT, save).await.unwrap_or_else(|_| {
-        let message = format!("the control table did not answer within {} s", SAVE_TIMEOUT.as_secs());
-        Err(Fault { kind: FaultKind::Unreachable, code: String::new(), message })
-    })
+pub(super) fn save_in_time<T>(
+    save: impl Future<Output = Result<T, Fault>>,
+) -> impl Future<Output = Result<T, Fault>> {
+    in_time(SAVE_TIMEOUT, "the control table did not answer", save)
 }
 
 /// What all tracks of one table share.
@@ -57,8 +57,8 @@ pub(super) struct Shared {
     pub(super) recorder: Option<Recorder>,
     /// The attribute names of the table's items.
     pub(super) names: Arc<AttributeNames>,
-    /// The lanes to every region, including the local one.
-    pub(super) lanes: BTreeMap<Origin, Arc<Lanes>>,
+    /// The lanes to every destination.
+    pub(super) lanes: BTreeMap<Destination, Arc<Lanes>>,
     /// What the peers report to have arrived here.
     pub(super) watermarks: watch::Receiver<Floors>,
     /// What all leases together show to be durably done here, of our own writes.
@@ -80,9 +80,14 @@ pub(super) struct Shared {
 }
 
 impl Shared {
-    /// The gap left where records were trimmed before they were done for `peers`; `None` if nothing they lack
+    /// The gap left where records were trimmed before they were done for some destinations; `None` if nothing they lack
     /// is that old. Nothing created before `from_millis` is missing.
-    pub(super) fn gap(&self, shard: &ShardId, peers: Vec<Origin>, from_millis: u64) -> Option<Gap> {
+    pub(super) fn gap<'a>(
+        &self,
+        shard: &ShardId,
+        lacking: impl IntoIterator<Item = &'a Destination>,
+        from_millis: u64,
+    ) -> Option<Gap> {
         let until_millis = self.trimmed_to().unwrap_or(u64::MAX);
         if from_millis >= until_millis {
             debug!(%shard, "the trimmed records were already done");
@@ -93,7 +98,7 @@ impl Shared {
             origin: self.origin.clone(),
             shard: shard.to_string(),
             cause: Cause::Trimmed,
-            peers,
+            peers: lacking.into_iter().map(|lacking| lacking.region(&self.origin).clone()).collect(),
             from_millis,
             until_millis,
             found_millis: own_millis(&self.stream.client),
@@ -113,13 +118,13 @@ impl Shared {
     }
 
     /// Whether a destination has all of the previous stream.
-    pub(super) fn may_begin(&self, destination: &Origin) -> bool {
+    pub(super) fn may_begin(&self, destination: &Destination) -> bool {
         self.before.as_ref().is_none_or(|before| !before.holds(destination))
     }
 
     /// Logs, now and then, replicated writes whose origin is not a region of this setup.
     pub(super) fn note_origin(&self, origin: &Origin) {
-        if self.lanes.contains_key(origin) {
+        if self.lanes.contains_key(&Destination::replica(origin, &self.origin)) {
             return;
         }
         self.tally.foreign.add();
@@ -134,21 +139,21 @@ impl Shared {
     }
 
     /// The part of an action to do at a destination, if any.
-    pub(super) fn view(&self, action: &Action, target: &Origin) -> Option<Action> {
-        match action {
-            _ if (*target == self.origin) == matches!(action, Action::Push(_)) => None,
-            Action::Push(write) => {
-                let write = self.selections.view(&self.origin, target, write)?;
+    pub(super) fn view(&self, action: &Action, target: &Destination) -> Option<Action> {
+        match (target, action) {
+            (Destination::Peer(peer), Action::Push(write)) => {
+                let write = self.selections.view(&self.origin, peer, write)?;
                 Some(Action::Push(write.into_owned()))
             }
-            _ => Some(action.clone()),
+            (Destination::Home, Action::Push(_)) | (Destination::Peer(_), _) => None,
+            (Destination::Home, action) => Some(action.clone()),
         }
     }
 
     /// Marks the table. Returns whether that is durable.
     pub(super) async fn mark(&self, gap: &Gap) -> bool {
         let Self { origin: region, table, .. } = self;
-        let saved = in_time(self.control.save_gap(table, gap)).await;
+        let saved = save_in_time(self.control.save_gap(table, gap)).await;
         if let Err(fault) = &saved {
             warn!(%region, table, %fault, "can't save a gap's mark; retrying");
         }

@@ -12,6 +12,7 @@ use super::family::Family;
 use crate::control::{
     Cause, Checkpoint, ControlTable, Gap, Jump, Leases, TableStream, lease_space, stream_label,
 };
+use crate::destination::Destination;
 use crate::fault::{Fault, FaultKind, persist};
 use crate::protocol::{Floors, Origin};
 use crate::region::Region;
@@ -36,29 +37,32 @@ pub(super) struct Before {
 
 #[derive(Debug)]
 struct State {
-    behind: BTreeSet<Origin>,
+    behind: BTreeSet<Destination>,
     /// As they were when those who are not behind had come to its end.
     leases: Leases,
 }
 
 impl Before {
     /// A stream that these destinations still have to read.
-    pub(super) fn behind(stream: &TableStream, destinations: impl IntoIterator<Item = Origin>) -> Arc<Self> {
+    pub(super) fn behind(
+        stream: &TableStream,
+        destinations: impl IntoIterator<Item = Destination>,
+    ) -> Arc<Self> {
         let state = State { behind: destinations.into_iter().collect(), leases: Leases::new() };
         Arc::new(Self { stream: stream.clone(), state: Mutex::new(state) })
     }
 
-    pub(super) fn note(&self, behind: BTreeSet<Origin>, leases: Leases) {
+    pub(super) fn note(&self, behind: BTreeSet<Destination>, leases: Leases) {
         *self.lock() = State { behind, leases };
     }
 
     /// Whether a destination lacks some of the stream, and must not start the next one.
-    pub(super) fn holds(&self, destination: &Origin) -> bool {
+    pub(super) fn holds(&self, destination: &Destination) -> bool {
         self.lock().behind.contains(destination)
     }
 
     /// Returns once a destination has all of the stream.
-    pub(super) async fn over(&self, destination: &Origin) {
+    pub(super) async fn over(&self, destination: &Destination) {
         while self.holds(destination) {
             tokio::time::sleep(LOOK).await;
         }
@@ -85,7 +89,7 @@ impl Before {
 
     /// Where a destination starts a shard of the next stream: with the key memory that it had at the end of
     /// this one, and with the floors in force there.
-    pub(super) fn checkpoint(&self, destination: &Origin) -> Option<(Checkpoint, Floors)> {
+    pub(super) fn checkpoint(&self, destination: &Destination) -> Option<(Checkpoint, Floors)> {
         let state = self.lock();
         let lineage = Lineage::from_iter([]);
         let parents = Family { lineage: &lineage, leases: &state.leases }.parents();
@@ -251,7 +255,12 @@ impl Succession {
             lease.disbelieve(now);
         }
         let family = Family { lineage: &Lineage::from_iter([]), leases: &leases };
-        let since = self.peers.iter().map(|peer| family.promise(peer)).min().unwrap_or_default();
+        let since = self
+            .peers
+            .iter()
+            .map(|peer| family.promise(&Destination::Peer(peer.clone())))
+            .min()
+            .unwrap_or_default();
         let until_millis = next.made_millis().map_or(now, |made| now.min(made + ENABLING_MILLIS));
         let gap = Gap {
             origin: self.local.name.clone(),

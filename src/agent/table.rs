@@ -21,6 +21,7 @@ use super::succession::{Before, Stage, Succession};
 use crate::config::{Conflicts, Start, TableConfig, Tuning};
 use crate::control::{ConflictTable, ControlTable, Leases, TableStream, lease_space};
 use crate::deliver::{Complaints, Lanes, Pauses, Refusals, Writer};
+use crate::destination::Destination;
 use crate::fault::{FaultKind, persist};
 use crate::lag::LagBook;
 use crate::protocol::{Floors, Hlc, Origin};
@@ -119,52 +120,41 @@ impl TablePlan {
     }
 
     /// Starts what all streams share: the lanes, their gates, and the exchange of watermarks.
-    fn share(&self, tasks: &mut JoinSet<()>) -> (TableShared, BTreeMap<Origin, watch::Sender<Hlc>>) {
+    fn share(&self, tasks: &mut JoinSet<()>) -> (TableShared, BTreeMap<Destination, watch::Sender<Hlc>>) {
         let control = ControlTable::of(&self.local);
         let name = self.table.name.clone();
         let mut lanes = BTreeMap::new();
         let mut promises = BTreeMap::new();
         let (_, mut own_watermark) = watch::channel(Hlc::ZERO);
         let names = Arc::new(AttributeNames::default());
-        let replica = |region: &Region| {
-            let physical = self.table.name_in(&region.name).unwrap_or(&name).to_owned();
-            Arc::new(Replica::new(region, physical, Arc::clone(&names), fastrand::Rng::new().u64(..)))
-        };
-        let home = replica(&self.local);
+        let home = self.replica(&self.local, &names);
         for region in self.peers.iter().chain([&self.local]) {
-            let is_local = region.name == self.local.name;
+            let destination = Destination::replica(&region.name, &self.local.name);
             // Not a `watch`, which wakes the lanes in random order.
-            let gate = Arc::new(if is_local { SetOnce::new_with(Some(())) } else { SetOnce::new() });
-            let physical = self.table.name_in(&region.name).unwrap_or(&name).to_owned();
-            let writer = Writer {
-                region: region.name.clone(),
-                origin: self.local.name.clone(),
-                table: name.clone(),
-                replica: if is_local { Arc::clone(&home) } else { replica(region) },
-                fitness: Fitness::of(region.clone(), physical.clone(), self.key_schema.clone()),
-                home: Arc::clone(&home),
-                control: control.clone(),
-                dead_letter_days: self.tuning.dead_letter_days,
-                poll_interval: self.tuning.poll_interval.max(self.tuning.idle_poll_interval),
-                tally: Arc::clone(&self.tally),
-                lag: Arc::clone(&self.lag),
-                complaints: Complaints::default(),
-                pauses: Arc::clone(&self.pauses),
-                refusals: Arc::clone(&self.refusals),
-            };
-            let Tuning { concurrency, queue_mib, .. } = self.tuning;
-            let started = Lanes::start(Arc::new(writer), concurrency, queue_mib, &gate, tasks);
-            lanes.insert(region.name.clone(), Arc::new(started));
+            let gate = Arc::new(SetOnce::new());
             let (promise, told) = watch::channel(Hlc::ZERO);
-            promises.insert(region.name.clone(), promise);
-            if is_local {
+            let replica = if destination == Destination::Home {
+                let _ = gate.set(());
                 own_watermark = told;
+                Arc::clone(&home)
             } else {
+                let physical = self.physical(region).to_owned();
                 let (origin, keys) = (self.local.name.clone(), self.key_schema.clone());
-                tasks.spawn(open_gate(origin.clone(), region.clone(), physical, keys, gate));
-                let known = Arc::clone(&names);
-                tasks.spawn(publish(self.local.clone(), region.clone(), name.clone(), known, told));
-            }
+                tasks.spawn(open_gate(origin, region.clone(), physical, keys, Arc::clone(&gate)));
+                tasks.spawn(publish(
+                    self.local.clone(),
+                    region.clone(),
+                    name.clone(),
+                    Arc::clone(&names),
+                    told,
+                ));
+                self.replica(region, &names)
+            };
+            let writer = Arc::new(self.writer(destination.clone(), region, replica, &home));
+            let Tuning { concurrency, queue_mib, .. } = self.tuning;
+            let started = Lanes::start(writer, concurrency, queue_mib, &gate, tasks);
+            lanes.insert(destination.clone(), Arc::new(started));
+            promises.insert(destination, promise);
         }
         let (seen, watermarks) = watch::channel(Floors::default());
         let interval = self.tuning.checkpoint_interval;
@@ -179,6 +169,42 @@ impl TablePlan {
         let pacer = Arc::new(Pacer::new(poll_interval, idle_poll_interval));
         (TableShared { control, recorder, names, lanes, watermarks, own_watermark, pacer }, promises)
     }
+
+    /// The table's name in a region.
+    fn physical(&self, region: &Region) -> &str {
+        self.table.name_in(&region.name).unwrap_or(&self.table.name)
+    }
+
+    fn replica(&self, region: &Region, names: &Arc<AttributeNames>) -> Arc<Replica> {
+        let (physical, seed) = (self.physical(region).to_owned(), fastrand::Rng::new().u64(..));
+        Arc::new(Replica::new(region, physical, Arc::clone(names), seed))
+    }
+
+    fn writer(
+        &self,
+        destination: Destination,
+        region: &Region,
+        replica: Arc<Replica>,
+        home: &Arc<Replica>,
+    ) -> Writer {
+        let Tuning { dead_letter_days, poll_interval, idle_poll_interval, .. } = self.tuning;
+        Writer {
+            destination,
+            origin: self.local.name.clone(),
+            table: self.table.name.clone(),
+            replica,
+            fitness: Fitness::of(region.clone(), self.physical(region).to_owned(), self.key_schema.clone()),
+            home: Arc::clone(home),
+            control: ControlTable::of(&self.local),
+            dead_letter_days,
+            poll_interval: poll_interval.max(idle_poll_interval),
+            tally: Arc::clone(&self.tally),
+            lag: Arc::clone(&self.lag),
+            complaints: Complaints::default(),
+            pauses: Arc::clone(&self.pauses),
+            refusals: Arc::clone(&self.refusals),
+        }
+    }
 }
 
 /// What all streams of a table share.
@@ -186,7 +212,7 @@ struct TableShared {
     control: ControlTable,
     recorder: Option<Recorder>,
     names: Arc<AttributeNames>,
-    lanes: BTreeMap<Origin, Arc<Lanes>>,
+    lanes: BTreeMap<Destination, Arc<Lanes>>,
     watermarks: watch::Receiver<Floors>,
     own_watermark: watch::Receiver<Hlc>,
     pacer: Arc<Pacer>,
@@ -265,11 +291,10 @@ impl StreamReading {
                     () = succession.recall(&before) => {}
                 }
             }
-            let origin = coordinator.origin().clone();
             tokio::select! {
                 biased;
                 () = stop.cancelled() => return next.is_none(),
-                () = before.over(&origin) => {}
+                () = before.over(&Destination::Home) => {}
             }
         }
         let (Some(next), Some(behind)) = (next, coordinator.behind().cloned()) else {

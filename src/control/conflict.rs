@@ -18,10 +18,7 @@ use crate::region::Region;
 
 /// The table of one region in which conflicts are recorded. It has the keys of a control table.
 #[derive(Clone, Debug)]
-pub struct ConflictTable {
-    rows: ControlTable,
-    region: Origin,
-}
+pub struct ConflictTable(ControlTable);
 
 /// A conflict as stored in the table; its images are read on request.
 #[derive(Clone, Debug)]
@@ -41,8 +38,7 @@ const WINNER: &str = "winner";
 
 impl ConflictTable {
     pub fn of(region: &Region) -> Self {
-        let rows = ControlTable { client: region.tables.clone(), name: region.conflict_table.clone() };
-        Self { rows, region: region.name.clone() }
+        Self(ControlTable { name: region.conflict_table.clone(), ..ControlTable::of(region) })
     }
 
     /// Records a conflict; it may be recorded again. The images come first, as with a dead letter.
@@ -71,35 +67,35 @@ impl ConflictTable {
             ("wonMillis".to_owned(), number(won.hlc.millis())),
             ("seenMillis".to_owned(), number(seen_millis)),
         ]);
-        self.rows.save_image(at, &mut row, LOSER, loser.as_ref()).await?;
-        self.rows.save_image(at, &mut row, WINNER, winner.as_ref()).await?;
-        self.rows.put(row).await
+        self.0.save_image(at, &mut row, LOSER, loser.as_ref()).await?;
+        self.0.save_image(at, &mut row, WINNER, winner.as_ref()).await?;
+        self.0.put(row).await
     }
 
     /// The conflicts that the region's writes to a table lost, oldest first.
     pub async fn list(&self, table: &str) -> Result<Vec<SavedConflict>, Fault> {
-        Ok(self.rows.rows(&self.pk(table)).await?.into_iter().filter_map(read).collect())
+        Ok(self.0.rows(&self.pk(table)).await?.into_iter().filter_map(read).collect())
     }
 
     /// The last of them by losing version, newest first.
     pub async fn newest(&self, table: &str, most: usize) -> Result<Vec<SavedConflict>, Fault> {
-        Ok(self.rows.last_rows(&self.pk(table), most).await?.into_iter().filter_map(read).collect())
+        Ok(self.0.last_rows(&self.pk(table), most).await?.into_iter().filter_map(read).collect())
     }
 
     /// The images that lost and won, as far as they were known.
     pub async fn images(&self, conflict: &SavedConflict) -> Result<(Option<Item>, Option<Item>), Fault> {
         let Some(at) = Address::of(&conflict.row) else { return Ok((None, None)) };
         let (loser, winner) =
-            (self.rows.image(at, &conflict.row, LOSER), self.rows.image(at, &conflict.row, WINNER));
+            (self.0.image(at, &conflict.row, LOSER), self.0.image(at, &conflict.row, WINNER));
         Ok((loser.await?, winner.await?))
     }
 
     pub fn region(&self) -> &Origin {
-        &self.region
+        &self.0.region
     }
 
     fn pk(&self, table: &str) -> String {
-        format!("conflict/{table}/{}", self.region)
+        format!("conflict/{table}/{}", self.region())
     }
 }
 

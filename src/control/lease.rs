@@ -16,6 +16,7 @@ use super::hold::HoldRow;
 use super::jump::{self, Jump};
 use super::space::{BARRIER, pk};
 use super::{AgentId, ControlTable, PK, Row, SK, number, read_number, read_text, text};
+use crate::destination::Destination;
 use crate::fault::Fault;
 use crate::protocol::{Floors, Hlc, Origin, is_credible};
 use crate::source::{Position, ShardId};
@@ -38,7 +39,7 @@ pub struct Lease {
     pub made_millis: u64,
     /// Where the service's clock was ahead, in order.
     pub jumps: Vec<Jump>,
-    pub checkpoints: BTreeMap<Origin, Checkpoint>,
+    pub checkpoints: BTreeMap<Destination, Checkpoint>,
 }
 
 /// One destination's progress in one shard.
@@ -101,24 +102,23 @@ impl Lease {
     }
 
     /// Whether everything in the shard is done for a destination.
-    pub fn is_done_for(&self, destination: &Origin) -> bool {
+    pub fn is_done_for(&self, destination: &Destination) -> bool {
         self.checkpoints.get(destination).is_some_and(|checkpoint| checkpoint.done == Position::End)
     }
 
     /// Whether everything written to the shard before a barrier is done for a destination.
-    pub fn has_passed(&self, barrier: u64, destination: &Origin) -> bool {
+    pub fn has_passed(&self, barrier: u64, destination: &Destination) -> bool {
         let passed = |checkpoint: &Checkpoint| checkpoint.barrier >= barrier;
         self.is_done_for(destination) || self.checkpoints.get(destination).is_some_and(passed)
     }
 }
 
-/// Precedes a destination's name in its attribute's name.
-pub(super) const DESTINATION: &str = "to ";
+/// Precedes the region of a destination in its attribute's name.
+const DESTINATION: &str = "to ";
 const OWNER: &str = "leaseOwner";
 const COUNTER: &str = "leaseCounter";
 const PARENT: &str = "parentShardId";
 const REVISION: &str = "revision";
-/// The sort key of a table's barrier; no shard has this name.
 /// The sort key of the row that says where a stream starts.
 const START: &str = "start";
 
@@ -128,7 +128,11 @@ impl ControlTable {
         let rows = self.rows(&pk(space)).await?;
         let barrier = rows.iter().find(|row| read_text(row, SK) == Some(BARRIER));
         Ok(LeaseTable {
-            leases: rows.iter().filter_map(read).map(|lease| (lease.shard.clone(), lease)).collect(),
+            leases: rows
+                .iter()
+                .filter_map(|row| read(row, &self.region))
+                .map(|lease| (lease.shard.clone(), lease))
+                .collect(),
             barrier: barrier.and_then(|row| read_number(row, "raised")).unwrap_or_default(),
             hold: barrier.map(HoldRow::read).unwrap_or_default(),
         })
@@ -203,7 +207,7 @@ impl ControlTable {
             .expression_attribute_values(":counter", number(lease.counter))
             .return_values(ReturnValue::AllNew);
         match update.send().await {
-            Ok(answer) => Ok(answer.attributes.as_ref().and_then(read)),
+            Ok(answer) => Ok(answer.attributes.as_ref().and_then(|row| read(row, &self.region))),
             Err(error) if error.code() == Some(CONDITION_FAILED) => Ok(None),
             Err(error) => Err(error.into()),
         }
@@ -227,8 +231,7 @@ impl ControlTable {
         space: &str,
         lease: &Lease,
         revision: u64,
-        origin: &Origin,
-        changed: &[(Origin, Checkpoint)],
+        changed: &[(Destination, Checkpoint)],
     ) -> Result<Held, Fault> {
         let mut update = self
             .lease_row(space, &lease.shard)
@@ -239,11 +242,11 @@ impl ControlTable {
         for (i, (destination, checkpoint)) in changed.iter().enumerate() {
             sets.push(format!("#d{i} = :d{i}"));
             update = update
-                .expression_attribute_names(format!("#d{i}"), format!("{DESTINATION}{destination}"))
+                .expression_attribute_names(format!("#d{i}"), attribute(destination.region(&self.region)))
                 .expression_attribute_values(format!(":d{i}"), write(checkpoint));
         }
         // As in the Kinesis Client Library: how far the shard has been read.
-        if let Some((_, read)) = changed.iter().find(|(destination, _)| destination == origin) {
+        if let Some((_, read)) = changed.iter().find(|(destination, _)| *destination == Destination::Home) {
             sets.push("checkpoint = :checkpoint".to_owned());
             update = update.expression_attribute_values(":checkpoint", text(read.done.to_string()));
         }
@@ -267,6 +270,11 @@ impl ControlTable {
         delete.key(PK, text(pk(space))).key(SK, text(&*shard.0)).send().await?;
         Ok(())
     }
+}
+
+/// The attribute that holds the checkpoint of the replica in a region.
+pub(super) fn attribute(region: &Origin) -> String {
+    format!("{DESTINATION}{region}")
 }
 
 fn write(checkpoint: &Checkpoint) -> AttributeValue {
@@ -295,10 +303,11 @@ fn write_floors(floors: &Floors) -> AttributeValue {
     )
 }
 
-pub(super) fn read(row: &Row) -> Option<Lease> {
+/// Reads a row in the control table of the region `home`.
+pub(super) fn read(row: &Row, home: &Origin) -> Option<Lease> {
     let checkpoints = row.iter().filter_map(|(name, value)| {
-        let destination = name.strip_prefix(DESTINATION)?.parse().ok()?;
-        Some((destination, read_checkpoint(value.as_m().ok()?)?))
+        let region = name.strip_prefix(DESTINATION)?.parse().ok()?;
+        Some((Destination::replica(&region, home), read_checkpoint(value.as_m().ok()?)?))
     });
     Some(Lease {
         shard: ShardId(read_text(row, SK)?.into()),
@@ -392,8 +401,11 @@ mod tests {
             parent in proptest::option::of("shardId-[0-9]{1,20}"),
             counter: u64, since_millis: u64, made_millis: u64,
         ) {
-            let checkpoints: BTreeMap<Origin, Checkpoint> =
+            let home: Origin = "home".parse().expect("a name");
+            let named: BTreeMap<Origin, Checkpoint> =
                 named.into_iter().map(|(name, c)| (name.parse().expect("a name"), c)).collect();
+            let checkpoints = named.iter().map(|(name, c)| (Destination::replica(name, &home), c.clone()));
+            let checkpoints = checkpoints.collect();
             let owner = owner.as_deref().map(AgentId::from);
             let shard = ShardId("shard".into());
             let parent = parent.map(|parent| ShardId(parent.as_str().into()));
@@ -408,8 +420,8 @@ mod tests {
             ]);
             row.extend(lease.parent.as_ref().map(|parent| (PARENT.to_owned(), text(&*parent.0))));
             row.extend(lease.owner.as_ref().map(|owner| (OWNER.to_owned(), text(owner.as_str()))));
-            row.extend(lease.checkpoints.iter().map(|(name, c)| (format!("{DESTINATION}{name}"), write(c))));
-            prop_assert_eq!(read(&row), Some(lease));
+            row.extend(named.iter().map(|(name, c)| (attribute(name), write(c))));
+            prop_assert_eq!(read(&row, &home), Some(lease));
         }
     }
 }

@@ -46,6 +46,7 @@ use aws_sdk_dynamodb::operation::query::builders::QueryFluentBuilder;
 use aws_sdk_dynamodb::types::AttributeValue;
 
 use crate::fault::Fault;
+use crate::protocol::Origin;
 use crate::region::Region;
 
 pub use beat::{AgentId, Beat, CrewTable};
@@ -81,13 +82,15 @@ type Row = HashMap<String, AttributeValue>;
 /// The control table of one region.
 #[derive(Clone, Debug)]
 pub struct ControlTable {
+    region: Origin,
     client: Client,
     name: String,
 }
 
 impl ControlTable {
     pub fn of(region: &Region) -> Self {
-        Self { client: region.tables.clone(), name: region.control_table.clone() }
+        let Region { name: region, tables: client, control_table: name, .. } = region.clone();
+        Self { region, client, name }
     }
 
     /// All rows with this `pk`.
@@ -135,7 +138,8 @@ impl ControlTable {
 /// Reads a row as every kind that it may be, for the fuzzer.
 #[cfg(any(test, fuzzing))]
 pub(crate) fn read_any(row: &Row) {
-    let _ = (lease::read(row), watermark::read(row), gap::read(row), verified::read(row));
+    let home = Origin::seeding();
+    let _ = (lease::read(row, &home), watermark::read(row), gap::read(row), verified::read(row));
     let _ = (beat::read(row), pause::read(row), report::read(row), seeding::read(row));
     let _ = (dead_letter::read(row.clone()), conflict::read(row.clone()), table_stream::read(row));
     let _ = setup::read(row);

@@ -3,9 +3,10 @@
 use aws_sdk_dynamodb::types::AttributeValue;
 
 use super::condition::held;
-use super::lease::DESTINATION;
+use super::lease;
 use super::report::REPORTS;
 use super::{AGENTS, ControlTable, Gap, PK, Row, SK, read_text, space, table_stream, text};
+use crate::destination::Destination;
 use crate::fault::Fault;
 use crate::protocol::Origin;
 
@@ -17,9 +18,10 @@ impl ControlTable {
                 return Ok(true);
             }
         }
+        let other_replica = Destination::replica(other, &self.region);
         for space in spaces {
             let leases = self.leases(space).await?.leases;
-            if leases.values().any(|lease| lease.checkpoints.contains_key(other)) {
+            if leases.values().any(|lease| lease.checkpoints.contains_key(&other_replica)) {
                 return Ok(true);
             }
         }
@@ -57,7 +59,7 @@ impl ControlTable {
             }
         }
         for space in spaces {
-            let attribute = format!("{DESTINATION}{gone}");
+            let attribute = lease::attribute(gone);
             for row in self.rows(&space::pk(space)).await? {
                 let Some(shard) = read_text(&row, SK).filter(|_| row.contains_key(&attribute)) else {
                     continue;

@@ -36,7 +36,7 @@ type Queued = (Job, OwnedSemaphorePermit);
 #[expect(clippy::large_enum_variant, reason = "nearly every message is the large one")]
 enum Message {
     Queue(Queued),
-    /// This destination's write of a key has arrived at the agent's own replica.
+    /// A peer's write of a key has arrived at the agent's own replica.
     Arrived(KeyId, Version),
 }
 
@@ -88,8 +88,9 @@ impl Lanes {
         }
     }
 
-    /// Records that this destination's write of a key has arrived at the agent's own replica: an older queued
-    /// write of the key need not be made where it meets an image that can't be compared.
+    /// Records that a peer's write of a key has arrived at the agent's own replica: an older queued write of
+    /// the key need not be made where it meets an image that can't be compared, since that peer's agent
+    /// brings the newer one there, too.
     pub fn arrived(&self, key: KeyId, version: Version) {
         let _ = self.sender.send(Message::Arrived(key, version));
     }
@@ -112,7 +113,7 @@ impl Lanes {
 struct Lane {
     first: Option<Begun>,
     rest: VecDeque<Queued>,
-    /// The destination's highest version that has meanwhile arrived at the agent's own replica.
+    /// The highest version that has meanwhile arrived at the agent's own replica.
     arrived: Option<Version>,
 }
 
@@ -391,7 +392,7 @@ impl Dispatcher {
         }
     }
 
-    /// Whether something newer than a push has arrived from its destination.
+    /// Whether something newer than a push has arrived from a peer.
     fn is_superseded(&self, key: KeyId, job: &Job) -> bool {
         let arrived = self.lanes.get(&key).and_then(|lane| lane.arrived.as_ref());
         matches!(&job.action, Action::Push(write) if arrived.is_some_and(|arrived| *arrived > write.version))
@@ -415,7 +416,7 @@ impl Dispatcher {
 
 impl Begun {
     fn new((job, room): Queued, writer: &Writer) -> Self {
-        let step = job.trace.as_ref().and_then(|trace| trace.apply(&writer.region));
+        let step = job.trace.as_ref().and_then(|trace| trace.apply(writer.region()));
         let backoff = Backoff::default();
         Self { job, backoff, step, was_throttled: false, was_refused: false, contention: None, _room: room }
     }

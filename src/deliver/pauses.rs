@@ -8,7 +8,7 @@ use std::sync::{PoisonError, RwLock};
 use tokio::sync::Notify;
 
 use crate::control::PausedPeers;
-use crate::protocol::Origin;
+use crate::destination::Destination;
 
 /// The pauses in force for one agent.
 #[derive(Debug, Default)]
@@ -31,19 +31,20 @@ impl Pauses {
         self.paused.read().unwrap_or_else(PoisonError::into_inner).clone().unwrap_or_default()
     }
 
-    /// Whether a write to a peer may start.
-    pub fn holds(&self, peer: &Origin) -> bool {
+    /// Whether no write to a destination may start.
+    pub fn holds(&self, destination: &Destination) -> bool {
+        let Some(peer) = destination.peer() else { return false };
         let paused = self.paused.read().unwrap_or_else(PoisonError::into_inner);
         paused.as_ref().is_none_or(|paused| paused.contains_key(peer))
     }
 
-    /// Returns once a write to a peer may start.
-    pub(super) async fn over(&self, peer: &Origin) {
-        while self.holds(peer) {
+    /// Returns once a write to a destination may start.
+    pub(super) async fn over(&self, destination: &Destination) {
+        while self.holds(destination) {
             let mut changed = std::pin::pin!(self.changed.notified());
             changed.as_mut().enable();
             // It may have changed just before this.
-            if self.holds(peer) {
+            if self.holds(destination) {
                 changed.await;
             }
         }
@@ -60,11 +61,11 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn a_peer_is_written_to_once_it_is_known_not_to_be_paused() {
-        let (pauses, tokyo) = (Pauses::default(), "tokyo".parse().expect("a name"));
-        let oregon = "oregon".parse().expect("a name");
+        let peer = |name: &str| Destination::Peer(name.parse().expect("a name"));
+        let (pauses, tokyo, oregon) = (Pauses::default(), peer("tokyo"), peer("oregon"));
         let waits = async |peer| timeout(Duration::from_secs(9), pauses.over(peer)).await.is_err();
         assert!(waits(&tokyo).await, "a write started before the pauses were known");
-        pauses.are(PausedPeers::from([(tokyo.clone(), 7)]));
+        pauses.are(PausedPeers::from([("tokyo".parse().expect("a name"), 7)]));
         assert!(waits(&tokyo).await && !waits(&oregon).await);
         let (ended, ()) = tokio::join!(timeout(Duration::from_secs(9), pauses.over(&tokyo)), async {
             tokio::task::yield_now().await;

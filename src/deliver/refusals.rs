@@ -10,21 +10,22 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
+use crate::destination::Destination;
 use crate::fault::{Backoff, FaultKind};
-use crate::protocol::{KeyId, Origin};
+use crate::protocol::KeyId;
 
 /// This many refused keys in a row are no accident.
 const MANY: usize = 10;
 /// When a refused write is retried: by then it is clear whether others are refused.
 const SECOND_TRY: Duration = Duration::from_secs(1);
 
-/// The regions that refuse all of a table's writes, whatever the key, each with its reason.
+/// The destinations that refuse all of a table's writes, whatever the key, each with its reason.
 #[derive(Debug, Default)]
-pub struct Refusals(Mutex<BTreeMap<Origin, String>>);
+pub struct Refusals(Mutex<BTreeMap<Destination, String>>);
 
 impl Refusals {
     /// All of them.
-    pub fn all(&self) -> BTreeMap<Origin, String> {
+    pub fn all(&self) -> BTreeMap<Destination, String> {
         self.lock().clone()
     }
 
@@ -33,15 +34,15 @@ impl Refusals {
         self.lock().clear();
     }
 
-    pub(super) fn note(&self, region: &Origin, reason: Option<String>) {
+    pub(super) fn note(&self, destination: &Destination, reason: Option<String>) {
         let mut all = self.lock();
         match reason {
-            Some(reason) => _ = all.insert(region.clone(), reason),
-            None => _ = all.remove(region),
+            Some(reason) => _ = all.insert(destination.clone(), reason),
+            None => _ = all.remove(destination),
         }
     }
 
-    fn lock(&self) -> MutexGuard<'_, BTreeMap<Origin, String>> {
+    fn lock(&self) -> MutexGuard<'_, BTreeMap<Destination, String>> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

@@ -8,6 +8,7 @@ use tracing::{debug, error, info, warn};
 
 use super::{Complaints, Job, Pauses, Refusals};
 use crate::control::{ControlTable, DeadLetter};
+use crate::destination::Destination;
 use crate::fault::{Fault, FaultKind, insist};
 use crate::lag::LagBook;
 use crate::log_key::log_key;
@@ -19,8 +20,7 @@ use crate::telemetry::Trace;
 /// Where a destination's lanes write and report.
 #[derive(Debug)]
 pub struct Writer {
-    /// The region written to.
-    pub region: Origin,
+    pub destination: Destination,
     /// The region whose agent writes.
     pub origin: Origin,
     /// The table's name in the configuration.
@@ -50,9 +50,7 @@ impl Writer {
         insistence: &Insistence,
         newest: Option<Write>,
     ) -> Result<Outcome, Fault> {
-        if self.region != self.origin {
-            self.pauses.over(&self.region).await;
-        }
+        self.pauses.over(&self.destination).await;
         self.prove().await?;
         let outcome = job.tenure.within(|| self.attempt(&job.action, insistence, newest.as_ref())).await;
         if let Err(fault) = &outcome
@@ -70,7 +68,7 @@ impl Writer {
             Ok(true) => self.release(),
             Err(fault) => {
                 if self.fitness.is_unfit().await {
-                    self.refusals.note(&self.region, Some(fault.to_string()));
+                    self.refusals.note(&self.destination, Some(fault.to_string()));
                 }
                 return Err(fault);
             }
@@ -99,7 +97,7 @@ impl Writer {
     pub(super) fn report(&self, job: &Job, outcome: &Outcome) {
         if let Action::Push(_) = job.action {
             for record in job.coalesced.iter().chain([&job.record]) {
-                self.lag.note(&self.region, record.created_millis, record.seen.elapsed());
+                self.lag.note(self.region(), record.created_millis, record.seen.elapsed());
             }
             job.coalesced.iter().for_each(|_| self.tally.coalesced.add());
         }
@@ -125,9 +123,14 @@ impl Writer {
         counter.add();
     }
 
-    /// The region written to, for a log line; the agent's own region is not a peer.
+    /// The peer written to, for a log line.
     fn peer(&self) -> Option<DisplayValue<&Origin>> {
-        (self.region != self.origin).then(|| display(&self.region))
+        self.destination.peer().map(display)
+    }
+
+    /// The region written to.
+    pub(super) fn region(&self) -> &Origin {
+        self.destination.region(&self.origin)
     }
 
     /// Logs a failed attempt that is retried.
@@ -144,7 +147,9 @@ impl Writer {
             _ if !self.complaints.is_due() => {
                 debug!(%region, peer, table, %key, %fault, "write failed; retrying");
             }
-            FaultKind::Invalid | FaultKind::Missing if self.refusals.all().contains_key(&self.region) => {
+            FaultKind::Invalid | FaultKind::Missing
+                if self.refusals.all().contains_key(&self.destination) =>
+            {
                 error!(
                     %region, peer, table, %key, %fault,
                     "the replica refuses all writes of this table; they wait, and one is retried now and then"
@@ -171,14 +176,14 @@ impl Writer {
              not the items. No write is parked as a dead letter: they wait, and one is retried now and then. \
              Compare the replicas' keys and indexes, and check the encryption key"
         );
-        self.refusals.note(&self.region, Some(fault.to_string()));
+        self.refusals.note(&self.destination, Some(fault.to_string()));
     }
 
     /// Logs that the replica accepts writes again.
     pub(super) fn release(&self) {
         let Self { origin: region, table, .. } = self;
         info!(%region, peer = self.peer(), table, "the replica accepts writes again");
-        self.refusals.note(&self.region, None);
+        self.refusals.note(&self.destination, None);
     }
 
     /// Parks a write that can never be applied as a dead letter, with the reason, so that the stream goes on.
@@ -187,7 +192,7 @@ impl Writer {
         let Self { origin: region, table, .. } = self;
         let (peer, key, trace) = (self.peer(), log_key(&write.key), trace.map(Trace::id));
         let reason = fault.to_string();
-        let letter = DeadLetter { peer: &self.region, write, reason: &reason };
+        let letter = DeadLetter { peer: self.region(), write, reason: &reason };
         let save = || self.control.save_dead_letter(table, &letter, self.dead_letter_days);
         insist(save, |fault| {
             error!(

@@ -46,6 +46,101 @@ impl Look {
     }
 }
 
+/// A gauge of each table.
+struct TableGauge {
+    name: &'static str,
+    unit: &'static str,
+    description: &'static str,
+    observe: fn(&TableStanding, &dyn AsyncInstrument<f64>),
+}
+
+const TABLE_GAUGES: [TableGauge; 10] = [
+    TableGauge {
+        name: "tradewind.watermark.age",
+        unit: "s",
+        description: "Age of the oldest write that has not reached the peer yet",
+        observe: |table, observer| {
+            for (peer, Backlog { age, .. }) in &table.backlogs {
+                observer.observe(age.as_secs_f64(), &with(table, "peer", peer));
+            }
+        },
+    },
+    TableGauge {
+        name: "tradewind.paused",
+        unit: "",
+        description: "1 while an operator has paused writes to the peer, else 0",
+        observe: |table, observer| {
+            for (peer, paused) in &table.paused {
+                observer.observe(flag(*paused), &with(table, "peer", peer));
+            }
+        },
+    },
+    TableGauge {
+        name: "tradewind.refused",
+        unit: "",
+        description: "1 while the region refuses the writes of all keys as invalid, so that they wait, else 0",
+        observe: |table, observer| {
+            for peer in table.paused.keys().chain([&table.region]) {
+                observer.observe(flag(table.refused.contains_key(peer)), &with(table, "peer", peer));
+            }
+        },
+    },
+    TableGauge {
+        name: "tradewind.backlog",
+        unit: "{record}",
+        description: "Records that have been read but have not reached the peer yet",
+        observe: |table, observer| {
+            for (peer, Backlog { records, .. }) in &table.backlogs {
+                observer.observe(count(*records), &with(table, "peer", peer));
+            }
+        },
+    },
+    TableGauge {
+        name: "tradewind.arrival.age",
+        unit: "s",
+        description: "Age of what an origin has durably promised this region",
+        observe: |table, observer| {
+            for (origin, age) in &table.arrivals {
+                observer.observe(age.as_secs_f64(), &with(table, "origin", origin));
+            }
+        },
+    },
+    TableGauge {
+        name: "tradewind.shard.unread",
+        unit: "s",
+        description: "Time since the last read of the shard that has waited longest, among this agent's",
+        observe: |table, observer| {
+            if let Some(longest) = table.unread.values().max() {
+                observer.observe(longest.as_secs_f64(), &of_table(table));
+            }
+        },
+    },
+    TableGauge {
+        name: "tradewind.shards",
+        unit: "{shard}",
+        description: "Shards that this agent reads",
+        observe: |table, observer| observer.observe(count(table.unread.len()), &of_table(table)),
+    },
+    TableGauge {
+        name: "tradewind.keys",
+        unit: "{key}",
+        description: "Keys remembered in memory",
+        observe: |table, observer| observer.observe(count(table.in_memory), &of_table(table)),
+    },
+    TableGauge {
+        name: "tradewind.keys.on_disk",
+        unit: "{key}",
+        description: "Keys remembered on disk",
+        observe: |table, observer| observer.observe(count(table.on_disk), &of_table(table)),
+    },
+    TableGauge {
+        name: "tradewind.replicating",
+        unit: "",
+        description: "1 while the table is being replicated, else 0",
+        observe: |table, observer| observer.observe(flag(table.is_replicating), &of_table(table)),
+    },
+];
+
 /// Registers the counters and gauges of these agents.
 pub(crate) fn register_agents(agents: Vec<Figures>) {
     let meter = meter();
@@ -62,7 +157,7 @@ pub(crate) fn register_agents(agents: Vec<Figures>) {
             })
             .build();
     }
-    let gauge = |name, unit, description, observe: fn(&TableStanding, &dyn AsyncInstrument<f64>)| {
+    for TableGauge { name, unit, description, observe } in TABLE_GAUGES {
         let look = Arc::clone(&look);
         let gauge = meter.f64_observable_gauge(name).with_unit(unit).with_description(description);
         gauge
@@ -70,80 +165,7 @@ pub(crate) fn register_agents(agents: Vec<Figures>) {
                 look.standings().iter().for_each(|table| observe(table, observer));
             })
             .build();
-    };
-    gauge(
-        "tradewind.watermark.age",
-        "s",
-        "Age of the oldest write that has not reached the peer yet",
-        |table, observer| {
-            for (peer, Backlog { age, .. }) in &table.backlogs {
-                observer.observe(age.as_secs_f64(), &with(table, "peer", peer));
-            }
-        },
-    );
-    gauge(
-        "tradewind.paused",
-        "",
-        "1 while an operator has paused writes to the peer, else 0",
-        |table, observer| {
-            for (peer, paused) in &table.paused {
-                observer.observe(f64::from(u8::from(*paused)), &with(table, "peer", peer));
-            }
-        },
-    );
-    gauge(
-        "tradewind.refused",
-        "",
-        "1 while the region refuses the writes of all keys as invalid, so that they wait, else 0",
-        |table, observer| {
-            for peer in table.paused.keys().chain([&table.region]) {
-                let refuses = table.refused.contains_key(peer);
-                observer.observe(f64::from(u8::from(refuses)), &with(table, "peer", peer));
-            }
-        },
-    );
-    gauge(
-        "tradewind.backlog",
-        "{record}",
-        "Records that have been read but have not reached the peer yet",
-        |table, observer| {
-            for (peer, Backlog { records, .. }) in &table.backlogs {
-                observer.observe(count(*records), &with(table, "peer", peer));
-            }
-        },
-    );
-    gauge(
-        "tradewind.arrival.age",
-        "s",
-        "Age of what an origin has durably promised this region",
-        |table, observer| {
-            for (origin, age) in &table.arrivals {
-                observer.observe(age.as_secs_f64(), &with(table, "origin", origin));
-            }
-        },
-    );
-    gauge(
-        "tradewind.shard.unread",
-        "s",
-        "Time since the last read of the shard that has waited longest, among this agent's",
-        |table, observer| {
-            if let Some(longest) = table.unread.values().max() {
-                observer.observe(longest.as_secs_f64(), &of_table(table));
-            }
-        },
-    );
-    gauge("tradewind.shards", "{shard}", "Shards that this agent reads", |table, observer| {
-        observer.observe(count(table.unread.len()), &of_table(table));
-    });
-    gauge("tradewind.keys", "{key}", "Keys remembered in memory", |table, observer| {
-        observer.observe(count(table.in_memory), &of_table(table));
-    });
-    gauge("tradewind.keys.on_disk", "{key}", "Keys remembered on disk", |table, observer| {
-        observer.observe(count(table.on_disk), &of_table(table));
-    });
-    gauge("tradewind.replicating", "", "1 while the table is being replicated, else 0", |table, observer| {
-        observer.observe(f64::from(u8::from(table.is_replicating)), &of_table(table));
-    });
+    }
     agents_alive(&meter, look);
 }
 
@@ -162,53 +184,61 @@ fn agents_alive(meter: &Meter, look: Arc<Look>) {
         .build();
 }
 
+/// A gauge of what is known about each table's replicas together.
+struct AgreementGauge {
+    name: &'static str,
+    unit: &'static str,
+    description: &'static str,
+    read: fn(&Agreement) -> Option<f64>,
+}
+
+const AGREEMENT_GAUGES: [AgreementGauge; 3] = [
+    AgreementGauge {
+        name: "tradewind.marks",
+        unit: "{mark}",
+        description: "Marks on the table: writes that may be missing at peers, until verify finds no difference",
+        read: |agreement| Some(count(agreement.gaps.len())),
+    },
+    AgreementGauge {
+        name: "tradewind.verified.differing",
+        unit: "{item}",
+        description: "Items that differed between the table's replicas when verify last compared them",
+        read: |agreement| agreement.verified.map(|verified| count(verified.items_differing)),
+    },
+    AgreementGauge {
+        name: "tradewind.verified.age",
+        unit: "s",
+        description: "Time since verify last compared the table's replicas",
+        read: |agreement| agreement.verified.map(|verified| verified.age().as_secs_f64()),
+    },
+];
+
 /// Registers how long other regions have been silent, and whether tables' replicas agree.
 pub(crate) fn register_boards(boards: Vec<Arc<Board>>) {
     let meter = meter();
-    let gauge = |name, unit, description, read: fn(&Agreement) -> Option<f64>| {
+    for AgreementGauge { name, unit, description, read } in AGREEMENT_GAUGES {
         let boards = boards.clone();
         let gauge = meter.f64_observable_gauge(name).with_unit(unit).with_description(description);
         gauge
             .with_callback(move |observer| {
                 for board in &boards {
-                    let region = KeyValue::new("region", board.figures().region().to_string());
                     for (table, agreement) in board.agreements() {
-                        let of_table = [region.clone(), KeyValue::new("table", table)];
                         if let Some(figure) = read(&agreement) {
-                            observer.observe(figure, &of_table);
+                            observer.observe(figure, &[of_region(board), KeyValue::new("table", table)]);
                         }
                     }
                 }
             })
             .build();
-    };
-    gauge(
-        "tradewind.marks",
-        "{mark}",
-        "Marks on the table: writes that may be missing at peers, until verify finds no difference",
-        |agreement| Some(count(agreement.gaps.len())),
-    );
-    gauge(
-        "tradewind.verified.differing",
-        "{item}",
-        "Items that differed between the table's replicas when verify last compared them",
-        |agreement| agreement.verified.map(|verified| count(verified.items_differing)),
-    );
-    gauge(
-        "tradewind.verified.age",
-        "s",
-        "Time since verify last compared the table's replicas",
-        |agreement| agreement.verified.map(|verified| verified.age().as_secs_f64()),
-    );
+    }
     let answering = boards.clone();
     let counter = meter.u64_observable_counter("tradewind.intercepted").with_unit("{answer}");
     counter
         .with_description("Answers that came not from the region but from something in its place")
         .with_callback(move |observer| {
             for board in &answering {
-                let region = KeyValue::new("region", board.figures().region().to_string());
                 for (place, count) in board.intercepted() {
-                    observer.observe(count, &[region.clone(), KeyValue::new("peer", place.to_string())]);
+                    observer.observe(count, &[of_region(board), KeyValue::new("peer", place.to_string())]);
                 }
             }
         })
@@ -219,14 +249,22 @@ pub(crate) fn register_boards(boards: Vec<Arc<Board>>) {
         .with_description("How overdue the next report from any of an origin's agents is")
         .with_callback(move |observer| {
             for board in &boards {
-                let region = KeyValue::new("region", board.figures().region().to_string());
                 for (origin, silence) in board.silences() {
                     let origin = KeyValue::new("origin", origin.to_string());
-                    observer.observe(silence.as_secs_f64(), &[region.clone(), origin]);
+                    observer.observe(silence.as_secs_f64(), &[of_region(board), origin]);
                 }
             }
         })
         .build();
+}
+
+fn of_region(board: &Board) -> KeyValue {
+    KeyValue::new("region", board.figures().region().to_string())
+}
+
+/// A flag as a figure: 1 or 0.
+fn flag(is_set: bool) -> f64 {
+    f64::from(u8::from(is_set))
 }
 
 fn of_table(table: &TableStanding) -> [KeyValue; 2] {

@@ -8,13 +8,14 @@ use std::time::Duration;
 
 use serde::Serialize;
 use tokio::task::JoinSet;
-use tokio::time::{Instant, Interval, MissedTickBehavior, timeout};
+use tokio::time::{Instant, Interval, MissedTickBehavior};
 use tokio_util::task::AbortOnDropHandle;
 use tracing::debug;
 
 use super::OperateError;
+use crate::contained::joined;
 use crate::control::{AgentId, Beat, ControlTable};
-use crate::fault::{Fault, FaultKind};
+use crate::fault::{Fault, in_time};
 use crate::protocol::Origin;
 use crate::region::Region;
 
@@ -80,7 +81,7 @@ pub(super) async fn elsewhere(
     }
     let mut found = Vec::new();
     while let Some(look) = looks.join_next().await {
-        let (region, agents) = look.unwrap_or_else(|error| std::panic::resume_unwind(error.into_panic()))?;
+        let (region, agents) = joined(look)?;
         let named = |agent: AgentId| AgentElsewhere { region: region.clone(), agent: agent.to_string() };
         found.extend(agents.into_iter().map(|(agent, beat)| (named(agent), beat)));
     }
@@ -113,7 +114,7 @@ pub(super) async fn first_without<'a>(
     };
     let looks: Vec<_> = regions.map(look).collect();
     for (region, look) in looks {
-        if !look.await.unwrap_or_else(|error| std::panic::resume_unwind(error.into_panic())) {
+        if !joined(look.await) {
             return Some(region);
         }
     }
@@ -165,11 +166,8 @@ impl Watch {
     /// Looks again, at the next tick.
     pub(super) async fn look(&mut self) -> Result<&BTreeMap<AgentId, SeenAgent>, Fault> {
         self.ticks.tick().await;
-        let crew = timeout(ANSWER, self.control.crew()).await.unwrap_or_else(|_| {
-            let message = format!("no answer within {} s", ANSWER.as_secs());
-            Err(Fault { kind: FaultKind::Unreachable, code: String::new(), message })
-        });
-        let seen = noted(self.seen.as_ref(), crew?.beats, Instant::now());
+        let crew = in_time(ANSWER, "no answer", self.control.crew()).await?;
+        let seen = noted(self.seen.as_ref(), crew.beats, Instant::now());
         Ok(self.seen.insert(seen))
     }
 }

@@ -9,7 +9,9 @@ use tokio::task::JoinSet;
 
 use super::PhysicalReplica;
 use crate::config::{TableConfig, Tuning};
+use crate::contained::joined;
 use crate::control::{Lease, LeaseTable, lease_space, stream_label};
+use crate::destination::Destination;
 use crate::fault::Fault;
 use crate::protocol::{Action, KeyMemory, Origin};
 use crate::schema::StreamState;
@@ -42,7 +44,7 @@ pub(super) async fn left(replica: &PhysicalReplica, tuning: &Tuning) -> Result<L
     let known = control.table_streams(&table.name).await?;
     let LeaseTable { leases, .. } = control.leases(&lease_space(&table.name, &arn)).await?;
     let lineage = list_once(&region.streams, &arn).await?;
-    let peers = replica.peers();
+    let peers: Vec<Destination> = replica.peers().into_iter().map(Destination::Peer).collect();
     let kept = u64::try_from(tuning.stream_retention.as_millis()).unwrap_or(u64::MAX);
     let trimmed_to = lineage.listed_millis.unwrap_or_default().saturating_sub(kept);
     // A shard that is gone, and was not finished.
@@ -74,7 +76,7 @@ pub(super) async fn left(replica: &PhysicalReplica, tuning: &Tuning) -> Result<L
         reads.spawn(reading.run());
     }
     while let Some(read) = reads.join_next().await {
-        let (writes, unknown) = read.unwrap_or_else(|error| std::panic::resume_unwind(error.into_panic()));
+        let (writes, unknown) = joined(read);
         left.writes += writes;
         left.unknown |= unknown;
     }
@@ -82,7 +84,7 @@ pub(super) async fn left(replica: &PhysicalReplica, tuning: &Tuning) -> Result<L
 }
 
 /// The shards of which some peer may lack something.
-fn unfinished(lineage: &Lineage, leases: &BTreeMap<ShardId, Lease>, peers: &[Origin]) -> Vec<ShardId> {
+fn unfinished(lineage: &Lineage, leases: &BTreeMap<ShardId, Lease>, peers: &[Destination]) -> Vec<ShardId> {
     let done = |shard: &&ShardId| {
         leases.get(*shard).is_some_and(|lease| peers.iter().all(|peer| lease.is_done_for(peer)))
     };
@@ -90,7 +92,12 @@ fn unfinished(lineage: &Lineage, leases: &BTreeMap<ShardId, Lease>, peers: &[Ori
 }
 
 /// Whether a peer that has nothing of a shard yet lacks writes to it that are trimmed.
-fn begins_late(lease: &Lease, leases: &BTreeMap<ShardId, Lease>, peer: &Origin, trimmed_to: u64) -> bool {
+fn begins_late(
+    lease: &Lease,
+    leases: &BTreeMap<ShardId, Lease>,
+    peer: &Destination,
+    trimmed_to: u64,
+) -> bool {
     let parent = lease.parent.as_ref().and_then(|parent| leases.get(parent)?.checkpoints.get(peer));
     let expected = match lease.checkpoints.get(peer) {
         Some(own) if own.done != Position::TrimHorizon => return false,
@@ -103,7 +110,7 @@ fn begins_late(lease: &Lease, leases: &BTreeMap<ShardId, Lease>, peer: &Origin, 
 struct ShardReading {
     stream: Stream,
     origin: Origin,
-    peers: Vec<Origin>,
+    peers: Vec<Destination>,
     table: Arc<TableConfig>,
     shard: ShardId,
     lease: Option<Lease>,
@@ -114,8 +121,9 @@ struct ShardReading {
 impl ShardReading {
     /// Counts the writes that are left; and whether there may be more.
     async fn run(self) -> (u64, bool) {
-        let checkpoints = |peer: &Origin| self.lease.as_ref().and_then(|lease| lease.checkpoints.get(peer));
-        let done: BTreeMap<&Origin, Position> = self
+        let checkpoints =
+            |peer: &Destination| self.lease.as_ref().and_then(|lease| lease.checkpoints.get(peer));
+        let done: BTreeMap<&Destination, Position> = self
             .peers
             .iter()
             .map(|peer| (peer, checkpoints(peer).map_or(Position::TrimHorizon, |at| at.done.clone())))
@@ -156,7 +164,7 @@ impl ShardReading {
                     .peers
                     .iter()
                     .filter(|peer| done.get(peer).is_none_or(|done| !done.covers(&sequence)));
-                let lacking: Vec<&Origin> = lacking.collect();
+                let lacking: Vec<&Destination> = lacking.collect();
                 let judgement = memory.judge(ordinal, record, &floors, false);
                 ordinal += 1;
                 if acts && judgement.actions.iter().any(|action| self.is_for(action, &lacking)) {
@@ -172,8 +180,9 @@ impl ShardReading {
     }
 
     /// Whether an action applies to one of these peers.
-    fn is_for(&self, action: &Action, peers: &[&Origin]) -> bool {
+    fn is_for(&self, action: &Action, peers: &[&Destination]) -> bool {
         let Action::Push(write) = action else { return false };
-        peers.iter().any(|peer| self.table.selections.view(&self.origin, peer, write).is_some())
+        let mut peers = peers.iter().filter_map(|peer| peer.peer());
+        peers.any(|peer| self.table.selections.view(&self.origin, peer, write).is_some())
     }
 }

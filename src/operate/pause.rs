@@ -15,6 +15,7 @@ use super::agents::{SeenAgent, Watch, silence};
 use super::replicas::client;
 use crate::clock::{moment, wall_millis};
 use crate::config::Config;
+use crate::contained::joined;
 use crate::control::{Beat, ControlTable};
 use crate::fault::Fault;
 use crate::observe::Report;
@@ -106,7 +107,7 @@ pub async fn pause(
     }
     let (mut all, mut failure) = (Vec::new(), None);
     while let Some(set) = under_way.join_next().await {
-        match set.unwrap_or_else(|error| std::panic::resume_unwind(error.into_panic())) {
+        match joined(set) {
             Ok(flows) => all.extend(flows),
             Err(error) => failure = Some(error),
         }

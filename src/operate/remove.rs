@@ -12,7 +12,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use serde::Serialize;
-use tokio::time::{Instant, timeout, timeout_at};
+use tokio::time::{Instant, timeout_at};
 use tracing::warn;
 
 use super::agents::{AgentElsewhere, Patience, elsewhere, running};
@@ -22,7 +22,7 @@ use super::{Arrival, OperateError, PhysicalReplica, TableReplicas, Watermark, ta
 use crate::clock::wall_millis;
 use crate::config::Config;
 use crate::control::{Cause, ControlTable, Gap, lease_space};
-use crate::fault::{Fault, FaultKind};
+use crate::fault::{Fault, FaultKind, in_time};
 use crate::protocol::Origin;
 use crate::region::Region;
 use crate::schema::StreamState;
@@ -227,7 +227,7 @@ async fn look(
             let look = timeout_at(deadline, left(replica, &config.tuning)).await;
             let left = look.unwrap_or_else(|_| {
                 let message = format!("its stream could not be read within {} s", options.timeout.as_secs());
-                Err(Fault { kind: FaultKind::Unreachable, code: String::new(), message })
+                Err(Fault::new(FaultKind::Unreachable, message))
             });
             removal.left.push(match left {
                 Ok(left) => left,
@@ -265,11 +265,8 @@ async fn mark(tables: &[TableReplicas], removal: &Removal) -> Result<(), Operate
             until_millis: wall_millis(),
             found_millis: wall_millis(),
         };
-        let saved = timeout(ANSWER, first.control().save_gap(table.name(), &gap)).await;
-        let saved = saved.unwrap_or_else(|_| {
-            let message = format!("no answer within {} s", ANSWER.as_secs());
-            Err(Fault { kind: FaultKind::Unreachable, code: String::new(), message })
-        });
+        let control = first.control();
+        let saved = in_time(ANSWER, "no answer", control.save_gap(table.name(), &gap)).await;
         saved.map_err(|fault| first.at_control(fault))?;
     }
     Ok(())

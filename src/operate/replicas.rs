@@ -80,11 +80,7 @@ impl PhysicalReplica {
         let described = self.describe().await.map_err(|fault| self.at(fault))?;
         let StreamState::On { arn } = described.stream else {
             let message = "the table has no stream with both images; `tradewind init` says what to do";
-            return Err(self.at(Fault {
-                kind: FaultKind::Missing,
-                code: String::new(),
-                message: message.to_owned(),
-            }));
+            return Err(self.at(Fault::new(FaultKind::Missing, message)));
         };
         Ok(arn)
     }
@@ -109,10 +105,6 @@ pub(super) fn client<'a>(
     regions.get(region).ok_or_else(|| OperateError {
         region: region.clone(),
         table: table.to_owned(),
-        fault: Fault {
-            kind: FaultKind::Invalid,
-            code: String::new(),
-            message: "there is no client for the region".to_owned(),
-        },
+        fault: Fault::new(FaultKind::Invalid, "there is no client for the region"),
     })
 }

@@ -5,12 +5,11 @@ use std::time::Duration;
 
 use serde::Serialize;
 use tokio::task::JoinSet;
-use tokio::time::timeout;
 
 use crate::clock::wall_millis;
 use crate::config::Config;
 use crate::control::{AgentId, ControlTable, SavedReport};
-use crate::fault::{Fault, FaultKind};
+use crate::fault::{Fault, in_time};
 use crate::observe::{Heard, Overview, Report};
 use crate::protocol::Origin;
 use crate::region::Region;
@@ -43,7 +42,7 @@ pub async fn status(config: &Config, regions: &BTreeMap<Origin, Region>) -> Stat
     let mut reads = JoinSet::new();
     for region in regions.values() {
         let (name, control) = (region.name.clone(), ControlTable::of(region));
-        reads.spawn(async move { (name, read(&control).await) });
+        reads.spawn(async move { (name, in_time(ANSWER, "no answer", control.reports()).await) });
     }
     let mut newest: BTreeMap<(Origin, AgentId), SavedReport> = BTreeMap::new();
     let mut silent = Vec::new();
@@ -67,11 +66,4 @@ pub async fn status(config: &Config, regions: &BTreeMap<Origin, Region>) -> Stat
         .map(|report| Heard { silent: Duration::from_millis(now.saturating_sub(report.millis)), report });
     let names: Vec<Origin> = config.regions.iter().map(|region| region.name.clone()).collect();
     Status { overview: Overview::of(&names, heard.collect()), silent }
-}
-
-async fn read(control: &ControlTable) -> Result<Vec<SavedReport>, Fault> {
-    timeout(ANSWER, control.reports()).await.unwrap_or_else(|_| {
-        let message = format!("no answer within {} s", ANSWER.as_secs());
-        Err(Fault { kind: FaultKind::Unreachable, code: String::new(), message })
-    })
 }

@@ -14,7 +14,9 @@ use tracing::warn;
 
 use super::{OperateError, PhysicalReplica, TableReplicas};
 use crate::clock::{moment, wall_millis};
+use crate::contained::joined;
 use crate::control::{Gap, Lease, LeaseTable, lease_space};
+use crate::destination::Destination;
 use crate::protocol::Origin;
 use crate::source::dynamodb_streams::list_once;
 use crate::source::{Lineage, ShardId};
@@ -67,7 +69,7 @@ pub async fn wait(
     let (mut all, mut over) = (Vec::new(), 0);
     while let Some(arrivals) = waits.join_next().await {
         // A wait that panics is a defect; nothing may count as arrived because of it.
-        all.extend(arrivals.unwrap_or_else(|error| std::panic::resume_unwind(error.into_panic()))?);
+        all.extend(joined(arrivals)?);
         over += 1;
         are_over(over);
     }
@@ -94,14 +96,14 @@ struct ShardProgress<'a> {
 impl ShardProgress<'_> {
     /// Whether a shard has ended that has no child yet: what was written before the barrier may be in a
     /// child that was not listed.
-    fn lacks_children(&self, peers: &[&Origin]) -> bool {
+    fn lacks_children(&self, peers: &[Destination]) -> bool {
         let has_ended = |shard: &ShardId| {
             self.leases.get(shard).is_some_and(|lease| peers.iter().all(|peer| lease.is_done_for(peer)))
         };
         self.lineage.shards().any(|shard| has_ended(shard) && !self.lineage.has_children(shard))
     }
 
-    fn arrival(&self, origin: &PhysicalReplica, peer: &Origin) -> Arrival {
+    fn arrival(&self, origin: &PhysicalReplica, peer: &Destination) -> Arrival {
         let has_passed = |lease: &&Lease| {
             let has_heirs = self.lineage.has_children(&lease.shard);
             lease.has_passed(self.barrier, peer) && (has_heirs || !lease.is_done_for(peer))
@@ -110,7 +112,7 @@ impl ShardProgress<'_> {
         Arrival {
             table: origin.table.name.clone(),
             origin: origin.region.name.clone(),
-            peer: peer.clone(),
+            peer: peer.region(&origin.region.name).clone(),
             shards: self.lineage.shards().count(),
             arrived: leases.filter(has_passed).count(),
             paused_until: None,
@@ -131,7 +133,8 @@ async fn wait_for(
     let barrier = control.raise_barrier(&space).await.map_err(|fault| origin.at_control(fault))?;
     let list = || async { list_once(&origin.region.streams, &arn).await.map_err(|fault| origin.at(fault)) };
     let mut lineage = list().await?;
-    let peers: Vec<&Origin> = peers.iter().filter(|peer| origin.table.is_in(peer)).collect();
+    let peers = peers.iter().filter(|peer| origin.table.is_in(peer));
+    let peers: Vec<Destination> = peers.map(|peer| Destination::replica(peer, &origin.region.name)).collect();
     let mut is_told = false;
     let mut ticks = tokio::time::interval(LOOK);
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);

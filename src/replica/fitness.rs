@@ -61,7 +61,7 @@ impl Fitness {
             None => None,
         };
         if let Some(message) = reason {
-            let fault = Fault { kind: FaultKind::Missing, code: String::new(), message };
+            let fault = Fault::new(FaultKind::Missing, message);
             *unfit = Some((Instant::now(), fault.clone()));
             return Err(fault);
         }

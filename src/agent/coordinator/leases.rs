@@ -12,8 +12,8 @@ use crate::agent::family::Family;
 use crate::agent::shared::Shared;
 use crate::config::Start;
 use crate::control::{Lease, LeaseTable, Leases};
+use crate::destination::Destination;
 use crate::fault::Fault;
-use crate::protocol::Origin;
 use crate::source::dynamodb_streams::own_millis;
 use crate::source::{Lineage, ShardId};
 
@@ -122,7 +122,7 @@ impl Coordinator {
         for shard in gone {
             let Some(row) = rows.get(&shard) else { continue };
             let missed = lanes.keys().filter(|peer| childless.contains(&shard) || !row.is_done_for(peer));
-            let missed: Vec<Origin> = missed.cloned().collect();
+            let missed: Vec<&Destination> = missed.collect();
             if !missed.is_empty() {
                 let family = Family { lineage, leases: rows };
                 let from = missed.iter().map(|peer| family.lease_promise(row, peer)).min();

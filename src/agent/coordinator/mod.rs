@@ -38,8 +38,9 @@ use super::track::TrackState;
 use crate::config::Start;
 use crate::control::{Lease, Leases};
 use crate::deliver::Tenure;
+use crate::destination::Destination;
 use crate::fault::Fault;
-use crate::protocol::{Hlc, Origin};
+use crate::protocol::Hlc;
 use crate::source::{Lineage, ShardId};
 
 pub(super) use shards::Shards;
@@ -57,10 +58,10 @@ pub(super) struct Coordinator {
     /// For a stream with a successor: the destinations that lack some of it. Once all have it, it is over.
     behind: Option<Arc<Before>>,
     /// When the list was requested that first showed a destination at the end of all shards.
-    at_end: BTreeMap<Origin, Instant>,
+    at_end: BTreeMap<Destination, Instant>,
     lineage: watch::Receiver<Option<Lineage>>,
     /// What may be reported to each peer, and to ourselves: what is durably done there.
-    promises: Arc<BTreeMap<Origin, watch::Sender<Hlc>>>,
+    promises: Arc<BTreeMap<Destination, watch::Sender<Hlc>>>,
     /// Passes on to the tracks what is requested of the table's agents.
     asked: watch::Sender<Asked>,
     holds: Holds,
@@ -70,6 +71,23 @@ pub(super) struct Coordinator {
     free: BTreeSet<ShardId>,
     retention: Retention,
     rng: fastrand::Rng,
+}
+
+/// When the leases are checked next, and the earliest time for that.
+struct Due {
+    next: Instant,
+    soonest: Instant,
+}
+
+/// Why the coordinator has woken up.
+enum Woken {
+    /// It is time to check the leases.
+    Timer,
+    /// There is a reason to.
+    Reason,
+    Stopped,
+    /// What it depends on has ended.
+    Broken,
 }
 
 /// The result of checking the leases.
@@ -97,7 +115,7 @@ impl Coordinator {
         behind: Option<Arc<Before>>,
         shards: Arc<Shards>,
         asked: watch::Sender<Asked>,
-        promises: Arc<BTreeMap<Origin, watch::Sender<Hlc>>>,
+        promises: Arc<BTreeMap<Destination, watch::Sender<Hlc>>>,
     ) -> Self {
         Self {
             lineage: shared.stream.lineage.clone(),
@@ -117,10 +135,6 @@ impl Coordinator {
         }
     }
 
-    pub(super) fn origin(&self) -> &Origin {
-        &self.shared.origin
-    }
-
     /// The destinations that lack some of the stream, if it has a successor.
     pub(super) fn behind(&self) -> Option<&Arc<Before>> {
         self.behind.as_ref()
@@ -132,46 +146,16 @@ impl Coordinator {
         let (leases, read_leases) = watch::channel(Leases::new());
         let mut holdings: JoinSet<ShardId> = JoinSet::new();
         let mut running: BTreeMap<ShardId, Running> = BTreeMap::new();
-        // When the leases are checked next, and the earliest time for that.
-        let mut next = Instant::now();
-        let mut soonest = next;
+        let now = Instant::now();
+        let mut due = Due { next: now, soonest: now };
         loop {
-            let sharing = Arc::clone(&self.shared);
-            tokio::select! {
-                biased;
-                () = stop.cancelled() => break,
-                Some(ended) = holdings.join_next() => {
-                    match ended {
-                        Ok(shard) => self.ended(&shard, &mut running).await,
-                        // The table's task ends too, and is restarted.
-                        Err(broken) => match broken.try_into_panic() {
-                            Ok(panic) => std::panic::resume_unwind(panic),
-                            Err(_) => return false,
-                        },
-                    }
-                    self.shared.stream.look.notify_one();
-                    next = next.min(soonest);
-                }
-                () = sharing.wake.notified() => {
-                    self.shards.change(|state| state.settled = false);
-                    self.shared.stream.look.notify_one();
-                    next = next.min(soonest);
-                }
-                changed = self.lineage.changed() => {
-                    if changed.is_err() {
-                        return false;
-                    }
-                    next = next.min(soonest);
-                }
-                changed = self.member.crew.changed() => {
-                    if changed.is_err() {
-                        return false;
-                    }
-                    next = next.min(soonest);
-                }
-                () = tokio::time::sleep_until(next) => {}
+            match self.wake(&mut holdings, &mut running, &due, &stop).await {
+                Woken::Timer => {}
+                Woken::Reason => due.next = due.next.min(due.soonest),
+                Woken::Stopped => break,
+                Woken::Broken => return false,
             }
-            if Instant::now() < next {
+            if Instant::now() < due.next {
                 continue;
             }
             let found = tokio::select! {
@@ -180,8 +164,8 @@ impl Coordinator {
                 () = stop.cancelled() => break,
                 found = self.share_out(&mut running) => found,
             };
-            next = Instant::now() + self.shared.tuning.lease_interval(0);
-            let Found { lineage, rows, taken, verified } = match found {
+            due.next = Instant::now() + self.shared.tuning.lease_interval(0);
+            let found = match found {
                 Ok(Some(found)) => found,
                 Ok(None) => continue,
                 Err(fault) => {
@@ -190,36 +174,87 @@ impl Coordinator {
                     continue;
                 }
             };
-            next = Instant::now() + self.shared.tuning.lease_interval(rows.len());
-            soonest = Instant::now()
-                + self.shared.tuning.lease_interval(rows.len()) * u32::from(rows.len() > FEW) / 5;
-            self.promise(&lineage, &rows);
-            if self.is_over(&lineage, &rows) && running.is_empty() {
+            let Found { lineage, rows, .. } = &found;
+            let interval = self.shared.tuning.lease_interval(rows.len());
+            let now = Instant::now();
+            due = Due { next: now + interval, soonest: now + interval * u32::from(rows.len() > FEW) / 5 };
+            self.promise(lineage, rows);
+            if self.is_over(lineage, rows) && running.is_empty() {
                 return true;
             }
-            let family = Family { lineage: &lineage, leases: &rows };
-            let older = self.shared.before.as_ref().map(|before| before.shards()).unwrap_or_default();
-            let ancestors = |lease: &Lease| [older.clone(), family.ancestors(&lease.shard)].concat();
-            let ancestors: Vec<_> = taken.iter().map(ancestors).collect();
-            leases.send_replace(rows);
-            for (lease, ancestors) in taken.into_iter().zip(ancestors) {
-                let (state, states) = watch::channel(TrackState::default());
-                let tenure = Arc::new(Tenure::until(verified + self.shared.tuning.tenure()));
-                let shard = lease.shard.clone();
-                debug!(region = %self.shared.origin, table = self.shared.table, %shard, "holding the lease of a shard");
-                self.shards.change(|all| _ = all.tracks.insert(shard.clone(), states));
-                self.shared.backlogs.begin(&lease);
-                running.insert(shard.clone(), Running { lease: lease.clone(), tenure: Arc::clone(&tenure) });
-                let holding = Holding::new(lease, ancestors, tenure);
-                let run = holding.run(Arc::clone(&self.shared), read_leases.clone(), state, stop.clone());
+            for (holding, state) in self.hold(found, &leases, &mut running) {
+                let (shared, leases, stop) = (Arc::clone(&self.shared), read_leases.clone(), stop.clone());
                 holdings.spawn(async move {
-                    run.await;
+                    let shard = holding.lease.shard.clone();
+                    holding.run(shared, leases, state, stop).await;
                     shard
                 });
             }
         }
-        self.wind_down(holdings, running, next).await;
+        self.wind_down(holdings, running, due.next).await;
         false
+    }
+
+    /// Waits until there is a reason to check the leases, or it is time to.
+    async fn wake(
+        &mut self,
+        holdings: &mut JoinSet<ShardId>,
+        running: &mut BTreeMap<ShardId, Running>,
+        due: &Due,
+        stop: &CancellationToken,
+    ) -> Woken {
+        let sharing = Arc::clone(&self.shared);
+        let is_there = tokio::select! {
+            biased;
+            () = stop.cancelled() => return Woken::Stopped,
+            Some(ended) = holdings.join_next() => {
+                match ended {
+                    Ok(shard) => self.ended(&shard, running).await,
+                    // The table's task ends too, and is restarted.
+                    Err(broken) => match broken.try_into_panic() {
+                        Ok(panic) => std::panic::resume_unwind(panic),
+                        Err(_) => return Woken::Broken,
+                    },
+                }
+                self.shared.stream.look.notify_one();
+                true
+            }
+            () = sharing.wake.notified() => {
+                self.shards.change(|state| state.settled = false);
+                self.shared.stream.look.notify_one();
+                true
+            }
+            changed = self.lineage.changed() => changed.is_ok(),
+            changed = self.member.crew.changed() => changed.is_ok(),
+            () = tokio::time::sleep_until(due.next) => return Woken::Timer,
+        };
+        if is_there { Woken::Reason } else { Woken::Broken }
+    }
+
+    /// Begins to hold the leases that have been taken. Returns what reads their shards.
+    fn hold(
+        &self,
+        found: Found,
+        leases: &watch::Sender<Leases>,
+        running: &mut BTreeMap<ShardId, Running>,
+    ) -> Vec<(Holding, watch::Sender<TrackState>)> {
+        let Found { lineage, rows, taken, verified } = found;
+        let family = Family { lineage: &lineage, leases: &rows };
+        let older = self.shared.before.as_ref().map(|before| before.shards()).unwrap_or_default();
+        let holdings = taken.into_iter().map(|lease| {
+            let shard = lease.shard.clone();
+            debug!(region = %self.shared.origin, table = self.shared.table, %shard, "holding the lease of a shard");
+            let ancestors = [older.clone(), family.ancestors(&shard)].concat();
+            let tenure = Arc::new(Tenure::until(verified + self.shared.tuning.tenure()));
+            let (state, states) = watch::channel(TrackState::default());
+            self.shards.change(|all| _ = all.tracks.insert(shard.clone(), states));
+            self.shared.backlogs.begin(&lease);
+            running.insert(shard, Running { lease: lease.clone(), tenure: Arc::clone(&tenure) });
+            (Holding::new(lease, ancestors, tenure), state)
+        });
+        let holdings = holdings.collect();
+        leases.send_replace(rows);
+        holdings
     }
 
     /// Finishes what is in progress, and releases all leases.

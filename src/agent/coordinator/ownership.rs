@@ -6,6 +6,7 @@ use super::Running;
 use crate::agent::family::Family;
 use crate::agent::shared::Shared;
 use crate::control::{AgentId, Lease, Leases};
+use crate::destination::Destination;
 use crate::source::{Lineage, ShardId};
 
 /// The assignment of shards to agents.
@@ -19,11 +20,11 @@ pub(super) struct Ownership<'a> {
 impl Ownership<'_> {
     /// The leases of the shards that can be read: not yet read to their ends, but with all parents read.
     fn open(&self) -> impl Iterator<Item = &Lease> {
-        let Self { shared, lineage, rows, .. } = self;
+        let Self { lineage, rows, .. } = self;
         rows.values().filter(move |row| {
             let parent = Family { lineage, leases: rows }.parent(&row.shard);
             let ready = parent.is_none_or(|parent| {
-                rows.get(parent).is_some_and(|parent| parent.is_done_for(&shared.origin))
+                rows.get(parent).is_some_and(|parent| parent.is_done_for(&Destination::Home))
             });
             lineage.contains(&row.shard) && ready && !self.is_done(row)
         })

@@ -9,10 +9,11 @@ use tracing::{error, info, warn};
 use super::feed::{Feed, FeedState};
 use super::{Notice, Track};
 use crate::agent::progress::Needs;
-use crate::agent::shared::{Shared, in_time};
+use crate::agent::shared::{Shared, save_in_time};
 use crate::clock::wall_millis;
 use crate::config::Tuning;
 use crate::control::{Checkpoint, Held};
+use crate::destination::Destination;
 use crate::protocol::{Hlc, Origin};
 use crate::spill::SpillError;
 
@@ -37,7 +38,7 @@ impl Track {
         self.settle();
         self.forget().await;
         let now = self.needs();
-        let mut changed: Vec<(Origin, Checkpoint)> = Vec::new();
+        let mut changed: Vec<(Destination, Checkpoint)> = Vec::new();
         let mut least = self.progress.next();
         for (destination, feed) in &self.feeds {
             let unfinished = feed.unfinished(self.progress.next());
@@ -75,12 +76,12 @@ impl Track {
     }
 
     /// Saves what has changed. Returns whether that is durable.
-    async fn save(&self, changed: &[(Origin, Checkpoint)]) -> bool {
+    async fn save(&self, changed: &[(Destination, Checkpoint)]) -> bool {
         let Shared { control, table, space, origin, .. } = &*self.shared;
         let lease = &self.holding.lease;
         let mut saves = self.holding.saves.lock().await;
         *saves += 1;
-        match in_time(control.save_checkpoints(space, lease, *saves, origin, changed)).await {
+        match save_in_time(control.save_checkpoints(space, lease, *saves, changed)).await {
             Ok(Held::Yes) => return true,
             Ok(Held::No) => {
                 info!(region = %origin, table, shard = %lease.shard, "another agent has taken the shard");
@@ -164,7 +165,7 @@ impl Track {
     /// Hands on the peers that have done everything they were given.
     fn release_dropped(&mut self) {
         let finished = |feed: &Feed| feed.is_dropped() && feed.is_saved();
-        let released: Vec<Origin> =
+        let released: Vec<Destination> =
             self.feeds.iter().filter(|(_, feed)| finished(feed)).map(|(peer, _)| peer.clone()).collect();
         for peer in released {
             if let Some(saved) = self.feeds.remove(&peer).and_then(|feed| feed.saved) {

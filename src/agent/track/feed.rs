@@ -96,3 +96,56 @@ impl Feed {
         })
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn checkpoint(done: &str, rewind: &str, millis: u64, barrier: u64) -> Checkpoint {
+        let rewind = [(crate::source::ShardId("s".into()), Position::from(rewind))].into();
+        let (done, floors, terms) = (Position::from(done), Default::default(), Vec::new());
+        Checkpoint { done, rewind, floors, terms, millis, barrier }
+    }
+
+    fn fed(saved: Option<Checkpoint>) -> Feed {
+        Feed::new(FeedState::Fed, Position::TrimHorizon, saved)
+    }
+
+    #[test]
+    fn a_checkpoint_never_goes_back_and_is_saved_when_it_says_more() {
+        let saved = checkpoint("20", "10", 100_000, 3);
+        for (next, expected, is_saved) in [
+            // Read again from an earlier position: what it would say is not true yet.
+            (checkpoint("15", "5", 90_000, 0), checkpoint("20", "10", 100_000, 3), false),
+            (checkpoint("15", "5", 900_000, 4), checkpoint("20", "10", 100_000, 3), false),
+            (checkpoint("20", "10", 159_999, 3), checkpoint("20", "10", 159_999, 3), false),
+            (checkpoint("20", "10", 160_000, 3), checkpoint("20", "10", 160_000, 3), true),
+            (checkpoint("20", "10", 0, 4), checkpoint("20", "10", 100_000, 4), true),
+            (checkpoint("20", "10", 100_000, 3), checkpoint("20", "10", 100_000, 3), false),
+            (checkpoint("20", "12", 100_000, 3), checkpoint("20", "12", 100_000, 3), true),
+            (checkpoint("21", "10", 90_000, 2), checkpoint("21", "10", 100_000, 3), true),
+            (checkpoint("SHARD_END", "10", 0, 0), checkpoint("SHARD_END", "10", 100_000, 3), true),
+        ] {
+            let feed = fed(Some(saved.clone()));
+            let advanced = feed.advance(next.clone());
+            assert_eq!(advanced, expected, "{next:?}");
+            assert_eq!(feed.is_worth_saving(&advanced), is_saved, "{next:?}");
+        }
+        let new = fed(None);
+        assert_eq!(new.advance(saved.clone()), saved);
+        assert!(new.is_worth_saving(&saved), "the lease names the destination from now on");
+    }
+
+    #[test]
+    fn what_is_in_progress_is_not_finished() {
+        let feed = fed(None);
+        assert_eq!(feed.unfinished(9), 9);
+        feed.ledger.begin(5, 0);
+        feed.ledger.begin(7, 0);
+        assert_eq!(feed.unfinished(9), 5);
+        feed.ledger.finish(5);
+        assert_eq!(feed.unfinished(9), 7);
+        feed.ledger.finish(7);
+        assert_eq!(feed.unfinished(9), 9);
+    }
+}

@@ -32,7 +32,8 @@ use super::shared::{SAVE_AGAIN, Shared};
 use super::terms::Terms;
 use crate::control::{Checkpoint, Gap};
 use crate::deliver::Complaints;
-use crate::protocol::{Floors, Origin};
+use crate::destination::Destination;
+use crate::protocol::Floors;
 use crate::source::{Position, ShardId, StreamEvent};
 use crate::spill::Keys;
 
@@ -45,9 +46,9 @@ const DRAIN_POLL: Duration = Duration::from_millis(20);
 #[derive(Debug)]
 pub(super) enum Command {
     /// Feed this peer again, from here on.
-    Attach(Origin, Arc<watch::Sender<Meeting>>),
+    Attach(Destination, Arc<watch::Sender<Meeting>>),
     /// Everything before that is done, and saved up to this checkpoint.
-    Joined(Origin, Option<Checkpoint>),
+    Joined(Destination, Option<Checkpoint>),
 }
 
 /// Where a peer that catches up is to meet the main track.
@@ -65,7 +66,7 @@ pub(super) enum Meeting {
 #[derive(Debug)]
 pub(super) enum Notice {
     /// A peer can't keep up; it has been given everything up to this checkpoint.
-    Dropped(Origin, Checkpoint),
+    Dropped(Destination, Checkpoint),
 }
 
 /// When a track ends, other than at the shard's end.
@@ -92,7 +93,7 @@ pub(super) struct Track {
     /// judging.
     oldest: u64,
     progress: Progress,
-    feeds: BTreeMap<Origin, Feed>,
+    feeds: BTreeMap<Destination, Feed>,
     /// Nothing created before this is missing anywhere, in milliseconds, when this track started.
     known_millis: u64,
     /// The gaps whose marks are not durable yet.
@@ -120,7 +121,7 @@ impl Track {
     pub(super) fn new(
         shared: Arc<Shared>,
         holding: Arc<Holding>,
-        destinations: &BTreeMap<Origin, StartPoint>,
+        destinations: &BTreeMap<Destination, StartPoint>,
         notices: mpsc::UnboundedSender<Notice>,
         state: watch::Sender<TrackState>,
         stop: CancellationToken,
@@ -128,7 +129,7 @@ impl Track {
         let base = holding.base(destinations.values().map(|from| &from.checkpoint));
         let floors = destinations.values().map(|from| from.checkpoint.floors.clone());
         let floors = floors.reduce(|a, b| a.meet(&b)).unwrap_or_default();
-        let is_main = destinations.contains_key(&shared.origin);
+        let is_main = destinations.contains_key(&Destination::Home);
         let terms = destinations.values().flat_map(|from| from.checkpoint.terms.clone());
         let from = base.iter().map(|(shard, (position, _))| (shard.clone(), position.clone())).collect();
         let terms = Terms::new(floors.clone(), holding.in_order(from), terms);
@@ -138,9 +139,9 @@ impl Track {
         let unread = destinations.iter().filter_map(|(destination, from)| {
             let (trimmed_to, kept) = (shared.trimmed_to()?, shared.retention_millis());
             let since = holding.trimmed_unread(from, begins_at_oldest, trimmed_to, kept)?;
-            Some((destination.clone(), since))
+            Some((destination, since))
         });
-        let (lacking, since): (Vec<Origin>, Vec<u64>) = unread.unzip();
+        let (lacking, since): (Vec<&Destination>, Vec<u64>) = unread.unzip();
         let since = since.into_iter().min();
         let unmarked = since.and_then(|since| shared.gap(&holding.lease.shard, lacking, since));
         let feeds = destinations
@@ -269,8 +270,7 @@ impl Track {
             StreamEvent::Page(page) => self.page(page).await,
             StreamEvent::Trimmed { shard, after } => {
                 debug!(%shard, %after, "records after this position were trimmed");
-                let peers = self.feeds.keys().cloned().collect();
-                self.unmarked.extend(self.shared.gap(&shard, peers, self.known_millis));
+                self.unmarked.extend(self.shared.gap(&shard, self.feeds.keys(), self.known_millis));
             }
             StreamEvent::Failed if self.is_main => self.shared.backlogs.failed(&self.holding.lease.shard),
             StreamEvent::Failed => {}
@@ -313,7 +313,7 @@ impl Track {
     /// made.
     async fn drain(&self) {
         let is_under_way =
-            |(peer, feed): (&Origin, &Feed)| !self.shared.pauses.holds(peer) && !feed.ledger.is_empty();
+            |(peer, feed): (&Destination, &Feed)| !self.shared.pauses.holds(peer) && !feed.ledger.is_empty();
         let deadline = Instant::now() + self.shared.tuning.draining();
         let mut ticks = tokio::time::interval(DRAIN_POLL);
         while self.feeds.iter().any(is_under_way) {

@@ -10,14 +10,15 @@ use super::feed::{Dropped, Feed, FeedState};
 use super::{Meeting, Track};
 use crate::agent::holding::Holding;
 use crate::agent::progress::PageEnd;
-use crate::agent::shared::{SAVE_AGAIN, Shared, in_time};
+use crate::agent::shared::{SAVE_AGAIN, Shared, save_in_time};
 use crate::agent::times::Created;
 use crate::clock::wall_millis;
 use crate::config::Conflicts;
 use crate::control::{Cause, Gap, Held, Jump, Lease};
 use crate::deliver::{Job, Source};
+use crate::destination::Destination;
 use crate::log_key::log_key;
-use crate::protocol::{Conflict, Floors, Judgement, KeyId, Origin, Record, Version, is_credible};
+use crate::protocol::{Conflict, Floors, Judgement, KeyId, Record, Version, is_credible};
 use crate::source::dynamodb_streams::own_millis;
 use crate::source::{Extent, Page, Sequence, ShardId, UnreadableRecord};
 use crate::spill::SpillError;
@@ -88,13 +89,13 @@ impl Track {
         }
         self.make_room();
         let is_new = |feed: &Feed| acts && !feed.start.covers(sequence);
-        let targets: Vec<Origin> =
+        let targets: Vec<Destination> =
             self.feeds.iter().filter(|(_, feed)| is_new(feed)).map(|(name, _)| name.clone()).collect();
         if self.is_main && !targets.is_empty() {
             self.count(&judgement);
             if let Some(conflict) = judgement.conflict.take() {
                 self.report(&conflict);
-                let own = self.feeds.get(&self.shared.origin).filter(|feed| is_new(feed));
+                let own = self.feeds.get(&Destination::Home).filter(|feed| is_new(feed));
                 if let (Some(recorder), Some(feed)) = (&self.shared.recorder, own) {
                     recorder.record(conflict, created_millis, ordinal, &feed.ledger);
                 }
@@ -164,7 +165,7 @@ impl Track {
         let Holding { lease, tenure, .. } = &*self.holding;
         let save = async {
             loop {
-                match in_time(control.save_jumps(space, lease, jumps)).await {
+                match save_in_time(control.save_jumps(space, lease, jumps)).await {
                     Ok(Held::Yes) => return true,
                     Ok(Held::No) => {
                         tenure.end();
@@ -242,12 +243,12 @@ impl Track {
         self.unmarked.push(gap);
     }
 
-    /// Notifies the lanes of the peer that a write of its own has arrived, if one of the key may be in
-    /// flight.
+    /// Notifies the lanes that a peer's write has arrived, where one of the key may be in flight.
     fn arrived(&self, key: KeyId, version: &Version) {
-        let feed = self.feeds.get(&version.origin).filter(|feed| !feed.ledger.is_empty());
-        if let (Some(_), Some(lanes)) = (feed, self.shared.lanes.get(&version.origin)) {
-            lanes.arrived(key, version.clone());
+        for (target, _) in self.feeds.iter().filter(|(_, feed)| !feed.ledger.is_empty()) {
+            if let Some(lanes) = self.shared.lanes.get(target) {
+                lanes.arrived(key, version.clone());
+            }
         }
     }
 
@@ -265,7 +266,7 @@ impl Track {
 
     /// Queues an action for a destination. Waits for a destination without space, but for a peer no longer
     /// than the others can bear.
-    async fn dispatch(&mut self, target: &Origin, job: Job) {
+    async fn dispatch(&mut self, target: &Destination, job: Job) {
         let Some(lanes) = self.shared.lanes.get(target).cloned() else { return };
         let alone = self.feeds.len() == 1;
         let Some(feed) = self.feeds.get_mut(target) else { return };
@@ -278,7 +279,7 @@ impl Track {
             return;
         };
         let waiting = Instant::now();
-        if alone || *target == self.shared.origin {
+        if alone || *target == Destination::Home {
             tokio::select! {
                 biased;
                 () = lanes.send(job) => {}
@@ -293,7 +294,7 @@ impl Track {
         }
     }
 
-    fn drop_feed(&mut self, peer: &Origin, ordinal: u64, created_millis: u64) {
+    fn drop_feed(&mut self, peer: &Destination, ordinal: u64, created_millis: u64) {
         let (needs, progress) = (self.needs(), self.progress.before(ordinal));
         let Some(feed) = self.feeds.get_mut(peer) else { return };
         warn!(

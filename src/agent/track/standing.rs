@@ -6,6 +6,7 @@ use super::Track;
 use super::feed::FeedState;
 use crate::agent::progress::PageEnd;
 use crate::agent::shared::Shared;
+use crate::destination::Destination;
 
 impl Track {
     pub(super) fn note_idle(&self, end: &PageEnd) {
@@ -23,7 +24,7 @@ impl Track {
     /// Records how far the peers are behind; an age is that of the oldest write that a peer lacks. `unread`
     /// is how old the unread part may be, if that is known.
     pub(super) fn note_backlogs(&self, unread: Option<Duration>, now: u64) {
-        let Shared { origin, backlogs, .. } = &*self.shared;
+        let Shared { backlogs, .. } = &*self.shared;
         let shard = &self.holding.lease.shard;
         if self.is_main && self.progress.is_closed() {
             backlogs.closed(shard);
@@ -31,7 +32,7 @@ impl Track {
             backlogs.read(shard);
         }
         let since = |millis: u64| Duration::from_millis(now.saturating_sub(millis));
-        for (peer, feed) in self.feeds.iter().filter(|(peer, _)| *peer != origin) {
+        for (peer, feed) in self.feeds.iter().filter(|(peer, _)| **peer != Destination::Home) {
             let unread = match &feed.state {
                 // What is read again was done before.
                 FeedState::Fed => {

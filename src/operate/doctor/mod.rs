@@ -21,6 +21,7 @@ use tokio::task::JoinSet;
 
 use self::place::SurveyedRegion;
 use crate::config::Config;
+use crate::contained::joined;
 use crate::operate::{OperateError, TableReplicas};
 use crate::protocol::Origin;
 use crate::region::Region;
@@ -66,7 +67,7 @@ pub async fn doctor(config: &Config, regions: &BTreeMap<Origin, Region>, agents_
     }
     let mut places: BTreeMap<Origin, SurveyedRegion> = BTreeMap::new();
     while let Some(place) = looks.join_next().await {
-        let place = place.unwrap_or_else(|error| std::panic::resume_unwind(error.into_panic()));
+        let place = joined(place);
         places.insert(place.region.clone(), place);
     }
     findings.extend(place::clocks(&places));

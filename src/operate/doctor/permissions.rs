@@ -91,8 +91,7 @@ fn key(table: &TableDescription) -> Option<(String, Item)> {
 pub(super) async fn attempt(region: &Region, table: &TableDescription, action: Action) -> Outcome {
     let name = table.table_name().unwrap_or_default();
     let Some((hash, key)) = key(table) else {
-        let message = "the table's keys are not known".to_owned();
-        return Outcome::Unknown(Fault { kind: FaultKind::Invalid, code: String::new(), message });
+        return Outcome::Unknown(Fault::new(FaultKind::Invalid, "the table's keys are not known"));
     };
     let client = &region.tables;
     match action {

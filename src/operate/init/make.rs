@@ -143,5 +143,5 @@ async fn wait_until_active(region: &Region, table: &str) -> Result<(), Fault> {
         ticks.tick().await;
     }
     let message = format!("the table is not active after {} minutes", PATIENCE.as_secs() / 60);
-    Err(Fault { kind: FaultKind::Unreachable, code: String::new(), message })
+    Err(Fault::new(FaultKind::Unreachable, message))
 }

@@ -13,6 +13,7 @@ use super::seeder::Seeder;
 use super::{HOLD_FOR, SeedError, SeedOptions, SeedProgress, Seeded};
 use crate::clock::wall_millis;
 use crate::config::Config;
+use crate::contained::joined;
 use crate::control::{ControlTable, SeededSegment, SegmentPosition};
 use crate::operate::scanned::ScannedReplica;
 use crate::operate::{OperateError, named_tables};
@@ -71,7 +72,7 @@ async fn seed_table(seeder: &Arc<Seeder>, stop: watch::Receiver<bool>) -> Result
                 reads.spawn(reading.run(row.clone()));
             }
             while let Some(read) = reads.join_next().await {
-                let row = read.unwrap_or_else(|error| std::panic::resume_unwind(error.into_panic()))?;
+                let row = joined(read)?;
                 let same =
                     |known: &&mut SeededSegment| (&known.source, known.segment) == (&row.source, row.segment);
                 if let Some(known) = segments.iter_mut().find(same) {

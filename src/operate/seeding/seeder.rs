@@ -15,6 +15,7 @@ use super::{SeedChange, SeedError, SeedOptions, SeedPhase, SeedProgress, Seeded,
 use crate::capacity::{Budget, write_units};
 use crate::clock::wall_millis;
 use crate::config::{Conflicts, Tuning};
+use crate::contained::joined;
 use crate::control::ConflictTable;
 use crate::fault::{Fault, persist};
 use crate::item_json::item_json;
@@ -262,7 +263,7 @@ impl Seeder {
             columns[source] = shown.into_iter().map(Some).collect();
         }
         while let Some(read) = reads.join_next().await {
-            let (i, items) = read.unwrap_or_else(|error| std::panic::resume_unwind(error.into_panic()));
+            let (i, items) = joined(read);
             columns[i] = items?;
         }
         columns.iter().flatten().flatten().for_each(|item| self.names.note(item));
@@ -295,7 +296,7 @@ impl Seeder {
             writes.spawn(async move { seeder.write(&hold, &seed).await });
         }
         while let Some(written) = writes.join_next().await {
-            written.unwrap_or_else(|error| std::panic::resume_unwind(error.into_panic()))?;
+            joined(written)?;
         }
         Ok(())
     }

@@ -33,6 +33,7 @@ use super::scanned::{Budgets, ScannedReplica, replicas};
 use super::{OperateError, PhysicalReplica, TableReplicas};
 use crate::clock::wall_millis;
 use crate::config::Config;
+use crate::contained::joined;
 use crate::control::{Gap, Verified};
 use crate::fault::FaultKind;
 use crate::protocol::Origin;
@@ -311,6 +312,6 @@ async fn scan<A: Audience>(
             })),
         }
     }
-    let found = comparison.await.unwrap_or_else(|error| std::panic::resume_unwind(error.into_panic()))?;
+    let found = joined(comparison.await)?;
     Ok(found)
 }

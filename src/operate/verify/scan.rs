@@ -7,6 +7,7 @@ use tokio::task::JoinSet;
 
 use super::matcher::Sighting;
 use super::pile::Trace;
+use crate::contained::joined;
 use crate::operate::OperateError;
 use crate::operate::scanned::ScannedReplica;
 use crate::protocol::{Item, KeyId};
@@ -49,7 +50,7 @@ pub(super) async fn scan_segment(
         }
         while let Some(read) = reads.join_next().await {
             // A page that was not read must not count as read.
-            let read = read.unwrap_or_else(|error| std::panic::resume_unwind(error.into_panic()));
+            let read = joined(read);
             let (i, seen, next) = read?;
             let cursor = &mut cursors[i];
             cursor.read += seen.len() as u64;

@@ -145,37 +145,23 @@ impl ShardReader {
         loop {
             let current = match iterator.take() {
                 Some(current) => current,
-                None => match self.get_iterator().await {
-                    Answer::Good(Some(current)) => current,
-                    Answer::Good(None) | Answer::Expired => {
-                        self.useless("no iterator was returned").await;
-                        continue;
+                None => {
+                    let answer = self.get_iterator().await;
+                    match self.unless_lost(answer, "no iterator was returned").await {
+                        Ok(Some(current)) => current,
+                        Ok(None) => continue,
+                        Err(stayed) => return stayed,
                     }
-                    Answer::Trimmed => {
-                        if self.skip_trimmed().await.is_err() {
-                            return false;
-                        }
-                        continue;
-                    }
-                    Answer::Gone => return self.end_unread().await.is_ok(),
-                },
+                }
             };
             let asked = Instant::now();
-            let Records { read: records, unreadable, last, bytes, next, served_millis, summed } =
-                match self.get_records(&current).await {
-                    Answer::Good(page) => page,
-                    Answer::Expired => {
-                        self.useless("the iterator has expired, or can't be used").await;
-                        continue;
-                    }
-                    Answer::Trimmed => {
-                        if self.skip_trimmed().await.is_err() {
-                            return false;
-                        }
-                        continue;
-                    }
-                    Answer::Gone => return self.end_unread().await.is_ok(),
-                };
+            let answer = self.get_records(&current).await;
+            let page = match self.unless_lost(answer, "the iterator has expired, or can't be used").await {
+                Ok(Some(page)) => page,
+                Ok(None) => continue,
+                Err(stayed) => return stayed,
+            };
+            let Records { read: records, unreadable, last, bytes, next, served_millis, summed } = page;
             if let Some(last) = &last {
                 self.position = Position::After(last.clone());
             }
@@ -206,6 +192,18 @@ impl ShardReader {
             let again = extent >= Extent::Part || self.end.as_ref().is_some_and(|end| end.times < ENDS);
             self.stream.pacer.pause(asked, fresh, again).await;
         }
+    }
+
+    /// What an answer holds; nothing if the position is to be found again first. Fails if reading is over, with
+    /// whether the receiver stayed.
+    async fn unless_lost<T>(&mut self, answer: Answer<T>, why: &'static str) -> Result<Option<T>, bool> {
+        match answer {
+            Answer::Good(held) => return Ok(Some(held)),
+            Answer::Expired => self.useless(why).await,
+            Answer::Trimmed => self.skip_trimmed().await.map_err(|_| false)?,
+            Answer::Gone => return Err(self.end_unread().await.is_ok()),
+        }
+        Ok(None)
     }
 
     /// Whether the shard has certainly ended: several answers in a row have said so, each to an iterator of
@@ -306,7 +304,7 @@ impl ShardReader {
         }
     }
 
-    async fn get_iterator(&self) -> Answer<Option<String>> {
+    async fn get_iterator(&self) -> Answer<String> {
         let call = || async {
             let (arn, shard) = self.stream.place(&self.shard);
             let request = self.stream.client.get_shard_iterator().stream_arn(arn).shard_id(shard);
@@ -321,7 +319,7 @@ impl ShardReader {
             self.sort(request.send().await)
         };
         match persist(call, |fault| self.complain(fault)).await {
-            Ok(Answer::Good(output)) => Answer::Good(output.shard_iterator),
+            Ok(Answer::Good(output)) => output.shard_iterator.map_or(Answer::Expired, Answer::Good),
             Ok(Answer::Expired) => Answer::Expired,
             Ok(Answer::Trimmed) => Answer::Trimmed,
             Ok(Answer::Gone) => Answer::Gone,
