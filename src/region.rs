@@ -19,7 +19,7 @@ use aws_smithy_runtime_api::client::runtime_plugin::RuntimePlugin;
 
 use crate::answer::{AnswersOnly, AskForProof, Interceptions};
 use crate::config::{Config, Credentials, RegionConfig};
-use crate::credentials::{Kept, ProfileError, Refusals, Source};
+use crate::credentials::{CredentialSource, Kept, ProfileError, Refusals};
 use crate::protocol::Origin;
 
 /// The clients of one region. Cheap to clone.
@@ -69,7 +69,7 @@ impl Region {
             Credentials::Chain { profile, role } => (profile.clone(), role.clone()),
         };
         let sdk = load(config, profile.as_deref()).await;
-        let source = Source { sdk: sdk.clone(), profile, role };
+        let source = CredentialSource { sdk: sdk.clone(), profile, role };
         source.check().await.map_err(|error: ProfileError| ConnectError {
             region: config.name.clone(),
             reason: error.to_string(),

@@ -19,8 +19,8 @@ use crate::destination::Destination;
 use crate::fault::{Fault, in_time};
 use crate::protocol::{Action, Floors, Hlc, Origin, Selections};
 use crate::replica::AttributeNames;
-use crate::source::ShardId;
-use crate::source::dynamodb_streams::{Stream, own_millis};
+use crate::source::dynamodb_streams::Stream;
+use crate::source::{ShardId, Source};
 use crate::spill::{Remembered, Spill};
 use crate::tally::Tally;
 
@@ -51,32 +51,50 @@ pub(super) struct Shared {
     pub(super) stream: Stream,
     /// The previous stream.
     pub(super) before: Option<Arc<Before>>,
-    pub(super) tally: Arc<Tally>,
-    pub(super) conflicts: Conflicts,
-    /// Where conflicts are recorded, if they are to be.
-    pub(super) recorder: Option<Recorder>,
-    /// The attribute names of the table's items.
-    pub(super) names: Arc<AttributeNames>,
     /// The lanes to every destination.
     pub(super) lanes: BTreeMap<Destination, Arc<Lanes>>,
-    /// What the peers report to have arrived here.
-    pub(super) watermarks: watch::Receiver<Floors>,
-    /// What all leases together show to be durably done here, of our own writes.
-    pub(super) own_watermark: watch::Receiver<Hlc>,
+    /// The paused peers, to which nothing is written.
+    pub(super) pauses: Arc<Pauses>,
+    pub(super) arrived: Arrived,
     /// The requests to the table's agents.
     pub(super) asked: watch::Receiver<Asked>,
+    pub(super) memory: MemoryPlace,
+    pub(super) notes: Notes,
+    /// Wakes the coordinator: a shard has ended.
+    pub(super) wake: Notify,
+}
+
+/// What is known to have arrived.
+#[derive(Clone, Debug)]
+pub(super) struct Arrived {
+    /// What the peers report to have arrived here.
+    pub(super) from_peers: watch::Receiver<Floors>,
+    /// What all leases together show to be durably done here, of our own writes.
+    pub(super) own: watch::Receiver<Hlc>,
+}
+
+/// Where tracks remember keys.
+#[derive(Clone, Debug)]
+pub(super) struct MemoryPlace {
+    /// The attribute names of the table's items.
+    pub(super) names: Arc<AttributeNames>,
     /// The keys that all tracks remember.
     pub(super) remembered: Arc<Remembered>,
     /// Where keys are kept that don't fit into memory.
     pub(super) spill: Arc<Spill>,
-    /// How far each peer is behind, for people.
+}
+
+/// What people are to know.
+#[derive(Clone, Debug)]
+pub(super) struct Notes {
+    pub(super) tally: Arc<Tally>,
+    pub(super) conflicts: Conflicts,
+    /// Where conflicts are recorded, if they are to be.
+    pub(super) recorder: Option<Recorder>,
+    /// How far each peer is behind.
     pub(super) backlogs: Arc<Backlogs>,
-    /// The paused peers, to which nothing is written.
-    pub(super) pauses: Arc<Pauses>,
     /// Writes of another setup's agents.
     pub(super) foreign: Arc<Foreign>,
-    /// Wakes the coordinator: a shard has ended.
-    pub(super) wake: Notify,
 }
 
 impl Shared {
@@ -93,7 +111,7 @@ impl Shared {
             debug!(%shard, "the trimmed records were already done");
             return None;
         }
-        self.tally.gaps.add();
+        self.notes.tally.gaps.add();
         let gap = Gap {
             origin: self.origin.clone(),
             shard: shard.to_string(),
@@ -101,7 +119,7 @@ impl Shared {
             peers: lacking.into_iter().map(|lacking| lacking.region(&self.origin).clone()).collect(),
             from_millis,
             until_millis,
-            found_millis: own_millis(&self.stream.client),
+            found_millis: self.stream.own_millis(),
         };
         error!(region = %self.origin, table = self.table, "{gap}; the table is marked: run `tradewind verify`");
         Some(gap)
@@ -109,7 +127,7 @@ impl Shared {
 
     /// Everything created before this is trimmed, in milliseconds, as far as is known.
     pub(super) fn trimmed_to(&self) -> Option<u64> {
-        let listed = self.stream.lineage.borrow().as_ref()?.listed_millis?;
+        let listed = self.stream.lineage().borrow().as_ref()?.listed_millis?;
         Some(listed.saturating_sub(self.retention_millis()))
     }
 
@@ -127,8 +145,8 @@ impl Shared {
         if self.lanes.contains_key(&Destination::replica(origin, &self.origin)) {
             return;
         }
-        self.tally.foreign.add();
-        if let Some(writes) = self.foreign.note(origin) {
+        self.notes.tally.foreign.add();
+        if let Some(writes) = self.notes.foreign.note(origin) {
             warn!(
                 region = %self.origin, table = self.table, %origin, writes,
                 "agents of another setup write to this table: the stamps name a region that is not among the table's \

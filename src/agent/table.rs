@@ -16,7 +16,7 @@ use super::coordinator::{Coordinator, Shards};
 use super::crew::Member;
 use super::foreign::Foreign;
 use super::recorder::Recorder;
-use super::shared::Shared;
+use super::shared::{Arrived, MemoryPlace, Notes, Shared};
 use super::succession::{Before, Stage, Succession};
 use crate::config::{Conflicts, Start, TableConfig, Tuning};
 use crate::control::{ConflictTable, ControlTable, Leases, TableStream, lease_space};
@@ -28,8 +28,7 @@ use crate::protocol::{Floors, Hlc, Origin};
 use crate::region::Region;
 use crate::replica::{AttributeNames, Fitness, Replica};
 use crate::schema::{Described, KeySchema, describe};
-use crate::source::Lineage;
-use crate::source::dynamodb_streams::{Pacer, Stream, list, own_millis};
+use crate::source::dynamodb_streams::{Pacer, Stream, own_millis};
 use crate::spill::{Remembered, Spill};
 use crate::tally::Tally;
 
@@ -79,14 +78,13 @@ impl TablePlan {
             let before =
                 before.as_ref().map(|before| last.take().unwrap_or_else(|| Before::behind(before, [])));
             last.clone_from(&behind);
-            let (lineage, seen) = watch::channel(None);
-            let look = Arc::new(Notify::new());
             let (client, arn) = (self.local.streams.clone(), stream.arn.clone());
+            let (source, listing) = Stream::open(client, arn, Arc::clone(&common.pacer));
             // What they log says whose stream it is.
             let span = info_span!("stream", region = %self.local.name, table = self.table.name);
-            tasks.spawn(list(client, arn, Arc::clone(&look), lineage).instrument(span));
+            tasks.spawn(listing.instrument(span));
             let (asked, told) = watch::channel(Asked::default());
-            let shared = common.of_stream(&self, &stream.arn, seen.clone(), &look, told, before.clone());
+            let shared = common.of_stream(&self, &stream.arn, source, told, before.clone());
             // The writes in a stream that follows another were made to a table that was already replicated.
             let start = if stream.before.is_some() { Start::TrimHorizon } else { self.table.start };
             let (member, promises) = (member.clone(), Arc::clone(&promises));
@@ -123,51 +121,55 @@ impl TablePlan {
     fn share(&self, tasks: &mut JoinSet<()>) -> (TableShared, BTreeMap<Destination, watch::Sender<Hlc>>) {
         let control = ControlTable::of(&self.local);
         let name = self.table.name.clone();
-        let mut lanes = BTreeMap::new();
-        let mut promises = BTreeMap::new();
-        let (_, mut own_watermark) = watch::channel(Hlc::ZERO);
         let names = Arc::new(AttributeNames::default());
         let home = self.replica(&self.local, &names);
-        for region in self.peers.iter().chain([&self.local]) {
-            let destination = Destination::replica(&region.name, &self.local.name);
-            // Not a `watch`, which wakes the lanes in random order.
-            let gate = Arc::new(SetOnce::new());
-            let (promise, told) = watch::channel(Hlc::ZERO);
-            let replica = if destination == Destination::Home {
-                let _ = gate.set(());
-                own_watermark = told;
-                Arc::clone(&home)
-            } else {
-                let physical = self.physical(region).to_owned();
-                let (origin, keys) = (self.local.name.clone(), self.key_schema.clone());
-                tasks.spawn(open_gate(origin, region.clone(), physical, keys, Arc::clone(&gate)));
-                tasks.spawn(publish(
-                    self.local.clone(),
-                    region.clone(),
-                    name.clone(),
-                    Arc::clone(&names),
-                    told,
-                ));
-                self.replica(region, &names)
-            };
+        let (mut lanes, mut promises) = (BTreeMap::new(), BTreeMap::new());
+        let mut start = |destination: &Destination, region, replica, gate, tasks: &mut JoinSet<()>| {
             let writer = Arc::new(self.writer(destination.clone(), region, replica, &home));
             let Tuning { concurrency, queue_mib, .. } = self.tuning;
             let started = Lanes::start(writer, concurrency, queue_mib, &gate, tasks);
             lanes.insert(destination.clone(), Arc::new(started));
-            promises.insert(destination, promise);
+            let (promise, told) = watch::channel(Hlc::ZERO);
+            promises.insert(destination.clone(), promise);
+            told
+        };
+        // Not a `watch`, which wakes the lanes in random order.
+        let open = Arc::new(SetOnce::new_with(Some(())));
+        let own = start(&Destination::Home, &self.local, Arc::clone(&home), open, tasks);
+        for region in &self.peers {
+            let (peer, gate) = (Destination::Peer(region.name.clone()), Arc::new(SetOnce::new()));
+            let told = start(&peer, region, self.replica(region, &names), Arc::clone(&gate), tasks);
+            let (origin, keys) = (self.local.name.clone(), self.key_schema.clone());
+            tasks.spawn(open_gate(origin, region.clone(), self.physical(region).to_owned(), keys, gate));
+            let known = Arc::clone(&names);
+            tasks.spawn(publish(self.local.clone(), region.clone(), name.clone(), known, told));
         }
-        let (seen, watermarks) = watch::channel(Floors::default());
+        let (seen, from_peers) = watch::channel(Floors::default());
         let interval = self.tuning.checkpoint_interval;
         let (local, backlogs) = (self.local.clone(), Arc::clone(&self.backlogs));
         let learnt = Arc::clone(&names);
-        tasks.spawn(observe(local, control.clone(), name.clone(), interval, seen, learnt, backlogs));
-        let recorder = (self.table.conflicts == Conflicts::Table).then(|| {
-            let kept = ConflictTable::of(&self.local);
-            Recorder::start(name.clone(), kept, &self.tuning, Arc::clone(&self.tally), tasks)
-        });
+        tasks.spawn(observe(local, control.clone(), name, interval, seen, learnt, backlogs));
         let Tuning { poll_interval, idle_poll_interval, .. } = self.tuning;
         let pacer = Arc::new(Pacer::new(poll_interval, idle_poll_interval));
-        (TableShared { control, recorder, names, lanes, watermarks, own_watermark, pacer }, promises)
+        let (remembered, spill) = (Arc::clone(&self.remembered), Arc::clone(&self.spill));
+        let memory = MemoryPlace { names, remembered, spill };
+        let arrived = Arrived { from_peers, own };
+        (TableShared { control, lanes, arrived, memory, notes: self.notes(tasks), pacer }, promises)
+    }
+
+    fn notes(&self, tasks: &mut JoinSet<()>) -> Notes {
+        let recorder = (self.table.conflicts == Conflicts::Table).then(|| {
+            let kept = ConflictTable::of(&self.local);
+            let (name, tally) = (self.table.name.clone(), Arc::clone(&self.tally));
+            Recorder::start(name, kept, &self.tuning, tally, tasks)
+        });
+        Notes {
+            tally: Arc::clone(&self.tally),
+            conflicts: self.table.conflicts,
+            recorder,
+            backlogs: Arc::clone(&self.backlogs),
+            foreign: Arc::clone(&self.foreign),
+        }
     }
 
     /// The table's name in a region.
@@ -210,11 +212,10 @@ impl TablePlan {
 /// What all streams of a table share.
 struct TableShared {
     control: ControlTable,
-    recorder: Option<Recorder>,
-    names: Arc<AttributeNames>,
     lanes: BTreeMap<Destination, Arc<Lanes>>,
-    watermarks: watch::Receiver<Floors>,
-    own_watermark: watch::Receiver<Hlc>,
+    arrived: Arrived,
+    memory: MemoryPlace,
+    notes: Notes,
     pacer: Arc<Pacer>,
 }
 
@@ -224,18 +225,10 @@ impl TableShared {
         &self,
         plan: &TablePlan,
         arn: &str,
-        lineage: watch::Receiver<Option<Lineage>>,
-        look: &Arc<Notify>,
+        stream: Stream,
         asked: watch::Receiver<Asked>,
         before: Option<Arc<Before>>,
     ) -> Shared {
-        let stream = Stream {
-            client: plan.local.streams.clone(),
-            arn: arn.to_owned(),
-            pacer: Arc::clone(&self.pacer),
-            lineage,
-            look: Arc::clone(look),
-        };
         Shared {
             origin: plan.local.name.clone(),
             space: lease_space(&plan.table.name, arn),
@@ -246,19 +239,12 @@ impl TableShared {
             control: self.control.clone(),
             stream,
             before,
-            tally: Arc::clone(&plan.tally),
-            conflicts: plan.table.conflicts,
-            recorder: self.recorder.clone(),
-            names: Arc::clone(&self.names),
             lanes: self.lanes.clone(),
-            watermarks: self.watermarks.clone(),
-            own_watermark: self.own_watermark.clone(),
-            asked,
-            remembered: Arc::clone(&plan.remembered),
-            spill: Arc::clone(&plan.spill),
-            backlogs: Arc::clone(&plan.backlogs),
             pauses: Arc::clone(&plan.pauses),
-            foreign: Arc::clone(&plan.foreign),
+            arrived: self.arrived.clone(),
+            asked,
+            memory: self.memory.clone(),
+            notes: self.notes.clone(),
             wake: Notify::new(),
         }
     }

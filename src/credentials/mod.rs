@@ -28,7 +28,7 @@ use crate::contained::caught;
 use crate::protocol::Origin;
 
 pub(crate) use refusal::Refusals;
-pub(crate) use source::{ProfileError, Source};
+pub(crate) use source::{CredentialSource, ProfileError};
 
 /// How long a request waits for credentials: less than an attempt may take, which would be reported as an
 /// endpoint that does not answer.
@@ -58,7 +58,7 @@ pub(crate) struct Kept(Arc<Inner>);
 
 struct Inner {
     region: Origin,
-    source: Source,
+    source: CredentialSource,
     asked: Asked,
     state: Mutex<State>,
     /// Counts loads, successful or not.
@@ -78,7 +78,7 @@ struct State {
 }
 
 impl Kept {
-    pub(crate) fn from(region: Origin, source: Source) -> Self {
+    pub(crate) fn from(region: Origin, source: CredentialSource) -> Self {
         let now = Instant::now();
         let state = State {
             credentials: None,

@@ -21,7 +21,7 @@ use crate::config::Role;
 use crate::fault::chain;
 
 /// The source to load credentials from.
-pub(crate) struct Source {
+pub(crate) struct CredentialSource {
     /// The SDK configuration without credentials: region, endpoints, and the environment's other settings.
     pub(crate) sdk: SdkConfig,
     pub(crate) profile: Option<String>,
@@ -65,7 +65,7 @@ impl Asked {
     }
 }
 
-impl Source {
+impl CredentialSource {
     /// Checks that the profile exists; its content is checked when it is used.
     pub(crate) async fn check(&self) -> Result<(), ProfileError> {
         let Some(name) = &self.profile else { return Ok(()) };

@@ -13,18 +13,18 @@ use crate::telemetry::Trace;
 #[derive(Debug)]
 pub struct Job {
     pub action: Action,
-    pub record: Source,
+    pub record: JobRecord,
     /// The right to make this write.
     pub tenure: Arc<Tenure>,
     /// Set if the record is traced.
     pub trace: Option<Trace>,
     /// The records whose writes this one has coalesced, so that they are not made.
-    pub coalesced: Vec<Source>,
+    pub coalesced: Vec<JobRecord>,
 }
 
 /// The record that an action came from.
 #[derive(Debug)]
-pub struct Source {
+pub struct JobRecord {
     pub ordinal: u64,
     /// Where the record is marked as finished once its action is.
     pub ledger: Arc<Ledger>,

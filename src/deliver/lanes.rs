@@ -36,7 +36,7 @@ type Queued = (Job, OwnedSemaphorePermit);
 #[expect(clippy::large_enum_variant, reason = "nearly every message is the large one")]
 enum Message {
     Queue(Queued),
-    /// A peer's write of a key has arrived at the agent's own replica.
+    /// This destination's write of a key has arrived at the agent's own replica.
     Arrived(KeyId, Version),
 }
 
@@ -88,9 +88,8 @@ impl Lanes {
         }
     }
 
-    /// Records that a peer's write of a key has arrived at the agent's own replica: an older queued write of
-    /// the key need not be made where it meets an image that can't be compared, since that peer's agent
-    /// brings the newer one there, too.
+    /// Records that this destination's write of a key has arrived at the agent's own replica: an older queued
+    /// write of the key need not be made where it meets an image that can't be compared.
     pub fn arrived(&self, key: KeyId, version: Version) {
         let _ = self.sender.send(Message::Arrived(key, version));
     }
@@ -113,7 +112,7 @@ impl Lanes {
 struct Lane {
     first: Option<Begun>,
     rest: VecDeque<Queued>,
-    /// The highest version that has meanwhile arrived at the agent's own replica.
+    /// The destination's highest version that has meanwhile arrived at the agent's own replica.
     arrived: Option<Version>,
 }
 
@@ -392,7 +391,7 @@ impl Dispatcher {
         }
     }
 
-    /// Whether something newer than a push has arrived from a peer.
+    /// Whether something newer than a push has arrived from its destination.
     fn is_superseded(&self, key: KeyId, job: &Job) -> bool {
         let arrived = self.lanes.get(&key).and_then(|lane| lane.arrived.as_ref());
         matches!(&job.action, Action::Push(write) if arrived.is_some_and(|arrived| *arrived > write.version))

@@ -14,7 +14,7 @@ mod width;
 mod writer;
 
 pub use complaints::Complaints;
-pub use job::{Job, Source};
+pub use job::{Job, JobRecord};
 pub use lanes::Lanes;
 pub use ledger::Ledger;
 pub use pauses::Pauses;

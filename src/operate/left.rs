@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use serde::Serialize;
-use tokio::sync::{mpsc, watch};
+use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 
 use super::PhysicalReplica;
@@ -16,7 +16,7 @@ use crate::fault::Fault;
 use crate::protocol::{Action, KeyMemory, Origin};
 use crate::schema::StreamState;
 use crate::source::dynamodb_streams::{Pacer, Stream, list_once};
-use crate::source::{Lineage, Position, ShardId, StreamEvent};
+use crate::source::{Lineage, Position, ShardId, Source, StreamEvent};
 
 /// This many empty pages in a row count as the end of what an open shard holds.
 const TIP_PAGES: u32 = 8;
@@ -60,8 +60,7 @@ pub(super) async fn left(replica: &PhysicalReplica, tuning: &Tuning) -> Result<L
     left.unknown |= before.iter().any(|stream| now.is_empty() || !stream.is_done);
     let (client, pacer) =
         (region.streams.clone(), Arc::new(Pacer::new(tuning.poll_interval, tuning.idle_poll_interval)));
-    let (_listed, seen) = watch::channel(Some(lineage.clone()));
-    let stream = Stream { client, arn, pacer, lineage: seen, look: Arc::default() };
+    let stream = Stream::listed(client, arn, pacer, lineage.clone());
     let mut reads = JoinSet::new();
     for shard in unfinished(&lineage, &leases, &peers) {
         let reading = ShardReading {

@@ -43,7 +43,7 @@ impl Model {
         agent.memory = memory;
         agent.read += 1;
         if let Some(arrived) = judged.arrived {
-            for pending in agent.queue.iter_mut().filter(|p| p.key == rec.key) {
+            for pending in agent.queue.iter_mut().filter(|p| (p.dest, p.key) == (arrived.1, rec.key)) {
                 let write = self.cat.get_act(pending.act).action.write().map(|write| v_of(&write.version));
                 pending.superseded |= write.is_some_and(|version| version < arrived);
             }

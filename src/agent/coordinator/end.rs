@@ -11,7 +11,7 @@ use crate::agent::retention::Backlog;
 use crate::agent::shared::Shared;
 use crate::control::Leases;
 use crate::protocol::Hlc;
-use crate::source::{Lineage, ShardId};
+use crate::source::{Lineage, ShardId, Source};
 
 impl Coordinator {
     /// Whether the stream has a successor and all destinations have all of it; notifies those who wait for
@@ -31,7 +31,7 @@ impl Coordinator {
             let first = *self.at_end.entry(destination.clone()).or_insert(lineage.asked);
             if lineage.asked == first {
                 left.insert(destination.clone());
-                self.shared.stream.look.notify_one();
+                self.shared.stream.look();
             }
         }
         let is_over = left.is_empty();

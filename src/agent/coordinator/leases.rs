@@ -14,8 +14,7 @@ use crate::config::Start;
 use crate::control::{Lease, LeaseTable, Leases};
 use crate::destination::Destination;
 use crate::fault::Fault;
-use crate::source::dynamodb_streams::own_millis;
-use crate::source::{Lineage, ShardId};
+use crate::source::{Lineage, ShardId, Source};
 
 /// How many rows are written at once, for a stream with many shards.
 const AT_ONCE: usize = 16;
@@ -29,7 +28,7 @@ impl Coordinator {
         let Shared { control, table, space, tuning, .. } = &*self.shared;
         let asked = Instant::now();
         let LeaseTable { leases: mut rows, barrier, hold } = control.leases(space).await?;
-        let wall = own_millis(&self.shared.stream.client);
+        let wall = self.shared.stream.own_millis();
         for lease in rows.values_mut() {
             lease.disbelieve(wall);
         }
@@ -71,13 +70,13 @@ impl Coordinator {
     pub(super) async fn create(&mut self, lineage: &Lineage, rows: &Leases) -> Result<(), Fault> {
         let (missing, is_more) = self.missing.without_lease(&Family { lineage, leases: rows });
         if is_more {
-            self.shared.stream.look.notify_one();
+            self.shared.stream.look();
         }
         let since_millis = match self.start {
             Start::Latest => {
                 // Creation times may be as coarse as whole minutes.
                 let listed = lineage.listed_millis.unwrap_or_default().saturating_sub(60_000);
-                let listed = listed.min(own_millis(&self.shared.stream.client));
+                let listed = listed.min(self.shared.stream.own_millis());
                 self.shared.control.start_since(&self.shared.space, listed).await?
             }
             Start::TrimHorizon => 0,

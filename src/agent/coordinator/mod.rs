@@ -41,7 +41,7 @@ use crate::deliver::Tenure;
 use crate::destination::Destination;
 use crate::fault::Fault;
 use crate::protocol::Hlc;
-use crate::source::{Lineage, ShardId};
+use crate::source::{Lineage, ShardId, Source};
 
 pub(super) use shards::Shards;
 
@@ -118,7 +118,7 @@ impl Coordinator {
         promises: Arc<BTreeMap<Destination, watch::Sender<Hlc>>>,
     ) -> Self {
         Self {
-            lineage: shared.stream.lineage.clone(),
+            lineage: shared.stream.lineage(),
             shared,
             member,
             start,
@@ -183,10 +183,10 @@ impl Coordinator {
                 return true;
             }
             for (holding, state) in self.hold(found, &leases, &mut running) {
-                let (shared, leases, stop) = (Arc::clone(&self.shared), read_leases.clone(), stop.clone());
+                let (sharing, leases, stop) = (Arc::clone(&self.shared), read_leases.clone(), stop.clone());
                 holdings.spawn(async move {
                     let shard = holding.lease.shard.clone();
-                    holding.run(shared, leases, state, stop).await;
+                    holding.run(sharing, leases, state, stop).await;
                     shard
                 });
             }
@@ -216,12 +216,12 @@ impl Coordinator {
                         Err(_) => return Woken::Broken,
                     },
                 }
-                self.shared.stream.look.notify_one();
+                self.shared.stream.look();
                 true
             }
             () = sharing.wake.notified() => {
                 self.shards.change(|state| state.settled = false);
-                self.shared.stream.look.notify_one();
+                self.shared.stream.look();
                 true
             }
             changed = self.lineage.changed() => changed.is_ok(),
@@ -248,7 +248,7 @@ impl Coordinator {
             let tenure = Arc::new(Tenure::until(verified + self.shared.tuning.tenure()));
             let (state, states) = watch::channel(TrackState::default());
             self.shards.change(|all| _ = all.tracks.insert(shard.clone(), states));
-            self.shared.backlogs.begin(&lease);
+            self.shared.notes.backlogs.begin(&lease);
             running.insert(shard, Running { lease: lease.clone(), tenure: Arc::clone(&tenure) });
             (Holding::new(lease, ancestors, tenure), state)
         });
@@ -288,7 +288,7 @@ impl Coordinator {
             state.tracks.remove(shard);
             state.settled = false;
         });
-        self.shared.backlogs.forget(shard);
+        self.shared.notes.backlogs.forget(shard);
         let Some(Running { lease, tenure }) = running.remove(shard) else { return };
         if tenure.has_ended() {
             return;

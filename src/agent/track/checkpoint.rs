@@ -97,8 +97,8 @@ impl Track {
     /// Raises the floors by the watermarks, including the agent's own, that were seen before everything that
     /// has now been read.
     fn settle(&mut self) {
-        let mut floors = self.shared.watermarks.borrow().clone();
-        floors.raise(&self.shared.origin, *self.shared.own_watermark.borrow());
+        let mut floors = self.shared.arrived.from_peers.borrow().clone();
+        floors.raise(&self.shared.origin, *self.shared.arrived.own.borrow());
         floors.raise(&Origin::seeding(), Hlc::from(self.shared.asked.borrow().over));
         if self.unsettled.back().is_none_or(|(_, last)| *last != floors) {
             if self.unsettled.len() == UNSETTLED {
@@ -138,7 +138,7 @@ impl Track {
     pub(super) fn make_room(&mut self) -> bool {
         self.keys.make_room().unwrap_or_else(|error| {
             let Shared { origin: region, table, tuning: Tuning { memory_keys, .. }, .. } = &*self.shared;
-            self.shared.tally.spill_failures.add();
+            self.shared.notes.tally.spill_failures.add();
             error!(
                 %region, table, %error, memory_keys,
                 "keys beyond memory_keys can't be moved to disk: they stay in memory, which grows with the backlog; \
@@ -153,7 +153,7 @@ impl Track {
     /// and the keys are rebuilt from the stream.
     pub(super) fn begin_again(&self, error: &SpillError) {
         let Shared { origin: region, table, .. } = &*self.shared;
-        self.shared.tally.spill_failures.add();
+        self.shared.notes.tally.spill_failures.add();
         error!(
             %region, table, shard = %self.holding.lease.shard, %error,
             "can't read keys that were moved to disk: the shard is read again from its last checkpoint, and nothing is \

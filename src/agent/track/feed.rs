@@ -100,10 +100,11 @@ impl Feed {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::protocol::Floors;
 
     fn checkpoint(done: &str, rewind: &str, millis: u64, barrier: u64) -> Checkpoint {
         let rewind = [(crate::source::ShardId("s".into()), Position::from(rewind))].into();
-        let (done, floors, terms) = (Position::from(done), Default::default(), Vec::new());
+        let (done, floors, terms) = (Position::from(done), Floors::default(), Vec::new());
         Checkpoint { done, rewind, floors, terms, millis, barrier }
     }
 

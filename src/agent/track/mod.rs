@@ -34,7 +34,7 @@ use crate::control::{Checkpoint, Gap};
 use crate::deliver::Complaints;
 use crate::destination::Destination;
 use crate::protocol::Floors;
-use crate::source::{Position, ShardId, StreamEvent};
+use crate::source::{Position, ShardId, Source, StreamEvent};
 use crate::spill::Keys;
 
 /// How often a track that has read its shard checks whether everything is done.
@@ -152,7 +152,7 @@ impl Track {
             })
             .collect();
         Self {
-            keys: Keys::new(shared.origin.clone(), &shared.spill, &shared.remembered),
+            keys: Keys::new(shared.origin.clone(), &shared.memory.spill, &shared.memory.remembered),
             floors,
             terms,
             unsettled: VecDeque::new(),
@@ -217,7 +217,7 @@ impl Track {
                 () = self.settled(), if self.is_at_end() => {
                     if self.checkpoint().await {
                         let fed = self.feeds.iter().filter(|(_, feed)| feed.is_fed());
-                        fed.for_each(|(peer, _)| self.shared.backlogs.done(&self.holding.lease.shard, peer));
+                        fed.for_each(|(peer, _)| self.shared.notes.backlogs.done(&self.holding.lease.shard, peer));
                         return self.last_saved();
                     }
                     tokio::time::sleep(SAVE_AGAIN).await;
@@ -272,7 +272,9 @@ impl Track {
                 debug!(%shard, %after, "records after this position were trimmed");
                 self.unmarked.extend(self.shared.gap(&shard, self.feeds.keys(), self.known_millis));
             }
-            StreamEvent::Failed if self.is_main => self.shared.backlogs.failed(&self.holding.lease.shard),
+            StreamEvent::Failed if self.is_main => {
+                self.shared.notes.backlogs.failed(&self.holding.lease.shard);
+            }
             StreamEvent::Failed => {}
             StreamEvent::Unreadable { shard, record } => self.pass_over(&shard, &record),
         }

@@ -10,17 +10,16 @@ use super::feed::{Dropped, Feed, FeedState};
 use super::{Meeting, Track};
 use crate::agent::holding::Holding;
 use crate::agent::progress::PageEnd;
-use crate::agent::shared::{SAVE_AGAIN, Shared, save_in_time};
+use crate::agent::shared::{Notes, SAVE_AGAIN, Shared, save_in_time};
 use crate::agent::times::Created;
 use crate::clock::wall_millis;
 use crate::config::Conflicts;
 use crate::control::{Cause, Gap, Held, Jump, Lease};
-use crate::deliver::{Job, Source};
+use crate::deliver::{Job, JobRecord};
 use crate::destination::Destination;
 use crate::log_key::log_key;
 use crate::protocol::{Conflict, Floors, Judgement, KeyId, Record, Version, is_credible};
-use crate::source::dynamodb_streams::own_millis;
-use crate::source::{Extent, Page, Sequence, ShardId, UnreadableRecord};
+use crate::source::{Extent, Page, Sequence, ShardId, Source, UnreadableRecord};
 use crate::spill::SpillError;
 use crate::telemetry::Trace;
 
@@ -39,7 +38,7 @@ struct Read {
 impl Track {
     pub(super) async fn page(&mut self, mut page: Page) {
         let seen = Instant::now();
-        let now = own_millis(&self.shared.stream.client);
+        let now = self.shared.stream.own_millis();
         if !self.set_right(&mut page, now).await {
             return;
         }
@@ -78,7 +77,7 @@ impl Track {
         let acts = shard == own && created_millis >= *since_millis;
         let Shared { origin, table, .. } = &*self.shared;
         let trace = if acts { Trace::begin(origin, table, &record.key, *asked, *seen) } else { None };
-        record.old.iter().chain(&record.new).for_each(|image| self.shared.names.note(image));
+        record.old.iter().chain(&record.new).for_each(|image| self.shared.memory.names.note(image));
         let judging = Instant::now();
         self.terms.come_to(shard, sequence);
         let floors = Arc::clone(self.terms.floors());
@@ -96,7 +95,7 @@ impl Track {
             if let Some(conflict) = judgement.conflict.take() {
                 self.report(&conflict);
                 let own = self.feeds.get(&Destination::Home).filter(|feed| is_new(feed));
-                if let (Some(recorder), Some(feed)) = (&self.shared.recorder, own) {
+                if let (Some(recorder), Some(feed)) = (&self.shared.notes.recorder, own) {
                     recorder.record(conflict, created_millis, ordinal, &feed.ledger);
                 }
             }
@@ -109,7 +108,7 @@ impl Track {
                 let Some(action) = self.shared.view(&action, target) else { continue };
                 let Some(feed) = self.feeds.get(target) else { continue };
                 let record =
-                    Source { ordinal, ledger: Arc::clone(&feed.ledger), created_millis, seen: *seen };
+                    JobRecord { ordinal, ledger: Arc::clone(&feed.ledger), created_millis, seen: *seen };
                 let tenure = Arc::clone(&self.holding.tenure);
                 let job = Job { action, record, tenure, trace: trace.clone(), coalesced: Vec::new() };
                 self.dispatch(target, job).await;
@@ -119,7 +118,7 @@ impl Track {
     }
 
     fn count(&self, judgement: &Judgement) {
-        self.shared.tally.count_verdict(judgement.verdict);
+        self.shared.notes.tally.count_verdict(judgement.verdict);
         if let Some((_, Version { origin, .. })) = &judgement.arrived
             && !judgement.is_seed
         {
@@ -214,7 +213,7 @@ impl Track {
             return;
         }
         // Whole hours: one mark stands for many records.
-        let now = own_millis(&self.shared.stream.client);
+        let now = self.shared.stream.own_millis();
         let from = record.created_millis.unwrap_or_else(|| self.progress.millis(shard));
         let from = from.clamp(now.saturating_sub(self.shared.retention_millis()).max(since_millis), now);
         let until = record.created_millis.filter(|created| is_credible(*created, now)).unwrap_or(now) + 1;
@@ -228,7 +227,7 @@ impl Track {
             found_millis: now,
         };
         if self.is_main {
-            self.shared.tally.unreadable.add();
+            self.shared.notes.tally.unreadable.add();
             if self.complaints.is_due() {
                 error!(
                     region = %origin, table, %shard, %record,
@@ -243,19 +242,20 @@ impl Track {
         self.unmarked.push(gap);
     }
 
-    /// Notifies the lanes that a peer's write has arrived, where one of the key may be in flight.
+    /// Notifies the lanes of the peer that a write of its own has arrived, if one of the key may be in
+    /// flight. Not those of other peers: they may lack it yet, and their watermarks promise what is finished.
     fn arrived(&self, key: KeyId, version: &Version) {
-        for (target, _) in self.feeds.iter().filter(|(_, feed)| !feed.ledger.is_empty()) {
-            if let Some(lanes) = self.shared.lanes.get(target) {
-                lanes.arrived(key, version.clone());
-            }
+        let peer = Destination::Peer(version.origin.clone());
+        let feed = self.feeds.get(&peer).filter(|feed| !feed.ledger.is_empty());
+        if let (Some(_), Some(lanes)) = (feed, self.shared.lanes.get(&peer)) {
+            lanes.arrived(key, version.clone());
         }
     }
 
     fn report(&self, conflict: &Conflict) {
-        self.shared.tally.conflicts.add();
+        self.shared.notes.tally.conflicts.add();
         let Conflict { key, lost, won, .. } = conflict;
-        let Shared { origin: region, table, conflicts, .. } = &*self.shared;
+        let Shared { origin: region, table, notes: Notes { conflicts, .. }, .. } = &*self.shared;
         let key = log_key(key);
         if *conflicts == Conflicts::Log {
             info!(%region, table, %key, %lost, %won, "conflict: the last writer won");
@@ -273,7 +273,7 @@ impl Track {
         if feed.is_dropped() {
             return;
         }
-        let Source { ordinal, created_millis, .. } = job.record;
+        let JobRecord { ordinal, created_millis, .. } = job.record;
         let Some(job) = lanes.try_send(job) else {
             feed.held_up = feed.held_up.saturating_sub(Duration::from_millis(1));
             return;

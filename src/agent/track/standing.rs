@@ -5,7 +5,6 @@ use std::time::Duration;
 use super::Track;
 use super::feed::FeedState;
 use crate::agent::progress::PageEnd;
-use crate::agent::shared::Shared;
 use crate::destination::Destination;
 
 impl Track {
@@ -24,7 +23,7 @@ impl Track {
     /// Records how far the peers are behind; an age is that of the oldest write that a peer lacks. `unread`
     /// is how old the unread part may be, if that is known.
     pub(super) fn note_backlogs(&self, unread: Option<Duration>, now: u64) {
-        let Shared { backlogs, .. } = &*self.shared;
+        let backlogs = &self.shared.notes.backlogs;
         let shard = &self.holding.lease.shard;
         if self.is_main && self.progress.is_closed() {
             backlogs.closed(shard);

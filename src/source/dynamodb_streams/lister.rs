@@ -24,7 +24,7 @@ const PAUSE: Duration = Duration::from_millis(250);
 
 /// Keeps the list of a stream's shards fresh until nobody looks at it any more; `look` requests a refresh
 /// ahead of time.
-pub async fn list(
+pub(super) async fn list(
     client: Client,
     stream_arn: String,
     look: Arc<Notify>,

@@ -14,7 +14,7 @@ mod tip;
 
 #[cfg(any(test, fuzzing))]
 pub(crate) use lenient::records as read_leniently;
-pub use lister::{list, list_once};
+pub use lister::list_once;
 pub use pacer::Pacer;
 pub use reader::Stream;
 #[cfg(any(test, fuzzing))]

@@ -10,13 +10,14 @@ use tokio::sync::{Notify, mpsc, watch};
 use tokio::time::Instant;
 use tracing::{debug, warn};
 
+use super::lister::list;
 use super::record::ReadPage;
-use super::service_clock::ServiceClock;
+use super::service_clock::{ServiceClock, own_millis};
 use super::{Pacer, lenient};
 use crate::answer::Summed;
 use crate::fault::{Backoff, Fault, FaultKind, persist};
 use crate::protocol::Record;
-use crate::source::{Extent, Lineage, Page, Position, Sequence, ShardId, StreamEvent};
+use crate::source::{Extent, Lineage, Page, Position, Sequence, ShardId, Source, StreamEvent};
 
 /// GetRecords' own limit.
 const PAGE: u16 = 1_000;
@@ -38,36 +39,29 @@ const DYNAMODB_LOCAL: &str = "ddblocal";
 /// One stream to read.
 #[derive(Clone, Debug)]
 pub struct Stream {
-    pub client: Client,
-    pub arn: String,
+    client: Client,
+    arn: String,
     /// Shared by all of an agent's readers of the table's streams.
-    pub pacer: Arc<Pacer>,
-    /// The stream's shards; see [`list`](super::list).
-    pub lineage: watch::Receiver<Option<Lineage>>,
+    pacer: Arc<Pacer>,
+    lineage: watch::Receiver<Option<Lineage>>,
     /// Requests a fresh list.
-    pub look: Arc<Notify>,
+    look: Arc<Notify>,
 }
 
-impl Stream {
-    /// Whether a page that ends before the tip does so only for its number of records or its size. This may
-    /// not be assumed of DynamoDB itself ("it might take multiple calls", GetRecords). DynamoDB Local reads
-    /// one table of one database; its creation times are whole minutes, so without this it would take up to a
-    /// minute to know that everything has been read.
-    fn gives_all_there_is(&self) -> bool {
-        self.arn.split(':').nth(3) == Some(DYNAMODB_LOCAL)
+impl Source for Stream {
+    fn lineage(&self) -> watch::Receiver<Option<Lineage>> {
+        self.lineage.clone()
     }
 
-    /// The stream of a shard, which may be an earlier one, and the shard's name there.
-    fn place<'a>(&self, shard: &'a ShardId) -> (String, &'a str) {
-        match (shard.in_stream(), self.arn.rsplit_once("/stream/")) {
-            ((Some(label), name), Some((table, _))) => (format!("{table}/stream/{label}"), name),
-            ((_, name), _) => (self.arn.clone(), name),
-        }
+    fn look(&self) {
+        self.look.notify_one();
     }
 
-    /// Reads shards one after the other, each from its position to its end, and sends what it reads until the
-    /// receiver is dropped.
-    pub async fn read(self, shards: Vec<(ShardId, Position)>, events: mpsc::Sender<StreamEvent>) {
+    fn own_millis(&self) -> u64 {
+        own_millis(&self.client)
+    }
+
+    async fn read(self, shards: Vec<(ShardId, Position)>, events: mpsc::Sender<StreamEvent>) {
         for (shard, position) in shards {
             if position == Position::End {
                 continue;
@@ -84,6 +78,39 @@ impl Stream {
             if !reader.run().await {
                 return;
             }
+        }
+    }
+}
+
+impl Stream {
+    /// A stream, and the task that keeps its list of shards fresh until nobody looks at it any more.
+    pub fn open(client: Client, arn: String, pacer: Arc<Pacer>) -> (Self, impl Future<Output = ()>) {
+        let (listed, lineage) = watch::channel(None);
+        let look = Arc::new(Notify::new());
+        let list = list(client.clone(), arn.clone(), Arc::clone(&look), listed);
+        (Self { client, arn, pacer, lineage, look }, list)
+    }
+
+    /// A stream whose shards have been listed, and are not listed again.
+    pub fn listed(client: Client, arn: String, pacer: Arc<Pacer>, lineage: Lineage) -> Self {
+        // What has been sent can be read though nothing more is.
+        let (_, lineage) = watch::channel(Some(lineage));
+        Self { client, arn, pacer, lineage, look: Arc::default() }
+    }
+
+    /// Whether a page that ends before the tip does so only for its number of records or its size. This may
+    /// not be assumed of DynamoDB itself ("it might take multiple calls", GetRecords). DynamoDB Local reads
+    /// one table of one database; its creation times are whole minutes, so without this it would take up to a
+    /// minute to know that everything has been read.
+    fn gives_all_there_is(&self) -> bool {
+        self.arn.split(':').nth(3) == Some(DYNAMODB_LOCAL)
+    }
+
+    /// The stream of a shard, which may be an earlier one, and the shard's name there.
+    fn place<'a>(&self, shard: &'a ShardId) -> (String, &'a str) {
+        match (shard.in_stream(), self.arn.rsplit_once("/stream/")) {
+            ((Some(label), name), Some((table, _))) => (format!("{table}/stream/{label}"), name),
+            ((_, name), _) => (self.arn.clone(), name),
         }
     }
 }
