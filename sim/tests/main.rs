@@ -1,7 +1,7 @@
 //! Seeds of every profile, traces that repeat themselves, and broken rules that must be noticed.
 //!
-//! `TRADEWIND_SIM_SEEDS` sets how many seeds of each profile run; the default is about 150
-//! seeds, which take some ten minutes of one core that other work shares.
+//! `TRADEWIND_SIM_SEEDS` sets how many seeds of each profile run; the default is about 100
+//! seeds, which take some seven minutes of one core that other work shares.
 
 use std::ops::Range;
 
@@ -29,37 +29,37 @@ fn all_pass(profile: Profile, minutes: u64, seeds: Range<u64>) {
 
 #[test]
 fn calm_seeds_pass() {
-    all_pass(Profile::Calm, 1, seeds(10));
+    all_pass(Profile::Calm, 1, seeds(6));
 }
 
 #[test]
 fn counters_and_locks_never_go_back() {
-    all_pass(Profile::Counters, 1, seeds(14));
+    all_pass(Profile::Counters, 1, seeds(9));
 }
 
 #[test]
 fn faulty_seeds_pass() {
-    all_pass(Profile::Faulty, 1, seeds(25));
+    all_pass(Profile::Faulty, 1, seeds(15));
 }
 
 #[test]
 fn seeds_with_crashes_pass() {
-    all_pass(Profile::Crashes, 1, seeds(20));
+    all_pass(Profile::Crashes, 1, seeds(12));
 }
 
 #[test]
 fn seeds_with_rolling_shards_pass() {
-    all_pass(Profile::Shards, 1, seeds(16));
+    all_pass(Profile::Shards, 1, seeds(10));
 }
 
 #[test]
 fn seeds_with_a_clock_that_is_ahead_for_a_while_pass() {
-    all_pass(Profile::Ahead, 1, seeds(15));
+    all_pass(Profile::Ahead, 1, seeds(9));
 }
 
 #[test]
 fn seeds_with_skewed_clocks_pass() {
-    all_pass(Profile::Skew, 1, seeds(16));
+    all_pass(Profile::Skew, 1, seeds(10));
 }
 
 #[test]
@@ -69,7 +69,7 @@ fn seeds_with_a_long_outage_pass() {
 
 #[test]
 fn seeds_with_a_crowd_pass() {
-    all_pass(Profile::Crowd, 1, seeds(8));
+    all_pass(Profile::Crowd, 1, seeds(5));
 }
 
 /// `cargo test --release -p tradewind-sim -- --ignored a_thousand_shards`
@@ -104,7 +104,7 @@ fn seeds_with_a_gateway_in_the_services_place_pass() {
 
 #[test]
 fn seeds_with_a_replica_that_refuses_or_is_another_pass() {
-    all_pass(Profile::Refused, 1, seeds(10));
+    all_pass(Profile::Refused, 1, seeds(7));
 }
 
 #[test]
