@@ -15,6 +15,7 @@ pub mod destination;
 pub mod discovery;
 pub mod embedded;
 pub mod fault;
+pub mod feed;
 #[cfg(any(test, fuzzing))]
 pub mod fuzzing;
 pub mod item_json;
@@ -26,6 +27,7 @@ pub mod protocol;
 pub mod region;
 pub mod replica;
 pub mod schema;
+pub mod sink;
 pub mod source;
 pub mod spill;
 pub mod tally;

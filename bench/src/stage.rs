@@ -44,7 +44,14 @@ impl Stage {
         }
         let replicas = places.iter().map(|place| (place.name.clone(), table.clone())).collect();
         let tables = vec![TableConfig::new(table.clone(), replicas)];
-        let config = Config { regions: places, tables, patterns: Vec::new(), tuning, anti_entropy: None };
+        let config = Config {
+            regions: places,
+            tables,
+            patterns: Vec::new(),
+            feeds: Vec::new(),
+            tuning,
+            anti_entropy: None,
+        };
         let regions = Region::connect_all(&config).await?;
         let stage = Self { table, config, regions };
         stage.create_table().await?;

@@ -236,6 +236,7 @@ fn config(settings: &Settings) -> Option<Config> {
         regions,
         tables: vec![TableConfig::new(TABLE.to_owned(), replicas)],
         patterns: Vec::new(),
+        feeds: Vec::new(),
         anti_entropy: None,
         tuning,
     })

@@ -10,6 +10,7 @@ use tokio::time::Instant;
 use crate::clock::wall_millis;
 use crate::control::Lease;
 use crate::destination::Destination;
+use crate::feed::FeedName;
 use crate::protocol::{Floors, Origin};
 use crate::source::{Position, ShardId};
 
@@ -84,8 +85,9 @@ impl Backlogs {
         self.read(&lease.shard);
         let now = wall_millis();
         for (peer, checkpoint) in &lease.checkpoints {
-            let is_peer = peer.peer().is_some_and(|peer| self.lock().peers.contains(peer));
-            if is_peer && checkpoint.done != Position::End && checkpoint.millis > 0 {
+            let is_told =
+                peer.feed().is_some() || peer.peer().is_some_and(|peer| self.lock().peers.contains(peer));
+            if is_told && checkpoint.done != Position::End && checkpoint.millis > 0 {
                 let age = Duration::from_millis(now.saturating_sub(checkpoint.millis));
                 self.note(&lease.shard, peer, Some(age), 0);
             }
@@ -127,10 +129,19 @@ impl Backlogs {
 
     /// How far each peer is behind, for the part of the stream that this agent reads.
     pub(super) fn by_peer(&self) -> BTreeMap<Origin, Backlog> {
-        let mut backlogs: BTreeMap<Origin, Backlog> = BTreeMap::new();
-        for ((_, peer), found) in &self.lock().found {
-            let Some(peer) = peer.peer() else { continue };
-            let backlog = backlogs.entry(peer.clone()).or_default();
+        self.by(Destination::peer)
+    }
+
+    /// How far each feed is behind, in the same way.
+    pub(super) fn by_feed(&self) -> BTreeMap<FeedName, Backlog> {
+        self.by(Destination::feed)
+    }
+
+    fn by<N: Clone + Ord>(&self, name: impl Fn(&Destination) -> Option<&N>) -> BTreeMap<N, Backlog> {
+        let mut backlogs: BTreeMap<N, Backlog> = BTreeMap::new();
+        for ((_, destination), found) in &self.lock().found {
+            let Some(name) = name(destination) else { continue };
+            let backlog = backlogs.entry(name.clone()).or_default();
             backlog.age = backlog.age.max(found.age + found.at.elapsed());
             backlog.records += found.records;
         }

@@ -13,8 +13,9 @@ use super::coordinator::Shards;
 use super::crew::Crew;
 use super::foreign::Foreign;
 use crate::control::{AgentId, PausedPeers};
-use crate::deliver::{Pauses, Refusals};
+use crate::deliver::{FeedCounts, FeedSnapshot, Pauses, Refusals};
 use crate::destination::Destination;
+use crate::feed::FeedName;
 use crate::lag::{LagBook, PeerLag, Spread};
 use crate::protocol::Origin;
 use crate::source::ShardId;
@@ -67,6 +68,8 @@ pub struct TableStanding {
     pub refused: BTreeMap<Origin, String>,
     /// The writes of another setup's agents, by the region that their stamps name: no peer gets them.
     pub foreign: BTreeMap<Origin, u64>,
+    /// The feeds that this agent delivers.
+    pub feeds: BTreeMap<FeedName, FeedStanding>,
     /// The age of what each other origin has promised this region.
     pub arrivals: BTreeMap<Origin, Duration>,
     /// The shards that this agent reads, and how long ago each was read.
@@ -89,6 +92,7 @@ pub(super) struct TableStatus {
     pub(super) refusals: Arc<Refusals>,
     pub(super) remembered: Arc<Remembered>,
     pub(super) foreign: Arc<Foreign>,
+    feed_counts: Mutex<BTreeMap<FeedName, Arc<FeedCounts>>>,
     standing: Mutex<TableState>,
 }
 
@@ -141,6 +145,7 @@ impl Figures {
             refusals: Arc::default(),
             remembered: Arc::default(),
             foreign: Arc::default(),
+            feed_counts: Mutex::default(),
             standing: Mutex::default(),
         });
         lock(&self.0.tables).push(Arc::clone(&status));
@@ -208,8 +213,9 @@ impl Figures {
         let standing = |table: &Arc<TableStatus>| {
             let is_replicating = lock(&table.standing).shards.is_some();
             let arrivals = table.backlogs.arrivals();
-            let of_region =
-                |(refusing, reason): (Destination, String)| (refusing.region(&self.0.region).clone(), reason);
+            let of_region = |(refusing, reason): (Destination, String)| {
+                Some((refusing.region(&self.0.region)?.clone(), reason))
+            };
             TableStanding {
                 region: self.0.region.clone(),
                 table: table.name.clone(),
@@ -218,8 +224,9 @@ impl Figures {
                 is_replicating,
                 backlogs: table.backlogs.by_peer(),
                 paused: arrivals.keys().map(|peer| (peer.clone(), paused.contains_key(peer))).collect(),
-                refused: table.refusals.all().into_iter().map(of_region).collect(),
+                refused: table.refusals.all().into_iter().filter_map(of_region).collect(),
                 foreign: table.foreign.all(),
+                feeds: table.feeds(),
                 arrivals,
                 unread: table.backlogs.unread(),
                 failing: table.backlogs.failing(),
@@ -243,7 +250,33 @@ impl Figures {
     }
 }
 
+/// The present state of one feed, as far as this agent delivers it.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct FeedStanding {
+    pub counts: FeedSnapshot,
+    /// How many records have been read but not told yet.
+    pub backlog: usize,
+    /// The age of the oldest write that has not been told yet.
+    pub age: Duration,
+}
+
 impl TableStatus {
+    /// The counts of a feed, which go on when the table is replicated again.
+    pub(super) fn feed_counts(&self, feed: &FeedName) -> Arc<FeedCounts> {
+        Arc::clone(lock(&self.feed_counts).entry(feed.clone()).or_default())
+    }
+
+    fn feeds(&self) -> BTreeMap<FeedName, FeedStanding> {
+        let mut backlogs = self.backlogs.by_feed();
+        let counts = lock(&self.feed_counts);
+        let standing = |(feed, counts): (&FeedName, &Arc<FeedCounts>)| {
+            let Backlog { age, records } = backlogs.remove(feed).unwrap_or_default();
+            let counts = counts.snapshot();
+            (feed.clone(), FeedStanding { counts, backlog: records, age })
+        };
+        counts.iter().map(standing).collect()
+    }
+
     pub(super) fn started(&self, shards: Vec<Arc<Shards>>) {
         *lock(&self.standing) = TableState { shards: Some(shards), trouble: None };
     }

@@ -121,7 +121,7 @@ impl Holding {
         leases: &Leases,
     ) -> (BTreeMap<Destination, StartPoint>, Vec<Destination>) {
         let all: BTreeMap<Destination, StartPoint> = shared
-            .lanes
+            .outlets
             .keys()
             .map(|destination| {
                 (destination.clone(), self.from(destination, leases, shared.before.as_deref()))

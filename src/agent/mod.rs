@@ -66,7 +66,7 @@ use crate::protocol::Origin;
 use crate::region::{ConnectError, Region};
 
 pub use backlog::Backlog;
-pub use figures::{Figures, TableReport, TableStanding};
+pub use figures::{FeedStanding, Figures, TableReport, TableStanding};
 
 /// A running agent. It stops at once when it is dropped; [`Self::stop`] lets it finish.
 #[derive(Debug)]

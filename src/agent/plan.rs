@@ -12,7 +12,7 @@ use tracing::warn;
 use super::StartError;
 use super::figures::TableStatus;
 use super::succession::Succession;
-use super::table::TablePlan;
+use super::table::{TableFeed, TablePlan};
 use crate::config::{Config, TableConfig, Tuning};
 use crate::contained::caught;
 use crate::control::{ControlTable, Setup};
@@ -100,10 +100,15 @@ impl Site {
         let peers: Vec<Region> = peers.filter_map(|(name, _)| self.regions.get(name).cloned()).collect();
         let names: Vec<Origin> = peers.iter().map(|peer| peer.name.clone()).collect();
         status.backlogs.for_peers(names.clone());
+        let feeds = self.config.feeds.iter().filter(|feed| feed.is_of(&table.name, &self.local.name));
+        let feeds: Vec<TableFeed> = feeds
+            .map(|config| TableFeed { config: config.clone(), counts: status.feed_counts(&config.name) })
+            .collect();
         let succession = Succession {
             local: self.local.clone(),
             table: table.name.clone(),
             peers: names,
+            feeds: feeds.iter().map(|feed| feed.config.name.clone()).collect(),
             tally: Arc::clone(&status.tally),
         };
         let control_table = &self.local.control_table;
@@ -129,6 +134,7 @@ impl Site {
             remembered: Arc::clone(&status.remembered),
             spill: Arc::clone(&self.spill),
             foreign: Arc::clone(&status.foreign),
+            feeds,
         })
     }
 

@@ -12,13 +12,16 @@ use crate::source::ShardId;
 /// Neither set is complete: a list may be older than a lease that another agent has created, and a shard may
 /// be listed before it has a lease.
 impl Family<'_> {
-    /// No write that the destination lacks has a creation time before this, in milliseconds.
-    pub(super) fn promise(&self, destination: &Destination) -> u64 {
+    /// No write that the destination lacks has a creation time before this, in milliseconds. A shard that has
+    /// ended counts as long as it may have children that `is_sure` does not say are all known.
+    pub(super) fn promise(&self, destination: &Destination, is_sure: impl Fn(&ShardId) -> bool) -> u64 {
         let parents = self.parents();
         let shards: BTreeSet<&ShardId> = self.lineage.shards().chain(self.leases.keys()).collect();
         let promised = |shard: &ShardId| match self.leases.get(shard) {
             // A shard that has ended without children has some that are not listed yet.
-            Some(lease) if lease.is_done_for(destination) && parents.contains(shard) => None,
+            Some(lease) if lease.is_done_for(destination) && parents.contains(shard) && is_sure(shard) => {
+                None
+            }
             Some(lease) => Some(self.lease_promise(lease, destination)),
             None => Some(self.parents_promise(self.lineage.parent(shard), destination)),
         };

@@ -119,7 +119,7 @@ impl CatchUp {
                 },
             },
         };
-        info!(region = %origin, peer = %self.peer, table, shard = %self.holding.lease.shard, "the peer is catching up");
+        info!(region = %origin, destination = %self.peer, table, shard = %self.holding.lease.shard, "the destination is catching up");
         let (meeting, until) = watch::channel(Meeting::Open);
         let meeting = Arc::new(meeting);
         let (state, mut states) = watch::channel(TrackState::default());

@@ -14,7 +14,7 @@ use super::recorder::Recorder;
 use super::succession::Before;
 use crate::config::{Conflicts, Tuning};
 use crate::control::{Cause, ControlTable, Gap};
-use crate::deliver::{Lanes, Pauses};
+use crate::deliver::{Outlet, Pauses};
 use crate::destination::Destination;
 use crate::fault::{Fault, in_time};
 use crate::protocol::{Action, Floors, Hlc, Origin, Selections};
@@ -51,8 +51,7 @@ pub(super) struct Shared {
     pub(super) stream: Stream,
     /// The previous stream.
     pub(super) before: Option<Arc<Before>>,
-    /// The lanes to every destination.
-    pub(super) lanes: BTreeMap<Destination, Arc<Lanes>>,
+    pub(super) outlets: BTreeMap<Destination, Outlet>,
     /// The paused peers, to which nothing is written.
     pub(super) pauses: Arc<Pauses>,
     pub(super) arrived: Arrived,
@@ -112,11 +111,14 @@ impl Shared {
             return None;
         }
         self.notes.tally.gaps.add();
+        let lacking: Vec<&Destination> = lacking.into_iter().collect();
+        let peers = lacking.iter().filter_map(|lacking| lacking.region(&self.origin));
         let gap = Gap {
             origin: self.origin.clone(),
             shard: shard.to_string(),
             cause: Cause::Trimmed,
-            peers: lacking.into_iter().map(|lacking| lacking.region(&self.origin).clone()).collect(),
+            peers: peers.cloned().collect(),
+            feeds: lacking.iter().filter_map(|lacking| lacking.feed()).cloned().collect(),
             from_millis,
             until_millis,
             found_millis: self.stream.own_millis(),
@@ -142,7 +144,7 @@ impl Shared {
 
     /// Logs, now and then, replicated writes whose origin is not a region of this setup.
     pub(super) fn note_origin(&self, origin: &Origin) {
-        if self.lanes.contains_key(&Destination::replica(origin, &self.origin)) {
+        if self.outlets.contains_key(&Destination::replica(origin, &self.origin)) {
             return;
         }
         self.notes.tally.foreign.add();
@@ -163,7 +165,8 @@ impl Shared {
                 let write = self.selections.view(&self.origin, peer, write)?;
                 Some(Action::Push(write.into_owned()))
             }
-            (Destination::Home, Action::Push(_)) | (Destination::Peer(_), _) => None,
+            (Destination::Feed(_), Action::Push(_)) => Some(action.clone()),
+            (Destination::Home, Action::Push(_)) | (Destination::Peer(_) | Destination::Feed(_), _) => None,
             (Destination::Home, action) => Some(action.clone()),
         }
     }

@@ -14,6 +14,7 @@ use crate::control::{
 };
 use crate::destination::Destination;
 use crate::fault::{Fault, FaultKind, persist};
+use crate::feed::FeedName;
 use crate::protocol::{Floors, Origin};
 use crate::region::Region;
 use crate::source::dynamodb_streams::own_millis;
@@ -134,6 +135,7 @@ pub(super) struct Succession {
     pub(super) local: Region,
     pub(super) table: String,
     pub(super) peers: Vec<Origin>,
+    pub(super) feeds: Vec<FeedName>,
     pub(super) tally: Arc<Tally>,
 }
 
@@ -255,18 +257,17 @@ impl Succession {
             lease.disbelieve(now);
         }
         let family = Family { lineage: &Lineage::from_iter([]), leases: &leases };
-        let since = self
-            .peers
-            .iter()
-            .map(|peer| family.promise(&Destination::Peer(peer.clone())))
-            .min()
-            .unwrap_or_default();
+        let peers = self.peers.iter().cloned().map(Destination::Peer);
+        let destinations = peers.chain(self.feeds.iter().cloned().map(Destination::Feed));
+        let since =
+            destinations.map(|destination| family.promise(&destination, |_| true)).min().unwrap_or_default();
         let until_millis = next.made_millis().map_or(now, |made| now.min(made + ENABLING_MILLIS));
         let gap = Gap {
             origin: self.local.name.clone(),
             cause,
             shard: next.label().to_owned(),
             peers: self.peers.clone(),
+            feeds: self.feeds.clone(),
             from_millis: since.max(before.made_millis().unwrap_or_default()).min(until_millis),
             until_millis,
             found_millis: now,

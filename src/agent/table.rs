@@ -18,16 +18,18 @@ use super::foreign::Foreign;
 use super::recorder::Recorder;
 use super::shared::{Arrived, MemoryPlace, Notes, Shared};
 use super::succession::{Before, Stage, Succession};
-use crate::config::{Conflicts, Start, TableConfig, Tuning};
+use crate::config::{Conflicts, FeedConfig, Start, TableConfig, Tuning};
 use crate::control::{ConflictTable, ControlTable, Leases, TableStream, lease_space};
-use crate::deliver::{Complaints, Lanes, Pauses, Refusals, Writer};
+use crate::deliver::{Batches, Complaints, FeedCounts, Lanes, Outlet, Pauses, Refusals, Teller, Writer};
 use crate::destination::Destination;
 use crate::fault::{FaultKind, persist};
+use crate::feed::Telling;
 use crate::lag::LagBook;
 use crate::protocol::{Floors, Hlc, Origin};
 use crate::region::Region;
 use crate::replica::{AttributeNames, Fitness, Replica};
 use crate::schema::{Described, KeySchema, describe};
+use crate::sink::{FileSink, Sink};
 use crate::source::dynamodb_streams::{Pacer, Stream, own_millis};
 use crate::spill::{Remembered, Spill};
 use crate::tally::Tally;
@@ -53,6 +55,13 @@ pub(super) struct TablePlan {
     pub(super) remembered: Arc<Remembered>,
     pub(super) spill: Arc<Spill>,
     pub(super) foreign: Arc<Foreign>,
+    pub(super) feeds: Vec<TableFeed>,
+}
+
+/// A feed that this agent delivers.
+pub(super) struct TableFeed {
+    pub(super) config: FeedConfig,
+    pub(super) counts: Arc<FeedCounts>,
 }
 
 impl TablePlan {
@@ -72,7 +81,7 @@ impl TablePlan {
         for (i, (stage, shards)) in self.stages.iter().zip(shards).enumerate() {
             let Stage { stream, before } = stage;
             let next = self.stages.get(i + 1).map(|next| next.stream.clone());
-            let behind = next.as_ref().map(|_| Before::behind(stream, common.lanes.keys().cloned()));
+            let behind = next.as_ref().map(|_| Before::behind(stream, common.outlets.keys().cloned()));
             // A stream that is no longer read has been read to its end.
             let is_read = last.is_some();
             let before =
@@ -123,12 +132,12 @@ impl TablePlan {
         let name = self.table.name.clone();
         let names = Arc::new(AttributeNames::default());
         let home = self.replica(&self.local, &names);
-        let (mut lanes, mut promises) = (BTreeMap::new(), BTreeMap::new());
+        let (mut outlets, mut promises) = (BTreeMap::new(), BTreeMap::new());
         let mut start = |destination: &Destination, region, replica, gate, tasks: &mut JoinSet<()>| {
             let writer = Arc::new(self.writer(destination.clone(), region, replica, &home));
             let Tuning { concurrency, queue_mib, .. } = self.tuning;
             let started = Lanes::start(writer, concurrency, queue_mib, &gate, tasks);
-            lanes.insert(destination.clone(), Arc::new(started));
+            outlets.insert(destination.clone(), Outlet::Replica(Arc::new(started)));
             let (promise, told) = watch::channel(Hlc::ZERO);
             promises.insert(destination.clone(), promise);
             told
@@ -144,6 +153,10 @@ impl TablePlan {
             let known = Arc::clone(&names);
             tasks.spawn(publish(self.local.clone(), region.clone(), name.clone(), known, told));
         }
+        for feed in &self.feeds {
+            let batches = Batches::start(self.teller(feed), self.tuning.queue_mib, tasks);
+            outlets.insert(Destination::Feed(feed.config.name.clone()), Outlet::Feed(Arc::new(batches)));
+        }
         let (seen, from_peers) = watch::channel(Floors::default());
         let interval = self.tuning.checkpoint_interval;
         let (local, backlogs) = (self.local.clone(), Arc::clone(&self.backlogs));
@@ -154,7 +167,7 @@ impl TablePlan {
         let (remembered, spill) = (Arc::clone(&self.remembered), Arc::clone(&self.spill));
         let memory = MemoryPlace { names, remembered, spill };
         let arrived = Arrived { from_peers, own };
-        (TableShared { control, lanes, arrived, memory, notes: self.notes(tasks), pacer }, promises)
+        (TableShared { control, outlets, arrived, memory, notes: self.notes(tasks), pacer }, promises)
     }
 
     fn notes(&self, tasks: &mut JoinSet<()>) -> Notes {
@@ -169,6 +182,22 @@ impl TablePlan {
             recorder,
             backlogs: Arc::clone(&self.backlogs),
             foreign: Arc::clone(&self.foreign),
+        }
+    }
+
+    fn teller(&self, feed: &TableFeed) -> Teller {
+        let FeedConfig { name, table, filters, sink, .. } = &feed.config;
+        Teller {
+            telling: Telling {
+                feed: name.clone(),
+                table: table.clone(),
+                region: self.local.name.clone(),
+                aws_region: self.local.tables.config().region().map(ToString::to_string).unwrap_or_default(),
+            },
+            filters: filters.clone(),
+            sink: Sink::File(FileSink::new(sink.path_in(&self.local.name))),
+            counts: Arc::clone(&feed.counts),
+            complaints: Complaints::default(),
         }
     }
 
@@ -212,7 +241,7 @@ impl TablePlan {
 /// What all streams of a table share.
 struct TableShared {
     control: ControlTable,
-    lanes: BTreeMap<Destination, Arc<Lanes>>,
+    outlets: BTreeMap<Destination, Outlet>,
     arrived: Arrived,
     memory: MemoryPlace,
     notes: Notes,
@@ -239,7 +268,7 @@ impl TableShared {
             control: self.control.clone(),
             stream,
             before,
-            lanes: self.lanes.clone(),
+            outlets: self.outlets.clone(),
             pauses: Arc::clone(&plan.pauses),
             arrived: self.arrived.clone(),
             asked,

@@ -9,6 +9,7 @@ mod dead_letters;
 mod demo;
 mod doctor;
 mod exit;
+mod feed;
 mod health;
 mod init;
 mod listen;
@@ -84,6 +85,7 @@ enum Command {
     DeadLetters(dead_letters::DeadLetters),
     Demo(demo::Demo),
     Doctor(doctor::Doctor),
+    Feed(feed::Feed),
     Health(health::Health),
     Init(init::Init),
     Man(man::Man),
@@ -108,6 +110,7 @@ impl Command {
             Command::DeadLetters(letters) => letters.run(json).await,
             Command::Demo(demo) => demo.run(json).await,
             Command::Doctor(doctor) => doctor.run(json).await,
+            Command::Feed(feed) => feed.run(json).await,
             Command::Health(health) => health.run(json).await,
             Command::Init(init) => init.run(json).await,
             Command::Man(man) => man.run::<Cli>(),

@@ -10,7 +10,7 @@ use wildmatch::WildMatch;
 use super::problem::Problem;
 use super::{
     AntiEntropy, Config, Conflicts, Credentials, PatternConfig, RegionConfig, Role, Start, TableConfig,
-    TableSpace, Tuning, anti_entropy, bounds, peer,
+    TableSpace, Tuning, anti_entropy, bounds, feed, peer,
 };
 use crate::protocol::Origin;
 
@@ -26,6 +26,8 @@ struct File {
     region: Vec<Spanned<RegionEntry>>,
     #[serde(default)]
     table: Vec<Spanned<TableEntry>>,
+    #[serde(default)]
+    feed: Vec<Spanned<feed::FeedEntry>>,
     #[serde(default)]
     tuning: Option<Spanned<Tuning>>,
     anti_entropy: Option<Spanned<AntiEntropy>>,
@@ -103,7 +105,8 @@ impl File {
             }
         };
         let anti_entropy = anti_entropy::check(self.anti_entropy)?;
-        Ok(Config { regions, tables, patterns, tuning, anti_entropy })
+        let feeds = feed::check(&self.feed, &tables, &patterns)?;
+        Ok(Config { regions, tables, patterns, feeds, tuning, anti_entropy })
     }
 
     /// The regions, each with a unique name and place.

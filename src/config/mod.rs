@@ -4,6 +4,7 @@
 //! | --- | --- |
 //! | `file` | the shapes of the file, and what is checked |
 //! | `peer` | what is replicated to one region |
+//! | `feed` | where a table's changes are told |
 //! | `tuning` | what may be tuned |
 //! | `bounds` | the limits of tuning |
 //! | `anti_entropy` | how agents compare the replicas by themselves |
@@ -11,6 +12,7 @@
 
 mod anti_entropy;
 mod bounds;
+mod feed;
 mod file;
 mod peer;
 mod problem;
@@ -26,6 +28,7 @@ use wildmatch::WildMatch;
 use crate::protocol::{Origin, Selections};
 
 pub use anti_entropy::{AntiEntropy, Repair};
+pub use feed::{FeedConfig, SinkConfig};
 pub use problem::{ConfigError, Invalid};
 pub use tuning::Tuning;
 
@@ -37,6 +40,7 @@ pub struct Config {
     pub tables: Vec<TableConfig>,
     /// The patterns that find tables, in the file's order.
     pub patterns: Vec<PatternConfig>,
+    pub feeds: Vec<FeedConfig>,
     pub tuning: Tuning,
     /// How agents compare the replicas by themselves, if they do.
     pub anti_entropy: Option<AntiEntropy>,

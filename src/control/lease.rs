@@ -113,7 +113,7 @@ impl Lease {
     }
 }
 
-/// Precedes the region of a destination in its attribute's name.
+/// Precedes the label of a destination in its attribute's name.
 const DESTINATION: &str = "to ";
 const OWNER: &str = "leaseOwner";
 const COUNTER: &str = "leaseCounter";
@@ -242,7 +242,7 @@ impl ControlTable {
         for (i, (destination, checkpoint)) in changed.iter().enumerate() {
             sets.push(format!("#d{i} = :d{i}"));
             update = update
-                .expression_attribute_names(format!("#d{i}"), attribute(destination.region(&self.region)))
+                .expression_attribute_names(format!("#d{i}"), attribute(&destination.label(&self.region)))
                 .expression_attribute_values(format!(":d{i}"), write(checkpoint));
         }
         // As in the Kinesis Client Library: how far the shard has been read.
@@ -272,9 +272,9 @@ impl ControlTable {
     }
 }
 
-/// The attribute that holds the checkpoint of the replica in a region.
-pub(super) fn attribute(region: &Origin) -> String {
-    format!("{DESTINATION}{region}")
+/// The attribute that holds the checkpoint of a destination.
+pub(super) fn attribute(label: &str) -> String {
+    format!("{DESTINATION}{label}")
 }
 
 fn write(checkpoint: &Checkpoint) -> AttributeValue {
@@ -306,8 +306,8 @@ fn write_floors(floors: &Floors) -> AttributeValue {
 /// Reads a row in the control table of the region `home`.
 pub(super) fn read(row: &Row, home: &Origin) -> Option<Lease> {
     let checkpoints = row.iter().filter_map(|(name, value)| {
-        let region = name.strip_prefix(DESTINATION)?.parse().ok()?;
-        Some((Destination::replica(&region, home), read_checkpoint(value.as_m().ok()?)?))
+        let destination = Destination::labelled(name.strip_prefix(DESTINATION)?, home)?;
+        Some((destination, read_checkpoint(value.as_m().ok()?)?))
     });
     Some(Lease {
         shard: ShardId(read_text(row, SK)?.into()),
@@ -396,15 +396,14 @@ mod tests {
     proptest! {
         #[test]
         fn every_lease_is_read_back(
-            named in btree_map("[a-z0-9_-]{1,32}", checkpoints(), 0..4),
+            named in btree_map("(feed:)?[a-z0-9_-]{1,32}", checkpoints(), 0..4),
             owner in proptest::option::of("[a-f0-9]{16}"),
             parent in proptest::option::of("shardId-[0-9]{1,20}"),
             counter: u64, since_millis: u64, made_millis: u64,
         ) {
             let home: Origin = "home".parse().expect("a name");
-            let named: BTreeMap<Origin, Checkpoint> =
-                named.into_iter().map(|(name, c)| (name.parse().expect("a name"), c)).collect();
-            let checkpoints = named.iter().map(|(name, c)| (Destination::replica(name, &home), c.clone()));
+            let checkpoints =
+                named.into_iter().map(|(to, c)| (Destination::labelled(&to, &home).expect("a label"), c));
             let checkpoints = checkpoints.collect();
             let owner = owner.as_deref().map(AgentId::from);
             let shard = ShardId("shard".into());
@@ -420,7 +419,7 @@ mod tests {
             ]);
             row.extend(lease.parent.as_ref().map(|parent| (PARENT.to_owned(), text(&*parent.0))));
             row.extend(lease.owner.as_ref().map(|owner| (OWNER.to_owned(), text(owner.as_str()))));
-            row.extend(named.iter().map(|(name, c)| (attribute(name), write(c))));
+            row.extend(lease.checkpoints.iter().map(|(to, c)| (attribute(&to.label(&home)), write(c))));
             prop_assert_eq!(read(&row, &home), Some(lease));
         }
     }

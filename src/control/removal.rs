@@ -59,7 +59,7 @@ impl ControlTable {
             }
         }
         for space in spaces {
-            let attribute = lease::attribute(gone);
+            let attribute = lease::attribute(gone.as_str());
             for row in self.rows(&space::pk(space)).await? {
                 let Some(shard) = read_text(&row, SK).filter(|_| row.contains_key(&attribute)) else {
                     continue;

@@ -3,12 +3,13 @@
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
 
-use tokio::sync::{OwnedSemaphorePermit, Semaphore, SetOnce, mpsc};
+use tokio::sync::{OwnedSemaphorePermit, SetOnce, mpsc};
 use tokio::task::JoinSet;
 use tokio::time::Instant;
 
 use super::contention::Contention;
 use super::refusals::{Judge, Sentence};
+use super::room::{Queued, Room};
 use super::width::Width;
 use super::{Job, Writer};
 use crate::fault::{Backoff, Fault, FaultKind};
@@ -23,13 +24,8 @@ const MOST_THROTTLED: usize = 1024;
 #[derive(Debug)]
 pub struct Lanes {
     sender: mpsc::UnboundedSender<Message>,
-    /// The space left in the queue, in KiB.
-    room: Arc<Semaphore>,
-    capacity: usize,
+    room: Room,
 }
-
-/// A job, and the queue space it takes.
-type Queued = (Job, OwnedSemaphorePermit);
 
 /// A message to a destination's dispatcher.
 #[derive(Debug)]
@@ -50,7 +46,6 @@ impl Lanes {
         gate: &Arc<SetOnce<()>>,
         tasks: &mut JoinSet<()>,
     ) -> Self {
-        let capacity = (queue_mib * 1024).min(Semaphore::MAX_PERMITS);
         let (sender, messages) = mpsc::unbounded_channel();
         let dispatcher = Dispatcher {
             writer,
@@ -65,26 +60,24 @@ impl Lanes {
             attempts: JoinSet::new(),
         };
         tasks.spawn(dispatcher.run(messages, Arc::clone(gate)));
-        Self { sender, room: Arc::new(Semaphore::new(capacity)), capacity }
+        Self { sender, room: Room::new(queue_mib) }
     }
 
     /// Queues a job if there is space for it; otherwise gives it back.
     pub fn try_send(&self, job: Job) -> Option<Job> {
-        match Arc::clone(&self.room).try_acquire_many_owned(self.cost(&job)) {
-            Ok(permit) => {
-                self.queue(job, permit);
+        match self.room.try_take(job) {
+            Ok(queued) => {
+                self.queue(queued);
                 None
             }
-            Err(_) => Some(job),
+            Err(job) => Some(job),
         }
     }
 
     /// Queues a job once there is space for it.
     pub async fn send(&self, job: Job) {
-        let cost = self.cost(&job);
-        // The semaphore is never closed.
-        if let Ok(permit) = Arc::clone(&self.room).acquire_many_owned(cost).await {
-            self.queue(job, permit);
+        if let Some(queued) = self.room.take(job).await {
+            self.queue(queued);
         }
     }
 
@@ -94,16 +87,10 @@ impl Lanes {
         let _ = self.sender.send(Message::Arrived(key, version));
     }
 
-    fn queue(&self, job: Job, permit: OwnedSemaphorePermit) {
-        job.record.ledger.begin(job.record.ordinal, job.record.created_millis);
+    fn queue(&self, queued: Queued) {
         // If the receiver is gone, the agent is stopping: the job stays in the ledger, and so ahead of the
         // checkpoint.
-        let _ = self.sender.send(Message::Queue((job, permit)));
-    }
-
-    fn cost(&self, job: &Job) -> u32 {
-        let kib = job.bytes().div_ceil(1024).max(1).min(self.capacity);
-        u32::try_from(kib).unwrap_or(u32::MAX)
+        let _ = self.sender.send(Message::Queue(queued));
     }
 }
 

@@ -1,22 +1,29 @@
 //! Delivery to destinations: jobs run in order within a key and in parallel across keys, as many at once as a
 //! destination takes, until each is answered; and the ledger of those that are not.
 
+mod batches;
 mod complaints;
 mod contention;
+mod feed_counts;
 mod job;
 mod knee;
 mod lanes;
 mod ledger;
+mod outlet;
 mod pauses;
 mod refusals;
+mod room;
 mod tenure;
 mod width;
 mod writer;
 
+pub use batches::{Batches, Teller};
 pub use complaints::Complaints;
+pub use feed_counts::{FeedCounts, FeedSnapshot};
 pub use job::{Job, JobRecord};
 pub use lanes::Lanes;
 pub use ledger::Ledger;
+pub use outlet::Outlet;
 pub use pauses::Pauses;
 pub use refusals::Refusals;
 pub use tenure::Tenure;

@@ -130,7 +130,7 @@ impl Writer {
 
     /// The region written to.
     pub(super) fn region(&self) -> &Origin {
-        self.destination.region(&self.origin)
+        self.destination.region(&self.origin).unwrap_or(&self.origin)
     }
 
     /// Logs a failed attempt that is retried.

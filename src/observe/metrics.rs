@@ -7,6 +7,7 @@
 //! | `peer` | the region that this agent writes to |
 //! | `origin` | the region whose writes arrive here |
 //! | `table` | the table's name in the configuration |
+//! | `feed` | the feed's name |
 
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
@@ -16,8 +17,9 @@ use opentelemetry::metrics::{AsyncInstrument, Meter};
 use tokio::time::Instant;
 
 use super::Board;
-use crate::agent::{Backlog, Figures, TableStanding};
+use crate::agent::{Backlog, FeedStanding, Figures, TableStanding};
 use crate::control::Agreement;
+use crate::feed::FeedName;
 use crate::protocol::Origin;
 use crate::tally::{TallySnapshot, count};
 use crate::telemetry::meter;
@@ -54,7 +56,7 @@ struct TableGauge {
     observe: fn(&TableStanding, &dyn AsyncInstrument<f64>),
 }
 
-const TABLE_GAUGES: [TableGauge; 10] = [
+const TABLE_GAUGES: [TableGauge; 12] = [
     TableGauge {
         name: "tradewind.watermark.age",
         unit: "s",
@@ -116,6 +118,26 @@ const TABLE_GAUGES: [TableGauge; 10] = [
         },
     },
     TableGauge {
+        name: "tradewind.feed.age",
+        unit: "s",
+        description: "Age of the oldest write that the feed has not told yet",
+        observe: |table, observer| {
+            for (feed, standing) in &table.feeds {
+                observer.observe(standing.age.as_secs_f64(), &of_feed(table, feed));
+            }
+        },
+    },
+    TableGauge {
+        name: "tradewind.feed.backlog",
+        unit: "{record}",
+        description: "Records that have been read but that the feed has not told yet",
+        observe: |table, observer| {
+            for (feed, standing) in &table.feeds {
+                observer.observe(count(standing.backlog), &of_feed(table, feed));
+            }
+        },
+    },
+    TableGauge {
         name: "tradewind.shards",
         unit: "{shard}",
         description: "Shards that this agent reads",
@@ -141,6 +163,31 @@ const TABLE_GAUGES: [TableGauge; 10] = [
     },
 ];
 
+/// A counter of each feed.
+struct FeedCounter {
+    name: &'static str,
+    description: &'static str,
+    read: fn(&FeedStanding) -> u64,
+}
+
+const FEED_COUNTERS: [FeedCounter; 3] = [
+    FeedCounter {
+        name: "tradewind.feed.delivered",
+        description: "Events that the feed's sink has taken",
+        read: |feed| feed.counts.delivered,
+    },
+    FeedCounter {
+        name: "tradewind.feed.filtered",
+        description: "Events that no filter of the feed matches",
+        read: |feed| feed.counts.filtered,
+    },
+    FeedCounter {
+        name: "tradewind.feed.retried",
+        description: "Batches of the feed that failed, and were tried again",
+        read: |feed| feed.counts.retried,
+    },
+];
+
 /// Registers the counters and gauges of these agents.
 pub(crate) fn register_agents(agents: Vec<Figures>) {
     let meter = meter();
@@ -153,6 +200,19 @@ pub(crate) fn register_agents(agents: Vec<Figures>) {
             .with_callback(move |observer| {
                 for table in look.standings().iter() {
                     observer.observe(read(&table.tally), &of_table(table));
+                }
+            })
+            .build();
+    }
+    for FeedCounter { name, description, read } in FEED_COUNTERS {
+        let look = Arc::clone(&look);
+        let counter = meter.u64_observable_counter(name).with_description(description);
+        counter
+            .with_callback(move |observer| {
+                for table in look.standings().iter() {
+                    for (feed, standing) in &table.feeds {
+                        observer.observe(read(standing), &of_feed(table, feed));
+                    }
                 }
             })
             .build();
@@ -260,6 +320,10 @@ pub(crate) fn register_boards(boards: Vec<Arc<Board>>) {
 
 fn of_region(board: &Board) -> KeyValue {
     KeyValue::new("region", board.figures().region().to_string())
+}
+
+fn of_feed(table: &TableStanding, feed: &FeedName) -> Vec<KeyValue> {
+    of_table(table).into_iter().chain([KeyValue::new("feed", feed.to_string())]).collect()
 }
 
 /// A flag as a figure: 1 or 0.

@@ -6,10 +6,11 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 
 use super::recent::Recent;
-use crate::agent::{Figures, TableStanding};
+use crate::agent::{FeedStanding, Figures, TableStanding};
 use crate::answer::Intercepted;
 use crate::clock::wall_millis;
 use crate::control::{Agreement, Verified};
+use crate::deliver::FeedSnapshot;
 use crate::lag::{LagSummary, Spread};
 use crate::protocol::Origin;
 use crate::tally::TallySnapshot;
@@ -112,11 +113,37 @@ pub struct TableEntry {
     /// The last result of `tradewind verify`, if it has compared the replicas recently.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub verified: Option<Verified>,
+    /// The table's feeds, by name.
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    pub feeds: BTreeMap<String, FeedEntry>,
     pub conflicts: u64,
     pub heals: u64,
     pub dead_letters: u64,
     pub throttled: u64,
     pub gaps: u64,
+}
+
+/// The state of one feed, as far as this agent delivers it.
+#[derive(Clone, Copy, Debug, Default, Serialize, Deserialize)]
+#[serde(default)]
+pub struct FeedEntry {
+    /// Events that the sink has taken since the agent started.
+    pub delivered: u64,
+    /// Events that no filter of the feed matches.
+    pub filtered: u64,
+    /// Batches that failed, and were tried again.
+    pub retried: u64,
+    /// Records that have been read but not told yet.
+    pub backlog: usize,
+    /// The age of the oldest write that has not been told yet, in seconds.
+    pub age: f64,
+}
+
+impl From<FeedStanding> for FeedEntry {
+    fn from(FeedStanding { counts, backlog, age }: FeedStanding) -> Self {
+        let FeedSnapshot { delivered, filtered, retried } = counts;
+        Self { delivered, filtered, retried, backlog, age: rounded(age) }
+    }
 }
 
 impl Report {
@@ -197,6 +224,7 @@ impl TableEntry {
             arrivals: table.arrivals.iter().map(|(origin, age)| (origin.clone(), rounded(*age))).collect(),
             marks: agreement.map_or(0, |agreement| agreement.gaps.len()),
             verified: agreement.and_then(|agreement| agreement.verified),
+            feeds: table.feeds.iter().map(|(name, feed)| (name.to_string(), (*feed).into())).collect(),
             conflicts: tally.conflicts,
             heals: tally.heals,
             dead_letters: tally.dead_letters,

@@ -261,6 +261,7 @@ async fn mark(tables: &[TableReplicas], removal: &Removal) -> Result<(), Operate
             shard: "removed".to_owned(),
             cause: Cause::Trimmed,
             peers: stay.iter().map(|replica| replica.region.name.clone()).collect(),
+            feeds: Vec::new(),
             from_millis: from_millis.unwrap_or_default(),
             until_millis: wall_millis(),
             found_millis: wall_millis(),

@@ -112,7 +112,7 @@ impl ShardProgress<'_> {
         Arrival {
             table: origin.table.name.clone(),
             origin: origin.region.name.clone(),
-            peer: peer.region(&origin.region.name).clone(),
+            peer: peer.region(&origin.region.name).unwrap_or(&origin.region.name).clone(),
             shards: self.lineage.shards().count(),
             arrived: leases.filter(has_passed).count(),
             paused_until: None,

@@ -332,6 +332,7 @@ async fn what_control_tables_hold_is_looked_at() {
         shard: "shard".to_owned(),
         cause: Cause::Unreadable,
         peers: vec!["tokyo".parse().unwrap()],
+        feeds: Vec::new(),
         from_millis: 1,
         until_millis: 2,
         found_millis: 3,

@@ -38,6 +38,7 @@ mod crew;
 mod doctor;
 mod expiry;
 mod faults;
+mod feeds;
 mod hazards;
 mod init;
 mod large;

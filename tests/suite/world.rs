@@ -14,7 +14,9 @@ use tempfile::TempDir;
 use tokio::process::Command;
 use tokio::time::Instant;
 use tradewind::agent::Agent;
-use tradewind::config::{Config, Conflicts, PatternConfig, RegionConfig, Start, TableConfig, Tuning};
+use tradewind::config::{
+    Config, Conflicts, FeedConfig, PatternConfig, RegionConfig, Start, TableConfig, Tuning,
+};
 use tradewind::control::{PK, SK};
 use tradewind::item_json::item_json;
 use tradewind::protocol::{Item, Origin, Selections};
@@ -55,6 +57,7 @@ pub(crate) struct World {
     pub(crate) conflicts: Conflicts,
     /// What goes to which region, as it stands in the file.
     pub(crate) peers: String,
+    pub(crate) feeds: Vec<FeedConfig>,
     /// What else the agents' files say.
     pub(crate) more: &'static str,
     keys: Keys,
@@ -131,6 +134,7 @@ impl World {
             pattern: None,
             conflicts: Conflicts::default(),
             peers: String::new(),
+            feeds: Vec::new(),
             more: "",
             keys: PLAIN,
             places,
@@ -256,7 +260,7 @@ impl World {
                 selections: Selections::default(),
             }),
         }
-        Config { regions, tables, patterns, tuning, anti_entropy: None }
+        Config { regions, tables, patterns, feeds: self.feeds.clone(), tuning, anti_entropy: None }
     }
 
     /// A table that has one name in all regions.

@@ -184,7 +184,9 @@ impl Service {
         let shards = self.shards;
         let next = self.stream().follow(shards, now);
         self.streams.push(next);
-        self.is_recycled = true;
+        // Before agents have recorded a stream, there is none that they could miss.
+        let is_known = |(pk, sk): &(String, String)| pk.starts_with("table/") && sk.starts_with("stream");
+        self.is_recycled |= self.control.keys().any(is_known);
     }
 
     /// Whether the stream was turned off and on, and no agent has marked the table.

@@ -21,7 +21,7 @@ impl Coordinator {
         let has_row = |shard: &ShardId| rows.contains_key(shard);
         let is_whole = lineage.shards().all(has_row);
         let mut left = BTreeSet::new();
-        for destination in self.shared.lanes.keys() {
+        for destination in self.shared.outlets.keys() {
             if !is_whole || !rows.values().all(|lease| lease.is_done_for(destination)) {
                 self.at_end.remove(destination);
                 left.insert(destination.clone());
@@ -39,29 +39,36 @@ impl Coordinator {
         is_over
     }
 
-    /// Reports to each peer what it durably has: all writes older than its least advanced shard.
+    /// Reports to each replica what it durably has: all writes older than its least advanced shard. Warns of
+    /// destinations that lack writes which are about to be trimmed.
     pub(super) fn promise(&mut self, lineage: &Lineage, rows: &Leases) {
         let family = Family { lineage, leases: rows };
-        for (peer, promise) in &*self.promises {
-            let millis = family.promise(peer);
-            let hlc = Hlc::at_millis(millis);
+        let in_doubt = self.missing.in_doubt(&family);
+        if !in_doubt.is_empty() {
+            self.shared.stream.look();
+        }
+        for destination in self.shared.outlets.keys() {
+            let millis = family.promise(destination, |shard| !in_doubt.contains(shard));
             if let Some(now) = lineage.listed_millis
                 && let Some(Backlog { age, left }) =
-                    self.retention.look(peer, millis, now, self.shared.tuning.stream_retention)
+                    self.retention.look(destination, millis, now, self.shared.tuning.stream_retention)
             {
                 let Shared { origin, table, .. } = &*self.shared;
                 let (backlog, left) = (minutes(age), minutes(left));
                 warn!(
-                    region = %origin, %peer, table, backlog, left,
-                    "the peer lacks writes of this age, and streams keep records for a day only: bring the peer back \
+                    region = %origin, destination = destination.label(origin), table, backlog, left,
+                    "the destination lacks writes of this age, and streams keep records for a day only: bring it back \
                      within the time left, or run `tradewind verify` afterwards"
                 );
             }
-            promise.send_if_modified(|promised| {
-                let raised = hlc > *promised;
-                *promised = (*promised).max(hlc);
-                raised
-            });
+            if let Some(promise) = self.promises.get(destination) {
+                promise.send_if_modified(|promised| {
+                    let hlc = Hlc::at_millis(millis);
+                    let raised = hlc > *promised;
+                    *promised = (*promised).max(hlc);
+                    raised
+                });
+            }
         }
     }
 }

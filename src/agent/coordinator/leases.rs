@@ -117,10 +117,10 @@ impl Coordinator {
         let childless: BTreeSet<ShardId> =
             gone.iter().filter(|shard| !parents.contains(shard)).cloned().collect();
         let sharing = Arc::clone(&self.shared);
-        let Shared { control, space, lanes, .. } = &*sharing;
+        let Shared { control, space, outlets, .. } = &*sharing;
         for shard in gone {
             let Some(row) = rows.get(&shard) else { continue };
-            let missed = lanes.keys().filter(|peer| childless.contains(&shard) || !row.is_done_for(peer));
+            let missed = outlets.keys().filter(|peer| childless.contains(&shard) || !row.is_done_for(peer));
             let missed: Vec<&Destination> = missed.collect();
             if !missed.is_empty() {
                 let family = Family { lineage, leases: rows };

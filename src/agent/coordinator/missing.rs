@@ -20,6 +20,8 @@ pub(super) struct Missing {
     /// The parents that shards without a lease name and that nothing else shows; and when that was first
     /// listed.
     orphans: BTreeMap<ShardId, Instant>,
+    /// The shards with children, and when the first list was requested that showed any.
+    parents: BTreeMap<ShardId, Instant>,
 }
 
 impl Missing {
@@ -43,6 +45,19 @@ impl Missing {
         (sure, !doubtful.is_empty())
     }
 
+    /// The parents of which only one list has shown children: it may lack a child, of which nobody has a lease
+    /// yet. As long as there are any, another list is needed.
+    pub(super) fn in_doubt(&mut self, family: &Family<'_>) -> BTreeSet<ShardId> {
+        let Family { lineage, .. } = family;
+        let parents = family.parents();
+        self.parents.retain(|parent, _| parents.contains(parent));
+        for parent in parents {
+            self.parents.entry(parent.clone()).or_insert(lineage.asked);
+        }
+        let in_doubt = self.parents.iter().filter(|(_, first)| **first == lineage.asked);
+        in_doubt.map(|(parent, _)| parent.clone()).collect()
+    }
+
     /// The leases whose shards are gone, as shards are a day after their end.
     pub(super) fn gone(&mut self, family: &Family<'_>) -> Vec<ShardId> {
         let Family { lineage, leases } = family;
@@ -53,5 +68,29 @@ impl Missing {
         // A list may be older than a row that another agent has created.
         let is_gone = |since: &Instant| lineage.asked >= *since + LISTED_WITHIN;
         self.absent.iter().filter(|(_, since)| is_gone(since)).map(|(shard, _)| shard.clone()).collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::control::Leases;
+    use crate::source::Lineage;
+
+    #[test]
+    fn a_parent_is_in_doubt_until_a_second_list_shows_its_children() {
+        let shard = |name: &str| ShardId(name.into());
+        let list = |shards: &[(&str, Option<&str>)]| -> Lineage {
+            shards.iter().map(|(name, parent)| (shard(name), parent.map(shard))).collect()
+        };
+        let (mut missing, leases) = (Missing::default(), Leases::new());
+        let mut in_doubt = |lineage: &Lineage| missing.in_doubt(&Family { lineage, leases: &leases });
+        let alone = list(&[("parent", None)]);
+        assert!(in_doubt(&alone).is_empty(), "without children, it holds a watermark back by itself");
+        let first = list(&[("parent", None), ("one", Some("parent"))]);
+        let parent = BTreeSet::from([shard("parent")]);
+        assert_eq!((in_doubt(&first), in_doubt(&first)), (parent.clone(), parent));
+        let second = list(&[("parent", None), ("one", Some("parent")), ("other", Some("parent"))]);
+        assert!(in_doubt(&second).is_empty());
     }
 }

@@ -31,7 +31,7 @@ impl Ownership<'_> {
     }
 
     fn is_done(&self, lease: &Lease) -> bool {
-        self.shared.lanes.keys().all(|destination| lease.is_done_for(destination))
+        self.shared.outlets.keys().all(|destination| lease.is_done_for(destination))
     }
 
     /// The agent that reads a shard, if it is alive.

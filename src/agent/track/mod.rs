@@ -299,7 +299,7 @@ impl Track {
                     // What has been promised for these must not be taken back.
                     feed.saved = saved;
                     feed.state = FeedState::Fed;
-                    info!(region = %self.shared.origin, %peer, table = self.shared.table, "the peer has caught up");
+                    info!(region = %self.shared.origin, destination = %peer, table = self.shared.table, "the destination has caught up");
                 }
                 // It was dropped again just before it arrived.
                 None => {

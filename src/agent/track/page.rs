@@ -15,7 +15,7 @@ use crate::agent::times::Created;
 use crate::clock::wall_millis;
 use crate::config::Conflicts;
 use crate::control::{Cause, Gap, Held, Jump, Lease};
-use crate::deliver::{Job, JobRecord};
+use crate::deliver::{Job, JobRecord, Outlet};
 use crate::destination::Destination;
 use crate::log_key::log_key;
 use crate::protocol::{Conflict, Floors, Judgement, KeyId, Record, Version, is_credible};
@@ -222,6 +222,7 @@ impl Track {
             shard: shard.to_string(),
             cause: Cause::Unreadable,
             peers: self.shared.peers.clone(),
+            feeds: self.feeds.keys().filter_map(Destination::feed).cloned().collect(),
             from_millis: from - from % HOUR_MILLIS,
             until_millis: until.next_multiple_of(HOUR_MILLIS),
             found_millis: now,
@@ -247,7 +248,7 @@ impl Track {
     fn arrived(&self, key: KeyId, version: &Version) {
         let peer = Destination::Peer(version.origin.clone());
         let feed = self.feeds.get(&peer).filter(|feed| !feed.ledger.is_empty());
-        if let (Some(_), Some(lanes)) = (feed, self.shared.lanes.get(&peer)) {
+        if let (Some(_), Some(Outlet::Replica(lanes))) = (feed, self.shared.outlets.get(&peer)) {
             lanes.arrived(key, version.clone());
         }
     }
@@ -267,14 +268,14 @@ impl Track {
     /// Queues an action for a destination. Waits for a destination without space, but for a peer no longer
     /// than the others can bear.
     async fn dispatch(&mut self, target: &Destination, job: Job) {
-        let Some(lanes) = self.shared.lanes.get(target).cloned() else { return };
+        let Some(outlet) = self.shared.outlets.get(target).cloned() else { return };
         let alone = self.feeds.len() == 1;
         let Some(feed) = self.feeds.get_mut(target) else { return };
         if feed.is_dropped() {
             return;
         }
         let JobRecord { ordinal, created_millis, .. } = job.record;
-        let Some(job) = lanes.try_send(job) else {
+        let Some(job) = outlet.try_send(job) else {
             feed.held_up = feed.held_up.saturating_sub(Duration::from_millis(1));
             return;
         };
@@ -282,28 +283,29 @@ impl Track {
         if alone || *target == Destination::Home {
             tokio::select! {
                 biased;
-                () = lanes.send(job) => {}
+                () = outlet.send(job) => {}
                 // It stays in the ledger, and so ahead of the checkpoint.
                 () = self.stop.cancelled() => feed.ledger.begin(ordinal, created_millis),
                 () = self.holding.tenure.ended() => feed.ledger.begin(ordinal, created_millis),
             }
-        } else if tokio::time::timeout(PATIENCE.saturating_sub(feed.held_up), lanes.send(job)).await.is_ok() {
+        } else if tokio::time::timeout(PATIENCE.saturating_sub(feed.held_up), outlet.send(job)).await.is_ok()
+        {
             feed.held_up += waiting.elapsed();
         } else {
             self.drop_feed(target, ordinal, created_millis);
         }
     }
 
-    fn drop_feed(&mut self, peer: &Destination, ordinal: u64, created_millis: u64) {
+    fn drop_feed(&mut self, destination: &Destination, ordinal: u64, created_millis: u64) {
         let (needs, progress) = (self.needs(), self.progress.before(ordinal));
-        let Some(feed) = self.feeds.get_mut(peer) else { return };
+        let Some(feed) = self.feeds.get_mut(destination) else { return };
         warn!(
-            region = %self.shared.origin, %peer, table = self.shared.table,
-            "the peer can't keep up: it gets its own cursor, and the others go on"
+            region = %self.shared.origin, %destination, table = self.shared.table,
+            "the destination can't keep up: it gets its own cursor, and the others go on"
         );
         if let FeedState::Joining(meeting) = &feed.state {
             meeting.send_replace(Meeting::Missed);
-            self.feeds.remove(peer);
+            self.feeds.remove(destination);
         } else {
             feed.state =
                 FeedState::Dropped(Box::new(Dropped { fed_to: ordinal, created_millis, progress, needs }));

@@ -12,7 +12,7 @@ impl Track {
         let idle = self.progress.at_tip()
             && end.last_millis.is_none()
             && self.feeds.values().all(|feed| feed.is_fed() && feed.ledger.is_empty())
-            && (!self.is_main || self.feeds.len() == self.shared.lanes.len());
+            && (!self.is_main || self.feeds.len() == self.shared.outlets.len());
         let near_tip = self.progress.near_tip();
         self.state.send_modify(|state| {
             state.idle_calls = if idle { state.idle_calls.saturating_add(1) } else { 0 };

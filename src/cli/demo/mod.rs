@@ -1,5 +1,6 @@
 //! `tradewind demo`.
 
+mod feed;
 mod page;
 mod regions;
 mod report;
@@ -11,6 +12,7 @@ use std::time::Duration;
 use clap::Args;
 use tokio::time::Instant;
 
+use self::feed::DemoFeed;
 use self::report::Outcome;
 use self::workload::{Workload, settle, told};
 use super::listen::Listen;
@@ -36,7 +38,7 @@ const OPTIONS: Options = Options {
 /// Starts DynamoDB-compatible regions on loopback ports, an agent for each, and applications that put,
 /// update, delete and put back old copies of the same keys in all regions at once, and count, each in an item
 /// of its own. Then it lets the regions settle, compares every item, and prints what happened. Exits with 0
-/// only if nothing differs, and no count has gone back.
+/// only if nothing differs, no count has gone back, and the feed, if there is one, has told every write.
 #[derive(Debug, Args)]
 pub(super) struct Demo {
     /// How many regions.
@@ -57,6 +59,10 @@ pub(super) struct Demo {
     /// Keep running, with a page that shows what happens, until Ctrl-C; then settle and compare.
     #[arg(long)]
     dashboard: bool,
+    /// Also tell every write to a feed, a file of JSON lines for each region, and check that each write is told
+    /// once, in order.
+    #[arg(long)]
+    feed: bool,
     #[command(flatten)]
     listen: Listen,
 }
@@ -64,7 +70,9 @@ pub(super) struct Demo {
 impl Demo {
     pub(super) async fn run(self, json: bool) -> Result<Exit, Failure> {
         let seed = self.seed.unwrap_or_else(|| fastrand::Rng::new().u64(..));
-        let (_embedded, config) = regions::start(self.regions, self.dashboard).await?;
+        let (_embedded, mut config) = regions::start(self.regions, self.dashboard).await?;
+        let feed = self.feed.then(DemoFeed::new).transpose()?;
+        config.feeds.extend(feed.as_ref().map(|feed| feed.config(&config)));
         let regions = Region::connect_all(&config).await?;
         regions::prepare(&config, &regions).await?;
         // Before the agents start: what is measured earlier is not kept.
@@ -106,6 +114,7 @@ impl Demo {
         outcome.writes = writes;
         (outcome.writing_seconds, outcome.settling_seconds) = (writing_seconds, settling_seconds);
         outcome.compared(verification);
+        outcome.feed = feed.map(|feed| feed.check(&agents)).transpose()?;
         for agent in agents {
             agent.stop().await;
         }

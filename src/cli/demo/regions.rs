@@ -34,7 +34,17 @@ pub(super) async fn start(count: u8, dashboard: bool) -> Result<(Vec<EmbeddedReg
         table.conflicts = Conflicts::Table;
         tuning.heartbeat_interval = Duration::from_secs(2);
     }
-    Ok((embedded, Config { regions, tables: vec![table], patterns: Vec::new(), tuning, anti_entropy: None }))
+    Ok((
+        embedded,
+        Config {
+            regions,
+            tables: vec![table],
+            patterns: Vec::new(),
+            feeds: Vec::new(),
+            tuning,
+            anti_entropy: None,
+        },
+    ))
 }
 
 /// Creates the table in the first region, and lets `init` do the rest.

@@ -4,6 +4,7 @@ use std::fmt::Write;
 
 use serde::Serialize;
 
+use super::feed::Told;
 use crate::agent::Agent;
 use crate::lag::PeerLag;
 use crate::operate::{Difference, Verification};
@@ -26,6 +27,8 @@ pub(super) struct Outcome {
     items_compared: u64,
     items_differing: u64,
     differences: Vec<Difference>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) feed: Option<Told>,
 }
 
 /// The writes that the applications made.
@@ -95,6 +98,7 @@ impl Outcome {
             items_compared: 0,
             items_differing: 0,
             differences: Vec::new(),
+            feed: None,
         }
     }
 
@@ -107,9 +111,10 @@ impl Outcome {
         }
     }
 
-    /// Whether nothing differs, and no count went back.
+    /// Whether nothing differs, no count went back, and the feed has told everything.
     pub(super) fn is_right(&self) -> bool {
-        self.items_differing == 0 && self.writes.rollbacks_seen == 0
+        let is_told = self.feed.as_ref().is_none_or(Told::is_right);
+        self.items_differing == 0 && self.writes.rollbacks_seen == 0 && is_told
     }
 }
 
@@ -181,6 +186,7 @@ pub(super) fn text(outcome: &Outcome) -> String {
         "settled {:.1} s after the last write: {} items compared, {} differing",
         outcome.settling_seconds, outcome.items_compared, outcome.items_differing
     ));
+    lines.extend(outcome.feed.as_ref().map(Told::text));
     lines.push(format!("(tradewind demo --seed {} chooses the same writes again)", outcome.seed));
     lines.join("\n")
 }

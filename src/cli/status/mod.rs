@@ -2,6 +2,7 @@
 
 mod view;
 
+use std::fmt::Write;
 use std::io::{IsTerminal, stdout};
 use std::time::Duration;
 
@@ -10,7 +11,7 @@ use serde::Serialize;
 
 use super::{ConfigFile, Exit, Failure, Printed, moment, report};
 use crate::answer::Intercepted;
-use crate::observe::{Comparison, Link, RegionView, TableEntry};
+use crate::observe::{Comparison, FeedEntry, Link, RegionView, TableEntry};
 use crate::operate::{Status as AllRegions, status};
 use crate::protocol::Origin;
 use crate::region::Region;
@@ -81,6 +82,7 @@ fn text(told: &StatusReport) -> String {
     lines.push(String::new());
     lines.push(row(&REGION_HEADS, REGION_WIDTHS));
     lines.extend(status.overview.regions.iter().map(|region| row(&region_cells(region), REGION_WIDTHS)));
+    lines.extend(feeds(status));
     lines.extend(troubles(status));
     lines.extend(status.overview.verified.iter().map(verified));
     if *over == Some(true) {
@@ -101,6 +103,29 @@ fn verified(table: &Comparison) -> String {
     let Comparison { table, seconds_ago, items_compared, items_differing } = table;
     let ago = seconds(*seconds_ago);
     format!("{table}: verified {ago} ago: {items_compared} items compared, {items_differing} differing")
+}
+
+/// What the feeds of each region have told, and what they still have to tell.
+fn feeds(status: &AllRegions) -> Vec<String> {
+    let mut lines = Vec::new();
+    for region in &status.overview.regions {
+        for table in region.agents.iter().flat_map(|agent| &agent.tables) {
+            for (feed, entry) in &table.feeds {
+                let FeedEntry { delivered, backlog, age, retried, .. } = entry;
+                let mut line = format!(
+                    "{}/{}: feed {feed}: {delivered} delivered, {backlog} waiting, {} behind",
+                    region.region,
+                    table.table,
+                    seconds(*age)
+                );
+                if *retried > 0 {
+                    let _ = write!(line, ", {retried} batches tried again");
+                }
+                lines.push(line);
+            }
+        }
+    }
+    lines
 }
 
 /// What a person should look at.
