@@ -200,6 +200,11 @@ impl Progress {
         before
     }
 
+    /// Nothing that has not been read yet of a shard has a creation time before this, in milliseconds.
+    pub(super) fn oldest_unread(&self, shard: &ShardId) -> u64 {
+        if *shard == self.shard { self.stream_millis() } else { self.millis(shard) }
+    }
+
     /// Everything written before this moment has been read; says nothing new at the end of a shard, since its
     /// children may hold records of that age.
     pub(super) fn read_to(&self) -> Option<Instant> {
@@ -382,15 +387,17 @@ pub(super) struct PageEnd {
 }
 
 impl PageEnd {
-    /// The end of a page judged when this agent's clock says `now`.
-    pub(super) fn of(page: &Page, now: u64) -> Self {
+    /// The end of a page judged when this agent's clock says `now`, whose last record may count so much later
+    /// than it was made.
+    pub(super) fn of(page: &Page, now: u64, late_millis: u64) -> Self {
         let last = page.records.last();
+        let made = |millis: u64| millis.saturating_sub(late_millis);
         let mut latest_first = page.records.iter().rev().map(|(_, record)| record.created_millis);
         Self {
             shard: page.shard.clone(),
             position: page.last.clone().map(Position::After),
-            last_millis: last.map(|(_, record)| record.created_millis),
-            credible_millis: latest_first.find(|millis| is_credible(*millis, now)),
+            last_millis: last.map(|(_, record)| made(record.created_millis)),
+            credible_millis: latest_first.find(|millis| is_credible(*millis, now)).map(made),
             now,
             records: page.records.len() + page.unreadable,
             extent: page.extent,

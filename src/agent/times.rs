@@ -45,9 +45,22 @@ impl Times {
         self.0.get(shard).and_then(|jumps| jumps.last()).map_or(0, |jump| jump.ahead_millis)
     }
 
+    /// How much later than it was made a record may count, in milliseconds.
+    pub(super) fn late_millis(&self, shard: &ShardId, sequence: &Sequence) -> u64 {
+        let passed = self.0.get(shard).into_iter().flatten().take_while(|jump| jump.from <= *sequence);
+        passed.last().map_or(0, |jump| jump.late_millis)
+    }
+
     /// When the record with the time `millis` was created, as far as an agent whose clock says `now` can
-    /// tell.
-    pub(super) fn created(&self, shard: &ShardId, sequence: &Sequence, millis: u64, now: u64) -> Created {
+    /// tell, and which knows that nothing it has not read yet is older than `oldest`.
+    pub(super) fn created(
+        &self,
+        shard: &ShardId,
+        sequence: &Sequence,
+        millis: u64,
+        now: u64,
+        oldest: u64,
+    ) -> Created {
         let jumps = self.0.get(shard).map_or(&[][..], Vec::as_slice);
         let passed = jumps.partition_point(|jump| jump.from <= *sequence);
         let in_force = jumps[..passed].last().filter(|jump| jump.ahead_millis > 0);
@@ -61,7 +74,7 @@ impl Times {
                 }
             }
             Some(_) if !is_decided && is_credible(millis, now) => {
-                return Created::Jumped(Jump { from, since_millis: 0, ahead_millis: 0 });
+                return Created::Jumped(Jump { from, since_millis: 0, ahead_millis: 0, late_millis: 0 });
             }
             None if is_credible(millis, now) => return Created::At(millis),
             _ => {}
@@ -72,7 +85,8 @@ impl Times {
         // As coarse as this service's times.
         let unit = [60_000, 1_000].into_iter().find(|unit| millis.is_multiple_of(*unit)).unwrap_or(1);
         let ahead_millis = millis.saturating_sub(now - now % unit);
-        Created::Jumped(Jump { from, since_millis: millis, ahead_millis })
+        let late_millis = now.saturating_sub(oldest);
+        Created::Jumped(Jump { from, since_millis: millis, ahead_millis, late_millis })
     }
 }
 
@@ -91,7 +105,7 @@ mod tests {
     fn created(times: &mut Times, sequence: u64, millis: u64, now: u64) -> u64 {
         let at = Sequence::new(&sequence.to_string());
         loop {
-            match times.created(&shard(), &at, millis, now) {
+            match times.created(&shard(), &at, millis, now, NOW - HOUR) {
                 Created::At(millis) => return millis,
                 Created::Jumped(jump) => times.insert(shard(), times.with(&shard(), jump)),
             }
@@ -125,6 +139,23 @@ mod tests {
             assert_eq!(created(&mut times, sequence, millis, NOW + 24 * HOUR), expected, "{sequence}");
         }
         assert_eq!(times.0[&shard()].len(), jumps);
+    }
+
+    #[test]
+    fn a_record_that_was_read_late_may_have_been_made_long_before() {
+        let mut times = Times::default();
+        for (sequence, millis, late) in [
+            (1, NOW, 0),
+            (2, NOW + 9 * HOUR + 7, HOUR + 2_000),
+            (3, NOW + 9 * HOUR + 1_007, HOUR + 2_000),
+            (4, NOW + 3_000, 0),
+        ] {
+            created(&mut times, sequence, millis, NOW + 2_000);
+            let at = Sequence::new(&sequence.to_string());
+            assert_eq!(times.late_millis(&shard(), &at), late, "{sequence}");
+        }
+        // Read again, it is as late as it was.
+        assert_eq!(times.late_millis(&shard(), &Sequence::new("3")), HOUR + 2_000);
     }
 
     #[test]

@@ -18,6 +18,9 @@ pub struct Jump {
     pub since_millis: u64,
     /// 0 from where the clock is right.
     pub ahead_millis: u64,
+    /// How much later than they were made its records may count: the first one may have been made long before
+    /// it was read.
+    pub late_millis: u64,
 }
 
 pub(super) const JUMPS: &str = "jumps";
@@ -27,6 +30,7 @@ pub(super) fn write(jump: &Jump) -> AttributeValue {
         ("from".to_owned(), text(jump.from.as_str())),
         ("sinceMillis".to_owned(), number(jump.since_millis)),
         ("aheadMillis".to_owned(), number(jump.ahead_millis)),
+        ("lateMillis".to_owned(), number(jump.late_millis)),
     ]))
 }
 
@@ -39,6 +43,7 @@ pub(super) fn read(row: &Row) -> Vec<Jump> {
             from: Sequence::new(read_text(fields, "from")?),
             since_millis: read_number(fields, "sinceMillis")?,
             ahead_millis: read_number(fields, "aheadMillis")?,
+            late_millis: read_number(fields, "lateMillis").unwrap_or_default(),
         })
     };
     jumps.into_iter().flatten().filter_map(read).collect()
@@ -50,12 +55,13 @@ mod tests {
 
     #[test]
     fn jumps_are_read_back() {
-        let jump = |from: &str, since_millis, ahead_millis| Jump {
+        let jump = |from: &str, since_millis, ahead_millis, late_millis| Jump {
             from: Sequence::new(from),
             since_millis,
             ahead_millis,
+            late_millis,
         };
-        let jumps = vec![jump("17", 5_000, 3_000), jump("20", 0, 0)];
+        let jumps = vec![jump("17", 5_000, 3_000, 70), jump("20", 0, 0, 0)];
         let row = Row::from([(JUMPS.to_owned(), AttributeValue::L(jumps.iter().map(write).collect()))]);
         assert_eq!(read(&row), jumps);
         assert_eq!(read(&Row::new()), []);

@@ -42,7 +42,12 @@ impl Track {
         if !self.set_right(&mut page, now).await {
             return;
         }
-        let end = PageEnd::of(&page, now);
+        let last = page.records.last().map(|(sequence, _)| sequence.clone());
+        let late = match last {
+            Some(last) => self.holding.times.lock().await.late_millis(&page.shard, &last),
+            None => 0,
+        };
+        let end = PageEnd::of(&page, now, late);
         let before = self.needs();
         let mut told_by = None;
         let read =
@@ -130,9 +135,11 @@ impl Track {
     /// which it must be before a record is judged. If not, the track is about to end.
     async fn set_right(&self, page: &mut Page, now: u64) -> bool {
         let mut times = self.holding.times.lock().await;
+        let kept = now.saturating_sub(self.shared.retention_millis());
+        let oldest = self.progress.oldest_unread(&page.shard).max(kept);
         for (sequence, record) in &mut page.records {
             loop {
-                match times.created(&page.shard, sequence, record.created_millis, now) {
+                match times.created(&page.shard, sequence, record.created_millis, now, oldest) {
                     Created::At(millis) => {
                         record.created_millis = millis;
                         break;
