@@ -19,8 +19,6 @@ use crate::region::Region;
 /// was made. See docs/feeds.md.
 #[derive(Debug, Args)]
 pub(super) struct Feed {
-    #[command(flatten)]
-    config: ConfigFile,
     #[command(subcommand)]
     action: Action,
 }
@@ -28,9 +26,14 @@ pub(super) struct Feed {
 #[derive(Debug, Subcommand)]
 enum Action {
     /// List the feeds, each with its table, its regions, where its events go, and what it has missed.
-    List,
+    List {
+        #[command(flatten)]
+        config: ConfigFile,
+    },
     /// Take a feed off the marks: what it has missed is known, and has been made up for elsewhere.
     Acknowledge {
+        #[command(flatten)]
+        config: ConfigFile,
         /// The feed's name.
         #[arg(value_name = "NAME")]
         feed: String,
@@ -57,11 +60,12 @@ struct Acknowledged {
 
 impl Feed {
     pub(super) async fn run(self, json: bool) -> Result<Exit, Failure> {
-        let config = self.config.load()?;
+        let (Action::List { config } | Action::Acknowledge { config, .. }) = &self.action;
+        let config = config.load()?;
         let regions = Region::connect_all(&config).await?;
         match &self.action {
-            Action::List => list(&config, &regions, json).await,
-            Action::Acknowledge { feed } => take_off(&config, &regions, feed, json).await,
+            Action::List { .. } => list(&config, &regions, json).await,
+            Action::Acknowledge { feed, .. } => take_off(&config, &regions, feed, json).await,
         }
     }
 }
