@@ -52,7 +52,7 @@ async fn made() -> World {
     world
 }
 
-async fn control(world: &World, region: usize) -> ControlTable {
+pub(crate) async fn control(world: &World, region: usize) -> ControlTable {
     let regions = Region::connect_all(&world.config(region)).await.expect("regions");
     ControlTable::of(&regions[&world.name(region).parse().unwrap()])
 }

@@ -8,7 +8,10 @@ use serde_json::{Value, json};
 use tempfile::TempDir;
 use tokio::time::Instant;
 use tradewind::config::{FeedConfig, SinkConfig};
+use tradewind::control::{Cause, Gap};
+use tradewind::feed::FeedName;
 
+use crate::doctor::control;
 use crate::items::{key, n, row};
 use crate::world::{PATIENCE, World};
 
@@ -155,4 +158,38 @@ async fn a_sink_that_is_away_holds_up_no_peer_and_gets_everything_afterwards() {
     }
     assert!(standing().counts.filtered >= 25, "{:?}", standing());
     world.converged().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_a_feed_has_missed_stays_marked_until_it_is_acknowledged() {
+    let world = World::prepared(2, crate::world::PLAIN).await;
+    let control = control(&world, 0).await;
+    let gaps = async || control.agreement(&world.table).await.expect("an answer").gaps;
+    let names = ["search", "audit"].map(|name| name.parse::<FeedName>().expect("a name"));
+    let gap = Gap {
+        origin: world.name(0).parse().expect("a name"),
+        cause: Cause::Trimmed,
+        shard: "shard".to_owned(),
+        peers: vec![world.name(1).parse().expect("a name")],
+        feeds: names.to_vec(),
+        from_millis: 1,
+        until_millis: 2,
+        found_millis: 3,
+    };
+    control.save_gap(&world.table, &gap).await.expect("a mark");
+    assert_eq!(gaps().await, std::slice::from_ref(&gap));
+    // The replicas are equal, which says nothing about feeds.
+    control.close_gap(&world.table, &gap).await.expect("a mark of the feeds alone");
+    let left = Gap { peers: Vec::new(), ..gap };
+    assert_eq!(gaps().await, std::slice::from_ref(&left));
+    control.acknowledge_gap(&world.table, &left, &names[0]).await.expect("a mark of one feed");
+    let left = Gap { feeds: vec![names[1].clone()], ..left };
+    assert_eq!(gaps().await, std::slice::from_ref(&left));
+    // It has been found again meanwhile.
+    let again = Gap { found_millis: 4, ..left.clone() };
+    control.save_gap(&world.table, &again).await.expect("a mark");
+    control.acknowledge_gap(&world.table, &left, &names[1]).await.expect("a mark that is left");
+    assert_eq!(gaps().await, std::slice::from_ref(&again));
+    control.acknowledge_gap(&world.table, &again, &names[1]).await.expect("no mark");
+    assert_eq!(gaps().await, []);
 }
