@@ -54,8 +54,7 @@ impl Destination {
     pub fn label(&self, home: &Origin) -> String {
         match self {
             Self::Home => home.to_string(),
-            Self::Peer(peer) => peer.to_string(),
-            Self::Feed(feed) => format!("{FEED}{feed}"),
+            Self::Peer(_) | Self::Feed(_) => self.to_string(),
         }
     }
 

@@ -7,29 +7,29 @@ use serde::{Deserialize, Serialize};
 use crate::protocol::Verdict;
 
 macro_rules! tally {
-    ($($(#[doc = $doc:literal])* $name:ident),* $(,)?) => {
-        /// Counters of one agent and table.
+    ($(#[doc = $whose:literal])* $Tally:ident, $Snapshot:ident: $($(#[doc = $doc:literal])* $name:ident),* $(,)?) => {
+        $(#[doc = $whose])*
         #[derive(Debug, Default)]
-        pub struct Tally { $($(#[doc = $doc])* pub $name: Counter),* }
+        pub struct $Tally { $($(#[doc = $doc])* pub $name: Counter),* }
 
         /// The counters at one moment.
         #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
         #[serde(default)]
-        pub struct TallySnapshot { $($(#[doc = $doc])* pub $name: u64),* }
+        pub struct $Snapshot { $($(#[doc = $doc])* pub $name: u64),* }
 
-        impl Tally {
-            pub fn snapshot(&self) -> TallySnapshot {
-                TallySnapshot { $($name: self.$name.get()),* }
+        impl $Tally {
+            pub fn snapshot(&self) -> $Snapshot {
+                $Snapshot { $($name: self.$name.get()),* }
             }
         }
 
-        impl TallySnapshot {
+        impl $Snapshot {
             /// Every counter: its name, what it counts, and how to read it.
             pub(crate) const COUNTERS: &[(&str, &str, fn(&Self) -> u64)] =
                 &[$((stringify!($name), concat!($($doc),*), |tally| tally.$name)),*];
         }
 
-        impl std::ops::AddAssign for TallySnapshot {
+        impl std::ops::AddAssign for $Snapshot {
             fn add_assign(&mut self, other: Self) {
                 // Another agent's figures may be anything.
                 $(self.$name = self.$name.saturating_add(other.$name);)*
@@ -39,6 +39,8 @@ macro_rules! tally {
 }
 
 tally! {
+    /// Counters of one agent and table.
+    Tally, TallySnapshot:
     /// Records read from the local stream, excluding those re-read after a restart.
     records,
     /// Puts and updates by applications among them.
@@ -87,6 +89,17 @@ tally! {
     breakdowns,
 }
 
+tally! {
+    /// What has become of the events of one feed, since the agent started.
+    FeedCounts, FeedSnapshot:
+    /// Events that the feed's sink has taken.
+    delivered,
+    /// Events that no filter of the feed matches.
+    filtered,
+    /// Batches of the feed that failed, and were tried again.
+    retried,
+}
+
 impl Tally {
     pub fn count_verdict(&self, verdict: Verdict) {
         self.records.add();
@@ -123,6 +136,10 @@ pub struct Counter(AtomicU64);
 impl Counter {
     pub fn add(&self) {
         self.0.fetch_add(1, Ordering::Relaxed);
+    }
+
+    pub fn add_all(&self, count: usize) {
+        self.0.fetch_add(u64::try_from(count).unwrap_or(u64::MAX), Ordering::Relaxed);
     }
 
     pub fn get(&self) -> u64 {

@@ -13,14 +13,14 @@ use super::coordinator::Shards;
 use super::crew::Crew;
 use super::foreign::Foreign;
 use crate::control::{AgentId, PausedPeers};
-use crate::deliver::{FeedCounts, FeedSnapshot, Pauses, Refusals};
+use crate::deliver::{Pauses, Refusals};
 use crate::destination::Destination;
 use crate::feed::FeedName;
 use crate::lag::{LagBook, PeerLag, Spread};
 use crate::protocol::Origin;
 use crate::source::ShardId;
 use crate::spill::Remembered;
-use crate::tally::{Tally, TallySnapshot};
+use crate::tally::{FeedCounts, FeedSnapshot, Tally, TallySnapshot};
 
 /// What an agent has done, and its present state; outlives the agent.
 #[derive(Clone, Debug)]

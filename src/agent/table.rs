@@ -20,7 +20,7 @@ use super::shared::{Arrived, MemoryPlace, Notes, Shared};
 use super::succession::{Before, Stage, Succession};
 use crate::config::{Conflicts, FeedConfig, Start, TableConfig, Tuning};
 use crate::control::{ConflictTable, ControlTable, Leases, TableStream, lease_space};
-use crate::deliver::{Batches, Complaints, FeedCounts, Lanes, Outlet, Pauses, Refusals, Teller, Writer};
+use crate::deliver::{Batches, Complaints, Lanes, Outlet, Pauses, Refusals, Teller, Writer};
 use crate::destination::Destination;
 use crate::fault::{FaultKind, persist};
 use crate::feed::Telling;
@@ -32,7 +32,7 @@ use crate::schema::{Described, KeySchema, describe};
 use crate::sink::{FileSink, Sink};
 use crate::source::dynamodb_streams::{Pacer, Stream, own_millis};
 use crate::spill::{Remembered, Spill};
-use crate::tally::Tally;
+use crate::tally::{FeedCounts, Tally};
 
 /// How often a peer whose table does not fit is checked again.
 const RECHECK: Duration = Duration::from_secs(15);

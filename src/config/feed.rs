@@ -5,8 +5,8 @@ use std::path::PathBuf;
 use serde::Deserialize;
 use toml::Spanned;
 
+use super::Config;
 use super::problem::Problem;
-use super::{PatternConfig, TableConfig};
 use crate::feed::{FeedName, Filter};
 use crate::protocol::Origin;
 
@@ -71,14 +71,10 @@ impl SinkConfig {
 }
 
 /// The feeds of a file.
-pub(super) fn check(
-    entries: &[Spanned<FeedEntry>],
-    tables: &[TableConfig],
-    patterns: &[PatternConfig],
-) -> Result<Vec<FeedConfig>, Problem> {
+pub(super) fn check(entries: &[Spanned<FeedEntry>], config: &Config) -> Result<Vec<FeedConfig>, Problem> {
     let mut feeds: Vec<FeedConfig> = Vec::new();
     for entry in entries {
-        let feed = entry.get_ref().check(entry, tables, patterns)?;
+        let feed = entry.get_ref().check(entry, config)?;
         if feeds.iter().any(|other| other.name == feed.name) {
             return Err(Problem::at(
                 &entry.get_ref().name,
@@ -91,17 +87,12 @@ pub(super) fn check(
 }
 
 impl FeedEntry {
-    fn check(
-        &self,
-        whole: &Spanned<Self>,
-        tables: &[TableConfig],
-        patterns: &[PatternConfig],
-    ) -> Result<FeedConfig, Problem> {
+    fn check(&self, whole: &Spanned<Self>, config: &Config) -> Result<FeedConfig, Problem> {
         let text = self.name.get_ref();
         let name = text
             .parse::<FeedName>()
             .map_err(|error| Problem::at(&self.name, format!("{text:?} can't name a feed: {error}")))?;
-        let regions = self.regions_of(tables, patterns)?;
+        let regions = self.regions_of(config)?;
         if self.filter.len() > MOST_FILTERS {
             let message = format!("expected at most {MOST_FILTERS} filters");
             return Err(Problem::at(&self.filter[MOST_FILTERS], message));
@@ -131,16 +122,12 @@ impl FeedEntry {
     }
 
     /// The regions whose agents deliver the feed: all that have the table, unless some are named.
-    fn regions_of(&self, tables: &[TableConfig], patterns: &[PatternConfig]) -> Result<Vec<Origin>, Problem> {
+    fn regions_of(&self, config: &Config) -> Result<Vec<Origin>, Problem> {
         let table = self.table.get_ref();
-        let named = tables.iter().filter(|known| known.name == *table);
-        let mut members: Vec<Origin> =
-            named.flat_map(|known| known.replicas.iter().map(|(region, _)| region.clone())).collect();
-        if members.is_empty()
-            && let Some(pattern) = patterns.iter().find(|pattern| pattern.pattern.matches(table))
-        {
-            members.clone_from(&pattern.regions);
-        }
+        let found = config.found(table);
+        let known = config.tables.iter().filter(|known| known.name == *table).chain(&found);
+        let members: Vec<Origin> =
+            known.flat_map(|known| known.replicas.iter().map(|(region, _)| region.clone())).collect();
         if members.is_empty() {
             let message = format!("no [[table]] is called {table:?}, and no pattern finds it");
             return Err(Problem::at(&self.table, message));
@@ -170,7 +157,6 @@ mod tests {
     use std::path::Path;
 
     use super::*;
-    use crate::config::Config;
 
     fn parse(feed: &str) -> Result<Vec<FeedConfig>, String> {
         let text = format!(

@@ -105,8 +105,9 @@ impl File {
             }
         };
         let anti_entropy = anti_entropy::check(self.anti_entropy)?;
-        let feeds = feed::check(&self.feed, &tables, &patterns)?;
-        Ok(Config { regions, tables, patterns, feeds, tuning, anti_entropy })
+        let mut config = Config { regions, tables, patterns, feeds: Vec::new(), tuning, anti_entropy };
+        config.feeds = feed::check(&self.feed, &config)?;
+        Ok(config)
     }
 
     /// The regions, each with a unique name and place.

@@ -8,12 +8,13 @@ use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 use tracing::{debug, error, info};
 
-use super::room::{Queued, Room};
-use super::{Complaints, FeedCounts, Job};
+use super::queue::{Queue, Queued};
+use super::{Complaints, Job};
 use crate::fault::Backoff;
 use crate::feed::{Event, Filter, Telling};
 use crate::protocol::Action;
 use crate::sink::Sink;
+use crate::tally::FeedCounts;
 
 /// How a feed tells its events, and to which sink.
 #[derive(Debug)]
@@ -28,41 +29,14 @@ pub struct Teller {
 
 /// Queues a feed's events.
 #[derive(Debug)]
-pub struct Batches {
-    sender: mpsc::UnboundedSender<Queued>,
-    room: Room,
-}
+pub struct Batches(pub(super) Queue<Queued>);
 
 impl Batches {
     /// Starts delivering among `tasks`, and ends with them.
     pub fn start(teller: Teller, queue_mib: usize, tasks: &mut JoinSet<()>) -> Self {
         let (sender, queue) = mpsc::unbounded_channel();
         tasks.spawn(teller.run(queue));
-        Self { sender, room: Room::new(queue_mib) }
-    }
-
-    /// Queues a job if there is space for it; otherwise gives it back.
-    pub fn try_send(&self, job: Job) -> Option<Job> {
-        match self.room.try_take(job) {
-            Ok(queued) => {
-                self.queue(queued);
-                None
-            }
-            Err(job) => Some(job),
-        }
-    }
-
-    /// Queues a job once there is space for it.
-    pub async fn send(&self, job: Job) {
-        if let Some(queued) = self.room.take(job).await {
-            self.queue(queued);
-        }
-    }
-
-    fn queue(&self, queued: Queued) {
-        // If the receiver is gone, the agent is stopping: the job stays in the ledger, and so ahead of the
-        // checkpoint.
-        let _ = self.sender.send(queued);
+        Self(Queue::new(sender, queue_mib))
     }
 }
 
@@ -78,30 +52,27 @@ impl Teller {
     /// Delivers a batch, and marks its jobs as finished; those whose lease has ended are left to its next
     /// owner.
     async fn deliver(&self, batch: Vec<Queued>) {
-        let mut told: Vec<(Queued, Option<Value>)> = Vec::with_capacity(batch.len());
-        for queued in batch {
-            let event = self.event(&queued.0);
-            told.push((queued, event));
-        }
+        let told = batch.into_iter().map(|queued| (self.event(&queued.0), queued));
+        let mut told: Vec<(Option<Value>, Queued)> = told.collect();
         let mut backoff = Backoff::default();
         let mut has_failed = false;
         loop {
-            told.retain(|((job, _), _)| !job.tenure.has_ended());
-            let events: Vec<Value> = told.iter().filter_map(|(_, event)| event.clone()).collect();
+            told.retain(|(_, (job, _))| !job.tenure.has_ended());
+            let events: Vec<&Value> = told.iter().filter_map(|(event, _)| event.as_ref()).collect();
             let outcome = if events.is_empty() { Ok(()) } else { self.sink.deliver(&events).await };
             let Telling { feed, table, region, .. } = &self.telling;
             let Err(fault) = outcome else {
                 if has_failed {
                     info!(%region, %feed, table, "the feed's sink takes events again");
                 }
-                self.counts.delivered(events.len());
-                for ((job, _), _) in &told {
+                self.counts.delivered.add_all(events.len());
+                for (_, (job, _)) in &told {
                     job.finish();
                 }
                 return;
             };
             has_failed = true;
-            self.counts.retried();
+            self.counts.retried.add();
             if self.complaints.is_due() {
                 error!(
                     %region, %feed, table, %fault, events = events.len(),
@@ -120,7 +91,7 @@ impl Teller {
         let event = Event::of(write)?.json(&self.telling, job.record.created_millis);
         let is_told = self.filters.is_empty() || self.filters.iter().any(|filter| filter.matches(&event));
         if !is_told {
-            self.counts.filtered();
+            self.counts.filtered.add();
         }
         is_told.then_some(event)
     }
@@ -196,10 +167,10 @@ mod tests {
         let mut tasks = JoinSet::new();
         let batches = Batches::start(teller(path.clone(), &counts), 1, &mut tasks);
         for (ordinal, status) in [(1, "new"), (2, "draft"), (3, "paid")] {
-            batches.send(job(ordinal, status, &ledger, &tenure)).await;
+            batches.0.send(job(ordinal, status, &ledger, &tenure)).await;
         }
         // Its lease has gone to another agent, which tells it.
-        batches.send(job(4, "lost", &ledger, &gone)).await;
+        batches.0.send(job(4, "lost", &ledger, &gone)).await;
         let deadline = Instant::now() + Duration::from_secs(20);
         while counts.snapshot().retried == 0 {
             assert!(Instant::now() < deadline, "nothing was tried");

@@ -8,8 +8,8 @@ use tokio::task::JoinSet;
 use tokio::time::Instant;
 
 use super::contention::Contention;
+use super::queue::{Queue, Queued};
 use super::refusals::{Judge, Sentence};
-use super::room::{Queued, Room};
 use super::width::Width;
 use super::{Job, Writer};
 use crate::fault::{Backoff, Fault, FaultKind};
@@ -22,18 +22,21 @@ const MOST_THROTTLED: usize = 1024;
 
 /// The lanes of one writer.
 #[derive(Debug)]
-pub struct Lanes {
-    sender: mpsc::UnboundedSender<Message>,
-    room: Room,
-}
+pub struct Lanes(pub(super) Queue<Message>);
 
 /// A message to a destination's dispatcher.
 #[derive(Debug)]
 #[expect(clippy::large_enum_variant, reason = "nearly every message is the large one")]
-enum Message {
+pub(super) enum Message {
     Queue(Queued),
     /// This destination's write of a key has arrived at the agent's own replica.
     Arrived(KeyId, Version),
+}
+
+impl From<Queued> for Message {
+    fn from(queued: Queued) -> Self {
+        Self::Queue(queued)
+    }
 }
 
 impl Lanes {
@@ -60,37 +63,13 @@ impl Lanes {
             attempts: JoinSet::new(),
         };
         tasks.spawn(dispatcher.run(messages, Arc::clone(gate)));
-        Self { sender, room: Room::new(queue_mib) }
-    }
-
-    /// Queues a job if there is space for it; otherwise gives it back.
-    pub fn try_send(&self, job: Job) -> Option<Job> {
-        match self.room.try_take(job) {
-            Ok(queued) => {
-                self.queue(queued);
-                None
-            }
-            Err(job) => Some(job),
-        }
-    }
-
-    /// Queues a job once there is space for it.
-    pub async fn send(&self, job: Job) {
-        if let Some(queued) = self.room.take(job).await {
-            self.queue(queued);
-        }
+        Self(Queue::new(sender, queue_mib))
     }
 
     /// Records that this destination's write of a key has arrived at the agent's own replica: an older queued
     /// write of the key need not be made where it meets an image that can't be compared.
     pub fn arrived(&self, key: KeyId, version: Version) {
-        let _ = self.sender.send(Message::Arrived(key, version));
-    }
-
-    fn queue(&self, queued: Queued) {
-        // If the receiver is gone, the agent is stopping: the job stays in the ledger, and so ahead of the
-        // checkpoint.
-        let _ = self.sender.send(Message::Queue(queued));
+        self.0.tell(Message::Arrived(key, version));
     }
 }
 

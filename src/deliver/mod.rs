@@ -4,22 +4,20 @@
 mod batches;
 mod complaints;
 mod contention;
-mod feed_counts;
 mod job;
 mod knee;
 mod lanes;
 mod ledger;
 mod outlet;
 mod pauses;
+mod queue;
 mod refusals;
-mod room;
 mod tenure;
 mod width;
 mod writer;
 
 pub use batches::{Batches, Teller};
 pub use complaints::Complaints;
-pub use feed_counts::{FeedCounts, FeedSnapshot};
 pub use job::{Job, JobRecord};
 pub use lanes::Lanes;
 pub use ledger::Ledger;

@@ -17,16 +17,16 @@ impl Outlet {
     /// Queues a job if there is space for it; otherwise gives it back.
     pub fn try_send(&self, job: Job) -> Option<Job> {
         match self {
-            Self::Replica(lanes) => lanes.try_send(job),
-            Self::Feed(batches) => batches.try_send(job),
+            Self::Replica(lanes) => lanes.0.try_send(job),
+            Self::Feed(batches) => batches.0.try_send(job),
         }
     }
 
     /// Queues a job once there is space for it.
     pub async fn send(&self, job: Job) {
         match self {
-            Self::Replica(lanes) => lanes.send(job).await,
-            Self::Feed(batches) => batches.send(job).await,
+            Self::Replica(lanes) => lanes.0.send(job).await,
+            Self::Feed(batches) => batches.0.send(job).await,
         }
     }
 }

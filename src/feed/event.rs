@@ -46,16 +46,12 @@ impl Event {
     /// A marked item counts as absent: its delete was told by the region that made it.
     pub fn of(write: &Write) -> Option<Self> {
         let old = write.replaced.as_deref().and_then(|image| visible(image, &write.key));
-        let new = match &write.body {
-            Body::Put(item, _) => Some(Arc::clone(item)),
-            Body::Delete => None,
-        };
-        let name = match (&old, &new) {
-            (None, None) => return None,
-            (Some(old), Some(new)) if Fingerprint::of(old) == Fingerprint::of(new) => return None,
-            (None, Some(_)) => EventName::Insert,
-            (Some(_), Some(_)) => EventName::Modify,
-            (Some(_), None) => EventName::Remove,
+        let (name, new) = match (&old, &write.body) {
+            (None, Body::Delete) => return None,
+            (Some(old), Body::Put(_, fingerprint)) if Fingerprint::of(old) == *fingerprint => return None,
+            (None, Body::Put(item, _)) => (EventName::Insert, Some(Arc::clone(item))),
+            (Some(_), Body::Put(item, _)) => (EventName::Modify, Some(Arc::clone(item))),
+            (Some(_), Body::Delete) => (EventName::Remove, None),
         };
         let (key, version, base) = (write.key.clone(), write.version.clone(), write.base.clone());
         Some(Self { name, key, old, new, version, base })

@@ -6,6 +6,8 @@ use std::sync::Arc;
 
 use serde::{Serialize, Serializer};
 
+use crate::protocol::is_name;
+
 /// The name of a feed: 1 to 32 characters of `a-z 0-9 _ -`.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct FeedName(Arc<str>);
@@ -16,8 +18,6 @@ pub struct FeedName(Arc<str>);
 pub struct InvalidFeedName;
 
 impl FeedName {
-    const MAX_LEN: usize = 32;
-
     pub fn as_str(&self) -> &str {
         &self.0
     }
@@ -27,9 +27,7 @@ impl FromStr for FeedName {
     type Err = InvalidFeedName;
 
     fn from_str(name: &str) -> Result<Self, InvalidFeedName> {
-        let legal = |c: u8| c.is_ascii_lowercase() || c.is_ascii_digit() || c == b'-' || c == b'_';
-        let is_name = (1..=Self::MAX_LEN).contains(&name.len()) && name.bytes().all(legal);
-        if is_name { Ok(Self(name.into())) } else { Err(InvalidFeedName) }
+        if is_name(name) { Ok(Self(name.into())) } else { Err(InvalidFeedName) }
     }
 }
 

@@ -17,11 +17,11 @@ use opentelemetry::metrics::{AsyncInstrument, Meter};
 use tokio::time::Instant;
 
 use super::Board;
-use crate::agent::{Backlog, FeedStanding, Figures, TableStanding};
+use crate::agent::{Backlog, Figures, TableStanding};
 use crate::control::Agreement;
 use crate::feed::FeedName;
 use crate::protocol::Origin;
-use crate::tally::{TallySnapshot, count};
+use crate::tally::{FeedSnapshot, TallySnapshot, count};
 use crate::telemetry::meter;
 
 /// All instruments of one collection read the same snapshot of the agents.
@@ -163,31 +163,6 @@ const TABLE_GAUGES: [TableGauge; 12] = [
     },
 ];
 
-/// A counter of each feed.
-struct FeedCounter {
-    name: &'static str,
-    description: &'static str,
-    read: fn(&FeedStanding) -> u64,
-}
-
-const FEED_COUNTERS: [FeedCounter; 3] = [
-    FeedCounter {
-        name: "tradewind.feed.delivered",
-        description: "Events that the feed's sink has taken",
-        read: |feed| feed.counts.delivered,
-    },
-    FeedCounter {
-        name: "tradewind.feed.filtered",
-        description: "Events that no filter of the feed matches",
-        read: |feed| feed.counts.filtered,
-    },
-    FeedCounter {
-        name: "tradewind.feed.retried",
-        description: "Batches of the feed that failed, and were tried again",
-        read: |feed| feed.counts.retried,
-    },
-];
-
 /// Registers the counters and gauges of these agents.
 pub(crate) fn register_agents(agents: Vec<Figures>) {
     let meter = meter();
@@ -204,14 +179,15 @@ pub(crate) fn register_agents(agents: Vec<Figures>) {
             })
             .build();
     }
-    for FeedCounter { name, description, read } in FEED_COUNTERS {
-        let look = Arc::clone(&look);
-        let counter = meter.u64_observable_counter(name).with_description(description);
+    for (name, description, read) in FeedSnapshot::COUNTERS {
+        let (look, read) = (Arc::clone(&look), *read);
+        let counter = meter.u64_observable_counter(format!("tradewind.feed.{name}"));
+        let counter = counter.with_description(description.trim());
         counter
             .with_callback(move |observer| {
                 for table in look.standings().iter() {
                     for (feed, standing) in &table.feeds {
-                        observer.observe(read(standing), &of_feed(table, feed));
+                        observer.observe(read(&standing.counts), &of_feed(table, feed));
                     }
                 }
             })

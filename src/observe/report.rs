@@ -10,10 +10,9 @@ use crate::agent::{FeedStanding, Figures, TableStanding};
 use crate::answer::Intercepted;
 use crate::clock::wall_millis;
 use crate::control::{Agreement, Verified};
-use crate::deliver::FeedSnapshot;
 use crate::lag::{LagSummary, Spread};
 use crate::protocol::Origin;
-use crate::tally::TallySnapshot;
+use crate::tally::{FeedSnapshot, TallySnapshot};
 
 /// How many tables are reported individually, those in trouble and those furthest behind first: a row holds
 /// 400 KB, and each write is charged by the KB.
@@ -127,12 +126,8 @@ pub struct TableEntry {
 #[derive(Clone, Copy, Debug, Default, Serialize, Deserialize)]
 #[serde(default)]
 pub struct FeedEntry {
-    /// Events that the sink has taken since the agent started.
-    pub delivered: u64,
-    /// Events that no filter of the feed matches.
-    pub filtered: u64,
-    /// Batches that failed, and were tried again.
-    pub retried: u64,
+    #[serde(flatten)]
+    pub counts: FeedSnapshot,
     /// Records that have been read but not told yet.
     pub backlog: usize,
     /// The age of the oldest write that has not been told yet, in seconds.
@@ -141,8 +136,7 @@ pub struct FeedEntry {
 
 impl From<FeedStanding> for FeedEntry {
     fn from(FeedStanding { counts, backlog, age }: FeedStanding) -> Self {
-        let FeedSnapshot { delivered, filtered, retried } = counts;
-        Self { delivered, filtered, retried, backlog, age: rounded(age) }
+        Self { counts, backlog, age: rounded(age) }
     }
 }
 

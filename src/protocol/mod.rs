@@ -53,4 +53,5 @@ pub use resolve::{Conflict, Judgement, Verdict};
 pub use seed::{Seed, Seeding, seed};
 pub use selection::{Selection, Selections, Test, Visible};
 pub use stamp::{Nonce, STAMP_MAGIC, Stamp};
+pub(crate) use version::is_name;
 pub use version::{Hlc, Origin, Version};

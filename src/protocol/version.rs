@@ -111,13 +111,14 @@ impl FromStr for Origin {
     type Err = InvalidOrigin;
 
     fn from_str(name: &str) -> Result<Self, InvalidOrigin> {
-        let legal = |c: u8| c.is_ascii_lowercase() || c.is_ascii_digit() || c == b'-' || c == b'_';
-        if (1..=Self::MAX_LEN).contains(&name.len()) && name.bytes().all(legal) {
-            Ok(Self(name.into()))
-        } else {
-            Err(InvalidOrigin)
-        }
+        if is_name(name) { Ok(Self(name.into())) } else { Err(InvalidOrigin) }
     }
+}
+
+/// Whether a text has the form of a region's name, which other things have, too.
+pub(crate) fn is_name(text: &str) -> bool {
+    let legal = |c: u8| c.is_ascii_lowercase() || c.is_ascii_digit() || c == b'-' || c == b'_';
+    (1..=Origin::MAX_LEN).contains(&text.len()) && text.bytes().all(legal)
 }
 
 /// A write's place in the one total order: the clock, then the origin.

@@ -22,7 +22,7 @@ impl FileSink {
     }
 
     /// Appends the events, and returns once they are on the disk.
-    pub(super) async fn append(&self, events: &[Value]) -> Result<(), Fault> {
+    pub(super) async fn append(&self, events: &[&Value]) -> Result<(), Fault> {
         let mut lines = Vec::new();
         for event in events {
             lines.extend(event.to_string().into_bytes());
@@ -69,10 +69,10 @@ mod tests {
         let folder = tempfile::tempdir().expect("a folder");
         let path = folder.path().join("events.jsonl");
         let sink = FileSink::new(path.clone());
-        sink.append(&[json!({"a": "x\ny"}), json!({"b": 2})]).await.expect("appended");
+        sink.append(&[&json!({"a": "x\ny"}), &json!({"b": 2})]).await.expect("appended");
         let mut file = OpenOptions::new().append(true).open(&path).expect("a file");
         file.write_all(br#"{"cut":"#).expect("written");
-        sink.append(&[json!({"c": 3})]).await.expect("appended");
+        sink.append(&[&json!({"c": 3})]).await.expect("appended");
         let text = std::fs::read_to_string(&path).expect("a text");
         assert_eq!(text, "{\"a\":\"x\\ny\"}\n{\"b\":2}\n{\"cut\":\n{\"c\":3}\n");
     }
@@ -81,7 +81,7 @@ mod tests {
     async fn a_file_that_can_not_be_written_is_named() {
         let folder = tempfile::tempdir().expect("a folder");
         let sink = FileSink::new(folder.path().join("missing").join("events.jsonl"));
-        let fault = sink.append(&[json!(1)]).await.expect_err("no such folder");
+        let fault = sink.append(&[&json!(1)]).await.expect_err("no such folder");
         assert!(fault.to_string().contains("missing/events.jsonl"), "{fault}");
     }
 }

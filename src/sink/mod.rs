@@ -19,7 +19,7 @@ pub enum Sink {
 
 impl Sink {
     /// Delivers events in this order; returns once all are there.
-    pub async fn deliver(&self, events: &[Value]) -> Result<(), Fault> {
+    pub async fn deliver(&self, events: &[&Value]) -> Result<(), Fault> {
         match self {
             Self::File(file) => file.append(events).await,
         }

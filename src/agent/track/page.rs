@@ -39,14 +39,7 @@ impl Track {
     pub(super) async fn page(&mut self, mut page: Page) {
         let seen = Instant::now();
         let now = self.shared.stream.own_millis();
-        if !self.set_right(&mut page, now).await {
-            return;
-        }
-        let last = page.records.last().map(|(sequence, _)| sequence.clone());
-        let late = match last {
-            Some(last) => self.holding.times.lock().await.late_millis(&page.shard, &last),
-            None => 0,
-        };
+        let Some(late) = self.set_right(&mut page, now).await else { return };
         let end = PageEnd::of(&page, now, late);
         let before = self.needs();
         let mut told_by = None;
@@ -131,9 +124,10 @@ impl Track {
         }
     }
 
-    /// Corrects the times of a page if its service's clock is ahead. Returns whether the decision is durable,
-    /// which it must be before a record is judged. If not, the track is about to end.
-    async fn set_right(&self, page: &mut Page, now: u64) -> bool {
+    /// Corrects the times of a page if its service's clock is ahead. Returns how much later than it was made
+    /// its last record may count, in milliseconds; or nothing if the decision is not durable, which it must be
+    /// before a record is judged: then the track is about to end.
+    async fn set_right(&self, page: &mut Page, now: u64) -> Option<u64> {
         let mut times = self.holding.times.lock().await;
         let kept = now.saturating_sub(self.shared.retention_millis());
         let oldest = self.progress.oldest_unread(&page.shard).max(kept);
@@ -150,7 +144,7 @@ impl Track {
                         let ahead_s = jump.ahead_millis / 1000;
                         let jumps = times.with(&page.shard, jump);
                         if !self.save_jumps(&jumps).await {
-                            return false;
+                            return None;
                         }
                         times.insert(page.shard.clone(), jumps);
                         self.tell_of_jump(&page.shard, ahead_s);
@@ -162,7 +156,7 @@ impl Track {
         page.served_millis = page.served_millis.map(|served| {
             if is_credible(served, now) { served } else { served.saturating_sub(ahead_millis) }
         });
-        true
+        Some(page.records.last().map_or(0, |(sequence, _)| times.late_millis(&page.shard, sequence)))
     }
 
     /// Saves where the service's clock was ahead, for as long as the lease is held and the track is to go on.

@@ -10,9 +10,11 @@ use super::regions::TABLE;
 use crate::agent::Agent;
 use crate::cli::Failure;
 use crate::config::{Config, FeedConfig, SinkConfig};
+use crate::feed::FeedName;
 
 /// A feed of the demo's table, into one file a region.
 pub(super) struct DemoFeed {
+    name: FeedName,
     folder: PathBuf,
 }
 
@@ -32,17 +34,16 @@ pub(super) struct Told {
 }
 
 impl DemoFeed {
-    const NAME: &str = "events";
-
     pub(super) fn new() -> Result<Self, Failure> {
         let folder = tempfile::Builder::new().prefix("tradewind-demo-").tempdir();
-        Ok(Self { folder: folder.map_err(Failure::internal)?.keep() })
+        let name = "events".parse().map_err(Failure::internal)?;
+        Ok(Self { name, folder: folder.map_err(Failure::internal)?.keep() })
     }
 
     pub(super) fn config(&self, config: &Config) -> FeedConfig {
         let path = self.folder.join("{region}.jsonl").to_string_lossy().into_owned();
         FeedConfig {
-            name: Self::NAME.parse().unwrap_or_else(|_| unreachable!("it is a name")),
+            name: self.name.clone(),
             table: TABLE.to_owned(),
             regions: config.regions.iter().map(|region| region.name.clone()).collect(),
             filters: Vec::new(),

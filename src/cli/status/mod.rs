@@ -15,6 +15,7 @@ use crate::observe::{Comparison, FeedEntry, Link, RegionView, TableEntry};
 use crate::operate::{Status as AllRegions, status};
 use crate::protocol::Origin;
 use crate::region::Region;
+use crate::tally::FeedSnapshot;
 
 /// How often `--watch` refreshes.
 const LOOK: Duration = Duration::from_secs(2);
@@ -111,7 +112,8 @@ fn feeds(status: &AllRegions) -> Vec<String> {
     for region in &status.overview.regions {
         for table in region.agents.iter().flat_map(|agent| &agent.tables) {
             for (feed, entry) in &table.feeds {
-                let FeedEntry { delivered, backlog, age, retried, .. } = entry;
+                let FeedEntry { counts, backlog, age } = entry;
+                let FeedSnapshot { delivered, retried, .. } = counts;
                 let mut line = format!(
                     "{}/{}: feed {feed}: {delivered} delivered, {backlog} waiting, {} behind",
                     region.region,

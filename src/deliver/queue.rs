@@ -1,0 +1,63 @@
+//! The queue of one destination: jobs on their way to whoever does them, within a bounded space.
+
+use std::sync::Arc;
+
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
+
+use super::Job;
+
+/// A job, and the space that it takes.
+pub(super) type Queued = (Job, OwnedSemaphorePermit);
+
+/// The sender of a queue, whose messages are jobs and perhaps others.
+#[derive(Debug)]
+pub(super) struct Queue<M> {
+    sender: mpsc::UnboundedSender<M>,
+    /// The space left, in KiB.
+    room: Arc<Semaphore>,
+    capacity: usize,
+}
+
+impl<M: From<Queued>> Queue<M> {
+    pub(super) fn new(sender: mpsc::UnboundedSender<M>, mib: usize) -> Self {
+        let capacity = (mib * 1024).min(Semaphore::MAX_PERMITS);
+        Self { sender, room: Arc::new(Semaphore::new(capacity)), capacity }
+    }
+
+    /// Queues a job if there is space for it; otherwise gives it back.
+    pub(super) fn try_send(&self, job: Job) -> Option<Job> {
+        match Arc::clone(&self.room).try_acquire_many_owned(self.cost(&job)) {
+            Ok(permit) => {
+                self.queue(job, permit);
+                None
+            }
+            Err(_) => Some(job),
+        }
+    }
+
+    /// Queues a job once there is space for it.
+    pub(super) async fn send(&self, job: Job) {
+        let cost = self.cost(&job);
+        // The semaphore is never closed.
+        if let Ok(permit) = Arc::clone(&self.room).acquire_many_owned(cost).await {
+            self.queue(job, permit);
+        }
+    }
+
+    /// Sends a message that takes no space.
+    pub(super) fn tell(&self, message: M) {
+        // If the receiver is gone, the agent is stopping: a job stays in the ledger, and so ahead of the
+        // checkpoint.
+        let _ = self.sender.send(message);
+    }
+
+    fn queue(&self, job: Job, permit: OwnedSemaphorePermit) {
+        job.record.ledger.begin(job.record.ordinal, job.record.created_millis);
+        self.tell((job, permit).into());
+    }
+
+    fn cost(&self, job: &Job) -> u32 {
+        let kib = job.bytes().div_ceil(1024).max(1).min(self.capacity);
+        u32::try_from(kib).unwrap_or(u32::MAX)
+    }
+}
