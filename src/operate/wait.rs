@@ -121,6 +121,26 @@ impl ShardProgress<'_> {
     }
 }
 
+/// The last two lists of a stream's shards: one alone may lack a shard.
+struct Lists {
+    both: Lineage,
+    last: Lineage,
+    /// Whether both name the same shards.
+    agree: bool,
+}
+
+impl Lists {
+    fn first(list: Lineage) -> Self {
+        Self { both: list.clone(), last: list, agree: false }
+    }
+
+    fn next(&mut self, list: Lineage) {
+        self.agree = list.shards().eq(self.last.shards());
+        self.both = self.last.with(&list);
+        self.last = list;
+    }
+}
+
 /// Waits until `peers` have what was written to one origin's replica, or until the deadline.
 async fn wait_for(
     origin: &PhysicalReplica,
@@ -132,22 +152,23 @@ async fn wait_for(
     let space = lease_space(&origin.table.name, &arn);
     let barrier = control.raise_barrier(&space).await.map_err(|fault| origin.at_control(fault))?;
     let list = || async { list_once(&origin.region.streams, &arn).await.map_err(|fault| origin.at(fault)) };
-    let mut lineage = list().await?;
+    let mut lists = Lists::first(list().await?);
     let peers = peers.iter().filter(|peer| origin.table.is_in(peer));
     let peers: Vec<Destination> = peers.map(|peer| Destination::replica(peer, &origin.region.name)).collect();
     let mut is_told = false;
-    let mut ticks = tokio::time::interval(LOOK);
+    let mut ticks = tokio::time::interval_at(Instant::now() + LOOK, LOOK);
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
     loop {
         ticks.tick().await;
         let LeaseTable { leases, .. } =
             control.leases(&space).await.map_err(|fault| origin.at_control(fault))?;
-        if (ShardProgress { lineage: &lineage, leases: &leases, barrier }).lacks_children(&peers) {
-            lineage = list().await?;
+        let progress = ShardProgress { lineage: &lists.both, leases: &leases, barrier };
+        if !lists.agree || progress.lacks_children(&peers) {
+            lists.next(list().await?);
         }
-        let look = ShardProgress { lineage: &lineage, leases: &leases, barrier };
+        let look = ShardProgress { lineage: &lists.both, leases: &leases, barrier };
         let mut arrivals: Vec<Arrival> = peers.iter().map(|peer| look.arrival(origin, peer)).collect();
-        let is_complete = arrivals.iter().all(Arrival::is_complete);
+        let is_complete = lists.agree && arrivals.iter().all(Arrival::is_complete);
         let is_over = Instant::now() >= deadline;
         if is_complete || is_over {
             note_marks(origin, &mut arrivals).await?;

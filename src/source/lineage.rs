@@ -41,6 +41,17 @@ impl Lineage {
         self.named.get(shard)
     }
 
+    /// The shards of this list and of another one.
+    pub fn with(&self, other: &Self) -> Self {
+        let entries = |lineage: &Self| {
+            let entry = |shard: &ShardId| (shard.clone(), lineage.named_parent(shard).cloned());
+            lineage.shards().map(entry).collect::<Vec<_>>()
+        };
+        let both = entries(self).into_iter().chain(entries(other)).collect::<Self>();
+        let ended = self.ended.union(&other.ended).cloned().collect();
+        Self { ended, asked: other.asked, listed_millis: other.listed_millis, ..both }
+    }
+
     /// Whether nothing can be added to the shard any more. Some servers say so of every shard.
     pub(super) fn has_ended(&self, shard: &ShardId) -> bool {
         self.ended.contains(shard) || self.has_children(shard)
@@ -88,5 +99,14 @@ mod tests {
             (None, Some(&shard("gone")))
         );
         assert!(lineage.has_children(&shard("b")) && !lineage.has_children(&shard("c")));
+    }
+
+    #[test]
+    fn two_lists_together_have_the_child_that_each_of_them_lacks() {
+        let list = |child: &str| -> Lineage {
+            [(shard("a"), None), (shard(child), Some(shard("a")))].into_iter().collect()
+        };
+        let both = list("b").with(&list("c"));
+        assert!(both.contains(&shard("b")) && both.contains(&shard("c")) && both.has_children(&shard("a")));
     }
 }
