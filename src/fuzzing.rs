@@ -24,7 +24,7 @@ use crate::protocol::{
     Action, Fingerprint, Floors, Guard, Hlc, Item, KeyMemory, Nonce, Origin, Record, STAMP, STAMP_MAGIC,
     Verdict, Version, Write,
 };
-use crate::source::dynamodb_streams;
+use crate::source::{Change, dynamodb_streams};
 
 /// A configuration: either read, or refused at an existing position.
 pub fn config(bytes: &[u8]) {
@@ -48,7 +48,7 @@ pub fn records(bytes: &[u8]) {
             3 => in_place = !in_place,
             _ => {}
         }
-        let Ok((_, record)) = dynamodb_streams::convert(feed.stream_record()) else { continue };
+        let Ok(Change { record, .. }) = dynamodb_streams::convert(feed.stream_record()) else { continue };
         judge(&mut memory, ordinal, record, &floors, in_place);
     }
 }
@@ -80,7 +80,7 @@ pub fn control_rows(bytes: &[u8]) {
 pub fn lenient(bytes: &[u8]) {
     let mut memory = KeyMemory::new(Feed(&[]).origin());
     for (record, ordinal) in dynamodb_streams::read_leniently(bytes).into_iter().flatten().zip(0..) {
-        if let Ok((_, record)) = record {
+        if let Ok(Change { record, .. }) = record {
             judge(&mut memory, ordinal, record, &Floors::default(), false);
         }
     }
@@ -96,7 +96,7 @@ pub fn lenient(bytes: &[u8]) {
     } }] });
     let read =
         dynamodb_streams::read_leniently(body.to_string().as_bytes()).and_then(|mut records| records.pop());
-    let (sequence, record) = read.expect("a record").expect("a readable record");
+    let Change { sequence, record, .. } = read.expect("a record").expect("a readable record");
     assert_eq!((sequence.as_str(), record), ("7", Record { created_millis: 5_000, key, old, new }));
 }
 

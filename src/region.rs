@@ -37,6 +37,8 @@ pub struct Region {
     pub conflict_table: String,
     /// Answers that came from something else in its place.
     pub interceptions: Interceptions,
+    /// What clients of other services are made from.
+    sdk: SdkConfig,
 }
 
 /// Why a region's clients can't be made.
@@ -98,6 +100,7 @@ impl Region {
         // Bodies are short, and every attempt has a timeout: watching their throughput as well costs each
         // request CPU time for nothing.
         let mut shared = sdk
+            .clone()
             .into_builder()
             .timeout_config(timeouts)
             .stalled_stream_protection(StalledStreamProtectionConfig::disabled());
@@ -133,7 +136,18 @@ impl Region {
             control_table: config.control_table.clone(),
             conflict_table: config.conflict_table.clone(),
             interceptions,
+            sdk,
         }
+    }
+
+    /// The AWS region.
+    pub fn aws_region(&self) -> &str {
+        self.sdk.region().map(AsRef::as_ref).unwrap_or_default()
+    }
+
+    /// The region's credentials, HTTP client and AWS region, for clients of other services.
+    pub fn sdk(&self) -> &SdkConfig {
+        &self.sdk
     }
 }
 

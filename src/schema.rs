@@ -1,5 +1,6 @@
 //! What DescribeTable says about a replica: its keys and its stream.
 
+use std::collections::BTreeMap;
 use std::fmt;
 
 use aws_sdk_dynamodb::types::{KeyType, StreamViewType, TableDescription, TableStatus};
@@ -31,6 +32,16 @@ impl KeySchema {
     /// The names of the key attributes.
     pub fn names(&self) -> impl Iterator<Item = &str> {
         self.0.iter().map(|attribute| attribute.name.as_str())
+    }
+
+    /// A key that no application has, as DynamoDB JSON.
+    pub fn sample(&self) -> BTreeMap<&str, serde_json::Value> {
+        let sample = |scalar: &str| match scalar {
+            "N" => serde_json::json!({ "N": "0" }),
+            "B" => serde_json::json!({ "B": "dHJhZGV3aW5kLXRlc3Q=" }),
+            _ => serde_json::json!({ "S": "tradewind-test" }),
+        };
+        self.0.iter().map(|key| (key.name.as_str(), sample(&key.scalar))).collect()
     }
 }
 

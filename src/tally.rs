@@ -96,8 +96,12 @@ tally! {
     delivered,
     /// Events that no filter of the feed matches.
     filtered,
-    /// Batches of the feed that failed, and were tried again.
+    /// Calls of the feed's sink that failed, and were tried again.
     retried,
+    /// Calls of the feed's sink that were answered by the rejection of an event, or of a whole batch.
+    rejected,
+    /// Events that the sink rejected to the end, so that they were parked.
+    parked,
 }
 
 impl Tally {

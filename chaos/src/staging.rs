@@ -10,6 +10,7 @@ use aws_sdk_dynamodb::types::{AttributeValue, KeyType, ScalarAttributeType};
 use tokio::time::{Instant, sleep};
 use tradewind::config::{Config, TableConfig};
 use tradewind::control::ControlTable;
+use tradewind::destination::Destination;
 use tradewind::operate::pause;
 use tradewind::protocol::Origin;
 use tradewind::region::Region;
@@ -41,7 +42,7 @@ pub struct Staging {
 }
 
 /// Flows of writes, from and to.
-type Flows = BTreeSet<(Origin, Origin)>;
+type Flows = BTreeSet<(Origin, Destination)>;
 
 impl Staging {
     /// Reads the user's configuration, and chooses the table.
@@ -222,7 +223,7 @@ impl Staging {
         let theirs = crew
             .pauses
             .iter()
-            .find(|(peer, until)| **until > now && self.names.iter().any(|name| *name == peer.as_str()));
+            .find(|(peer, until)| **until > now && self.names.iter().any(|name| *name == peer.to_string()));
         match theirs {
             Some((peer, _)) => Err(format!(
                 "{} → {peer} is paused: `tradewind resume` it first, or wait until it resumes. Nothing was written",
@@ -249,7 +250,7 @@ impl Staging {
                     let leaves = fault.from.is_none() || is(&fault.from, from);
                     let comes = fault.to.is_none() || is(&fault.to, to);
                     if between && leaves && comes {
-                        flows.insert((origin.parse()?, peer.parse()?));
+                        flows.insert((origin.parse()?, Destination::Peer(peer.parse()?)));
                     }
                 }
             }
@@ -277,7 +278,7 @@ impl Staging {
             let theirs =
                 flows.iter().find(|flow| flow.was_paused_until.is_some_and(|was| was > wall_millis()));
             if let Some(flow) = theirs {
-                let (origin, peer) = (&flow.origin, &flow.peer);
+                let (origin, peer) = (&flow.origin, &flow.to);
                 return Err(format!(
                     "{origin} → {peer} was paused by somebody else: `tradewind resume` it first"
                 )

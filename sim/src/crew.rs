@@ -12,12 +12,16 @@ use aws_smithy_async::time::SharedTimeSource;
 use aws_smithy_runtime_api::client::http::SharedHttpClient;
 use tokio::task::JoinHandle;
 use tradewind::agent::Agent;
-use tradewind::config::{Config, Credentials, RegionConfig, TableConfig, Tuning};
+use tradewind::config::{
+    Config, Credentials, FeedConfig, LambdaConfig, RegionConfig, SinkConfig, Start, TableConfig, Tuning,
+};
+use tradewind::feed::{Blocked, Events, Retry, Shape};
 use tradewind::protocol::Origin;
 use tradewind::region::Region;
 use tradewind::tally::TallySnapshot;
 
 use crate::clock::SimClock;
+use crate::feed::{FEED, FeedSettings};
 use crate::network::{Network, SharedWorld};
 use crate::service::{CONTROL, TABLE};
 use crate::settings::{NAMES, Settings};
@@ -236,8 +240,39 @@ fn config(settings: &Settings) -> Option<Config> {
         regions,
         tables: vec![TableConfig::new(TABLE.to_owned(), replicas)],
         patterns: Vec::new(),
-        feeds: Vec::new(),
+        feeds: settings.feed.iter().filter_map(|feed| feed_config(feed, settings)).collect(),
         anti_entropy: None,
         tuning,
+    })
+}
+
+/// The feed as the agents' configuration has it.
+fn feed_config(feed: &FeedSettings, settings: &Settings) -> Option<FeedConfig> {
+    let FeedSettings { state, batch_size, parallelization, partial, blocks_shard, .. } = *feed;
+    let telling = if state { 1 } else { settings.regions };
+    let lambda = LambdaConfig {
+        function: FEED.to_owned(),
+        endpoint: Some("http://{region}.sim".to_owned()),
+        batch_size: usize::try_from(batch_size).ok()?,
+        batching_window: Duration::ZERO,
+        parallelization,
+        report_batch_item_failures: partial,
+        tumbling_window: None,
+        timeout: Duration::from_secs(1),
+    };
+    Some(FeedConfig {
+        name: FEED.parse().ok()?,
+        table: TABLE.to_owned(),
+        regions: NAMES[..telling].iter().map(|name| name.parse().ok()).collect::<Option<_>>()?,
+        start: Start::TrimHorizon,
+        filters: Vec::new(),
+        shape: Shape { events: if state { Events::State } else { Events::Origin }, ..Shape::default() },
+        retry: Retry {
+            attempts: Some(12),
+            max_age: None,
+            bisect: true,
+            blocked: if blocks_shard { Blocked::Shard } else { Blocked::Key },
+        },
+        sink: SinkConfig::Lambda(lambda),
     })
 }

@@ -17,6 +17,7 @@
 pub mod checkpoints;
 pub mod clock;
 pub mod crew;
+pub mod feed;
 pub mod item;
 pub mod network;
 pub mod oracle;

@@ -18,7 +18,7 @@ use tokio::time::sleep;
 
 use crate::service::{Refusal, SUMMED};
 use crate::settings::NAMES;
-use crate::world::{Fate, Request, World};
+use crate::world::{Fate, INVOKE, Request, World};
 
 /// The world, shared by everything that acts in it.
 #[derive(Clone, Debug)]
@@ -131,12 +131,16 @@ async fn deliver(world: SharedWorld, request: Request, fate: Fate, answer: onesh
 fn read(request: &HttpRequest) -> Option<(usize, String, Value)> {
     let host = request.uri().strip_prefix("http://")?;
     let to = NAMES.iter().position(|name| host.starts_with(&format!("{name}.sim")))?;
-    let target = request.headers().get("x-amz-target")?;
-    let operation = target.split_once('.')?.1.to_owned();
+    let operation = match request.headers().get("x-amz-target") {
+        Some(target) => target.split_once('.')?.1.to_owned(),
+        None if host.ends_with("/invocations") => INVOKE.to_owned(),
+        None => return None,
+    };
     Some((to, operation, serde_json::from_slice(request.body().bytes()?).ok()?))
 }
 
 fn write(answer: Result<Value, Refusal>, wall: u64) -> HttpResponse {
+    let is_broken = matches!(&answer, Ok(body) if body.get("errorMessage").is_some());
     let (status, body) = match answer {
         Ok(body) => (200, body.to_string()),
         Err(Refusal { status: 200, code: SUMMED, message, .. }) => (200, message),
@@ -151,6 +155,9 @@ fn write(answer: Result<Value, Refusal>, wall: u64) -> HttpResponse {
     let checksum = crc32fast::hash(body.as_bytes()).to_string();
     let mut response = HttpResponse::new(status, SdkBody::from(body));
     let headers = response.headers_mut();
+    if is_broken {
+        headers.insert("x-amz-function-error", "Unhandled");
+    }
     headers.insert("x-amz-crc32", checksum);
     headers.insert("content-type", "application/x-amz-json-1.0");
     let date = DateTime::from_secs(i64::try_from(wall / 1_000).unwrap_or_default());

@@ -2,6 +2,7 @@
 
 use fastrand::Rng;
 
+use crate::feed::FeedSettings;
 use crate::settings::{AppWrite, Fault, FaultKind, Scenario, Settings, WriteKind};
 
 /// A family of scenarios.
@@ -39,6 +40,8 @@ pub enum Profile {
     Unreadable,
     /// Streams are turned off and on at once, while agents crash and links are cut: nothing is lost.
     Recycled,
+    /// A feed whose function breaks, is throttled and out of reach, and never takes some events.
+    Feeds,
 }
 
 const MINUTE: u64 = 60_000;
@@ -46,7 +49,7 @@ const MINUTE: u64 = 60_000;
 const BURST: usize = 15;
 
 impl Profile {
-    pub const ALL: [Self; 16] = [
+    pub const ALL: [Self; 17] = [
         Self::Calm,
         Self::Counters,
         Self::Faulty,
@@ -63,6 +66,7 @@ impl Profile {
         Self::Refused,
         Self::Unreadable,
         Self::Recycled,
+        Self::Feeds,
     ];
 
     pub fn name(self) -> &'static str {
@@ -83,6 +87,7 @@ impl Profile {
             Self::Refused => "refused",
             Self::Unreadable => "unreadable",
             Self::Recycled => "recycled",
+            Self::Feeds => "feeds",
         }
     }
 
@@ -92,6 +97,8 @@ impl Profile {
         let settings = self.settings(minutes * MINUTE, &mut rng);
         let faults = self.faults(&settings, &mut rng);
         let mut writes = self.writes(&settings, &mut rng);
+        let feed = (self == Self::Feeds).then(|| feed(&mut rng));
+        let settings = Settings { feed, ..settings };
         if self == Self::Refused {
             add_bursts(&faults, &settings, &mut writes, &mut rng);
         }
@@ -111,7 +118,7 @@ impl Profile {
             regions,
             agents: match self {
                 Self::Crowd => rng.usize(2..=4),
-                Self::Recycled => rng.usize(1..=2),
+                Self::Recycled | Self::Feeds => rng.usize(1..=2),
                 Self::Scale => 5,
                 Self::Away => 3,
                 _ => 1,
@@ -121,6 +128,7 @@ impl Profile {
                 Self::Scale => 1_000,
                 Self::Away => 4,
                 Self::Recycled => rng.usize(1..=4),
+                Self::Feeds => rng.usize(1..=3),
                 _ => 1,
             },
             keys: match self {
@@ -161,6 +169,7 @@ impl Profile {
             converges: !matches!(self, Self::Trimmed | Self::Unreadable),
             patience: 4 * 60 * MINUTE,
             forget_within: if rng.u8(..8) == 0 && self != Self::Ahead { 20 * MINUTE } else { 0 },
+            feed: None,
             defect: None,
         }
     }
@@ -187,6 +196,7 @@ impl Profile {
             Self::Refused => (0, 0, 4, 4, 0),
             Self::Unreadable => (6, 4, 10, 4, 0),
             Self::Recycled => (20, 4, 20, 6, 0),
+            Self::Feeds => (20, 6, 16, 8, 0),
         };
         let mut some = |a_ten_minutes: u64, draw: fn(&Settings, &mut Rng) -> FaultKind, rng: &mut Rng| {
             let most = (a_ten_minutes * minutes).div_ceil(10);
@@ -197,7 +207,8 @@ impl Profile {
             }
         };
         some(links, link_fault, rng);
-        some(services, service_fault, rng);
+        // Nothing shows that a function's answer is its own.
+        some(services, if self == Self::Feeds { honest_fault } else { service_fault }, rng);
         some(crashes, agent_fault, rng);
         some(rolls, shard_fault, rng);
         some(steps, clock_fault, rng);
@@ -386,6 +397,29 @@ fn link_fault(settings: &Settings, rng: &mut Rng) -> FaultKind {
         2 => FaultKind::Mute { from, to },
         3 => FaultKind::Slow { from, to, millis: rng.u64(200..12_000) },
         _ => FaultKind::Lossy { from, to, percent: rng.u8(5..60) },
+    }
+}
+
+/// The feed of the profile.
+fn feed(rng: &mut Rng) -> FeedSettings {
+    let state = rng.u8(..3) == 0;
+    FeedSettings {
+        state,
+        batch_size: [1, 10, 100][rng.usize(..3)],
+        parallelization: rng.u32(1..=4),
+        partial: rng.bool(),
+        blocks_shard: rng.bool(),
+        breaks: if rng.bool() { rng.u8(5..25) } else { 0 },
+        poison: if !state && rng.bool() { rng.u8(20..60) } else { 0 },
+    }
+}
+
+fn honest_fault(settings: &Settings, rng: &mut Rng) -> FaultKind {
+    let region = rng.usize(..settings.regions);
+    match rng.u8(..3) {
+        0 => FaultKind::Errors { region, percent: rng.u8(5..80) },
+        1 => FaultKind::Throttled { region, percent: rng.u8(5..95) },
+        _ => FaultKind::StreamLag { region, millis: rng.u64(500..10_000) },
     }
 }
 

@@ -5,6 +5,8 @@ use std::fmt;
 
 use serde::{Deserialize, Serialize};
 
+use crate::feed::FeedSettings;
+
 /// The regions' names, in the order that decides between equal clocks.
 pub const NAMES: [&str; 4] = ["dublin", "ohio", "tokyo", "zurich"];
 
@@ -94,6 +96,9 @@ pub struct Settings {
     /// How long the world may take to come to rest once all faults are over.
     #[serde(default = "four_hours")]
     pub patience: u64,
+    /// The feed of the table, if it has one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub feed: Option<FeedSettings>,
     /// How long to wait at rest for the key memory to be empty; 0 turns the check off.
     pub forget_within: u64,
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -277,6 +282,12 @@ pub enum Defect {
     Blind,
     /// Marks are acknowledged but not made.
     DropMark,
+    /// The function answers one call in ten without taking its events.
+    AckUntold,
+    /// The function gets each batch in reverse.
+    Shuffled,
+    /// The function is told what agents write, as if applications had written it.
+    ToldEcho,
     /// The service itself panics at one call in a hundred.
     BreakDown,
 }

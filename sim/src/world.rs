@@ -6,6 +6,7 @@ use serde_json::Value;
 
 use crate::checkpoints::Checkpoints;
 use crate::clock::{RegionClock, SimClock};
+use crate::feed::FeedJudge;
 use crate::item::{Item, KEY_HISTORY, as_number, as_text, data_digest, digest, number, text};
 use crate::oracle::{Oracle, Writer};
 use crate::service::{CONTROL, Change, KEY, Outcome, Refusal, Service, TABLE};
@@ -15,6 +16,8 @@ use crate::trace::Trace;
 /// How many calls for records DynamoDB allows a second for each shard, and how many listings a second.
 const RECORDS_A_SECOND: usize = 5;
 const LISTINGS_A_SECOND: usize = 10;
+/// The call of a function.
+pub const INVOKE: &str = "Invoke";
 /// How long after a fault an agent may still give up waiting for a contended write, in milliseconds.
 const RECOVERY: u64 = 60_000;
 /// What a gateway answers in the service's place.
@@ -27,6 +30,7 @@ pub struct World {
     pub settings: Settings,
     pub services: Vec<Service>,
     pub oracle: Oracle,
+    pub feed: FeedJudge,
     pub checkpoints: Checkpoints,
     pub trace: Trace,
     /// The faults in force, each with its number.
@@ -120,6 +124,7 @@ impl World {
             settings: settings.clone(),
             services,
             oracle: Oracle::new(settings),
+            feed: FeedJudge::new(settings.feed.clone()),
             checkpoints: Checkpoints::default(),
             trace: Trace::new(keeps_text),
             faults: Vec::new(),
@@ -388,6 +393,12 @@ impl World {
                 self.services[*to].skip_ahead();
             }
         }
+        if operation == INVOKE {
+            let answer = self.feed.invoke(*from, &request.body, &mut self.rng, self.settings.defect);
+            let failures = self.feed.failures.drain(..);
+            failures.for_each(|why| self.oracle.fail(why));
+            return Ok(answer);
+        }
         let lag = self.stream_lag(*to);
         let page = self.rng.usize(0..=self.settings.page);
         // An empty page before the tip, now and then; otherwise at least one record.
@@ -448,6 +459,7 @@ impl World {
         let is_recent = since.is_some_and(|since| since < RECOVERY);
         self.oracle.is_disturbed = is_recent || !self.faults.is_empty();
         self.oracle.observe(region, change, writer, self.clock.now());
+        self.feed.observe(region, change, writer);
         if let Some(new) = &change.new {
             let copies = self.copies.entry((region, change.key.clone())).or_default();
             copies.push(Item::clone(new));
@@ -575,6 +587,8 @@ impl World {
     pub fn at_rest(&mut self) -> Vec<String> {
         let replicas: Vec<_> = self.services[..self.settings.regions].iter().map(Service::items).collect();
         let mut wrong = self.oracle.judge(&replicas);
+        let parked = self.services.iter().map(Service::parked).sum();
+        wrong.extend(self.feed.judge(replicas[0], parked));
         if self.in_flight > 0 {
             wrong.push(format!("{} writes are in flight", self.in_flight));
         }

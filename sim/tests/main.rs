@@ -124,8 +124,14 @@ fn seeds_with_streams_that_are_turned_off_and_on_pass() {
 }
 
 #[test]
+fn a_feed_tells_each_write_in_order_whatever_its_function_does() {
+    all_pass(Profile::Feeds, 1, seeds(12));
+}
+
+#[test]
 fn one_seed_gives_one_trace_to_the_letter() {
-    for profile in [Profile::Faulty, Profile::Shards, Profile::Unreadable, Profile::Recycled] {
+    for profile in [Profile::Faulty, Profile::Shards, Profile::Unreadable, Profile::Recycled, Profile::Feeds]
+    {
         let scenario = profile.draw(7, 2);
         let (first, second) = (run(&scenario, true), run(&scenario, true));
         assert!(first.lines.len() > 500, "{} lines", first.lines.len());
@@ -227,6 +233,13 @@ fn a_table_with_other_keys_that_nobody_looks_at_is_noticed() {
 fn a_mark_that_is_not_made_is_noticed() {
     notices(Defect::DropMark, Profile::Unreadable);
     notices(Defect::DropMark, Profile::Trimmed);
+}
+
+#[test]
+fn what_is_wrong_with_a_feed_is_noticed() {
+    notices(Defect::AckUntold, Profile::Feeds);
+    notices(Defect::Shuffled, Profile::Feeds);
+    notices(Defect::ToldEcho, Profile::Feeds);
 }
 
 #[test]

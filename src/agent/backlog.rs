@@ -27,6 +27,7 @@ pub(super) struct Backlogs {
 #[derive(Debug, Default)]
 struct State {
     peers: Vec<Origin>,
+    feeds: Vec<Destination>,
     found: BTreeMap<(ShardId, Destination), PeerBacklog>,
     looks: BTreeMap<ShardId, ShardLook>,
     /// What the peers' agents report to have arrived here.
@@ -66,8 +67,9 @@ impl Default for Backlogs {
 }
 
 impl Backlogs {
-    pub(super) fn for_peers(&self, peers: Vec<Origin>) {
-        self.lock().peers = peers;
+    pub(super) fn are_of(&self, peers: Vec<Origin>, feeds: Vec<Destination>) {
+        let mut state = self.lock();
+        (state.peers, state.feeds) = (peers, feeds);
     }
 
     /// Records what a peer lacks in a shard; without an age, that nothing new is known about it.
@@ -85,8 +87,10 @@ impl Backlogs {
         self.read(&lease.shard);
         let now = wall_millis();
         for (peer, checkpoint) in &lease.checkpoints {
-            let is_told =
-                peer.feed().is_some() || peer.peer().is_some_and(|peer| self.lock().peers.contains(peer));
+            let is_told = {
+                let state = self.lock();
+                state.feeds.contains(peer) || peer.peer().is_some_and(|peer| state.peers.contains(peer))
+            };
             if is_told && checkpoint.done != Position::End && checkpoint.millis > 0 {
                 let age = Duration::from_millis(now.saturating_sub(checkpoint.millis));
                 self.note(&lease.shard, peer, Some(age), 0);
@@ -227,7 +231,7 @@ mod tests {
     async fn an_origin_that_never_promised_anything_has_been_silent_since_the_start() {
         let backlogs = Backlogs::default();
         let origin: Origin = "tokyo".parse().expect("a name");
-        backlogs.for_peers(vec![origin.clone()]);
+        backlogs.are_of(vec![origin.clone()], Vec::new());
         tokio::time::advance(Duration::from_secs(90)).await;
         assert_eq!(backlogs.arrivals()[&origin].as_secs(), 90);
     }

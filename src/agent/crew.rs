@@ -1,4 +1,4 @@
-//! The crew: which agents of this region are alive, and which peers are paused for all of them. One beat of
+//! The crew: which agents of this region are alive, and which peers and feeds are paused for all of them. One beat of
 //! an agent renews all its leases.
 
 use std::collections::BTreeMap;
@@ -11,7 +11,7 @@ use tokio_util::sync::CancellationToken;
 use tracing::{debug, info, warn};
 
 use crate::clock::{moment, wall_millis};
-use crate::control::{AgentId, Beat, ControlTable, CrewTable, PausedPeers};
+use crate::control::{AgentId, Beat, ControlTable, CrewTable, FeedBegins, PausedDestinations};
 use crate::deliver::Pauses;
 use crate::protocol::Origin;
 
@@ -56,6 +56,7 @@ pub(super) struct Watch {
     pub(super) lease_duration: Duration,
     pub(super) crew: watch::Sender<Crew>,
     pub(super) pauses: Arc<Pauses>,
+    pub(super) feeds: watch::Sender<FeedBegins>,
 }
 
 /// Writes this agent's beats, and publishes who is alive and what is paused, until it is stopped.
@@ -73,8 +74,13 @@ pub(super) async fn keep_watch(watch: Watch, stop: CancellationToken) {
             () = stop.cancelled() => break,
             _ = ticks.tick() => {}
         }
-        if let Some(CrewTable { beats, pauses }) = watch.exchange(count, patience).await {
+        if let Some(CrewTable { beats, pauses, feeds }) = watch.exchange(count, patience).await {
             coalesce(&watch.pauses, &watch.region, pauses);
+            watch.feeds.send_if_modified(|known| {
+                let is_new = *known != feeds;
+                *known = feeds;
+                is_new
+            });
             let now = Instant::now();
             seen.note(beats, now, watch.lease_duration);
             watch.publish(seen.alive(&watch.me, now, watch.lease_duration), now);
@@ -129,18 +135,19 @@ impl Watch {
 }
 
 /// Keeps the pauses that are not over, and logs changes.
-fn coalesce(pauses: &Pauses, origin: &Origin, mut told: PausedPeers) {
+fn coalesce(pauses: &Pauses, origin: &Origin, mut told: PausedDestinations) {
     let (now, before) = (wall_millis(), pauses.all());
-    told.retain(|peer, until| peer != origin && *until > now);
-    for (peer, until_millis) in told.iter().filter(|(peer, until)| before.get(peer) != Some(until)) {
+    told.retain(|paused, until| paused.peer() != Some(origin) && *until > now);
+    for (destination, until_millis) in told.iter().filter(|(paused, until)| before.get(paused) != Some(until))
+    {
         let until = moment(*until_millis);
         warn!(
-            region = %origin, %peer, %until,
-            "the peer is paused: nothing is written to it until then or `tradewind resume`"
+            region = %origin, %destination, %until,
+            "paused: nothing is written there until then, or until it is resumed"
         );
     }
-    for peer in before.keys().filter(|peer| !told.contains_key(*peer)) {
-        info!(region = %origin, %peer, "the peer is no longer paused");
+    for destination in before.keys().filter(|paused| !told.contains_key(*paused)) {
+        info!(region = %origin, %destination, "no longer paused");
     }
     pauses.are(told);
 }

@@ -12,7 +12,7 @@ use super::backlog::{Backlog, Backlogs};
 use super::coordinator::Shards;
 use super::crew::Crew;
 use super::foreign::Foreign;
-use crate::control::{AgentId, PausedPeers};
+use crate::control::{AgentId, PausedDestinations};
 use crate::deliver::{Pauses, Refusals};
 use crate::destination::Destination;
 use crate::feed::FeedName;
@@ -130,8 +130,8 @@ impl Figures {
         Some((crew.alive.keys().cloned().collect(), crew.looked?.elapsed()))
     }
 
-    /// The paused peers, each with the end of its pause.
-    pub fn paused(&self) -> PausedPeers {
+    /// The paused peers and feeds, each with the end of its pause.
+    pub fn paused(&self) -> PausedDestinations {
         self.0.pauses.get().map(|pauses| pauses.all()).unwrap_or_default()
     }
 
@@ -210,6 +210,7 @@ impl Figures {
     /// The present state of each table.
     pub fn standings(&self) -> Vec<TableStanding> {
         let paused = self.paused();
+        let is_paused = |destination| paused.contains_key(&destination);
         let standing = |table: &Arc<TableStatus>| {
             let is_replicating = lock(&table.standing).shards.is_some();
             let arrivals = table.backlogs.arrivals();
@@ -223,7 +224,10 @@ impl Figures {
                 tally: table.tally.snapshot(),
                 is_replicating,
                 backlogs: table.backlogs.by_peer(),
-                paused: arrivals.keys().map(|peer| (peer.clone(), paused.contains_key(peer))).collect(),
+                paused: arrivals
+                    .keys()
+                    .map(|peer| (peer.clone(), is_paused(Destination::Peer(peer.clone()))))
+                    .collect(),
                 refused: table.refusals.all().into_iter().filter_map(of_region).collect(),
                 foreign: table.foreign.all(),
                 feeds: table.feeds(),

@@ -17,7 +17,9 @@ use super::figures::TableStatus;
 use super::plan::{Site, TableCheck};
 use super::table::TablePlan;
 use crate::config::TableConfig;
+use crate::control::FeedBegin;
 use crate::fault::{Fault, FaultKind};
+use crate::feed::FeedName;
 
 /// The wait before the first retry.
 const FIRST_DELAY: Duration = Duration::from_secs(1);
@@ -35,6 +37,8 @@ pub(super) struct Keeper {
 enum Ended {
     Stopped,
     OtherStream,
+    /// A feed is to be told once more.
+    Rewound,
     Deleted(Fault),
     BrokeDown(String),
 }
@@ -96,6 +100,7 @@ impl Keeper {
         self.status.started(shards.clone());
         let leave = stop.child_token();
         let stream_arn = plan.stages.last().map(|stage| stage.stream.arn.clone()).unwrap_or_default();
+        let begins: Vec<_> = plan.feeds.iter().map(|feed| (feed.config.name.clone(), feed.begin)).collect();
         let mut running = JoinSet::new();
         running.spawn(plan.run(self.member.clone(), shards, leave.clone()));
         tokio::select! {
@@ -105,7 +110,7 @@ impl Keeper {
                 Some(Ok(Err(error)) | Err(error)) => Ended::BrokeDown(error.to_string()),
                 Some(Ok(Ok(()))) | None => Ended::BrokeDown("it ended by itself".to_owned()),
             },
-            ended = self.watch(&stream_arn) => {
+            ended = self.watch(&stream_arn, &begins) => {
                 // What has been read is finished, as far as that is possible now.
                 leave.cancel();
                 running.join_next().await;
@@ -114,8 +119,23 @@ impl Keeper {
         }
     }
 
-    /// Returns once the table or its stream is no longer the one it was.
-    async fn watch(&self, stream_arn: &str) -> Ended {
+    /// Returns once the table or its stream is no longer the one it was, or one of its feeds has been rewound.
+    async fn watch(&self, stream_arn: &str, begins: &[(FeedName, FeedBegin)]) -> Ended {
+        let mut seen = self.site.feeds.subscribe();
+        let rewound = seen.wait_for(|seen| {
+            begins.iter().any(|(feed, begin)| seen.get(feed).is_some_and(|seen| seen.rewinds > begin.rewinds))
+        });
+        tokio::select! {
+            biased;
+            Ok(_) = rewound => {
+                info!(region = %self.site.local.name, table = self.table.name, "a feed has been rewound");
+                Ended::Rewound
+            }
+            ended = self.look(stream_arn) => ended,
+        }
+    }
+
+    async fn look(&self, stream_arn: &str) -> Ended {
         let interval = self.interval();
         let mut looks = tokio::time::interval_at(Instant::now() + interval, interval);
         looks.set_missed_tick_behavior(MissedTickBehavior::Delay);
@@ -137,7 +157,7 @@ impl Keeper {
         let (region, table) = (self.site.local.name.clone(), self.site.name_of(&self.table).to_owned());
         match ended {
             // If there is another stream, the next plan reports it.
-            Ended::Stopped | Ended::OtherStream => None,
+            Ended::Stopped | Ended::OtherStream | Ended::Rewound => None,
             Ended::Deleted(fault) => Some(self.site.fault(&table, fault)),
             Ended::BrokeDown(reason) => {
                 self.status.tally.breakdowns.add();

@@ -160,6 +160,7 @@ impl Agent {
             lease_duration: site.config.tuning.lease_duration,
             crew: sender,
             pauses: Arc::clone(&site.pauses),
+            feeds: site.feeds.clone(),
         };
         let tables = Tables::start(first, Member { me, crew }, stop.clone());
         let task = tokio::spawn(async move {

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use aws_sdk_dynamodb::types::TableStatus as Lifecycle;
-use tokio::sync::Semaphore;
+use tokio::sync::{Semaphore, watch};
 use tokio::time::Instant;
 use tracing::warn;
 
@@ -13,15 +13,16 @@ use super::StartError;
 use super::figures::TableStatus;
 use super::succession::Succession;
 use super::table::{TableFeed, TablePlan};
-use crate::config::{Config, TableConfig, Tuning};
+use crate::config::{Config, FeedConfig, Start, TableConfig, Tuning};
 use crate::contained::caught;
-use crate::control::{ControlTable, Setup};
+use crate::control::{ControlTable, FeedBegins, Setup};
 use crate::deliver::Pauses;
 use crate::discovery;
 use crate::fault::{Fault, FaultKind};
 use crate::protocol::{Origin, STAMP};
 use crate::region::Region;
 use crate::schema::{Described, StreamState, describe};
+use crate::source::dynamodb_streams::own_millis;
 use crate::spill::Spill;
 
 /// How many tables are described at once, by an agent that has many.
@@ -33,8 +34,10 @@ const TRY_AGAIN: Duration = Duration::from_secs(1);
 pub(super) struct Site {
     pub(super) config: Config,
     pub(super) local: Region,
-    /// The paused peers, to which nothing is written.
+    /// The paused peers and feeds, to which nothing is written.
     pub(super) pauses: Arc<Pauses>,
+    /// From when on the region's feeds are told, as last seen.
+    pub(super) feeds: watch::Sender<FeedBegins>,
     /// Where keys are kept that don't fit into memory.
     pub(super) spill: Arc<Spill>,
     regions: BTreeMap<Origin, Region>,
@@ -56,7 +59,7 @@ impl Site {
         let Tuning { memory_keys, spill_directory, .. } = &config.tuning;
         let spill = Arc::new(Spill::new(*memory_keys, spill_directory.clone()));
         let turns = Semaphore::new(DESCRIBED_AT_ONCE);
-        Self { config, local, pauses: Arc::default(), spill, regions, turns }
+        Self { config, local, pauses: Arc::default(), feeds: watch::Sender::default(), spill, regions, turns }
     }
 
     /// Checks a local replica; a region that does not answer is retried until the deadline.
@@ -70,6 +73,32 @@ impl Site {
             let (region, table) = (self.local.name.clone(), self.name_of(table).to_owned());
             Err(StartError::BrokeDown { region, table, reason: panic.to_string() })
         })
+    }
+
+    /// The table's feeds that agents of this region deliver, each with from when on it is told.
+    async fn feeds_of(
+        &self,
+        table: &TableConfig,
+        status: &TableStatus,
+        deadline: Instant,
+    ) -> Result<Vec<TableFeed>, StartError> {
+        let of_table = self.config.feeds.iter().filter(|feed| feed.is_of(&table.name, &self.local.name));
+        let of_table: Vec<&FeedConfig> = of_table.collect();
+        if of_table.is_empty() {
+            return Ok(Vec::new());
+        }
+        let (name, control) = (&self.local.control_table, ControlTable::of(&self.local));
+        let now = own_millis(&self.local.streams);
+        for feed in of_table.iter().filter(|feed| feed.start == Start::Latest) {
+            self.patiently(name, deadline, || control.begin_feed(&feed.name, now)).await?;
+        }
+        let begins = self.patiently(name, deadline, || control.crew()).await?.feeds;
+        let begin = |config: &&FeedConfig| TableFeed {
+            config: (*config).clone(),
+            counts: status.feed_counts(&config.name),
+            begin: begins.get(&config.name).copied().unwrap_or_default(),
+        };
+        Ok(of_table.iter().map(begin).collect())
     }
 
     async fn check(
@@ -99,16 +128,13 @@ impl Site {
         let peers = table.replicas.iter().filter(|(name, _)| *name != self.local.name);
         let peers: Vec<Region> = peers.filter_map(|(name, _)| self.regions.get(name).cloned()).collect();
         let names: Vec<Origin> = peers.iter().map(|peer| peer.name.clone()).collect();
-        status.backlogs.for_peers(names.clone());
-        let feeds = self.config.feeds.iter().filter(|feed| feed.is_of(&table.name, &self.local.name));
-        let feeds: Vec<TableFeed> = feeds
-            .map(|config| TableFeed { config: config.clone(), counts: status.feed_counts(&config.name) })
-            .collect();
+        let feeds = self.feeds_of(table, status, deadline).await?;
+        status.backlogs.are_of(names.clone(), feeds.iter().map(TableFeed::destination).collect());
         let succession = Succession {
             local: self.local.clone(),
             table: table.name.clone(),
             peers: names,
-            feeds: feeds.iter().map(|feed| feed.config.name.clone()).collect(),
+            feeds: feeds.iter().map(TableFeed::destination).collect(),
             tally: Arc::clone(&status.tally),
         };
         let control_table = &self.local.control_table;

@@ -392,11 +392,11 @@ impl PageEnd {
     pub(super) fn of(page: &Page, now: u64, late_millis: u64) -> Self {
         let last = page.records.last();
         let made = |millis: u64| millis.saturating_sub(late_millis);
-        let mut latest_first = page.records.iter().rev().map(|(_, record)| record.created_millis);
+        let mut latest_first = page.records.iter().rev().map(|change| change.record.created_millis);
         Self {
             shard: page.shard.clone(),
             position: page.last.clone().map(Position::After),
-            last_millis: last.map(|(_, record)| made(record.created_millis)),
+            last_millis: last.map(|change| made(change.record.created_millis)),
             credible_millis: latest_first.find(|millis| is_credible(*millis, now)).map(made),
             now,
             records: page.records.len() + page.unreadable,

@@ -49,10 +49,13 @@ pub(super) struct Shared {
     pub(super) tuning: Tuning,
     pub(super) control: ControlTable,
     pub(super) stream: Stream,
+    pub(super) stream_arn: Arc<str>,
+    /// Whether a feed tells what other regions' applications write.
+    pub(super) shows_arrivals: bool,
     /// The previous stream.
     pub(super) before: Option<Arc<Before>>,
     pub(super) outlets: BTreeMap<Destination, Outlet>,
-    /// The paused peers, to which nothing is written.
+    /// The paused peers and feeds, to which nothing is written.
     pub(super) pauses: Arc<Pauses>,
     pub(super) arrived: Arrived,
     /// The requests to the table's agents.
@@ -158,15 +161,14 @@ impl Shared {
         }
     }
 
-    /// The part of an action to do at a destination, if any.
+    /// The part of an action to do at a replica, if any.
     pub(super) fn view(&self, action: &Action, target: &Destination) -> Option<Action> {
         match (target, action) {
             (Destination::Peer(peer), Action::Push(write)) => {
                 let write = self.selections.view(&self.origin, peer, write)?;
                 Some(Action::Push(write.into_owned()))
             }
-            (Destination::Feed(_), Action::Push(_)) => Some(action.clone()),
-            (Destination::Home, Action::Push(_)) | (Destination::Peer(_) | Destination::Feed(_), _) => None,
+            (Destination::Home, Action::Push(_)) | (Destination::Peer(_) | Destination::Feed(..), _) => None,
             (Destination::Home, action) => Some(action.clone()),
         }
     }

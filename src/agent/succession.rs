@@ -14,7 +14,6 @@ use crate::control::{
 };
 use crate::destination::Destination;
 use crate::fault::{Fault, FaultKind, persist};
-use crate::feed::FeedName;
 use crate::protocol::{Floors, Origin};
 use crate::region::Region;
 use crate::source::dynamodb_streams::own_millis;
@@ -135,7 +134,7 @@ pub(super) struct Succession {
     pub(super) local: Region,
     pub(super) table: String,
     pub(super) peers: Vec<Origin>,
-    pub(super) feeds: Vec<FeedName>,
+    pub(super) feeds: Vec<Destination>,
     pub(super) tally: Arc<Tally>,
 }
 
@@ -258,7 +257,7 @@ impl Succession {
         }
         let family = Family { lineage: &Lineage::from_iter([]), leases: &leases };
         let peers = self.peers.iter().cloned().map(Destination::Peer);
-        let destinations = peers.chain(self.feeds.iter().cloned().map(Destination::Feed));
+        let destinations = peers.chain(self.feeds.iter().cloned());
         let since =
             destinations.map(|destination| family.promise(&destination, |_| true)).min().unwrap_or_default();
         let until_millis = next.made_millis().map_or(now, |made| now.min(made + ENABLING_MILLIS));
@@ -267,7 +266,7 @@ impl Succession {
             cause,
             shard: next.label().to_owned(),
             peers: self.peers.clone(),
-            feeds: self.feeds.clone(),
+            feeds: self.feeds.iter().filter_map(Destination::feed).cloned().collect(),
             from_millis: since.max(before.made_millis().unwrap_or_default()).min(until_millis),
             until_millis,
             found_millis: now,

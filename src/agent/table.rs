@@ -19,7 +19,7 @@ use super::recorder::Recorder;
 use super::shared::{Arrived, MemoryPlace, Notes, Shared};
 use super::succession::{Before, Stage, Succession};
 use crate::config::{Conflicts, FeedConfig, Start, TableConfig, Tuning};
-use crate::control::{ConflictTable, ControlTable, Leases, TableStream, lease_space};
+use crate::control::{ConflictTable, ControlTable, FeedBegin, Leases, TableStream, lease_space};
 use crate::deliver::{Batches, Complaints, Lanes, Outlet, Pauses, Refusals, Teller, Writer};
 use crate::destination::Destination;
 use crate::fault::{FaultKind, persist};
@@ -29,7 +29,7 @@ use crate::protocol::{Floors, Hlc, Origin};
 use crate::region::Region;
 use crate::replica::{AttributeNames, Fitness, Replica};
 use crate::schema::{Described, KeySchema, describe};
-use crate::sink::{FileSink, Sink};
+use crate::sink::Sink;
 use crate::source::dynamodb_streams::{Pacer, Stream, own_millis};
 use crate::spill::{Remembered, Spill};
 use crate::tally::{FeedCounts, Tally};
@@ -62,6 +62,13 @@ pub(super) struct TablePlan {
 pub(super) struct TableFeed {
     pub(super) config: FeedConfig,
     pub(super) counts: Arc<FeedCounts>,
+    pub(super) begin: FeedBegin,
+}
+
+impl TableFeed {
+    pub(super) fn destination(&self) -> Destination {
+        Destination::Feed(self.config.name.clone(), self.begin.rewinds)
+    }
 }
 
 impl TablePlan {
@@ -155,7 +162,7 @@ impl TablePlan {
         }
         for feed in &self.feeds {
             let batches = Batches::start(self.teller(feed), self.tuning.queue_mib, tasks);
-            outlets.insert(Destination::Feed(feed.config.name.clone()), Outlet::Feed(Arc::new(batches)));
+            outlets.insert(feed.destination(), Outlet::Feed(Arc::new(batches)));
         }
         let (seen, from_peers) = watch::channel(Floors::default());
         let interval = self.tuning.checkpoint_interval;
@@ -186,18 +193,26 @@ impl TablePlan {
     }
 
     fn teller(&self, feed: &TableFeed) -> Teller {
-        let FeedConfig { name, table, filters, sink, .. } = &feed.config;
+        let FeedConfig { name, table, filters, shape, retry, sink, .. } = &feed.config;
+        let region = &self.local.name;
         Teller {
             telling: Telling {
                 feed: name.clone(),
                 table: table.clone(),
-                region: self.local.name.clone(),
-                aws_region: self.local.tables.config().region().map(ToString::to_string).unwrap_or_default(),
+                region: region.clone(),
+                aws_region: self.local.aws_region().to_owned(),
+                shape: shape.clone(),
             },
             filters: filters.clone(),
-            sink: Sink::File(FileSink::new(sink.path_in(&self.local.name))),
+            retry: *retry,
+            sink: Sink::open(sink, &self.local),
+            partition_key: self.key_schema.names().next().unwrap_or_default().to_owned(),
             counts: Arc::clone(&feed.counts),
             complaints: Complaints::default(),
+            pauses: Arc::clone(&self.pauses),
+            since_millis: feed.begin.since_millis,
+            control: ControlTable::of(&self.local),
+            parked_days: self.tuning.dead_letter_days,
         }
     }
 
@@ -267,6 +282,11 @@ impl TableShared {
             tuning: plan.tuning.clone(),
             control: self.control.clone(),
             stream,
+            stream_arn: arn.into(),
+            shows_arrivals: self.outlets.values().any(|outlet| match outlet {
+                Outlet::Feed(batches) => batches.shows_arrivals(),
+                Outlet::Replica(_) => false,
+            }),
             before,
             outlets: self.outlets.clone(),
             pauses: Arc::clone(&plan.pauses),

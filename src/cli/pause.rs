@@ -8,7 +8,10 @@ use serde::Serialize;
 use super::chosen::known;
 use super::{ConfigFile, Exit, Failure, moment, report};
 use crate::clock::wall_millis;
+use crate::config::Config;
+use crate::destination::Destination;
 use crate::operate::{Flow, flows, pause};
+use crate::protocol::Origin;
 use crate::region::Region;
 
 /// Pause the flow of writes to a peer, without losing any.
@@ -76,22 +79,32 @@ impl Which {
                 "no table is replicated that way: --from and --to must name two regions",
             ));
         }
-        let most = config.tuning.stream_retention / 2;
-        if let Some(time) = time.filter(|time| *time > most || time.is_zero()) {
-            let (time, most) = (humantime::format_duration(time), humantime::format_duration(most));
-            let message = format!(
-                "can't pause for {time}: expected more than zero, and at most {most}, half of the streams' retention; \
-                 beyond all of it, writes would be lost"
-            );
-            return Err(Failure::new(Exit::Usage, message));
-        }
-        let until = time.map(|time| wall_millis() + u64::try_from(time.as_millis()).unwrap_or(u64::MAX));
-        let regions = Region::connect_all(&config).await?;
-        let flows = pause(&config, &regions, &flows, until).await?;
-        let unanswered = flows.iter().any(|flow| flow.unanswered > 0);
-        report(json, &Flows { flows }, text)?;
-        Ok(if unanswered { Exit::Differs } else { Exit::Done })
+        set(&config, &flows, time, json).await
     }
+}
+
+/// Pauses flows for some time; without one, resumes them.
+pub(super) async fn set(
+    config: &Config,
+    flows: &[(Origin, Destination)],
+    time: Option<Duration>,
+    json: bool,
+) -> Result<Exit, Failure> {
+    let most = config.tuning.stream_retention / 2;
+    if let Some(time) = time.filter(|time| *time > most || time.is_zero()) {
+        let (time, most) = (humantime::format_duration(time), humantime::format_duration(most));
+        let message = format!(
+            "can't pause for {time}: expected more than zero, and at most {most}, half of the streams' retention; \
+                 beyond all of it, writes would be lost"
+        );
+        return Err(Failure::new(Exit::Usage, message));
+    }
+    let until = time.map(|time| wall_millis() + u64::try_from(time.as_millis()).unwrap_or(u64::MAX));
+    let regions = Region::connect_all(config).await?;
+    let flows = pause(config, &regions, flows, until).await?;
+    let unanswered = flows.iter().any(|flow| flow.unanswered > 0);
+    report(json, &Flows { flows }, text)?;
+    Ok(if unanswered { Exit::Differs } else { Exit::Done })
 }
 
 fn text(told: &Flows) -> String {
@@ -99,20 +112,20 @@ fn text(told: &Flows) -> String {
 }
 
 fn lines(flow: &Flow) -> Vec<String> {
-    let Flow { origin, peer, agents, unanswered, .. } = flow;
+    let Flow { origin, to, agents, unanswered, .. } = flow;
     let mut lines = vec![match (flow.paused_until, flow.was_paused_until) {
         (Some(until), _) if *agents == 0 => format!(
-            "{origin} → {peer}: paused until {}; no agent has confirmed it yet: one that starts will obey it",
+            "{origin} → {to}: paused until {}; no agent has confirmed it yet: one that starts will obey it",
             moment(until)
         ),
         (Some(until), _) => {
             format!(
-                "{origin} → {peer}: paused until {}; confirmed by {agents} agents of {origin}",
+                "{origin} → {to}: paused until {}; confirmed by {agents} agents of {origin}",
                 moment(until)
             )
         }
-        (None, Some(_)) => format!("{origin} → {peer}: resumed"),
-        (None, None) => format!("{origin} → {peer}: was not paused"),
+        (None, Some(_)) => format!("{origin} → {to}: resumed"),
+        (None, None) => format!("{origin} → {to}: was not paused"),
     }];
     if let Some(lost_from) = flow.lost_from {
         lines.push(format!(

@@ -1,14 +1,19 @@
 //! `[[feed]]`: where a table's changes are told.
 
-use std::path::PathBuf;
-
 use serde::Deserialize;
 use toml::Spanned;
+#[cfg(not(feature = "lambda"))]
+use toml::Value as LambdaEntry;
 
-use super::Config;
+use super::in_region::{REGION, in_region};
+#[cfg(feature = "lambda")]
+use super::lambda::{LambdaConfig, LambdaEntry};
+use super::peer::{OnlyEntry, selection};
 use super::problem::Problem;
-use crate::feed::{FeedName, Filter};
-use crate::protocol::Origin;
+use super::range::{time, within};
+use super::{Config, Start};
+use crate::feed::{Blocked, Events, FeedName, Filter, Retry, Shape, View};
+use crate::protocol::{Origin, Selection};
 
 /// Tells the writes that applications make to a table.
 #[derive(Clone, Debug)]
@@ -18,8 +23,11 @@ pub struct FeedConfig {
     pub table: String,
     /// The regions whose applications' writes are told.
     pub regions: Vec<Origin>,
+    pub start: Start,
     /// An event is told if one of them matches, or if there is none.
     pub filters: Vec<Filter>,
+    pub shape: Shape,
+    pub retry: Retry,
     pub sink: SinkConfig,
 }
 
@@ -28,6 +36,8 @@ pub struct FeedConfig {
 pub enum SinkConfig {
     /// A file of JSON lines; `{region}` in its path stands for the agent's region.
     File { path: String },
+    #[cfg(feature = "lambda")]
+    Lambda(LambdaConfig),
 }
 
 #[derive(Deserialize)]
@@ -37,11 +47,26 @@ pub(super) struct FeedEntry {
     table: Spanned<String>,
     regions: Option<Spanned<Vec<Spanned<String>>>>,
     #[serde(default)]
+    start: Start,
+    #[serde(default)]
     filter: Vec<Spanned<String>>,
     /// Whether `numeric` rules also compare text that spells a number, as DynamoDB's numbers do.
     #[serde(default)]
     numeric_strings: bool,
+    #[serde(default)]
+    events: Events,
+    #[serde(default)]
+    view: View,
+    #[serde(default)]
+    strict: bool,
+    #[serde(default)]
+    only: Vec<Spanned<OnlyEntry>>,
+    #[serde(default)]
+    without: Vec<Spanned<String>>,
     file: Option<FileEntry>,
+    lambda: Option<Spanned<LambdaEntry>>,
+    #[serde(default)]
+    retry: RetryEntry,
 }
 
 #[derive(Deserialize)]
@@ -50,8 +75,15 @@ struct FileEntry {
     path: Spanned<String>,
 }
 
-/// In a path, the region of the agent.
-const REGION: &str = "{region}";
+#[derive(Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct RetryEntry {
+    attempts: Option<Spanned<i64>>,
+    max_age: Option<Spanned<String>>,
+    bisect: Option<bool>,
+    blocked: Option<Spanned<String>>,
+}
+
 /// As many as an event source mapping of Lambda takes.
 const MOST_FILTERS: usize = 5;
 
@@ -63,10 +95,13 @@ impl FeedConfig {
 }
 
 impl SinkConfig {
-    /// The file that the agents of a region write.
-    pub fn path_in(&self, region: &Origin) -> PathBuf {
-        let Self::File { path } = self;
-        PathBuf::from(path.replace(REGION, region.as_str()))
+    /// Where the events of a region go, for people.
+    pub fn target_in(&self, region: &Origin) -> String {
+        match self {
+            Self::File { path } => in_region(path, region),
+            #[cfg(feature = "lambda")]
+            Self::Lambda(lambda) => format!("function {}", lambda.function),
+        }
     }
 }
 
@@ -87,6 +122,10 @@ pub(super) fn check(entries: &[Spanned<FeedEntry>], config: &Config) -> Result<V
 }
 
 impl FeedEntry {
+    pub(super) fn table(&self) -> &str {
+        self.table.get_ref()
+    }
+
     fn check(&self, whole: &Spanned<Self>, config: &Config) -> Result<FeedConfig, Problem> {
         let text = self.name.get_ref();
         let name = text
@@ -103,25 +142,45 @@ impl FeedEntry {
             Ok::<_, Problem>(if self.numeric_strings { filter.numeric_strings() } else { filter })
         };
         let filters = self.filter.iter().map(filter).collect::<Result<_, _>>()?;
-        let Some(FileEntry { path }) = &self.file else {
-            let message = "expected where the events go: [feed.file] with a `path`";
+        let shape =
+            Shape { events: self.events, view: self.view, selection: self.selection()?, strict: self.strict };
+        let (sink, retry) = (self.sink(whole, &regions)?, self.retry.check()?);
+        #[cfg(feature = "lambda")]
+        if let (Blocked::Key, SinkConfig::Lambda(LambdaConfig { tumbling_window: Some(_), .. })) =
+            (retry.blocked, &sink)
+        {
+            let message = "with a tumbling_window, [feed.retry] must have blocked = \"shard\": a key that waits would \
+                           come after the end of its window";
             return Err(Problem::at(whole, message));
-        };
-        if path.get_ref().is_empty() {
-            return Err(Problem::at(path, "expected the path of a file"));
         }
-        if regions.len() > 1 && !path.get_ref().contains(REGION) {
-            let message = format!(
-                "agents of several regions would write one file: put {REGION} into its path, or name one region in \
-                 `regions`"
-            );
-            return Err(Problem::at(path, message));
-        }
-        let sink = SinkConfig::File { path: path.get_ref().clone() };
-        Ok(FeedConfig { name, table: self.table.get_ref().clone(), regions, filters, sink })
+        let (table, start) = (self.table.get_ref().clone(), self.start);
+        Ok(FeedConfig { name, table, regions, start, filters, shape, retry, sink })
     }
 
-    /// The regions whose agents deliver the feed: all that have the table, unless some are named.
+    fn selection(&self) -> Result<Option<Selection>, Problem> {
+        let selection = selection(&self.only, &self.without)?;
+        Ok((selection != Selection::default()).then_some(selection))
+    }
+
+    fn sink(&self, whole: &Spanned<Self>, regions: &[Origin]) -> Result<SinkConfig, Problem> {
+        match (&self.file, &self.lambda) {
+            (Some(file), None) => file.check(regions),
+            #[cfg(feature = "lambda")]
+            (None, Some(lambda)) => lambda.get_ref().check(regions).map(SinkConfig::Lambda),
+            #[cfg(not(feature = "lambda"))]
+            (None, Some(lambda)) => {
+                let message = "this build has no Lambda sink: build it with the feature `lambda`";
+                Err(Problem::at(lambda, message))
+            }
+            (None, None) => {
+                Err(Problem::at(whole, "expected where the events go: [feed.lambda] or [feed.file]"))
+            }
+            (Some(_), Some(_)) => Err(Problem::at(whole, "expected one of [feed.lambda] and [feed.file]")),
+        }
+    }
+
+    /// The regions whose agents deliver the feed: all that have the table, or the first of them if each tells what is
+    /// written in all, unless some are named.
     fn regions_of(&self, config: &Config) -> Result<Vec<Origin>, Problem> {
         let table = self.table.get_ref();
         let found = config.found(table);
@@ -132,7 +191,14 @@ impl FeedEntry {
             let message = format!("no [[table]] is called {table:?}, and no pattern finds it");
             return Err(Problem::at(&self.table, message));
         }
-        let Some(list) = &self.regions else { return Ok(members) };
+        let tells_all = self.events != Events::Origin;
+        let Some(list) = &self.regions else {
+            return Ok(if tells_all { members.into_iter().take(1).collect() } else { members });
+        };
+        if let (true, Some(second)) = (tells_all, list.get_ref().get(1)) {
+            let message = "a region tells what is written in all of them, so expected one region";
+            return Err(Problem::at(second, message));
+        }
         let mut regions = Vec::new();
         for entry in list.get_ref() {
             let text = entry.get_ref();
@@ -149,6 +215,49 @@ impl FeedEntry {
             return Err(Problem::at(list, "expected at least one region"));
         }
         Ok(regions)
+    }
+}
+
+impl FileEntry {
+    fn check(&self, regions: &[Origin]) -> Result<SinkConfig, Problem> {
+        let Self { path } = self;
+        if path.get_ref().is_empty() {
+            return Err(Problem::at(path, "expected the path of a file"));
+        }
+        if regions.len() > 1 && !path.get_ref().contains(REGION) {
+            let message = format!(
+                "agents of several regions would write one file: put {REGION} into its path, or name one region in \
+                 `regions`"
+            );
+            return Err(Problem::at(path, message));
+        }
+        Ok(SinkConfig::File { path: path.get_ref().clone() })
+    }
+}
+
+impl RetryEntry {
+    fn check(&self) -> Result<Retry, Problem> {
+        let default = Retry::default();
+        let attempts = match &self.attempts {
+            None => default.attempts,
+            // Without end, as in an event source mapping.
+            Some(attempts) if *attempts.get_ref() == -1 => None,
+            Some(_) => within(self.attempts.as_ref(), 0, 10_000)?,
+        };
+        let max_age = match &self.max_age {
+            None => default.max_age,
+            Some(age) if age.get_ref() == "-1" => None,
+            Some(_) => time(self.max_age.as_ref(), 60, 604_800)?,
+        };
+        let blocked = match &self.blocked {
+            None => default.blocked,
+            Some(blocked) => match blocked.get_ref().as_str() {
+                "key" => Blocked::Key,
+                "shard" => Blocked::Shard,
+                _ => return Err(Problem::at(blocked, "expected \"key\" or \"shard\"")),
+            },
+        };
+        Ok(Retry { attempts, max_age, bisect: self.bisect.unwrap_or(default.bisect), blocked })
     }
 }
 
@@ -178,7 +287,7 @@ mod tests {
         let (tokyo, dublin) = ("tokyo".parse().expect("a name"), "dublin".parse().expect("a name"));
         assert!(feeds[0].is_of("orders", &tokyo) && !feeds[0].is_of("shop-a", &tokyo));
         assert!(feeds[1].is_of("shop-a", &dublin) && !feeds[1].is_of("shop-a", &tokyo));
-        assert_eq!(feeds[0].sink.path_in(&tokyo), Path::new("/tmp/tokyo.jsonl"));
+        assert_eq!(feeds[0].sink.target_in(&tokyo), "/tmp/tokyo.jsonl");
     }
 
     #[test]
@@ -189,7 +298,25 @@ mod tests {
             (format!("[[feed]]\nname = \"A\"\ntable = \"orders\"\n{file}"), "4:8", "can't name a feed"),
             (format!("[[feed]]\nname = \"a\"\ntable = \"other\"\n{file}"), "5:9", "no [[table]] is called"),
             (feed.to_owned(), "3:1", "expected where the events go"),
+            (format!("{feed}{file}lambda.function = \"mail\""), "3:1", "expected one of"),
+            (format!("{feed}lambda.function = \"\""), "6:19", "a function's name"),
+            (format!("{feed}lambda.function = \"f\"\nlambda.batch_size = 0"), "7:21", "expected 1 to 10000"),
+            (format!("{feed}lambda.function = \"f\"\nlambda.batching_window = \"6m\""), "7:26", "0s to 5m"),
+            (
+                format!("{feed}lambda.function = \"f\"\nlambda.tumbling_window = \"1m\""),
+                "3:1",
+                "blocked = \"shard\"",
+            ),
+            (format!("{feed}lambda.function = \"f\"\nlambda.endpoint = \"there\""), "7:19", "expected a URL"),
+            (format!("{feed}{file}retry.attempts = -2"), "7:18", "expected 0 to 10000"),
+            (format!("{feed}{file}retry.max_age = \"1s\""), "7:17", "1m to 7days"),
+            (format!("{feed}{file}retry.blocked = \"all\""), "7:17", "\"key\" or \"shard\""),
             (format!("{feed}file.path = \"all.jsonl\""), "6:13", "would write one file"),
+            (
+                format!("{feed}events = \"state\"\nregions = [\"tokyo\", \"dublin\"]\n{file}"),
+                "7:21",
+                "expected one region",
+            ),
             (format!("{feed}regions = [\"oregon\"]\n{file}"), "6:12", "not in this table's"),
             (format!("{feed}filter = ['{{\"a\":1}}']\n{file}"), "6:11", "array"),
             (format!("{feed}{file}{feed}{file}"), "8:8", "duplicate feed"),

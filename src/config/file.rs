@@ -72,8 +72,10 @@ struct TableEntry {
 
 impl File {
     fn check(self) -> Result<Config, Problem> {
-        if self.region.len() < 2 {
-            return Err(Problem::whole("expected at least two [[region]] entries: replication needs a peer"));
+        if self.region.len() < 2 && self.feed.is_empty() {
+            return Err(Problem::whole(
+                "expected at least two [[region]] entries, or a [[feed]]: replication needs a peer",
+            ));
         }
         if self.table.is_empty() {
             return Err(Problem::whole(
@@ -85,6 +87,7 @@ impl File {
         for entry in &self.table {
             checked.add(entry)?;
         }
+        self.check_alone(&regions)?;
         let Checked { tables, patterns, .. } = checked;
         for (entry, region) in self.region.iter().zip(&regions) {
             let is_used = tables.iter().any(|table| table.is_in(&region.name))
@@ -108,6 +111,29 @@ impl File {
         let mut config = Config { regions, tables, patterns, feeds: Vec::new(), tuning, anti_entropy };
         config.feeds = feed::check(&self.feed, &config)?;
         Ok(config)
+    }
+
+    /// A table in one region has nowhere to go but to a feed.
+    fn check_alone(&self, all: &[RegionConfig]) -> Result<(), Problem> {
+        for entry in &self.table {
+            let TableEntry { name, pattern, regions, .. } = entry.get_ref();
+            let members = regions.as_ref().map_or(all.len(), |regions| regions.get_ref().len());
+            let mut fed = self.feed.iter().map(|feed| feed.get_ref().table());
+            let is_fed = fed.any(|fed| match (name, pattern) {
+                (Some(name), _) => fed == name.get_ref(),
+                (None, Some(pattern)) => WildMatch::new(pattern.get_ref()).matches(fed),
+                (None, None) => false,
+            });
+            if members < 2 && !is_fed {
+                let message =
+                    "expected at least two regions, or a [[feed]] of the table: replication needs a peer";
+                return Err(match regions {
+                    Some(regions) => Problem::at(regions, message),
+                    None => Problem::at(entry, message),
+                });
+            }
+        }
+        Ok(())
     }
 
     /// The regions, each with a unique name and place.
@@ -327,8 +353,8 @@ impl TableEntry {
             }
             members.push(region);
         }
-        if members.len() < 2 {
-            return Err(Problem::at(list, "expected at least two regions: replication needs a peer"));
+        if members.is_empty() {
+            return Err(Problem::at(list, "expected at least one region"));
         }
         Ok(members)
     }

@@ -5,6 +5,9 @@
 //! | `file` | the shapes of the file, and what is checked |
 //! | `peer` | what is replicated to one region |
 //! | `feed` | where a table's changes are told |
+//! | `lambda` | how a feed invokes a function |
+//! | `in_region` | paths and URLs that name the agent's region |
+//! | `range` | numbers and times that must be in a range |
 //! | `tuning` | what may be tuned |
 //! | `bounds` | the limits of tuning |
 //! | `anti_entropy` | how agents compare the replicas by themselves |
@@ -14,8 +17,12 @@ mod anti_entropy;
 mod bounds;
 mod feed;
 mod file;
+mod in_region;
+#[cfg(feature = "lambda")]
+mod lambda;
 mod peer;
 mod problem;
+mod range;
 mod tuning;
 
 use std::path::Path;
@@ -29,6 +36,9 @@ use crate::protocol::{Origin, Selections};
 
 pub use anti_entropy::{AntiEntropy, Repair};
 pub use feed::{FeedConfig, SinkConfig};
+pub use in_region::in_region;
+#[cfg(feature = "lambda")]
+pub use lambda::LambdaConfig;
 pub use problem::{ConfigError, Invalid};
 pub use tuning::Tuning;
 

@@ -21,7 +21,7 @@ pub(super) struct PeerEntry {
 
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
-struct OnlyEntry {
+pub(super) struct OnlyEntry {
     attribute: Spanned<String>,
     is: Option<Spanned<Value>>,
     is_not: Option<Spanned<Value>>,
@@ -57,13 +57,21 @@ impl PeerEntry {
             let message = "expected `only`, which items go there, or `without`, which attributes do not";
             return Err(Problem::at(&self.region, message));
         }
-        let mut only = Vec::new();
-        for entry in &self.only {
-            only.push((attribute(&entry.get_ref().attribute)?, OnlyEntry::check(entry)?));
-        }
-        let without = self.without.iter().map(attribute).collect::<Result<BTreeSet<_>, _>>()?;
-        Ok(Selection { only, without })
+        selection(&self.only, &self.without)
     }
+}
+
+/// Which items, and which of their attributes.
+pub(super) fn selection(
+    only: &[Spanned<OnlyEntry>],
+    without: &[Spanned<String>],
+) -> Result<Selection, Problem> {
+    let test = |entry: &Spanned<OnlyEntry>| {
+        Ok::<_, Problem>((attribute(&entry.get_ref().attribute)?, OnlyEntry::check(entry)?))
+    };
+    let only = only.iter().map(test).collect::<Result<_, _>>()?;
+    let without = without.iter().map(attribute).collect::<Result<BTreeSet<_>, _>>()?;
+    Ok(Selection { only, without })
 }
 
 fn attribute(name: &Spanned<String>) -> Result<String, Problem> {

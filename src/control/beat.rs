@@ -4,8 +4,10 @@ use std::collections::BTreeMap;
 use std::fmt;
 use std::sync::Arc;
 
-use super::pause::{self, PausedPeers};
-use super::{AGENTS, ControlTable, PK, Row, SK, number, read_number, read_text, text};
+use super::pause::{self, PausedDestinations};
+use super::{
+    AGENTS, ControlTable, FeedBegins, PK, Row, SK, feed_begin, number, read_number, read_text, text,
+};
 use crate::fault::Fault;
 use crate::protocol::Origin;
 
@@ -36,8 +38,8 @@ impl fmt::Display for AgentId {
 pub struct Beat {
     /// Increases with each beat.
     pub count: u64,
-    /// The paused peers, to which the agent writes nothing.
-    pub paused: PausedPeers,
+    /// The paused destinations, to which the agent writes nothing.
+    pub paused: PausedDestinations,
     /// The regions in its configuration. An agent that reports none is of an older version.
     pub regions: Vec<Origin>,
     /// The fingerprint of its configuration: see [`crate::config::Config::fingerprint`].
@@ -49,7 +51,8 @@ pub struct Beat {
 pub struct CrewTable {
     pub beats: BTreeMap<AgentId, Beat>,
     /// Pauses, including those that are over.
-    pub pauses: PausedPeers,
+    pub pauses: PausedDestinations,
+    pub feeds: FeedBegins,
 }
 
 const COUNT: &str = "beat";
@@ -86,6 +89,7 @@ impl ControlTable {
         Ok(CrewTable {
             beats: rows.iter().filter_map(read).collect(),
             pauses: rows.iter().filter_map(pause::read).collect(),
+            feeds: rows.iter().filter_map(feed_begin::read).collect(),
         })
     }
 }

@@ -1,5 +1,5 @@
-//! Images of items that belong to a row: in rows of their own, since two of them can exceed what one row
-//! holds.
+//! Images of items, and whole events, that belong to a row: in rows of their own, since they can exceed what one
+//! row holds.
 //!
 //! They also have a `pk` of their own, so that listing the rows does not read the images: the row's, and
 //! `/images`; their `sk` is the row's, the side, and the number of the part.
@@ -51,8 +51,19 @@ impl ControlTable {
         image: Option<&Item>,
     ) -> Result<(), Fault> {
         let json = image.map(|image| item_json(image).to_string()).unwrap_or_default();
+        self.save_parts(at, row, side, json.as_bytes()).await
+    }
+
+    /// The same, of any bytes.
+    pub(super) async fn save_parts(
+        &self,
+        at: Address<'_>,
+        row: &mut Row,
+        side: &str,
+        bytes: &[u8],
+    ) -> Result<(), Fault> {
         let mut count = 0;
-        for chunk in json.as_bytes().chunks(CHUNK) {
+        for chunk in bytes.chunks(CHUNK) {
             let mut part = Row::from([
                 (PK.to_owned(), text(at.images_pk())),
                 (SK.to_owned(), text(at.chunk_sk(side, count))),
@@ -68,15 +79,26 @@ impl ControlTable {
 
     /// The image of a row; `None` if it has none, or if part of it has already expired.
     pub(super) async fn image(&self, at: Address<'_>, row: &Row, side: &str) -> Result<Option<Item>, Fault> {
-        let mut json = Vec::new();
+        let json = self.parts(at, row, side).await?.unwrap_or_default();
+        Ok(serde_json::from_slice(&json).ok().as_ref().and_then(json_item))
+    }
+
+    /// The bytes that were saved in parts; `None` if one of them has already expired.
+    pub(super) async fn parts(
+        &self,
+        at: Address<'_>,
+        row: &Row,
+        side: &str,
+    ) -> Result<Option<Vec<u8>>, Fault> {
+        let mut all = Vec::new();
         for i in 0..read_number(row, &count_name(side)).unwrap_or_default() {
             let get = self.client.get_item().table_name(&self.name).consistent_read(true);
             let get = get.key(PK, text(at.images_pk())).key(SK, text(at.chunk_sk(side, i)));
             let part = get.send().await?.item.unwrap_or_default();
             let Some(Ok(bytes)) = part.get("image").map(AttributeValue::as_b) else { return Ok(None) };
-            json.extend_from_slice(bytes.as_ref());
+            all.extend_from_slice(bytes.as_ref());
         }
-        Ok(serde_json::from_slice(&json).ok().as_ref().and_then(json_item))
+        Ok(Some(all))
     }
 
     /// Deletes a row, and then its images.

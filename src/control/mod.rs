@@ -9,13 +9,15 @@
 //! | whose the table's rows are | `table/<table>` | `setup` | this region's agents |
 //! | barrier, with holds | `lease/<table>/<stream>` | `barrier` | whoever waits; seeders |
 //! | beat | `agent` | the agent | that agent |
-//! | pause | `agent` | `pause`, the peer | whoever pauses |
+//! | pause | `agent` | `pause`, the peer or feed | whoever pauses |
+//! | from when on a feed is told | `agent` | `feed`, the feed | this region's agents; whoever rewinds it |
 //! | watermark | `watermark/<table>` | the origin | that origin's agent |
 //! | gap | `gap/<table>` | shard, time | this region's agents |
 //! | verified | `gap/<table>` | `verified` | whoever has compared the replicas |
 //! | report | `report` | region, agent | every agent, in every region |
 //! | segment of a bootstrap | `seeding/<table>` | the source, the segment | `tradewind bootstrap` |
 //! | dead letter | `dead-letter/<table>` | version, peer, key | this region's agent |
+//! | event that a feed's sink rejects | `parked/<feed>` | version, key | this region's agent |
 //!
 //! Conflicts are recorded in a table of their own, with the same keys: see `conflict`.
 
@@ -23,11 +25,13 @@ mod beat;
 mod condition;
 mod conflict;
 mod dead_letter;
+mod feed_begin;
 mod gap;
 mod hold;
 mod images;
 mod jump;
 mod lease;
+mod parked;
 mod pause;
 mod removal;
 mod report;
@@ -53,11 +57,13 @@ pub use beat::{AgentId, Beat, CrewTable};
 pub use condition::Held;
 pub use conflict::{ConflictTable, SavedConflict};
 pub use dead_letter::{DeadLetter, SavedLetter};
+pub use feed_begin::{FeedBegin, FeedBegins};
 pub use gap::{Cause, Gap};
 pub use hold::HoldRow;
 pub use jump::Jump;
 pub use lease::{Checkpoint, Lease, LeaseTable, Leases, Term};
-pub use pause::PausedPeers;
+pub use parked::{ParkedEvent, SavedEvent};
+pub use pause::PausedDestinations;
 pub use report::SavedReport;
 pub use row_id::RowId;
 pub use seeding::{SeededSegment, SegmentPosition};
@@ -91,6 +97,17 @@ impl ControlTable {
     pub fn of(region: &Region) -> Self {
         let Region { name: region, tables: client, control_table: name, .. } = region.clone();
         Self { region, client, name }
+    }
+
+    /// One that no call reaches.
+    #[cfg(test)]
+    pub(crate) fn unreachable() -> Self {
+        let config = aws_sdk_dynamodb::Config::builder()
+            .behavior_version(aws_sdk_dynamodb::config::BehaviorVersion::latest())
+            .region(aws_sdk_dynamodb::config::Region::new("none"))
+            .endpoint_url("http://127.0.0.1:9")
+            .build();
+        Self { region: Origin::seeding(), client: Client::from_conf(config), name: String::new() }
     }
 
     /// All rows with this `pk`.
@@ -142,7 +159,7 @@ pub(crate) fn read_any(row: &Row) {
     let _ = (lease::read(row, &home), watermark::read(row), gap::read(row), verified::read(row));
     let _ = (beat::read(row), pause::read(row), report::read(row), seeding::read(row));
     let _ = (dead_letter::read(row.clone()), conflict::read(row.clone()), table_stream::read(row));
-    let _ = setup::read(row);
+    let _ = (setup::read(row), parked::read(row.clone()), feed_begin::read(row));
 }
 
 fn text(value: impl Into<String>) -> AttributeValue {

@@ -39,7 +39,7 @@ impl ControlTable {
         let mut removed = 0;
         let watermarks = tables.iter().map(|table| (format!("watermark/{table}"), gone.to_string()));
         let mut rows: Vec<(String, String)> = watermarks.collect();
-        rows.push((AGENTS.to_owned(), super::pause::sk(gone)));
+        rows.push((AGENTS.to_owned(), super::pause::sk(&Destination::Peer(gone.clone()))));
         for row in self.rows(REPORTS).await? {
             let of_gone = |sk: &&str| sk.split_once(' ').is_some_and(|(region, _)| region == gone.as_str());
             rows.extend(read_text(&row, SK).filter(of_gone).map(|sk| (REPORTS.to_owned(), sk.to_owned())));

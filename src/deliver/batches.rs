@@ -1,19 +1,28 @@
-//! The way to a feed's sink: events in the order in which they were read, in batches, each until the sink has
-//! taken it.
+//! The way to a feed's sink: slots of events in order, each of which delivers one batch after the other.
 
+use std::collections::BTreeMap;
+use std::hash::{DefaultHasher, Hash, Hasher};
 use std::sync::Arc;
 
-use serde_json::Value;
-use tokio::sync::mpsc;
-use tokio::task::JoinSet;
-use tracing::{debug, error, info};
+use tokio::sync::{OwnedSemaphorePermit, mpsc};
+use tokio::task::{JoinError, JoinSet};
+use tokio::time::Instant;
+use tracing::{debug, error, info, warn};
 
-use super::queue::{Queue, Queued};
-use super::{Complaints, Job};
-use crate::fault::Backoff;
-use crate::feed::{Event, Filter, Telling};
-use crate::protocol::Action;
-use crate::sink::Sink;
+use super::queue::{Load, Queue, Queued};
+use super::{Complaints, EventJob, Pauses, Tenure};
+use crate::clock::wall_millis;
+use crate::control::{ControlTable, ParkedEvent};
+use crate::destination::Destination;
+use crate::fault::{Backoff, Fault, FaultKind, insist};
+use crate::feed::{
+    Answer, Call, Entry, Event, Events, Filter, Images, Limits, Next, Parcel, Retry, Settled, Shape, Slot,
+    Telling,
+};
+use crate::log_key::log_key;
+use crate::protocol::{Item, Judgement, KeyId, Selection};
+use crate::sink::{Batch, Delivery, Offer, Sink};
+use crate::source::ShardId;
 use crate::tally::FeedCounts;
 
 /// How a feed tells its events, and to which sink.
@@ -22,78 +31,340 @@ pub struct Teller {
     pub telling: Telling,
     /// An event is told if one of them matches, or if there is none.
     pub filters: Vec<Filter>,
+    pub retry: Retry,
     pub sink: Sink,
+    /// The attribute whose value decides on the slot of an item's events.
+    pub partition_key: String,
     pub counts: Arc<FeedCounts>,
     pub complaints: Complaints,
+    pub pauses: Arc<Pauses>,
+    /// What was written before this is not told, in milliseconds since the Unix epoch.
+    pub since_millis: u64,
+    /// Where events are parked.
+    pub control: ControlTable,
+    pub parked_days: u32,
 }
 
 /// Queues a feed's events.
 #[derive(Debug)]
-pub struct Batches(pub(super) Queue<Queued>);
+pub struct Batches {
+    queue: Queue<EventJob, Queued<EventJob>>,
+    events: Events,
+    selection: Option<Selection>,
+    since_millis: u64,
+}
 
 impl Batches {
     /// Starts delivering among `tasks`, and ends with them.
     pub fn start(teller: Teller, queue_mib: usize, tasks: &mut JoinSet<()>) -> Self {
         let (sender, queue) = mpsc::unbounded_channel();
-        tasks.spawn(teller.run(queue));
-        Self(Queue::new(sender, queue_mib))
+        let Shape { events, selection, .. } = teller.telling.shape.clone();
+        let since_millis = teller.since_millis;
+        let slots = Slots {
+            destination: Destination::feed_called(&teller.telling.feed),
+            limits: teller.sink.limits(),
+            teller: Arc::new(teller),
+            lines: BTreeMap::new(),
+            attempts: JoinSet::new(),
+            parking: JoinSet::new(),
+        };
+        tasks.spawn(slots.run(queue));
+        Self { queue: Queue::new(sender, queue_mib), events, selection, since_millis }
+    }
+
+    pub fn queue(&self) -> &Queue<EventJob, Queued<EventJob>> {
+        &self.queue
+    }
+
+    /// What the feed tells of a record, if anything. The images are needed if it [shows
+    /// arrivals](Self::shows_arrivals).
+    pub fn event(
+        &self,
+        judgement: &Judgement,
+        images: Option<&Images>,
+        created_millis: u64,
+    ) -> Option<Event> {
+        if created_millis < self.since_millis {
+            return None;
+        }
+        Event::of(judgement, images, self.events, self.selection.as_ref())
+    }
+
+    /// Whether it tells what other regions' applications write.
+    pub fn shows_arrivals(&self) -> bool {
+        self.events != Events::Origin
+    }
+}
+
+/// An event in a slot, as it is told.
+#[derive(Debug)]
+struct Told {
+    job: EventJob,
+    text: String,
+    key: KeyId,
+    room: Option<OwnedSemaphorePermit>,
+}
+
+impl Parcel for Told {
+    fn key(&self) -> KeyId {
+        self.key
+    }
+
+    fn bytes(&self) -> usize {
+        self.text.len()
+    }
+
+    fn created_millis(&self) -> u64 {
+        self.job.record().created_millis
+    }
+
+    fn is_left(&self) -> bool {
+        self.job.tenure.has_ended()
+    }
+
+    fn free(&mut self) {
+        self.text = String::new();
+        self.room = None;
+    }
+}
+
+/// The shard, where each has slots of its own, and the number of the slot.
+type SlotId = (Option<ShardId>, u64);
+
+/// A slot, and what is under way of it.
+#[derive(Debug)]
+struct Line {
+    slot: Slot<Told>,
+    is_busy: bool,
+    /// While the sink can't be reached.
+    backoff: Option<Backoff>,
+    /// The ARN of the stream that its events come from.
+    stream: Arc<str>,
+}
+
+/// A finished call of the sink.
+struct Attempt {
+    slot: SlotId,
+    call: Call<Told>,
+    outcome: Result<Delivery, Fault>,
+}
+
+/// Gives each slot its turn.
+struct Slots {
+    teller: Arc<Teller>,
+    destination: Destination,
+    limits: Limits,
+    lines: BTreeMap<SlotId, Line>,
+    attempts: JoinSet<Attempt>,
+    parking: JoinSet<()>,
+}
+
+impl Slots {
+    async fn run(mut self, mut queue: mpsc::UnboundedReceiver<Queued<EventJob>>) {
+        let teller = Arc::clone(&self.teller);
+        let mut more = true;
+        while more || !self.lines.is_empty() {
+            let is_paused = teller.pauses.holds(&self.destination);
+            let next = if is_paused { None } else { self.begin() };
+            tokio::select! {
+                biased;
+                Some(attempt) = self.attempts.join_next() => {
+                    if let Some(attempt) = or_resume(attempt) {
+                        self.over(attempt);
+                    }
+                }
+                Some(parked) = self.parking.join_next() => drop(or_resume(parked)),
+                queued = queue.recv(), if more => match queued {
+                    Some(queued) => self.add(queued),
+                    None => more = false,
+                },
+                () = teller.pauses.over(&self.destination), if is_paused => {}
+                () = tokio::time::sleep_until(next.unwrap_or_else(Instant::now)), if next.is_some() => {}
+            }
+        }
+    }
+
+    /// Puts an event into its slot, unless it is not for the feed.
+    fn add(&mut self, (job, room): Queued<EventJob>) {
+        let Some(text) = self.teller.text(&job) else {
+            job.finish();
+            return;
+        };
+        let slot = self.teller.slot(&job);
+        let key = KeyId::of(&job.event.key);
+        let stream = &job.provenance.stream;
+        let line = self.lines.entry(slot).or_insert_with(|| Line {
+            slot: Slot::default(),
+            is_busy: false,
+            backoff: None,
+            stream: Arc::clone(stream),
+        });
+        line.slot.add(Told { job, text, key, room: Some(room) }, Instant::now());
+    }
+
+    /// Starts what may start. Returns when more may.
+    fn begin(&mut self) -> Option<Instant> {
+        let (now, now_millis) = (Instant::now(), wall_millis());
+        let mut soonest = None;
+        for (id, line) in self.lines.iter_mut().filter(|(_, line)| !line.is_busy) {
+            match line.slot.next(&self.limits, now, now_millis) {
+                Next::Call(call) => {
+                    line.is_busy = true;
+                    let (slot, teller) = (id.clone(), Arc::clone(&self.teller));
+                    let offer = |entry: &Entry<Told>| Offer {
+                        text: entry.parcel.text.clone(),
+                        sequence: entry.parcel.job.provenance.sequence.as_str().to_owned(),
+                    };
+                    let batch = Batch {
+                        events: call.events.iter().map(offer).collect(),
+                        window: call.window.clone(),
+                        shard: id.0.as_ref().map(ToString::to_string).unwrap_or_default(),
+                        stream: line.stream.to_string(),
+                    };
+                    self.attempts.spawn(async move {
+                        let outcome = teller.sink.deliver(&batch).await;
+                        Attempt { slot, call, outcome }
+                    });
+                }
+                Next::Later(at) => soonest = soonest.into_iter().chain(at).min(),
+            }
+        }
+        self.lines.retain(|_, line| line.is_busy || !line.slot.is_empty());
+        soonest
+    }
+
+    /// Takes the sink's answer.
+    fn over(&mut self, Attempt { slot, call, outcome }: Attempt) {
+        let Some(line) = self.lines.get_mut(&slot) else { return };
+        line.is_busy = false;
+        let (answer, reason, state) = match outcome {
+            Ok(Delivery::Taken { state }) => (Answer::Taken, String::new(), state),
+            Ok(Delivery::Rejected { from, is_named, reason, state }) => {
+                (Answer::Rejected { from, is_named }, reason, state)
+            }
+            Err(fault) if fault.kind == FaultKind::Invalid => {
+                (Answer::Rejected { from: 0, is_named: false }, fault.to_string(), None)
+            }
+            Err(fault) => {
+                let rest = line.backoff.get_or_insert_default().next(fault.kind);
+                (Answer::Unavailable { rest }, fault.to_string(), None)
+            }
+        };
+        self.teller.note(&answer, &reason, &call.events);
+        if !matches!(answer, Answer::Unavailable { .. }) && line.backoff.take().is_some() {
+            self.teller.tell_of_end();
+        }
+        let Settled { taken, given_up } =
+            line.slot.answered(call, answer, state, &self.teller.retry, Instant::now(), wall_millis());
+        self.teller.counts.delivered.add_all(taken.len());
+        for told in &taken {
+            told.job.finish();
+        }
+        for Entry { parcel, rejections, .. } in given_up {
+            let (teller, reason) = (Arc::clone(&self.teller), reason.clone());
+            self.parking.spawn(async move { teller.park(&parcel, rejections, &reason).await });
+        }
+    }
+}
+
+/// What a task has returned, unless it was cancelled; goes on with its panic.
+fn or_resume<T>(ended: Result<T, JoinError>) -> Option<T> {
+    match ended.map_err(JoinError::try_into_panic) {
+        Ok(done) => Some(done),
+        Err(Ok(panic)) => std::panic::resume_unwind(panic),
+        Err(Err(_cancelled)) => None,
     }
 }
 
 impl Teller {
-    async fn run(self, mut queue: mpsc::UnboundedReceiver<Queued>) {
-        let most = self.sink.most();
-        let mut batch = Vec::with_capacity(most);
-        while queue.recv_many(&mut batch, most).await > 0 {
-            self.deliver(std::mem::take(&mut batch)).await;
-        }
-    }
-
-    /// Delivers a batch, and marks its jobs as finished; those whose lease has ended are left to its next
-    /// owner.
-    async fn deliver(&self, batch: Vec<Queued>) {
-        let told = batch.into_iter().map(|queued| (self.event(&queued.0), queued));
-        let mut told: Vec<(Option<Value>, Queued)> = told.collect();
-        let mut backoff = Backoff::default();
-        let mut has_failed = false;
-        loop {
-            told.retain(|(_, (job, _))| !job.tenure.has_ended());
-            let events: Vec<&Value> = told.iter().filter_map(|(event, _)| event.as_ref()).collect();
-            let outcome = if events.is_empty() { Ok(()) } else { self.sink.deliver(&events).await };
-            let Telling { feed, table, region, .. } = &self.telling;
-            let Err(fault) = outcome else {
-                if has_failed {
-                    info!(%region, %feed, table, "the feed's sink takes events again");
-                }
-                self.counts.delivered.add_all(events.len());
-                for (_, (job, _)) in &told {
-                    job.finish();
-                }
-                return;
-            };
-            has_failed = true;
-            self.counts.retried.add();
-            if self.complaints.is_due() {
-                error!(
-                    %region, %feed, table, %fault, events = events.len(),
-                    "can't deliver a feed's events; retrying, and the feed's later events wait"
-                );
-            } else {
-                debug!(%region, %feed, table, %fault, "can't deliver a feed's events; retrying");
-            }
-            tokio::time::sleep(backoff.next(fault.kind)).await;
-        }
-    }
-
-    /// What a job tells, if anything.
-    fn event(&self, job: &Job) -> Option<Value> {
-        let Action::Push(write) = &job.action else { return None };
-        let event = Event::of(write)?.json(&self.telling, job.record.created_millis);
+    /// An event as it is told; `None` if no filter matches it.
+    fn text(&self, job: &EventJob) -> Option<String> {
+        let mut event = job.event.json(&self.telling, &job.provenance);
         let is_told = self.filters.is_empty() || self.filters.iter().any(|filter| filter.matches(&event));
         if !is_told {
             self.counts.filtered.add();
+            return None;
         }
-        is_told.then_some(event)
+        self.telling.shape.view.project(&mut event);
+        Some(event.to_string())
+    }
+
+    fn slot(&self, job: &EventJob) -> SlotId {
+        let Some(slots) = self.sink.slots() else { return (None, 0) };
+        let mut hasher = DefaultHasher::new();
+        let partition = job.event.key.get_key_value(&self.partition_key);
+        let partition = partition.map(|(name, value)| Item::from([(name.clone(), value.clone())]));
+        KeyId::of(&partition.unwrap_or_default()).hash(&mut hasher);
+        (Some(job.provenance.shard.clone()), hasher.finish() % u64::from(slots))
+    }
+
+    /// Counts and logs what a sink has answered, where it has not simply taken the events.
+    fn note(&self, answer: &Answer, reason: &str, batch: &[Entry<Told>]) {
+        let Telling { feed, table, region, .. } = &self.telling;
+        let events = batch.len();
+        match answer {
+            Answer::Taken => {}
+            Answer::Rejected { from, .. } => {
+                self.counts.rejected.add();
+                let key = batch.get(*from).map(|entry| log_key(&entry.parcel.job.event.key));
+                if self.complaints.is_due() {
+                    warn!(%region, %feed, table, key, events, reason, "the sink rejects an event, or a batch; retrying");
+                } else {
+                    debug!(%region, %feed, table, key, events, reason, "the sink rejects an event, or a batch; retrying");
+                }
+            }
+            Answer::Unavailable { .. } => {
+                self.counts.retried.add();
+                if self.complaints.is_due() {
+                    error!(
+                        %region, %feed, table, events, reason,
+                        "can't deliver a feed's events; retrying, and the feed's later events wait"
+                    );
+                } else {
+                    debug!(%region, %feed, table, events, reason, "can't deliver a feed's events; retrying");
+                }
+            }
+        }
+    }
+
+    fn tell_of_end(&self) {
+        let Telling { feed, table, region, .. } = &self.telling;
+        info!(%region, %feed, table, "the feed's sink answers again");
+    }
+
+    /// Saves an event that the sink rejects to the end, and marks it as finished.
+    async fn park(&self, told: &Told, rejections: u32, reason: &str) {
+        let Told { job, text, .. } = told;
+        let Telling { feed, table, region, .. } = &self.telling;
+        let key = log_key(&job.event.key);
+        let parked = ParkedEvent {
+            feed: feed.clone(),
+            table: table.clone(),
+            key: job.event.key.clone(),
+            version: job.event.version.clone(),
+            reason: reason.to_owned(),
+            rejections,
+        };
+        let save = || self.control.park_event(&parked, text, self.parked_days);
+        let saved = insist(save, |fault| {
+            error!(
+                %region, %feed, table, %key, %fault,
+                "can't park an event in the control table; retrying, and the checkpoint waits for it"
+            );
+        });
+        let tenure: &Tenure = &job.tenure;
+        tokio::select! {
+            biased;
+            // Its next owner delivers it again.
+            () = tenure.ended() => return,
+            () = saved => {}
+        }
+        self.counts.parked.add();
+        job.finish();
+        error!(
+            %region, %feed, table, %key, reason, rejections,
+            "the sink rejects an event to the end: it is parked in the control table; see `tradewind feed parked`"
+        );
     }
 }
 
@@ -102,47 +373,62 @@ mod tests {
     use std::time::Duration;
 
     use aws_sdk_dynamodb::types::AttributeValue;
-    use tokio::time::Instant;
+    use serde_json::Value;
 
     use super::*;
-    use crate::deliver::{JobRecord, Ledger, Tenure};
-    use crate::protocol::{Floors, Item, KeyMemory, Record};
+    use crate::control::PausedDestinations;
+    use crate::deliver::{JobRecord, Ledger};
+    use crate::feed::Provenance;
+    use crate::protocol::{Floors, KeyMemory, Record};
     use crate::sink::FileSink;
+    use crate::source::Sequence;
 
-    fn job(ordinal: u64, status: &str, ledger: &Arc<Ledger>, tenure: &Arc<Tenure>) -> Job {
+    fn job(ordinal: u64, status: &str, ledger: &Arc<Ledger>, tenure: &Arc<Tenure>) -> EventJob {
         let text = |text: &str| AttributeValue::S(text.to_owned());
         let key = Item::from([("pk".to_owned(), text("a"))]);
         let new = Item::from([("pk".to_owned(), text("a")), ("status".to_owned(), text(status))]);
-        let record = Record { created_millis: 1_800_000_000_000 + ordinal, key, old: None, new: Some(new) };
+        let created_millis = 1_800_000_000_000 + ordinal;
+        let record = Record { created_millis, key, old: None, new: Some(new) };
         let mut memory = KeyMemory::new("tokyo".parse().expect("a name"));
         let judgement = memory.judge(ordinal, record, &Floors::default(), false);
-        let action = judgement.actions.into_iter().find(|action| matches!(action, Action::Push(_)));
-        let record = JobRecord {
-            ordinal,
-            ledger: Arc::clone(ledger),
-            created_millis: 1_800_000_000_000 + ordinal,
-            seen: Instant::now(),
+        let event = Event::of(&judgement, None, Events::Origin, None);
+        let provenance = Provenance {
+            stream: "arn".into(),
+            shard: ShardId("shard".into()),
+            sequence: Sequence::new(&ordinal.to_string()),
+            created_millis,
+            bytes: 0,
+            user: None,
         };
-        let tenure = Arc::clone(tenure);
-        Job { action: action.expect("a push"), record, tenure, trace: None, coalesced: Vec::new() }
+        let record = JobRecord { ordinal, ledger: Arc::clone(ledger), created_millis, seen: Instant::now() };
+        EventJob { event: event.expect("an event"), provenance, record, tenure: Arc::clone(tenure) }
     }
 
     fn teller(path: std::path::PathBuf, counts: &Arc<FeedCounts>) -> Teller {
+        let pauses = Arc::<Pauses>::default();
+        pauses.are(PausedDestinations::new());
         Teller {
             telling: Telling {
                 feed: "search".parse().expect("a name"),
                 table: "orders".to_owned(),
                 region: "tokyo".parse().expect("a name"),
                 aws_region: "ap-northeast-1".to_owned(),
+                shape: Shape::default(),
             },
             filters: vec![
                 r#"{"dynamodb":{"NewImage":{"status":{"S":[{"anything-but":"draft"}]}}}}"#
                     .parse()
                     .expect("a filter"),
             ],
+            retry: Retry::default(),
             sink: Sink::File(FileSink::new(path)),
+            partition_key: "pk".to_owned(),
             counts: Arc::clone(counts),
             complaints: Complaints::default(),
+            pauses,
+            since_millis: 0,
+            control: ControlTable::unreachable(),
+            parked_days: 1,
         }
     }
 
@@ -167,16 +453,16 @@ mod tests {
         let mut tasks = JoinSet::new();
         let batches = Batches::start(teller(path.clone(), &counts), 1, &mut tasks);
         for (ordinal, status) in [(1, "new"), (2, "draft"), (3, "paid")] {
-            batches.0.send(job(ordinal, status, &ledger, &tenure)).await;
+            batches.queue().send(job(ordinal, status, &ledger, &tenure)).await;
         }
         // Its lease has gone to another agent, which tells it.
-        batches.0.send(job(4, "lost", &ledger, &gone)).await;
+        batches.queue().send(job(4, "lost", &ledger, &gone)).await;
         let deadline = Instant::now() + Duration::from_secs(20);
-        while counts.snapshot().retried == 0 {
+        while counts.snapshot().retried == 0 || counts.snapshot().filtered == 0 {
             assert!(Instant::now() < deadline, "nothing was tried");
             tokio::time::sleep(Duration::from_millis(10)).await;
         }
-        assert_eq!(ledger.len(), 4, "an event counts as told though it is not there");
+        assert_eq!(ledger.len(), 3, "an event counts as told though it is not there");
         std::fs::create_dir(&missing).expect("a folder");
         while ledger.first() != Some(4) {
             assert!(Instant::now() < deadline, "the events were not told");

@@ -1,15 +1,17 @@
-//! A job queued for a destination: an action, the records it is for, and its size.
+//! A job queued for a destination: what to do, the records it is for, and its size.
 
 use std::sync::Arc;
 
 use tokio::time::Instant;
 
+use super::queue::Load;
 use super::{Ledger, Tenure};
+use crate::feed::{Event, Provenance};
 use crate::protocol::{Action, Body};
 use crate::replica::item_bytes;
 use crate::telemetry::Trace;
 
-/// One action on its way to a destination.
+/// One action on its way to a replica.
 #[derive(Debug)]
 pub struct Job {
     pub action: Action,
@@ -52,9 +54,14 @@ impl Job {
             record.ledger.finish(record.ordinal);
         }
     }
+}
 
-    /// The approximate size of its images, in bytes.
-    pub(super) fn bytes(&self) -> usize {
+impl Load for Job {
+    fn record(&self) -> &JobRecord {
+        &self.record
+    }
+
+    fn bytes(&self) -> usize {
         match &self.action {
             Action::Push(write) | Action::Heal(write, _) | Action::Restamp(write) => {
                 let new = match &write.body {
@@ -65,5 +72,32 @@ impl Job {
             }
             Action::ApplyDelete { marked, .. } => item_bytes(marked),
         }
+    }
+}
+
+/// One event on its way to a feed's sink.
+#[derive(Debug)]
+pub struct EventJob {
+    pub event: Event,
+    pub provenance: Provenance,
+    pub record: JobRecord,
+    pub tenure: Arc<Tenure>,
+}
+
+impl EventJob {
+    /// Marks its record as finished.
+    pub(super) fn finish(&self) {
+        self.record.ledger.finish(self.record.ordinal);
+    }
+}
+
+impl Load for EventJob {
+    fn record(&self) -> &JobRecord {
+        &self.record
+    }
+
+    fn bytes(&self) -> usize {
+        let images = self.event.old.iter().chain(self.event.new.as_deref());
+        images.map(item_bytes).sum()
     }
 }

@@ -22,19 +22,19 @@ const MOST_THROTTLED: usize = 1024;
 
 /// The lanes of one writer.
 #[derive(Debug)]
-pub struct Lanes(pub(super) Queue<Message>);
+pub struct Lanes(Queue<Job, Message>);
 
 /// A message to a destination's dispatcher.
 #[derive(Debug)]
 #[expect(clippy::large_enum_variant, reason = "nearly every message is the large one")]
-pub(super) enum Message {
-    Queue(Queued),
+pub enum Message {
+    Queue(Queued<Job>),
     /// This destination's write of a key has arrived at the agent's own replica.
     Arrived(KeyId, Version),
 }
 
-impl From<Queued> for Message {
-    fn from(queued: Queued) -> Self {
+impl From<Queued<Job>> for Message {
+    fn from(queued: Queued<Job>) -> Self {
         Self::Queue(queued)
     }
 }
@@ -66,6 +66,10 @@ impl Lanes {
         Self(Queue::new(sender, queue_mib))
     }
 
+    pub fn queue(&self) -> &Queue<Job, Message> {
+        &self.0
+    }
+
     /// Records that this destination's write of a key has arrived at the agent's own replica: an older queued
     /// write of the key need not be made where it meets an image that can't be compared.
     pub fn arrived(&self, key: KeyId, version: Version) {
@@ -77,7 +81,7 @@ impl Lanes {
 #[derive(Debug, Default)]
 struct Lane {
     first: Option<Begun>,
-    rest: VecDeque<Queued>,
+    rest: VecDeque<Queued<Job>>,
     /// The destination's highest version that has meanwhile arrived at the agent's own replica.
     arrived: Option<Version>,
 }
@@ -169,7 +173,7 @@ impl Dispatcher {
         }
     }
 
-    fn enqueue(&mut self, (mut job, mut room): Queued) {
+    fn enqueue(&mut self, (mut job, mut room): Queued<Job>) {
         let key = KeyId::of(job.action.key());
         let lane = self.lanes.entry(key).or_insert_with(|| {
             self.ready.push_back(key);
@@ -380,7 +384,7 @@ impl Dispatcher {
 }
 
 impl Begun {
-    fn new((job, room): Queued, writer: &Writer) -> Self {
+    fn new((job, room): Queued<Job>, writer: &Writer) -> Self {
         let step = job.trace.as_ref().and_then(|trace| trace.apply(writer.region()));
         let backoff = Backoff::default();
         Self { job, backoff, step, was_throttled: false, was_refused: false, contention: None, _room: room }

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use super::{Batches, Job, Lanes};
+use super::{Batches, Lanes};
 
 /// The way to one destination.
 #[derive(Clone, Debug)]
@@ -11,22 +11,4 @@ pub enum Outlet {
     Replica(Arc<Lanes>),
     /// To a feed's sink: in batches.
     Feed(Arc<Batches>),
-}
-
-impl Outlet {
-    /// Queues a job if there is space for it; otherwise gives it back.
-    pub fn try_send(&self, job: Job) -> Option<Job> {
-        match self {
-            Self::Replica(lanes) => lanes.0.try_send(job),
-            Self::Feed(batches) => batches.0.try_send(job),
-        }
-    }
-
-    /// Queues a job once there is space for it.
-    pub async fn send(&self, job: Job) {
-        match self {
-            Self::Replica(lanes) => lanes.0.send(job).await,
-            Self::Feed(batches) => batches.0.send(job).await,
-        }
-    }
 }

@@ -1,41 +1,47 @@
-//! The peers that an operator has paused: nothing is written to them.
+//! The peers and feeds that an operator has paused: nothing is written to them.
 //!
-//! Writes queued for such a peer wait in the ledger, and so ahead of the checkpoint, as they do for a peer
-//! that can't be reached.
+//! What is queued for one waits in the ledger, and so ahead of the checkpoint, as it does for a
+//! destination that can't be reached.
 
 use std::sync::{PoisonError, RwLock};
 
 use tokio::sync::Notify;
 
-use crate::control::PausedPeers;
+use crate::control::PausedDestinations;
 use crate::destination::Destination;
 
 /// The pauses in force for one agent.
 #[derive(Debug, Default)]
 pub struct Pauses {
-    /// `None` until the agent has read what is paused: until then, every peer may be.
-    paused: RwLock<Option<PausedPeers>>,
+    /// `None` until the agent has read what is paused: until then, every destination may be.
+    paused: RwLock<Option<PausedDestinations>>,
     // Not a `watch`, which wakes the lanes in random order.
     changed: Notify,
 }
 
 impl Pauses {
-    /// Sets the paused peers to exactly these.
-    pub fn are(&self, paused: PausedPeers) {
+    /// Sets the paused destinations to exactly these.
+    pub fn are(&self, paused: PausedDestinations) {
         *self.paused.write().unwrap_or_else(PoisonError::into_inner) = Some(paused);
         self.changed.notify_waiters();
     }
 
-    /// All paused peers, each with the end of its pause.
-    pub fn all(&self) -> PausedPeers {
+    /// All paused destinations, each with the end of its pause.
+    pub fn all(&self) -> PausedDestinations {
         self.paused.read().unwrap_or_else(PoisonError::into_inner).clone().unwrap_or_default()
     }
 
     /// Whether no write to a destination may start.
     pub fn holds(&self, destination: &Destination) -> bool {
-        let Some(peer) = destination.peer() else { return false };
+        if *destination == Destination::Home {
+            return false;
+        }
+        let named = match destination {
+            Destination::Feed(feed, _) => &Destination::feed_called(feed),
+            Destination::Home | Destination::Peer(_) => destination,
+        };
         let paused = self.paused.read().unwrap_or_else(PoisonError::into_inner);
-        paused.as_ref().is_none_or(|paused| paused.contains_key(peer))
+        paused.as_ref().is_none_or(|paused| paused.contains_key(named))
     }
 
     /// Returns once a write to a destination may start.
@@ -65,11 +71,11 @@ mod tests {
         let (pauses, tokyo, oregon) = (Pauses::default(), peer("tokyo"), peer("oregon"));
         let waits = async |peer| timeout(Duration::from_secs(9), pauses.over(peer)).await.is_err();
         assert!(waits(&tokyo).await, "a write started before the pauses were known");
-        pauses.are(PausedPeers::from([("tokyo".parse().expect("a name"), 7)]));
+        pauses.are(PausedDestinations::from([(tokyo.clone(), 7)]));
         assert!(waits(&tokyo).await && !waits(&oregon).await);
         let (ended, ()) = tokio::join!(timeout(Duration::from_secs(9), pauses.over(&tokyo)), async {
             tokio::task::yield_now().await;
-            pauses.are(PausedPeers::new());
+            pauses.are(PausedDestinations::new());
         });
         assert!(ended.is_ok(), "the end of the pause was not noticed");
     }

@@ -4,28 +4,37 @@ use std::sync::Arc;
 
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
 
-use super::Job;
+use super::JobRecord;
+
+/// What a queue carries.
+pub trait Load {
+    /// The record that it came from.
+    fn record(&self) -> &JobRecord;
+    /// The approximate size of its images, in bytes.
+    fn bytes(&self) -> usize;
+}
 
 /// A job, and the space that it takes.
-pub(super) type Queued = (Job, OwnedSemaphorePermit);
+pub type Queued<J> = (J, OwnedSemaphorePermit);
 
 /// The sender of a queue, whose messages are jobs and perhaps others.
 #[derive(Debug)]
-pub(super) struct Queue<M> {
+pub struct Queue<J, M> {
     sender: mpsc::UnboundedSender<M>,
     /// The space left, in KiB.
     room: Arc<Semaphore>,
     capacity: usize,
+    carries: std::marker::PhantomData<fn(J)>,
 }
 
-impl<M: From<Queued>> Queue<M> {
+impl<J: Load, M: From<Queued<J>>> Queue<J, M> {
     pub(super) fn new(sender: mpsc::UnboundedSender<M>, mib: usize) -> Self {
         let capacity = (mib * 1024).min(Semaphore::MAX_PERMITS);
-        Self { sender, room: Arc::new(Semaphore::new(capacity)), capacity }
+        Self { sender, room: Arc::new(Semaphore::new(capacity)), capacity, carries: std::marker::PhantomData }
     }
 
     /// Queues a job if there is space for it; otherwise gives it back.
-    pub(super) fn try_send(&self, job: Job) -> Option<Job> {
+    pub fn try_send(&self, job: J) -> Option<J> {
         match Arc::clone(&self.room).try_acquire_many_owned(self.cost(&job)) {
             Ok(permit) => {
                 self.queue(job, permit);
@@ -36,7 +45,7 @@ impl<M: From<Queued>> Queue<M> {
     }
 
     /// Queues a job once there is space for it.
-    pub(super) async fn send(&self, job: Job) {
+    pub async fn send(&self, job: J) {
         let cost = self.cost(&job);
         // The semaphore is never closed.
         if let Ok(permit) = Arc::clone(&self.room).acquire_many_owned(cost).await {
@@ -51,12 +60,13 @@ impl<M: From<Queued>> Queue<M> {
         let _ = self.sender.send(message);
     }
 
-    fn queue(&self, job: Job, permit: OwnedSemaphorePermit) {
-        job.record.ledger.begin(job.record.ordinal, job.record.created_millis);
+    fn queue(&self, job: J, permit: OwnedSemaphorePermit) {
+        let record = job.record();
+        record.ledger.begin(record.ordinal, record.created_millis);
         self.tell((job, permit).into());
     }
 
-    fn cost(&self, job: &Job) -> u32 {
+    fn cost(&self, job: &J) -> u32 {
         let kib = job.bytes().div_ceil(1024).max(1).min(self.capacity);
         u32::try_from(kib).unwrap_or(u32::MAX)
     }

@@ -1,13 +1,18 @@
 //! An application's write, as somebody sees it who knows nothing of Tradewind.
 
+use std::borrow::Cow;
 use std::sync::Arc;
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
 use super::FeedName;
 use crate::item_json::item_json;
-use crate::protocol::{Body, Fingerprint, Item, KeyId, Origin, STAMP, Stamp, Version, Write};
+use crate::protocol::{
+    Action, Body, Fingerprint, Item, Judgement, KeyId, Origin, STAMP, Selection, Stamp, Version, Visible,
+    Write,
+};
+use crate::source::{Sequence, ShardId, UserIdentity};
 
 /// What a write did to its item.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
@@ -16,6 +21,27 @@ pub enum EventName {
     Insert,
     Modify,
     Remove,
+}
+
+/// Which changes a feed tells.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Events {
+    /// The writes that applications make in a region.
+    #[default]
+    Origin,
+    /// Each change that a replica shows, wherever it was made.
+    Replica,
+    /// What stands in a replica: of each item, versions that only rise.
+    State,
+}
+
+/// The images of a record.
+#[derive(Clone, Debug)]
+pub struct Images {
+    pub key: Item,
+    pub old: Option<Item>,
+    pub new: Option<Item>,
 }
 
 /// One write of an application, without a trace of Tradewind.
@@ -30,7 +56,29 @@ pub struct Event {
     pub base: Option<Version>,
 }
 
-/// Which feed tells an event, and where it was made.
+/// What a feed shows of an event.
+#[derive(Clone, Debug, Default)]
+pub struct Shape {
+    pub events: Events,
+    pub view: View,
+    /// Which items, and which of their attributes; all, unless given.
+    pub selection: Option<Selection>,
+    /// Whether an event is exactly a record of DynamoDB Streams, without what Tradewind knows beside that.
+    pub strict: bool,
+}
+
+/// The images that a feed shows, as DynamoDB Streams calls them.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "SCREAMING_SNAKE_CASE")]
+pub enum View {
+    KeysOnly,
+    NewImage,
+    OldImage,
+    #[default]
+    NewAndOldImages,
+}
+
+/// Which feed tells an event, where it was made, and what is shown of it.
 #[derive(Clone, Debug)]
 pub struct Telling {
     pub feed: FeedName,
@@ -38,23 +86,88 @@ pub struct Telling {
     pub table: String,
     pub region: Origin,
     pub aws_region: String,
+    pub shape: Shape,
+}
+
+/// What the stream says about an event beside its images.
+#[derive(Clone, Debug)]
+pub struct Provenance {
+    /// The stream's ARN.
+    pub stream: Arc<str>,
+    pub shard: ShardId,
+    pub sequence: Sequence,
+    pub created_millis: u64,
+    pub bytes: u64,
+    pub user: Option<UserIdentity>,
 }
 
 impl Event {
-    /// The event of an application's write; `None` if nothing has changed for who sees no stamps.
-    ///
-    /// A marked item counts as absent: its delete was told by the region that made it.
-    pub fn of(write: &Write) -> Option<Self> {
+    /// What a feed tells of a record, if anything. `images` are needed for what other regions' applications write.
+    pub fn of(
+        judgement: &Judgement,
+        images: Option<&Images>,
+        events: Events,
+        selection: Option<&Selection>,
+    ) -> Option<Self> {
+        let written = judgement.actions.iter().find_map(|action| match action {
+            Action::Push(write) => Some(write),
+            _ => None,
+        });
+        match (written, events) {
+            (Some(write), _) => Self::of_write(write, selection),
+            (None, Events::Origin) => None,
+            (None, Events::State) if judgement.is_stale => None,
+            (None, Events::Replica | Events::State) => Self::of_arrival(judgement, images?, selection),
+        }
+    }
+
+    /// The event of an application's write in this region; `None` if nothing of what the feed shows has changed.
+    fn of_write(write: &Write, selection: Option<&Selection>) -> Option<Self> {
         let old = write.replaced.as_deref().and_then(|image| visible(image, &write.key));
-        let (name, new) = match (&old, &write.body) {
-            (None, Body::Delete) => return None,
-            (Some(old), Body::Put(_, fingerprint)) if Fingerprint::of(old) == *fingerprint => return None,
-            (None, Body::Put(item, _)) => (EventName::Insert, Some(Arc::clone(item))),
-            (Some(_), Body::Put(item, _)) => (EventName::Modify, Some(Arc::clone(item))),
-            (Some(_), Body::Delete) => (EventName::Remove, None),
+        let new = match &write.body {
+            Body::Put(item, _) => Some(Arc::clone(item)),
+            Body::Delete => None,
         };
-        let (key, version, base) = (write.key.clone(), write.version.clone(), write.base.clone());
-        Some(Self { name, key, old, new, version, base })
+        Self::between(&write.key, old, new, (write.version.clone(), write.base.clone()), selection)
+    }
+
+    /// The event of a write that has arrived from another region. What this region's own agent puts back, and the
+    /// deletes that it applies, are none: they were told before.
+    fn of_arrival(judgement: &Judgement, images: &Images, selection: Option<&Selection>) -> Option<Self> {
+        let Images { key, old, new } = images;
+        let stamp = Stamp::read(new.as_ref()?)?;
+        if !judgement.verdict.is_echo() || (stamp.nonce.is_of(&stamp.version.origin) && !judgement.is_seed) {
+            return None;
+        }
+        let of = |image: &Option<Item>| image.as_ref().and_then(|image| visible(image, key));
+        Self::between(key, of(old), of(new).map(Arc::new), (stamp.version, stamp.base), selection)
+    }
+
+    /// A change from one image to the other, as a feed shows it.
+    ///
+    /// A marked item counts as absent: its delete is told where it is marked.
+    fn between(
+        key: &Item,
+        old: Option<Item>,
+        new: Option<Arc<Item>>,
+        (version, base): (Version, Option<Version>),
+        selection: Option<&Selection>,
+    ) -> Option<Self> {
+        let shown = |image: &Item| match selection.map(|selection| selection.shows(key, image)) {
+            None | Some(Visible::Item(Cow::Borrowed(_))) => Some(None),
+            Some(Visible::Item(Cow::Owned(part))) => Some(Some(part)),
+            Some(Visible::Nothing | Visible::Never) => None,
+        };
+        let old = old.and_then(|image| Some(shown(&image)?.unwrap_or(image)));
+        let new = new.and_then(|image| Some(shown(&image)?.map_or(image, Arc::new)));
+        let name = match (&old, &new) {
+            (None, None) => return None,
+            (Some(old), Some(new)) if Fingerprint::of(old) == Fingerprint::of(new) => return None,
+            (None, Some(_)) => EventName::Insert,
+            (Some(_), Some(_)) => EventName::Modify,
+            (Some(_), None) => EventName::Remove,
+        };
+        Some(Self { name, key: key.clone(), old, new, version, base })
     }
 
     /// Which event it is: the same however often it is told, and no other's.
@@ -63,37 +176,66 @@ impl Event {
         format!("{hlc}.{origin}.{}", KeyId::of(&self.key))
     }
 
-    /// The event in the shape of a record of DynamoDB Streams, as Lambda gets it, and beside that what
-    /// Tradewind knows of it.
-    pub fn json(&self, telling: &Telling, created_millis: u64) -> Value {
-        let Telling { feed, table, region, aws_region } = telling;
+    /// The event in the shape of a record of DynamoDB Streams, as Lambda gets it, with all images; and beside that what
+    /// Tradewind knows of it. Filters see this.
+    pub fn json(&self, telling: &Telling, provenance: &Provenance) -> Value {
+        let Telling { feed, table, region, aws_region, shape } = telling;
+        let Provenance { stream, sequence, created_millis, bytes, user, .. } = provenance;
         let mut body = json!({
-            "ApproximateCreationDateTime": seconds(created_millis),
+            "ApproximateCreationDateTime": seconds(*created_millis),
             "Keys": item_json(&self.key),
-            "StreamViewType": "NEW_AND_OLD_IMAGES",
+            "SequenceNumber": sequence.as_str(),
+            "SizeBytes": bytes,
+            "StreamViewType": shape.view,
         });
-        let images = [("OldImage", self.old.as_ref()), ("NewImage", self.new.as_deref())];
+        let images = [(OLD, self.old.as_ref()), (NEW, self.new.as_deref())];
         for (name, image) in images.into_iter().filter_map(|(name, image)| Some((name, image?))) {
             body[name] = item_json(image);
         }
-        let text = |version: &Version| version.to_string().trim_end().to_owned();
-        json!({
+        let mut event = json!({
             "eventID": self.id(),
             "eventName": self.name,
             "eventVersion": "1.1",
             "eventSource": "aws:dynamodb",
             "awsRegion": aws_region,
             "dynamodb": body,
-            "tradewind": {
+            "eventSourceARN": stream,
+        });
+        if let Some(UserIdentity { kind, principal }) = user {
+            event["userIdentity"] = json!({ "type": kind, "principalId": principal });
+        }
+        if !shape.strict {
+            let text = |version: &Version| version.to_string().trim_end().to_owned();
+            event["tradewind"] = json!({
                 "feed": feed,
                 "table": table,
                 "region": region.as_str(),
+                "origin": self.version.origin.as_str(),
                 "version": text(&self.version),
                 "base": self.base.as_ref().map(text),
-            },
-        })
+            });
+        }
+        event
     }
 }
+
+impl View {
+    /// Takes the images off an event that are not shown.
+    pub fn project(self, event: &mut Value) {
+        let hidden: &[&str] = match self {
+            Self::KeysOnly => &[OLD, NEW],
+            Self::NewImage => &[OLD],
+            Self::OldImage => &[NEW],
+            Self::NewAndOldImages => &[],
+        };
+        if let Some(body) = event["dynamodb"].as_object_mut() {
+            body.retain(|name, _| !hidden.contains(&name.as_str()));
+        }
+    }
+}
+
+const OLD: &str = "OldImage";
+const NEW: &str = "NewImage";
 
 /// What is seen of an image; nothing of an item that is marked to be deleted.
 fn visible(image: &Item, key: &Item) -> Option<Item> {
@@ -119,7 +261,7 @@ mod tests {
     use aws_sdk_dynamodb::types::AttributeValue;
 
     use super::*;
-    use crate::protocol::{Floors, KeyMemory, Record, Verdict};
+    use crate::protocol::{Floors, Hlc, KeyMemory, Nonce, Record, Verdict};
 
     fn origin(name: &str) -> Origin {
         name.parse().expect("a name")
@@ -143,11 +285,8 @@ mod tests {
     fn told(old: Option<Item>, new: Option<Item>) -> (Verdict, Vec<Event>) {
         let record = Record { created_millis: 1_800_000_000_500, key: key(), old, new };
         let judgement = KeyMemory::new(origin("tokyo")).judge(0, record, &Floors::default(), false);
-        let writes = judgement.actions.iter().filter_map(|action| match action {
-            crate::protocol::Action::Push(write) => Event::of(write),
-            _ => None,
-        });
-        (judgement.verdict, writes.collect())
+        let event = Event::of(&judgement, None, Events::Origin, None);
+        (judgement.verdict, event.into_iter().collect())
     }
 
     fn stamp(data: &str, is_mark: bool) -> Stamp {
@@ -222,10 +361,22 @@ mod tests {
             table: "orders".to_owned(),
             region: origin("tokyo"),
             aws_region: "ap-northeast-1".to_owned(),
+            shape: Shape::default(),
+        };
+        let provenance = Provenance {
+            stream: "arn:aws:dynamodb:ap-northeast-1:1:table/orders/stream/x".into(),
+            shard: ShardId("shard".into()),
+            sequence: Sequence::new("700"),
+            created_millis: 1_800_000_000_500,
+            bytes: 21,
+            user: Some(UserIdentity {
+                kind: "Service".to_owned(),
+                principal: "dynamodb.amazonaws.com".to_owned(),
+            }),
         };
         let event = &events[0];
         assert_eq!(
-            event.json(&telling, 1_800_000_000_500),
+            event.json(&telling, &provenance),
             json!({
                 "eventID": event.id(),
                 "eventName": "MODIFY",
@@ -237,14 +388,133 @@ mod tests {
                     "Keys": { "pk": { "S": "a" } },
                     "OldImage": { "pk": { "S": "a" }, "v": { "S": "old" } },
                     "NewImage": { "pk": { "S": "a" }, "v": { "S": "new" } },
+                    "SequenceNumber": "700",
+                    "SizeBytes": 21,
                     "StreamViewType": "NEW_AND_OLD_IMAGES",
                 },
+                "eventSourceARN": "arn:aws:dynamodb:ap-northeast-1:1:table/orders/stream/x",
+                "userIdentity": { "type": "Service", "principalId": "dynamodb.amazonaws.com" },
                 "tradewind": {
-                    "feed": "search", "table": "orders", "region": "tokyo",
+                    "feed": "search", "table": "orders", "region": "tokyo", "origin": "tokyo",
                     "version": event.version.to_string().trim_end(), "base": null,
                 },
             })
         );
         assert_eq!(seconds(1_800_000_000_000), json!(1_800_000_000));
+        let strict = Telling { shape: Shape { strict: true, ..Shape::default() }, ..telling };
+        assert_eq!(event.json(&strict, &provenance).get("tradewind"), None);
+    }
+
+    #[test]
+    fn a_replica_shows_what_arrives_and_a_state_never_goes_back() {
+        let version = |millis: u64, of: &str| Version { hlc: Hlc::at_millis(millis), origin: origin(of) };
+        let stamped = |data: &str, version: &Version, by: &str, is_mark: bool| {
+            let fingerprint = Fingerprint::of(&item(data, None));
+            let mark = if is_mark { "x-" } else { "" };
+            let text = format!(
+                "tw1 {version}- - {mark}{fingerprint} {}",
+                Nonce::new(&origin(by), version.hlc.millis())
+            );
+            let stamp = Stamp::read(&Item::from([(STAMP.to_owned(), AttributeValue::S(text))]));
+            item(data, Some(&stamp.expect("a stamp")))
+        };
+        let mut memory = KeyMemory::new(origin("tokyo"));
+        let (newer, older) = (version(1_800_000_060_000, "tokyo"), version(1_800_000_030_000, "dublin"));
+        let (newest, mark) = (version(1_800_000_090_000, "dublin"), version(1_800_000_099_000, "dublin"));
+        let some = |data: &str| Some(item(data, None));
+        let stale = stamped("older", &older, "tokyo", false);
+        // What stands after a delete mark is the item still.
+        let marked = stamped("newest", &mark, "tokyo", true);
+        let put = stamped("newest", &newest, "tokyo", false);
+        for (what, millis, old, new, replica, state) in [
+            (
+                "a local write",
+                newer.hlc.millis(),
+                None,
+                some("new"),
+                Some(EventName::Insert),
+                Some(EventName::Insert),
+            ),
+            (
+                "a stale put",
+                1_800_000_061_000,
+                some("new"),
+                Some(stale.clone()),
+                Some(EventName::Modify),
+                None,
+            ),
+            (
+                "its heal",
+                1_800_000_062_000,
+                Some(stale),
+                Some(stamped("new", &newer, "tokyo", false)),
+                None,
+                None,
+            ),
+            (
+                "a newer put",
+                1_800_000_091_000,
+                Some(stamped("new", &newer, "tokyo", false)),
+                Some(put.clone()),
+                Some(EventName::Modify),
+                Some(EventName::Modify),
+            ),
+            (
+                "a mark",
+                1_800_000_100_000,
+                Some(put),
+                Some(marked.clone()),
+                Some(EventName::Remove),
+                Some(EventName::Remove),
+            ),
+            ("the delete that follows it", 1_800_000_101_000, Some(marked), None, None, None),
+        ] {
+            let images = Images { key: key(), old: old.clone(), new: new.clone() };
+            let record = Record { created_millis: millis, key: key(), old, new };
+            let judgement = memory.judge(millis, record, &Floors::default(), false);
+            let event = |events| Event::of(&judgement, Some(&images), events, None).map(|event| event.name);
+            assert_eq!(
+                (event(Events::Replica), event(Events::State)),
+                (replica, state),
+                "{what}: {judgement:?}"
+            );
+        }
+    }
+
+    #[test]
+    fn a_view_shows_the_images_that_it_names() {
+        for (view, images) in [
+            (View::KeysOnly, ""),
+            (View::NewImage, "NewImage"),
+            (View::OldImage, "OldImage"),
+            (View::NewAndOldImages, "NewImage OldImage"),
+        ] {
+            let mut event = json!({ "dynamodb": { "Keys": 1, "NewImage": 2, "OldImage": 3 } });
+            view.project(&mut event);
+            let shown = event["dynamodb"].as_object().expect("an object").keys();
+            let shown: Vec<_> = shown.filter(|name| *name != "Keys").cloned().collect();
+            assert_eq!(shown.join(" "), images);
+        }
+    }
+
+    #[test]
+    fn what_a_selection_leaves_out_is_no_event() {
+        let without = Selection { without: ["v".to_owned()].into(), ..Selection::default() };
+        let only = crate::protocol::Test::Is(vec![text("paid")]);
+        let only = Selection { only: vec![("v".to_owned(), only)], ..Selection::default() };
+        let some = |data: &str| Some(item(data, None));
+        for (selection, old, new, expected) in [
+            (&without, some("old"), some("new"), None),
+            (&without, None, some("new"), Some(EventName::Insert)),
+            (&only, some("old"), some("new"), None),
+            (&only, some("old"), some("paid"), Some(EventName::Insert)),
+            (&only, some("paid"), some("old"), Some(EventName::Remove)),
+        ] {
+            let record = Record { created_millis: 1_800_000_000_500, key: key(), old, new };
+            let judgement =
+                KeyMemory::new(origin("tokyo")).judge(0, record.clone(), &Floors::default(), false);
+            let event = Event::of(&judgement, None, Events::Origin, Some(selection));
+            assert_eq!(event.map(|event| event.name), expected, "{selection:?} {record:?}");
+        }
     }
 }

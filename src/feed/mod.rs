@@ -3,13 +3,16 @@
 //! | file | subject |
 //! | --- | --- |
 //! | `name` | the name of a feed |
-//! | `event` | an application's write, as somebody sees it who knows nothing of Tradewind |
+//! | `event` | a change, as somebody sees it who knows nothing of Tradewind; and which changes are told |
+//! | `slot` | what is delivered next, and what follows from a sink's answer |
 //! | `filter` | which events a feed tells: Lambda's filter patterns |
 
 mod event;
 mod filter;
 mod name;
+mod slot;
 
-pub use event::{Event, EventName, Telling};
+pub use event::{Event, EventName, Events, Images, Provenance, Shape, Telling, View};
 pub use filter::{Filter, FilterError};
 pub use name::{FeedName, InvalidFeedName};
+pub use slot::{Answer, Blocked, Call, Entry, Limits, Next, Parcel, Retry, Settled, Slot, WindowCall};

@@ -9,7 +9,9 @@ use super::recent::Recent;
 use crate::agent::{FeedStanding, Figures, TableStanding};
 use crate::answer::Intercepted;
 use crate::clock::wall_millis;
-use crate::control::{Agreement, Verified};
+use crate::control::{Agreement, PausedDestinations, Verified};
+use crate::destination::Destination;
+use crate::feed::FeedName;
 use crate::lag::{LagSummary, Spread};
 use crate::protocol::Origin;
 use crate::tally::{FeedSnapshot, TallySnapshot};
@@ -132,11 +134,16 @@ pub struct FeedEntry {
     pub backlog: usize,
     /// The age of the oldest write that has not been told yet, in seconds.
     pub age: f64,
+    /// Until when an operator has paused the feed: milliseconds since the Unix epoch.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub paused_until: Option<u64>,
 }
 
-impl From<FeedStanding> for FeedEntry {
-    fn from(FeedStanding { counts, backlog, age }: FeedStanding) -> Self {
-        Self { counts, backlog, age: rounded(age) }
+impl FeedEntry {
+    fn of(name: &FeedName, standing: FeedStanding, paused: &PausedDestinations) -> Self {
+        let FeedStanding { counts, backlog, age } = standing;
+        let paused_until = paused.get(&Destination::feed_called(name)).copied();
+        Self { counts, backlog, age: rounded(age), paused_until }
     }
 }
 
@@ -166,8 +173,11 @@ impl Report {
             let report = peers.entry(peer).or_default();
             (report.heartbeat, report.last_heartbeat_ms) = (heartbeat, Some(last));
         }
-        for (peer, until) in figures.paused() {
-            peers.entry(peer).or_default().paused_until = Some(until);
+        let paused = figures.paused();
+        for (paused, until) in &paused {
+            if let Some(peer) = paused.peer() {
+                peers.entry(peer.clone()).or_default().paused_until = Some(*until);
+            }
         }
         standings.sort_by_key(|table| {
             let behind = table.backlogs.values().map(|backlog| backlog.age).max();
@@ -188,7 +198,11 @@ impl Report {
             stream_delay: recent.stream_delay(),
             peers,
             intercepted,
-            tables: standings.iter().take(TABLES).map(|table| TableEntry::of(table, recent)).collect(),
+            tables: standings
+                .iter()
+                .take(TABLES)
+                .map(|table| TableEntry::of(table, recent, &paused))
+                .collect(),
             more_tables,
         }
     }
@@ -200,7 +214,7 @@ impl Report {
 }
 
 impl TableEntry {
-    fn of(table: &TableStanding, recent: &Recent) -> Self {
+    fn of(table: &TableStanding, recent: &Recent, paused: &PausedDestinations) -> Self {
         let tally = table.tally;
         let agreement = recent.agreement(&table.table);
         Self {
@@ -218,7 +232,11 @@ impl TableEntry {
             arrivals: table.arrivals.iter().map(|(origin, age)| (origin.clone(), rounded(*age))).collect(),
             marks: agreement.map_or(0, |agreement| agreement.gaps.len()),
             verified: agreement.and_then(|agreement| agreement.verified),
-            feeds: table.feeds.iter().map(|(name, feed)| (name.to_string(), (*feed).into())).collect(),
+            feeds: table
+                .feeds
+                .iter()
+                .map(|(name, feed)| (name.to_string(), FeedEntry::of(name, *feed, paused)))
+                .collect(),
             conflicts: tally.conflicts,
             heals: tally.heals,
             dead_letters: tally.dead_letters,

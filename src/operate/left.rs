@@ -16,7 +16,7 @@ use crate::fault::Fault;
 use crate::protocol::{Action, KeyMemory, Origin};
 use crate::schema::StreamState;
 use crate::source::dynamodb_streams::{Pacer, Stream, list_once};
-use crate::source::{Lineage, Position, ShardId, Source, StreamEvent};
+use crate::source::{Change, Lineage, Position, ShardId, Source, StreamEvent};
 
 /// This many empty pages in a row count as the end of what an open shard holds.
 const TIP_PAGES: u32 = 8;
@@ -157,7 +157,7 @@ impl ShardReading {
                 StreamEvent::Failed => continue,
             };
             empty = if page.records.is_empty() { empty + 1 } else { 0 };
-            for (sequence, record) in page.records {
+            for Change { sequence, record, .. } in page.records {
                 let acts = record.created_millis >= since;
                 let lacking = self
                     .peers

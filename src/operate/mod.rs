@@ -35,7 +35,7 @@ pub use anti_entropy::anti_entropy;
 pub use conflicts::{LostWrite, Restored, conflicts, restore};
 pub use dead_letters::{Fate, Letter, Replayed, dead_letters, replay};
 pub use doctor::{Diagnosis, Finding, Harm, Untried, doctor};
-pub use feeds::{FeedMark, acknowledge, feed_marks};
+pub use feeds::{FeedMark, FeedSites, Offered, Parked};
 pub use init::{Change, Model, Plan, Problem, Step};
 pub use left::Left;
 pub use pause::{Flow, PauseError, flows, pause};

@@ -1,4 +1,4 @@
-//! Pauses the flow of writes from an origin to a peer, and resumes it.
+//! Pauses the flow of writes from an origin to a peer or a feed, and resumes it.
 //!
 //! A pause is a row in the origin's control table, which all agents of the origin read. Their beats say which
 //! pauses they obey; whoever pauses waits for that.
@@ -17,6 +17,7 @@ use crate::clock::{moment, wall_millis};
 use crate::config::Config;
 use crate::contained::joined;
 use crate::control::{Beat, ControlTable};
+use crate::destination::Destination;
 use crate::fault::Fault;
 use crate::observe::Report;
 use crate::protocol::Origin;
@@ -25,17 +26,18 @@ use crate::region::Region;
 /// How long a beating agent may take to confirm a pause.
 const PATIENCE: Duration = Duration::from_secs(30);
 
-/// One origin → peer, after it was paused or resumed.
+/// One origin → peer or feed, after it was paused or resumed.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct Flow {
     pub origin: Origin,
-    pub peer: Origin,
-    /// Until when nothing is written to the peer, in milliseconds since the Unix epoch; none, if it is
+    #[serde(flatten)]
+    pub to: Destination,
+    /// Until when nothing is written there, in milliseconds since the Unix epoch; none, if it is
     /// not paused.
     pub paused_until: Option<u64>,
     /// Until when it was paused before.
     pub was_paused_until: Option<u64>,
-    /// When the stream drops the oldest write that the peer lacks, if it still lacks it then. None if no
+    /// When the stream drops the oldest write that is missing there, if it still is then. None if no
     /// agent of the origin has reported the age of that write.
     pub lost_from: Option<u64>,
     /// The agents of the origin that have confirmed the change.
@@ -51,15 +53,15 @@ pub enum PauseError {
     Operate(#[from] OperateError),
     /// The pause would outlast what the stream keeps.
     #[error(
-        "{origin} → {peer}: {peer} lacks writes whose records the stream keeps until {}: a pause that lasts longer \
+        "{origin} → {to}: {to} lacks writes whose records the stream keeps until {}: a pause that lasts longer \
          would lose them. Give a shorter --for.",
         moment(*lost_from)
     )]
-    TooLong { origin: Origin, peer: Origin, lost_from: u64 },
+    TooLong { origin: Origin, to: Destination, lost_from: u64 },
 }
 
 /// The flows from `from` to `to` that some table has; an empty side means all.
-pub fn flows(config: &Config, from: &[Origin], to: &[Origin]) -> Vec<(Origin, Origin)> {
+pub fn flows(config: &Config, from: &[Origin], to: &[Origin]) -> Vec<(Origin, Destination)> {
     let named = config.tables.iter().map(|table| table.replicas.iter().map(|(name, _)| name).collect());
     let found = config.patterns.iter().map(|entry| entry.regions.iter().collect());
     let mut flows = BTreeSet::new();
@@ -67,34 +69,33 @@ pub fn flows(config: &Config, from: &[Origin], to: &[Origin]) -> Vec<(Origin, Or
         let regions: Vec<&Origin> = regions;
         for origin in regions.iter().filter(|name| from.is_empty() || from.contains(name)) {
             let peers = regions.iter().filter(|name| to.is_empty() || to.contains(name));
-            flows.extend(
-                peers.filter(|peer| *peer != origin).map(|peer| ((*origin).clone(), (*peer).clone())),
-            );
+            let peers = peers.filter(|peer| *peer != origin);
+            flows.extend(peers.map(|peer| ((*origin).clone(), Destination::Peer((*peer).clone()))));
         }
     }
     flows.into_iter().collect()
 }
 
-/// Pauses the writes from each origin to its peer until a moment, in milliseconds since the Unix epoch;
+/// Pauses the writes from each origin to its peer or feed until a moment, in milliseconds since the Unix epoch;
 /// without one, resumes them. Returns when the running agents have confirmed it.
 pub async fn pause(
     config: &Config,
     regions: &BTreeMap<Origin, Region>,
-    flows: &[(Origin, Origin)],
+    flows: &[(Origin, Destination)],
     until: Option<u64>,
 ) -> Result<Vec<Flow>, PauseError> {
-    let mut by_origin: BTreeMap<&Origin, Vec<Origin>> = BTreeMap::new();
-    for (origin, peer) in flows {
-        by_origin.entry(origin).or_default().push(peer.clone());
+    let mut by_origin: BTreeMap<&Origin, Vec<Destination>> = BTreeMap::new();
+    for (origin, to) in flows {
+        by_origin.entry(origin).or_default().push(to.clone());
     }
     let retention = u64::try_from(config.tuning.stream_retention.as_millis()).unwrap_or(u64::MAX);
     let silence = silence(config.tuning.lease_duration);
     // If one flow can't be paused, none is.
     let mut sites = Vec::new();
-    for (origin, peers) in by_origin {
+    for (origin, to) in by_origin {
         let control_table = config.region(origin.as_str()).map_or("", |region| &region.control_table);
         let region = client(regions, origin, control_table)?;
-        let site = Site { region: region.clone(), control: ControlTable::of(region), peers };
+        let site = Site { region: region.clone(), control: ControlTable::of(region), to };
         let lost_from = match until {
             Some(until) => site.lost_from(until, retention).await?,
             None => BTreeMap::new(),
@@ -115,22 +116,22 @@ pub async fn pause(
     match failure {
         Some(error) => Err(error.into()),
         None => {
-            all.sort_by(|a: &Flow, b| (&a.origin, &a.peer).cmp(&(&b.origin, &b.peer)));
+            all.sort_by(|a: &Flow, b| (&a.origin, &a.to).cmp(&(&b.origin, &b.to)));
             Ok(all)
         }
     }
 }
 
-/// An origin, and the peers concerned.
+/// An origin, and the destinations concerned.
 struct Site {
     region: Region,
     control: ControlTable,
-    peers: Vec<Origin>,
+    to: Vec<Destination>,
 }
 
 impl Site {
-    /// When the oldest write that each peer lacks would be lost, as the origin's agents report.
-    async fn lost_from(&self, until: u64, retention: u64) -> Result<BTreeMap<Origin, u64>, PauseError> {
+    /// When the oldest write that each destination lacks would be lost, as the origin's agents report.
+    async fn lost_from(&self, until: u64, retention: u64) -> Result<BTreeMap<Destination, u64>, PauseError> {
         let origin = &self.region.name;
         let reports = self.control.reports().await.map_err(|fault| self.error(fault))?;
         let reports = reports.iter().filter(|saved| saved.region == *origin);
@@ -143,19 +144,19 @@ impl Site {
             report.millis == newest
                 || Duration::from_millis(now.saturating_sub(report.millis)) <= report.patience()
         });
-        let mut lost_from: BTreeMap<Origin, u64> = BTreeMap::new();
+        let mut lost_from: BTreeMap<Destination, u64> = BTreeMap::new();
         for report in &reports {
-            for (peer, reported) in report.peers.iter().filter(|(peer, _)| self.peers.contains(peer)) {
-                let age = Duration::try_from_secs_f64(reported.watermark_age).unwrap_or_default();
+            for (to, age) in self.to.iter().filter_map(|to| Some((to, age_at(report, to)?))) {
+                let age = Duration::try_from_secs_f64(age).unwrap_or_default();
                 let age = u64::try_from(age.as_millis()).unwrap_or(u64::MAX);
                 let oldest = report.millis.saturating_sub(age);
-                let lost = lost_from.entry(peer.clone()).or_insert(u64::MAX);
+                let lost = lost_from.entry(to.clone()).or_insert(u64::MAX);
                 *lost = oldest.saturating_add(retention).min(*lost);
             }
         }
         match lost_from.iter().find(|(_, lost)| until > **lost) {
-            Some((peer, lost)) => {
-                Err(PauseError::TooLong { origin: origin.clone(), peer: peer.clone(), lost_from: *lost })
+            Some((to, lost)) => {
+                Err(PauseError::TooLong { origin: origin.clone(), to: to.clone(), lost_from: *lost })
             }
             None => Ok(lost_from),
         }
@@ -164,23 +165,23 @@ impl Site {
     async fn set(
         self,
         until: Option<u64>,
-        lost_from: BTreeMap<Origin, u64>,
+        lost_from: BTreeMap<Destination, u64>,
         silence: Duration,
     ) -> Result<Vec<Flow>, OperateError> {
         let mut flows = Vec::new();
         let before = self.control.crew().await.map_err(|fault| self.error(fault))?.pauses;
-        for peer in &self.peers {
+        for to in &self.to {
             match until {
-                Some(until) => self.control.pause(peer, until).await,
-                None => self.control.resume(peer).await,
+                Some(until) => self.control.pause(to, until).await,
+                None => self.control.resume(to).await,
             }
             .map_err(|fault| self.error(fault))?;
             flows.push(Flow {
                 origin: self.region.name.clone(),
-                peer: peer.clone(),
+                to: to.clone(),
                 paused_until: until,
-                was_paused_until: before.get(peer).copied().filter(|until| *until > wall_millis()),
-                lost_from: lost_from.get(peer).copied(),
+                was_paused_until: before.get(to).copied().filter(|until| *until > wall_millis()),
+                lost_from: lost_from.get(to).copied(),
                 agents: 0,
                 unanswered: 0,
             });
@@ -195,7 +196,7 @@ impl Site {
     /// Waits until the running agents confirm it; returns how many have, and how many have not in time. One
     /// that falls silent is not waited for.
     async fn answers(&self, until: Option<u64>, silence: Duration) -> Result<(usize, usize), Fault> {
-        let keeps = |beat: &Beat| self.peers.iter().all(|peer| beat.paused.get(peer).copied() == until);
+        let keeps = |beat: &Beat| self.to.iter().all(|to| beat.paused.get(to).copied() == until);
         let deadline = Instant::now() + PATIENCE.max(silence);
         let mut watch = Watch::of(&self.region);
         loop {
@@ -210,5 +211,16 @@ impl Site {
 
     fn error(&self, fault: Fault) -> OperateError {
         OperateError::at(&self.region, &self.region.control_table, fault)
+    }
+}
+
+/// The age of the oldest write that a destination lacks, in seconds, as an agent reports it.
+fn age_at(report: &Report, to: &Destination) -> Option<f64> {
+    match to {
+        Destination::Home => None,
+        Destination::Peer(peer) => Some(report.peers.get(peer)?.watermark_age),
+        Destination::Feed(feed, _) => {
+            report.tables.iter().find_map(|table| Some(table.feeds.get(feed.as_str())?.age))
+        }
     }
 }

@@ -203,7 +203,8 @@ async fn note_pauses(
 ) -> Result<(), OperateError> {
     let paused = origin.control().crew().await.map_err(|fault| origin.at_control(fault))?.pauses;
     for arrival in arrivals.iter_mut().filter(|arrival| !arrival.is_complete()) {
-        arrival.paused_until = paused.get(&arrival.peer).copied().filter(|until| *until > wall_millis());
+        let until = paused.get(&Destination::Peer(arrival.peer.clone())).copied();
+        arrival.paused_until = until.filter(|until| *until > wall_millis());
         if tell && let Some(until) = arrival.paused_until {
             let (Arrival { table, origin, peer, .. }, until) = (&*arrival, moment(until));
             warn!(%origin, %peer, table, %until, "the peer is paused: `tradewind resume` resumes the writes");

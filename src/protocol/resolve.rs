@@ -56,6 +56,8 @@ pub struct Judgement {
     /// A replicated write of this version has arrived. Older writes made here before it need not be pushed
     /// any more to where it was made.
     pub arrived: Option<(KeyId, Version)>,
+    /// Whether something newer was here before, and is about to be put back.
+    pub is_stale: bool,
     /// Whether what has arrived was made by a seeder.
     pub is_seed: bool,
     /// It is an application's put-back, and only the floors show that. Whoever reads the record again must
@@ -65,7 +67,15 @@ pub struct Judgement {
 
 impl Judgement {
     fn new(verdict: Verdict, actions: Vec<Action>) -> Self {
-        Self { verdict, actions, conflict: None, arrived: None, is_seed: false, by_floors: false }
+        Self {
+            verdict,
+            actions,
+            conflict: None,
+            arrived: None,
+            is_stale: false,
+            is_seed: false,
+            by_floors: false,
+        }
     }
 
     /// Records that it is a replicated write that has arrived, according to its stamp.
@@ -243,7 +253,8 @@ fn replicated_mark(
             let mut state = state.clone();
             state.remember(mark, reader.ordinal, reader.floors);
             let actions = carry_out(&record);
-            (Judgement::new(Verdict::EchoMark, actions).come(reader, mark), Some(state))
+            let judgement = Judgement { is_stale: true, ..Judgement::new(Verdict::EchoMark, actions) };
+            (judgement.come(reader, mark), Some(state))
         }
         Some(state) => heal(reader, Verdict::EchoMark, record, mark, state),
     }
@@ -283,7 +294,8 @@ fn heal(
         };
         Action::Heal(write, next.stamps.iter().map(|seen| seen.nonce).collect())
     });
-    (Judgement::new(verdict, actions.into_iter().collect()).come(reader, stamp), Some(next))
+    let judgement = Judgement { is_stale: true, ..Judgement::new(verdict, actions.into_iter().collect()) };
+    (judgement.come(reader, stamp), Some(next))
 }
 
 impl KeyState {

@@ -5,8 +5,7 @@ use std::fs::{File, OpenOptions};
 use std::io::{self, Read, Seek, SeekFrom, Write};
 use std::path::{Path, PathBuf};
 
-use serde_json::Value;
-
+use super::Offer;
 use crate::contained::joined;
 use crate::fault::{Fault, FaultKind};
 
@@ -15,17 +14,15 @@ use crate::fault::{Fault, FaultKind};
 pub struct FileSink(PathBuf);
 
 impl FileSink {
-    pub(super) const MOST: usize = 1_000;
-
     pub fn new(path: PathBuf) -> Self {
         Self(path)
     }
 
     /// Appends the events, and returns once they are on the disk.
-    pub(super) async fn append(&self, events: &[&Value]) -> Result<(), Fault> {
+    pub(super) async fn append(&self, events: &[Offer]) -> Result<(), Fault> {
         let mut lines = Vec::new();
         for event in events {
-            lines.extend(event.to_string().into_bytes());
+            lines.extend(event.text.as_bytes());
             lines.push(b'\n');
         }
         let path = self.0.clone();
@@ -60,19 +57,21 @@ fn is_cut_short(file: &mut File) -> io::Result<bool> {
 
 #[cfg(test)]
 mod tests {
-    use serde_json::json;
-
     use super::*;
+
+    fn offer(text: &str) -> Offer {
+        Offer { text: text.to_owned(), sequence: String::new() }
+    }
 
     #[tokio::test]
     async fn each_event_is_a_line_even_after_one_that_was_cut_short() {
         let folder = tempfile::tempdir().expect("a folder");
         let path = folder.path().join("events.jsonl");
         let sink = FileSink::new(path.clone());
-        sink.append(&[&json!({"a": "x\ny"}), &json!({"b": 2})]).await.expect("appended");
+        sink.append(&[offer(r#"{"a":"x\ny"}"#), offer(r#"{"b":2}"#)]).await.expect("appended");
         let mut file = OpenOptions::new().append(true).open(&path).expect("a file");
         file.write_all(br#"{"cut":"#).expect("written");
-        sink.append(&[&json!({"c": 3})]).await.expect("appended");
+        sink.append(&[offer(r#"{"c":3}"#)]).await.expect("appended");
         let text = std::fs::read_to_string(&path).expect("a text");
         assert_eq!(text, "{\"a\":\"x\\ny\"}\n{\"b\":2}\n{\"cut\":\n{\"c\":3}\n");
     }
@@ -81,7 +80,7 @@ mod tests {
     async fn a_file_that_can_not_be_written_is_named() {
         let folder = tempfile::tempdir().expect("a folder");
         let sink = FileSink::new(folder.path().join("missing").join("events.jsonl"));
-        let fault = sink.append(&[&json!(1)]).await.expect_err("no such folder");
+        let fault = sink.append(&[offer("1")]).await.expect_err("no such folder");
         assert!(fault.to_string().contains("missing/events.jsonl"), "{fault}");
     }
 }

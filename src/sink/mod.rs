@@ -1,34 +1,106 @@
 //! Where a feed's events go: one file a service.
 //!
-//! A sink takes a batch in order, and answers once all of it is there for good. A batch that failed is given
-//! again, all of it: at least once, in order. It knows neither tables nor leases.
+//! A sink takes a batch in order, and says what has become of it. `Taken` means that all of it is there for good. What
+//! was rejected or could not be delivered is given again: at least once, in order per key. A sink knows neither tables
+//! nor leases.
 
 mod file;
+#[cfg(feature = "lambda")]
+mod lambda;
+
+use std::time::Duration;
 
 use serde_json::Value;
 
+use crate::config::{SinkConfig, in_region};
 use crate::fault::Fault;
+use crate::feed::{Limits, WindowCall};
+use crate::region::Region;
 
 pub use file::FileSink;
+#[cfg(feature = "lambda")]
+pub use lambda::LambdaSink;
 
 /// Where a feed's events go.
 #[derive(Debug)]
 pub enum Sink {
     File(FileSink),
+    #[cfg(feature = "lambda")]
+    Lambda(LambdaSink),
+}
+
+/// An event that is offered to a sink.
+#[derive(Clone, Debug)]
+pub struct Offer {
+    /// The event as JSON.
+    pub text: String,
+    /// Its record's sequence number.
+    pub sequence: String,
+}
+
+/// What a sink is called with: events in order, and where they come from.
+#[derive(Clone, Debug, Default)]
+pub struct Batch {
+    pub events: Vec<Offer>,
+    pub window: Option<WindowCall>,
+    /// The shard's name, and its stream's ARN, where every shard has slots of its own.
+    pub shard: String,
+    pub stream: String,
+}
+
+/// What has become of a batch.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Delivery {
+    /// All of it was taken.
+    Taken { state: Option<Value> },
+    /// What comes before `from` was taken. That event is rejected, or any of the later ones unless `is_named`.
+    Rejected { from: usize, is_named: bool, reason: String, state: Option<Value> },
 }
 
 impl Sink {
-    /// Delivers events in this order; returns once all are there.
-    pub async fn deliver(&self, events: &[&Value]) -> Result<(), Fault> {
-        match self {
-            Self::File(file) => file.append(events).await,
+    /// The sink of the agents of a region.
+    pub fn open(config: &SinkConfig, region: &Region) -> Self {
+        match config {
+            SinkConfig::File { path } => Self::File(FileSink::new(in_region(path, &region.name).into())),
+            #[cfg(feature = "lambda")]
+            SinkConfig::Lambda(lambda) => Self::Lambda(LambdaSink::new(lambda.clone(), region)),
         }
     }
 
-    /// The most events that it takes at once.
-    pub fn most(&self) -> usize {
+    /// Delivers events in this order; returns once it is known what has become of them. A fault says nothing about
+    /// the events, unless its kind is `Invalid`.
+    pub async fn deliver(&self, batch: &Batch) -> Result<Delivery, Fault> {
         match self {
-            Self::File(_) => FileSink::MOST,
+            Self::File(file) => file.append(&batch.events).await.map(|()| Delivery::Taken { state: None }),
+            #[cfg(feature = "lambda")]
+            Self::Lambda(lambda) => lambda.invoke(batch).await,
+        }
+    }
+
+    /// Whether events could be delivered, tried without effect; `None` if that can't be tried.
+    pub async fn check(&self) -> Option<Result<(), Fault>> {
+        match self {
+            Self::File(_) => None,
+            #[cfg(feature = "lambda")]
+            Self::Lambda(lambda) => Some(lambda.check().await),
+        }
+    }
+
+    /// What it takes at once.
+    pub fn limits(&self) -> Limits {
+        match self {
+            Self::File(_) => Limits { events: 1_000, bytes: 8 << 20, window: Duration::ZERO, tumbling: None },
+            #[cfg(feature = "lambda")]
+            Self::Lambda(lambda) => lambda.limits(),
+        }
+    }
+
+    /// How many batches of one shard are delivered at once; `None` if one of all shards is.
+    pub fn slots(&self) -> Option<u32> {
+        match self {
+            Self::File(_) => None,
+            #[cfg(feature = "lambda")]
+            Self::Lambda(lambda) => Some(lambda.slots()),
         }
     }
 }

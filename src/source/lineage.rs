@@ -42,6 +42,7 @@ impl Lineage {
     }
 
     /// The shards of this list and of another one.
+    #[must_use]
     pub fn with(&self, other: &Self) -> Self {
         let entries = |lineage: &Self| {
             let entry = |shard: &ShardId| (shard.clone(), lineage.named_parent(shard).cloned());

@@ -29,7 +29,7 @@ pub enum StreamEvent {
 pub struct Page {
     pub shard: ShardId,
     /// Empty at the tip of the shard.
-    pub records: Vec<(Sequence, Record)>,
+    pub records: Vec<Change>,
     /// How many more there were that can't be read.
     pub unreadable: usize,
     pub extent: Extent,
@@ -43,6 +43,23 @@ pub struct Page {
     pub asked: Instant,
     /// When the call was answered, by the service's own clock, in milliseconds since the Unix epoch.
     pub served_millis: Option<u64>,
+}
+
+/// A record, and what its source says about it beside the images.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Change {
+    pub sequence: Sequence,
+    pub record: Record,
+    /// The size of keys and images, as the service counts it.
+    pub bytes: u64,
+    pub user: Option<UserIdentity>,
+}
+
+/// Who made a change: the service, where an item's time to live has ended.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct UserIdentity {
+    pub kind: String,
+    pub principal: String,
 }
 
 /// How much a page holds of what follows the page before it.

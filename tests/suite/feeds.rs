@@ -7,23 +7,22 @@ use std::time::Duration;
 use serde_json::{Value, json};
 use tempfile::TempDir;
 use tokio::time::Instant;
-use tradewind::config::{FeedConfig, SinkConfig};
-use tradewind::control::{Cause, Gap};
+use tradewind::control::{Cause, Gap, ParkedEvent};
 use tradewind::feed::FeedName;
+use tradewind::protocol::{Hlc, Version};
 
 use crate::doctor::control;
-use crate::items::{key, n, row};
-use crate::world::{PATIENCE, World};
+use crate::items::{item, key, n, row, s};
+use crate::process::{run, run_json};
+use crate::world::{PATIENCE, World, eventually};
 
-/// A feed of the world's table, into one file a region.
-fn feed(world: &World, folder: &Path, filters: &[&str]) -> FeedConfig {
-    FeedConfig {
-        name: "search".parse().expect("a name"),
-        table: world.table.clone(),
-        regions: world.regions().map(|region| world.name(region).parse().expect("a name")).collect(),
-        filters: filters.iter().map(|filter| filter.parse().expect("a filter")).collect(),
-        sink: SinkConfig::File { path: folder.join("{region}.jsonl").to_string_lossy().into_owned() },
-    }
+/// A feed of the world's table, into one file a region, with more of what may stand in `[[feed]]`.
+fn feed(world: &World, folder: &Path, more: &str) -> String {
+    format!(
+        "[[feed]]\nname = \"search\"\ntable = \"{}\"\n{more}\n[feed.file]\npath = \"{}/{{region}}.jsonl\"\n",
+        world.table,
+        folder.display()
+    )
 }
 
 /// What has been told in a region.
@@ -57,7 +56,7 @@ fn images(event: &Value) -> (&str, &Value, &Value) {
 async fn each_write_is_told_once_in_the_world_and_shows_no_trace_of_agents() {
     let folder = TempDir::new().expect("a folder");
     let mut world = World::prepared(2, crate::world::PLAIN).await;
-    world.feeds = vec![feed(&world, folder.path(), &[])];
+    world.feeds = feed(&world, folder.path(), "");
     world.start_agents().await;
     world.put(0, row("a", "one")).await;
     world.await_item(1, &key("a"), &row("a", "one")).await;
@@ -97,7 +96,7 @@ async fn agents_killed_again_and_again_miss_no_event() {
     const COUNTS: usize = 40;
     let folder = TempDir::new().expect("a folder");
     let mut world = World::prepared(2, crate::world::PLAIN).await;
-    world.feeds = vec![feed(&world, folder.path(), &[])];
+    world.feeds = feed(&world, folder.path(), "");
     world.start_agents().await;
     for count in 1..=COUNTS {
         for counter in 0..COUNTERS {
@@ -128,8 +127,8 @@ async fn a_sink_that_is_away_holds_up_no_peer_and_gets_everything_afterwards() {
     let folder = TempDir::new().expect("a folder");
     let away = folder.path().join("away");
     let mut world = World::prepared(2, crate::world::PLAIN).await;
-    let urgent = r#"{"dynamodb":{"NewImage":{"v":{"S":[{"prefix":"urgent"}]}}}}"#;
-    world.feeds = vec![feed(&world, &away, &[urgent])];
+    let urgent = r#"filter = ['{"dynamodb":{"NewImage":{"v":{"S":[{"prefix":"urgent"}]}}}}']"#;
+    world.feeds = feed(&world, &away, urgent);
     world.start_agents().await;
     for i in 0..50 {
         let value = if i % 2 == 0 { format!("urgent {i}") } else { format!("idle {i}") };
@@ -192,4 +191,191 @@ async fn what_a_feed_has_missed_stays_marked_until_it_is_acknowledged() {
     assert_eq!(gaps().await, std::slice::from_ref(&again));
     control.acknowledge_gap(&world.table, &again, &names[1]).await.expect("no mark");
     assert_eq!(gaps().await, []);
+}
+
+/// Runs `tradewind feed` in the first region: its exit code, and what it prints.
+async fn run_feed(world: &World, arguments: &[&str]) -> (i32, Value) {
+    run_json(world.tradewind(0, &[&["feed"], arguments].concat())).await
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_parked_event_is_listed_shown_and_offered_again() {
+    let folder = TempDir::new().expect("a folder");
+    let away = folder.path().join("away");
+    let mut world = World::prepared(2, crate::world::PLAIN).await;
+    world.feeds = feed(&world, &away, "");
+    let control = control(&world, 1).await;
+    let event = |key: &str, hlc: u64| ParkedEvent {
+        feed: "search".parse().expect("a name"),
+        table: world.table.clone(),
+        key: crate::items::key(key),
+        version: Version { hlc: Hlc::at_millis(hlc), origin: world.name(1).parse().expect("a name") },
+        reason: "the function failed".to_owned(),
+        rejections: 11,
+    };
+    let long = format!("{{\"eventID\":\"one\",\"text\":\"{}\"}}", "x".repeat(900_000));
+    control.park_event(&event("a", 1_800_000_000_000), &long, 7).await.expect("parked");
+    control.park_event(&event("b", 1_800_000_000_001), "{\"eventID\":\"two\"}", 7).await.expect("parked");
+    let (code, parked) = run_feed(&world, &["parked", "search"]).await;
+    assert_eq!((code, parked.as_array().map(Vec::len)), (0, Some(2)), "{parked:#}");
+    assert_eq!((&parked[0]["region"], &parked[0]["rejections"]), (&world.name(1).into(), &11.into()));
+    let id = |number: usize| parked[number]["id"].as_str().expect("an id");
+    let (code, shown) = run_feed(&world, &["show", "search", id(0)]).await;
+    assert_eq!((code, shown.to_string().len()), (0, long.len()));
+    // The sink is still away: nothing is lost.
+    let (code, ..) = run(world.tradewind(0, &["feed", "replay", "search", "--all"])).await;
+    assert_eq!(code, 69);
+    std::fs::create_dir(&away).expect("a folder");
+    let (code, replayed) = run_feed(&world, &["replay", "search", id(0)]).await;
+    assert_eq!((code, &replayed[0]["fate"]), (0, &"taken".into()), "{replayed:#}");
+    assert_eq!(events(&world, &away, 1)[0].to_string().len(), long.len());
+    let (code, dropped) = run_feed(&world, &["drop", "search", id(1)]).await;
+    assert_eq!((code, &dropped["id"]), (0, &parked[1]["id"]), "{dropped:#}");
+    assert_eq!(run_feed(&world, &["parked", "search"]).await, (0, json!([])));
+    let (code, tested) = run_feed(&world, &["test", "search"]).await;
+    assert_eq!((code, tested.as_array().map(Vec::len)), (0, Some(2)), "{tested:#}");
+    assert_eq!(events(&world, &away, 0)[0]["dynamodb"]["Keys"], json!({ "pk": { "S": "tradewind-test" } }));
+    let gap = |millis, peers: &[usize]| Gap {
+        origin: world.name(1).parse().expect("a name"),
+        cause: Cause::Trimmed,
+        shard: "shard".to_owned(),
+        peers: peers.iter().map(|peer| world.name(*peer).parse().expect("a name")).collect(),
+        feeds: vec!["search".parse().expect("a name")],
+        from_millis: millis,
+        until_millis: millis + 1,
+        found_millis: millis,
+    };
+    control.save_gap(&world.table, &gap(1, &[0])).await.expect("a mark");
+    control.save_gap(&world.table, &gap(2, &[])).await.expect("a mark of the feed alone");
+    let (code, acknowledged) = run_feed(&world, &["acknowledge", "search"]).await;
+    assert_eq!((code, acknowledged["marks"].as_array().map(Vec::len)), (0, Some(2)), "{acknowledged:#}");
+    let (code, listed) = run_feed(&world, &["list"]).await;
+    assert_eq!((code, &listed[0]["feed"]), (0, &"search".into()), "{listed:#}");
+    assert_eq!(run_feed(&world, &["parked", "other"]).await.0, 64);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_paused_feed_tells_nothing_and_afterwards_everything_in_order() {
+    let folder = TempDir::new().expect("a folder");
+    let mut world = World::prepared(2, crate::world::PLAIN).await;
+    world.tuning.queue_mib = 1;
+    world.feeds = feed(&world, folder.path(), "view = \"NEW_IMAGE\"\nwithout = [\"text\"]");
+    world.start_agents().await;
+    let (code, paused) = run_feed(&world, &["pause", "search"]).await;
+    assert_eq!((code, &paused["flows"][0]["feed"]), (0, &"search".into()), "{paused:#}");
+    // More than may wait in memory, so that the feed gets a cursor of its own.
+    let text = "x".repeat(60_000);
+    let count = |n: usize| item([("pk", s("a")), ("n", crate::items::n(n)), ("text", s(&text))]);
+    for n in 0..30 {
+        world.put(0, count(n)).await;
+    }
+    world.await_item(1, &key("a"), &count(29)).await;
+    assert_eq!(events(&world, folder.path(), 0), Vec::<Value>::new());
+    let (code, resumed) = run_feed(&world, &["resume", "search"]).await;
+    assert_eq!(code, 0, "{resumed:#}");
+    for n in 30..60 {
+        world.put(0, count(n)).await;
+    }
+    let all = told(&world, folder.path(), 0, 60).await;
+    let numbers: Vec<_> = all.iter().map(|event| event["dynamodb"]["NewImage"]["n"]["N"].clone()).collect();
+    assert_eq!(numbers, (0..60).map(|n| Value::from(n.to_string())).collect::<Vec<_>>());
+    let shown = &all[1]["dynamodb"];
+    assert_eq!((shown.get("OldImage"), shown["NewImage"].get("text")), (None, None), "{shown:#}");
+    assert_eq!(shown["StreamViewType"], "NEW_IMAGE");
+    world.converged().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_table_in_one_region_is_fed_and_nothing_is_written_to_it() {
+    let folder = TempDir::new().expect("a folder");
+    let mut world = World::prepared(1, crate::world::PLAIN).await;
+    // Where there are peers, writes beyond this would be stamped in place.
+    world.tuning.memory_keys = 1;
+    world.feeds = feed(&world, folder.path(), "");
+    world.start_agents().await;
+    for n in 0..20 {
+        world.put(0, row(&format!("key {}", n % 5), &n.to_string())).await;
+    }
+    world.delete(0, key("key 0")).await;
+    let all = told(&world, folder.path(), 0, 21).await;
+    assert_eq!(images(&all[20]).0, "REMOVE");
+    assert_eq!(world.tally(0).agent_writes(), 0);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_rewound_feed_tells_the_same_events_once_more() {
+    let folder = TempDir::new().expect("a folder");
+    let mut world = World::prepared(2, crate::world::PLAIN).await;
+    world.put(0, row("before", "one")).await;
+    world.feeds = feed(&world, folder.path(), "start = \"latest\"\nregions = [\"dublin\"]");
+    if world.engine.has_coarse_times() {
+        // What was written in the same minute counts as written later.
+        world.feeds = feed(&world, folder.path(), "regions = [\"dublin\"]");
+    } else {
+        // Creation times are whole seconds.
+        eventually("a later second", || async { epoch_seconds() }, {
+            let now = epoch_seconds();
+            move |seconds| *seconds > now + 1
+        })
+        .await;
+    }
+    world.start_agents().await;
+    for n in 0..5 {
+        world.put(0, row("a", &n.to_string())).await;
+    }
+    world.put(1, row("b", "elsewhere")).await;
+    let count = if world.engine.has_coarse_times() { 6 } else { 5 };
+    let ids = |events: &[Value]| events.iter().map(|event| event["eventID"].clone()).collect::<Vec<_>>();
+    let first = told(&world, folder.path(), 0, count).await;
+    world.converged().await;
+    let (code, rewound) = run_feed(&world, &["rewind", "search", "--to", "1h"]).await;
+    assert_eq!(code, 0, "{rewound:#}");
+    let again = || async { events(&world, folder.path(), 0) };
+    // What was written before the feed began is told now, too.
+    let again = eventually("the events told once more", again, |all| all.len() >= count + 6).await;
+    let mut before = ids(&first);
+    let mut after = ids(&again[count..]);
+    after.retain(|id| before.contains(id));
+    before.truncate(after.len());
+    assert_eq!(before, after);
+    assert_eq!(after.len(), count);
+    let (code, ..) = run(world.tradewind(0, &["feed", "rewind", "search", "--to", "30h"])).await;
+    assert_eq!(code, 64);
+    world.converged().await;
+    assert_eq!(events(&world, folder.path(), 0).len(), count + 6);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_stands_is_told_by_one_region_wherever_it_was_written() {
+    let folder = TempDir::new().expect("a folder");
+    let mut world = World::prepared(2, crate::world::PLAIN).await;
+    world.feeds = feed(&world, folder.path(), "events = \"state\"");
+    world.start_agents().await;
+    world.put(0, row("a", "here")).await;
+    world.await_item(1, &key("a"), &row("a", "here")).await;
+    world.put(1, row("a", "there")).await;
+    world.put(1, row("b", "there")).await;
+    world.await_item(0, &key("a"), &row("a", "there")).await;
+    world.delete(1, key("b")).await;
+    world.converged().await;
+    let mut standing = BTreeMap::new();
+    let all =
+        eventually("what stands", || async { events(&world, folder.path(), 0) }, |all| all.len() >= 3).await;
+    for event in &all {
+        standing.insert(event["dynamodb"]["Keys"]["pk"]["S"].clone().to_string(), event);
+    }
+    let (a, b) = (standing["\"a\""], standing.get("\"b\""));
+    assert_eq!(
+        (&a["dynamodb"]["NewImage"]["v"]["S"], &a["tradewind"]["origin"]),
+        (&"there".into(), &world.name(1).into())
+    );
+    // Its put may have been replaced by its delete before it was replicated.
+    assert!(b.is_none_or(|b| b["eventName"] == "REMOVE"), "{b:?}");
+    assert_eq!(events(&world, folder.path(), 1), Vec::<Value>::new());
+}
+
+#[expect(clippy::disallowed_methods, reason = "creation times are by the wall clock")]
+fn epoch_seconds() -> u64 {
+    let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH);
+    now.unwrap_or_default().as_secs()
 }

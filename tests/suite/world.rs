@@ -14,9 +14,7 @@ use tempfile::TempDir;
 use tokio::process::Command;
 use tokio::time::Instant;
 use tradewind::agent::Agent;
-use tradewind::config::{
-    Config, Conflicts, FeedConfig, PatternConfig, RegionConfig, Start, TableConfig, Tuning,
-};
+use tradewind::config::{Config, Conflicts, PatternConfig, RegionConfig, Start, TableConfig, Tuning};
 use tradewind::control::{PK, SK};
 use tradewind::item_json::item_json;
 use tradewind::protocol::{Item, Origin, Selections};
@@ -57,7 +55,8 @@ pub(crate) struct World {
     pub(crate) conflicts: Conflicts,
     /// What goes to which region, as it stands in the file.
     pub(crate) peers: String,
-    pub(crate) feeds: Vec<FeedConfig>,
+    /// The feeds, as they stand in the file.
+    pub(crate) feeds: String,
     /// What else the agents' files say.
     pub(crate) more: &'static str,
     keys: Keys,
@@ -134,7 +133,7 @@ impl World {
             pattern: None,
             conflicts: Conflicts::default(),
             peers: String::new(),
-            feeds: Vec::new(),
+            feeds: String::new(),
             more: "",
             keys: PLAIN,
             places,
@@ -260,7 +259,14 @@ impl World {
                 selections: Selections::default(),
             }),
         }
-        Config { regions, tables, patterns, feeds: self.feeds.clone(), tuning, anti_entropy: None }
+        let feeds = match self.feeds.as_str() {
+            "" => Vec::new(),
+            _ => {
+                let file = Config::parse(Path::new("regions.toml"), &self.config_file(agent));
+                file.unwrap_or_else(|error| panic!("{error}")).feeds
+            }
+        };
+        Config { regions, tables, patterns, feeds, tuning, anti_entropy: None }
     }
 
     /// A table that has one name in all regions.
@@ -313,14 +319,14 @@ impl World {
             Some(pattern) => ("pattern", pattern),
         };
         let (conflicts, peers) = (format!("{:?}", self.conflicts).to_lowercase(), &self.peers);
-        let more = self.more;
+        let (more, feeds) = (self.more, &self.feeds);
         write!(
             text,
             "[[table]]\n{key} = \"{value}\"\nconflicts = \"{conflicts}\"\n{peers}\n[tuning]\npoll_interval = \"{poll_interval:?}\"\n\
              checkpoint_interval = \"{checkpoint_interval:?}\"\nsettle = \"{settle:?}\"\nlease_duration = \"{lease_duration:?}\"\n\
              concurrency = {concurrency}\nstartup_timeout = \"{startup_timeout:?}\"\n\
              discovery_interval = \"{discovery_interval:?}\"\nheartbeat_interval = \"{heartbeat_interval:?}\"\n\
-             liveness_timeout = \"{liveness_timeout:?}\"\nunproven = true\n{more}",
+             liveness_timeout = \"{liveness_timeout:?}\"\nunproven = true\n{more}\n{feeds}",
         )
         .expect("memory");
         text

@@ -114,6 +114,8 @@ pub struct Change {
     pub created: u64,
     /// An application put a copy back.
     pub is_copy: bool,
+    /// The number of its stream record.
+    pub sequence: u128,
 }
 
 /// The result of a call.
@@ -221,6 +223,11 @@ impl Service {
         self.streams.iter().any(|stream| stream.lost_unread)
     }
 
+    /// How many events of feeds are parked.
+    pub fn parked(&self) -> usize {
+        self.control.keys().filter(|(pk, _)| *pk == format!("parked/{}", crate::feed::FEED)).count()
+    }
+
     /// Whether the region's table is marked.
     pub fn is_marked(&self) -> bool {
         self.control.keys().any(|(pk, _)| pk.starts_with("gap/"))
@@ -243,8 +250,9 @@ impl Service {
         };
         let keys = Arc::new(Item::from([(KEY.to_owned(), json!({ "S": key }))]));
         let created = self.clock.creation(now);
-        self.stream().append(StreamRecord::new(keys, old.clone(), new.clone(), created, now, now + lag));
-        Some(Change { key: key.to_owned(), old, new, created, is_copy: false })
+        let record = StreamRecord::new(keys, old.clone(), new.clone(), created, now, now + lag);
+        let sequence = self.stream().append(record);
+        Some(Change { key: key.to_owned(), old, new, created, is_copy: false, sequence })
     }
 
     /// Answers one call. `lag` is how long its record takes to appear, `page` how much a page may hold.

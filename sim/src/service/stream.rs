@@ -180,8 +180,8 @@ impl Stream {
         }
     }
 
-    /// Adds a record to the shard of its key.
-    pub(super) fn append(&mut self, mut record: StreamRecord) {
+    /// Adds a record to the shard of its key. Returns its number.
+    pub(super) fn append(&mut self, mut record: StreamRecord) -> u128 {
         self.sequence += 1;
         record.sequence = self.sequence;
         let mut hasher = DefaultHasher::new();
@@ -195,6 +195,7 @@ impl Stream {
             shard.last = record.sequence;
             shard.records.push_back(record);
         }
+        self.sequence
     }
 
     /// Drops what is too old.

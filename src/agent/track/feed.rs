@@ -8,7 +8,7 @@ use tokio::sync::watch;
 use super::Meeting;
 use crate::agent::progress::{Needs, Progress};
 use crate::control::Checkpoint;
-use crate::deliver::Ledger;
+use crate::deliver::{EventJob, Ledger};
 use crate::source::Position;
 
 /// How far creation times must move the durable promise to be worth a write.
@@ -24,6 +24,8 @@ pub(super) struct Feed {
     pub(super) held_up: Duration,
     /// What the lease says; `None` for a destination that it does not name yet.
     pub(super) saved: Option<Checkpoint>,
+    /// Events that wait until another track has delivered what comes before them.
+    pub(super) kept: Vec<EventJob>,
 }
 
 #[derive(Debug)]
@@ -47,11 +49,15 @@ pub(super) struct Dropped {
 
 impl Feed {
     pub(super) fn new(state: FeedState, start: Position, saved: Option<Checkpoint>) -> Self {
-        Self { ledger: Arc::default(), start, state, held_up: Duration::ZERO, saved }
+        Self { ledger: Arc::default(), start, state, held_up: Duration::ZERO, saved, kept: Vec::new() }
     }
 
     pub(super) fn is_fed(&self) -> bool {
         matches!(self.state, FeedState::Fed)
+    }
+
+    pub(super) fn is_joining(&self) -> bool {
+        matches!(self.state, FeedState::Joining(_))
     }
 
     pub(super) fn is_dropped(&self) -> bool {

@@ -212,7 +212,7 @@ impl Track {
                         self.progress.raised(raised);
                     }
                 }
-                Some(command) = commands.recv() => self.command(command),
+                Some(command) = commands.recv() => self.command(command).await,
                 Some(event) = incoming.recv() => self.event(event).await,
                 () = self.settled(), if self.is_at_end() => {
                     if self.checkpoint().await {
@@ -251,8 +251,7 @@ impl Track {
 
     /// Whether the shard has been read to its end, and nobody is about to join.
     fn is_at_end(&self) -> bool {
-        let joining = |feed: &Feed| matches!(feed.state, FeedState::Joining(_));
-        self.progress.is_closed() && !self.feeds.values().any(joining)
+        self.progress.is_closed() && !self.feeds.values().any(Feed::is_joining)
     }
 
     /// Waits until nothing is in progress any more.
@@ -280,7 +279,7 @@ impl Track {
         }
     }
 
-    fn command(&mut self, command: Command) {
+    async fn command(&mut self, command: Command) {
         match command {
             Command::Attach(peer, meeting) => {
                 // While the memory is being rebuilt, it can't judge for anyone.
@@ -296,9 +295,12 @@ impl Track {
             }
             Command::Joined(peer, saved) => match self.feeds.get_mut(&peer) {
                 Some(feed) => {
+                    let (done, kept) =
+                        (saved.as_ref().map(|saved| saved.done.clone()), std::mem::take(&mut feed.kept));
                     // What has been promised for these must not be taken back.
                     feed.saved = saved;
                     feed.state = FeedState::Fed;
+                    self.tell_kept(&peer, kept, done).await;
                     info!(region = %self.shared.origin, destination = %peer, table = self.shared.table, "the destination has caught up");
                 }
                 // It was dropped again just before it arrived.

@@ -15,11 +15,12 @@ use crate::agent::times::Created;
 use crate::clock::wall_millis;
 use crate::config::Conflicts;
 use crate::control::{Cause, Gap, Held, Jump, Lease};
-use crate::deliver::{Job, JobRecord, Outlet};
+use crate::deliver::{Batches, EventJob, Job, JobRecord, Load, Outlet, Queue, Queued};
 use crate::destination::Destination;
+use crate::feed::{Images, Provenance};
 use crate::log_key::log_key;
-use crate::protocol::{Conflict, Floors, Judgement, KeyId, Record, Version, is_credible};
-use crate::source::{Extent, Page, Sequence, ShardId, Source, UnreadableRecord};
+use crate::protocol::{Conflict, Floors, Judgement, KeyId, Version, is_credible};
+use crate::source::{Change, Extent, Page, Position, ShardId, Source, UnreadableRecord};
 use crate::spill::SpillError;
 use crate::telemetry::Trace;
 
@@ -45,8 +46,8 @@ impl Track {
         let mut told_by = None;
         let read =
             Read { shard: page.shard.clone(), asked: page.asked, seen, is_full: page.extent == Extent::Full };
-        for (sequence, record) in page.records {
-            match self.record(&read, &sequence, record).await {
+        for change in page.records {
+            match self.record(&read, change).await {
                 Ok(by) => told_by = by.or(told_by),
                 Err(error) => return self.begin_again(&error),
             }
@@ -62,22 +63,26 @@ impl Track {
 
     /// Judges a record, and dispatches what follows from it. Returns the floors, if the judgement rests on
     /// them.
-    async fn record(
-        &mut self,
-        read: &Read,
-        sequence: &Sequence,
-        record: Record,
-    ) -> Result<Option<Arc<Floors>>, SpillError> {
+    async fn record(&mut self, read: &Read, change: Change) -> Result<Option<Arc<Floors>>, SpillError> {
         let Read { shard, asked, seen, is_full } = read;
+        let Change { sequence, record, bytes, user } = change;
         let (ordinal, created_millis) = (self.progress.next_ordinal(), record.created_millis);
-        let is_crowded = !is_full && self.keys.of_table() >= self.shared.tuning.memory_keys;
+        // Where there is no peer, nothing is written to the table.
+        let is_crowded = !is_full
+            && !self.shared.peers.is_empty()
+            && self.keys.of_table() >= self.shared.tuning.memory_keys;
         let Lease { shard: own, since_millis, .. } = &self.holding.lease;
         let acts = shard == own && created_millis >= *since_millis;
         let Shared { origin, table, .. } = &*self.shared;
         let trace = if acts { Trace::begin(origin, table, &record.key, *asked, *seen) } else { None };
         record.old.iter().chain(&record.new).for_each(|image| self.shared.memory.names.note(image));
+        let images = self.shared.shows_arrivals.then(|| Images {
+            key: record.key.clone(),
+            old: record.old.clone(),
+            new: record.new.clone(),
+        });
         let judging = Instant::now();
-        self.terms.come_to(shard, sequence);
+        self.terms.come_to(shard, &sequence);
         let floors = Arc::clone(self.terms.floors());
         let mut judgement = self.keys.judge(ordinal, record, &floors, self.is_main && is_crowded)?;
         let told_by = judgement.by_floors.then_some(floors);
@@ -85,7 +90,7 @@ impl Track {
             trace.classified(judging, judgement.verdict);
         }
         self.make_room();
-        let is_new = |feed: &Feed| acts && !feed.start.covers(sequence);
+        let is_new = |feed: &Feed| acts && !feed.start.covers(&sequence);
         let targets: Vec<Destination> =
             self.feeds.iter().filter(|(_, feed)| is_new(feed)).map(|(name, _)| name.clone()).collect();
         if self.is_main && !targets.is_empty() {
@@ -98,19 +103,48 @@ impl Track {
                 }
             }
         }
-        if let Some((key, version)) = judgement.arrived {
-            self.arrived(key, &version);
+        if let Some((key, version)) = &judgement.arrived {
+            self.arrived(*key, version);
         }
-        for action in judgement.actions {
+        let tenure = Arc::clone(&self.holding.tenure);
+        let record_of = |feed: &Feed| JobRecord {
+            ordinal,
+            ledger: Arc::clone(&feed.ledger),
+            created_millis,
+            seen: *seen,
+        };
+        for action in &judgement.actions {
             for target in &targets {
-                let Some(action) = self.shared.view(&action, target) else { continue };
-                let Some(feed) = self.feeds.get(target) else { continue };
-                let record =
-                    JobRecord { ordinal, ledger: Arc::clone(&feed.ledger), created_millis, seen: *seen };
-                let tenure = Arc::clone(&self.holding.tenure);
-                let job = Job { action, record, tenure, trace: trace.clone(), coalesced: Vec::new() };
-                self.dispatch(target, job).await;
+                let (Some(feed), Some(outlet)) =
+                    (self.feeds.get(target), self.shared.outlets.get(target).cloned())
+                else {
+                    continue;
+                };
+                let Outlet::Replica(lanes) = outlet else { continue };
+                let (record, tenure, trace) = (record_of(feed), Arc::clone(&tenure), trace.clone());
+                let Some(action) = self.shared.view(action, target) else { continue };
+                let job = Job { action, record, tenure, trace, coalesced: Vec::new() };
+                self.dispatch(target, lanes.queue(), job).await;
             }
+        }
+        for target in &targets {
+            let (Some(feed), Some(outlet)) =
+                (self.feeds.get(target), self.shared.outlets.get(target).cloned())
+            else {
+                continue;
+            };
+            let (record, tenure) = (record_of(feed), Arc::clone(&tenure));
+            let Outlet::Feed(batches) = outlet else { continue };
+            let Some(event) = batches.event(&judgement, images.as_ref(), created_millis) else { continue };
+            let provenance = Provenance {
+                stream: Arc::clone(&self.shared.stream_arn),
+                shard: shard.clone(),
+                sequence: sequence.clone(),
+                created_millis,
+                bytes,
+                user: user.clone(),
+            };
+            self.tell(target, &batches, EventJob { event, provenance, record, tenure }).await;
         }
         Ok(told_by)
     }
@@ -131,7 +165,7 @@ impl Track {
         let mut times = self.holding.times.lock().await;
         let kept = now.saturating_sub(self.shared.retention_millis());
         let oldest = self.progress.oldest_unread(&page.shard).max(kept);
-        for (sequence, record) in &mut page.records {
+        for Change { sequence, record, .. } in &mut page.records {
             loop {
                 match times.created(&page.shard, sequence, record.created_millis, now, oldest) {
                     Created::At(millis) => {
@@ -156,7 +190,7 @@ impl Track {
         page.served_millis = page.served_millis.map(|served| {
             if is_credible(served, now) { served } else { served.saturating_sub(ahead_millis) }
         });
-        Some(page.records.last().map_or(0, |(sequence, _)| times.late_millis(&page.shard, sequence)))
+        Some(page.records.last().map_or(0, |last| times.late_millis(&page.shard, &last.sequence)))
     }
 
     /// Saves where the service's clock was ahead, for as long as the lease is held and the track is to go on.
@@ -266,17 +300,54 @@ impl Track {
         }
     }
 
-    /// Queues an action for a destination. Waits for a destination without space, but for a peer no longer
+    /// Queues an event for a feed, or keeps it until another track has delivered what comes before it.
+    async fn tell(&mut self, target: &Destination, batches: &Batches, job: EventJob) {
+        let most = self.shared.tuning.queue_mib << 20;
+        let Some(feed) = self.feeds.get_mut(target).filter(|feed| feed.is_joining()) else {
+            return self.dispatch(target, batches.queue(), job).await;
+        };
+        let JobRecord { ordinal, created_millis, .. } = job.record;
+        if feed.kept.iter().map(Load::bytes).sum::<usize>() + job.bytes() > most {
+            self.drop_feed(target, ordinal, created_millis);
+        } else {
+            feed.ledger.begin(ordinal, created_millis);
+            feed.kept.push(job);
+        }
+    }
+
+    /// Queues the events that were kept, but for those that the other track has delivered, too.
+    pub(super) async fn tell_kept(
+        &mut self,
+        target: &Destination,
+        kept: Vec<EventJob>,
+        done: Option<Position>,
+    ) {
+        let Some(Outlet::Feed(batches)) = self.shared.outlets.get(target).cloned() else { return };
+        for job in kept {
+            let JobRecord { ordinal, .. } = job.record;
+            let ledger = Arc::clone(&job.record.ledger);
+            if !done.as_ref().is_some_and(|done| done.covers(&job.provenance.sequence)) {
+                self.dispatch(target, batches.queue(), job).await;
+            }
+            ledger.finish(ordinal);
+        }
+    }
+
+    /// Queues a job for a destination. Waits for a destination without space, but for a peer or a feed no longer
     /// than the others can bear.
-    async fn dispatch(&mut self, target: &Destination, job: Job) {
-        let Some(outlet) = self.shared.outlets.get(target).cloned() else { return };
+    async fn dispatch<J: Load, M: From<Queued<J>>>(
+        &mut self,
+        target: &Destination,
+        queue: &Queue<J, M>,
+        job: J,
+    ) {
         let alone = self.feeds.len() == 1;
         let Some(feed) = self.feeds.get_mut(target) else { return };
         if feed.is_dropped() {
             return;
         }
-        let JobRecord { ordinal, created_millis, .. } = job.record;
-        let Some(job) = outlet.try_send(job) else {
+        let JobRecord { ordinal, created_millis, .. } = *job.record();
+        let Some(job) = queue.try_send(job) else {
             feed.held_up = feed.held_up.saturating_sub(Duration::from_millis(1));
             return;
         };
@@ -284,13 +355,12 @@ impl Track {
         if alone || *target == Destination::Home {
             tokio::select! {
                 biased;
-                () = outlet.send(job) => {}
+                () = queue.send(job) => {}
                 // It stays in the ledger, and so ahead of the checkpoint.
                 () = self.stop.cancelled() => feed.ledger.begin(ordinal, created_millis),
                 () = self.holding.tenure.ended() => feed.ledger.begin(ordinal, created_millis),
             }
-        } else if tokio::time::timeout(PATIENCE.saturating_sub(feed.held_up), outlet.send(job)).await.is_ok()
-        {
+        } else if tokio::time::timeout(PATIENCE.saturating_sub(feed.held_up), queue.send(job)).await.is_ok() {
             feed.held_up += waiting.elapsed();
         } else {
             self.drop_feed(target, ordinal, created_millis);

@@ -9,8 +9,8 @@ use serde_json::Value;
 use super::regions::TABLE;
 use crate::agent::Agent;
 use crate::cli::Failure;
-use crate::config::{Config, FeedConfig, SinkConfig};
-use crate::feed::FeedName;
+use crate::config::{Config, FeedConfig, SinkConfig, Start};
+use crate::feed::{FeedName, Retry, Shape};
 
 /// A feed of the demo's table, into one file a region.
 pub(super) struct DemoFeed {
@@ -46,7 +46,10 @@ impl DemoFeed {
             name: self.name.clone(),
             table: TABLE.to_owned(),
             regions: config.regions.iter().map(|region| region.name.clone()).collect(),
+            start: Start::default(),
             filters: Vec::new(),
+            shape: Shape::default(),
+            retry: Retry::default(),
             sink: SinkConfig::File { path },
         }
     }

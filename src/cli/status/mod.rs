@@ -112,8 +112,8 @@ fn feeds(status: &AllRegions) -> Vec<String> {
     for region in &status.overview.regions {
         for table in region.agents.iter().flat_map(|agent| &agent.tables) {
             for (feed, entry) in &table.feeds {
-                let FeedEntry { counts, backlog, age } = entry;
-                let FeedSnapshot { delivered, retried, .. } = counts;
+                let FeedEntry { counts, backlog, age, paused_until } = entry;
+                let FeedSnapshot { delivered, retried, parked, .. } = counts;
                 let mut line = format!(
                     "{}/{}: feed {feed}: {delivered} delivered, {backlog} waiting, {} behind",
                     region.region,
@@ -121,7 +121,13 @@ fn feeds(status: &AllRegions) -> Vec<String> {
                     seconds(*age)
                 );
                 if *retried > 0 {
-                    let _ = write!(line, ", {retried} batches tried again");
+                    let _ = write!(line, ", {retried} calls tried again");
+                }
+                if *parked > 0 {
+                    let _ = write!(line, ", {parked} parked (`tradewind feed parked {feed}`)");
+                }
+                if let Some(until) = paused_until {
+                    let _ = write!(line, ", paused until {}", moment(*until));
                 }
                 lines.push(line);
             }

@@ -6,9 +6,11 @@
 //! | `place` | one region, as it answers: its tables, its clock, and which actions are allowed |
 //! | `permissions` | tries each action without effect |
 //! | `tables` | what the replicas of a table must have in common, and what each must have |
+//! | `feeds` | whether feeds can deliver, and what their sinks have rejected |
 //! | `agents` | what the agents report, and what they don't |
 
 mod agents;
+mod feeds;
 mod finding;
 mod permissions;
 mod place;
@@ -83,7 +85,8 @@ pub async fn doctor(config: &Config, regions: &BTreeMap<Origin, Region>, agents_
     let clocks =
         places.iter().filter_map(|(name, place)| Some((name.clone(), place.clock?.ahead()))).collect();
     let allowed = places.values().map(|place| place.allowed).sum();
-    let mut untried = Vec::new();
+    let (of_feeds, mut untried) = feeds::look(config, &reached, agents_of).await;
+    findings.extend(of_feeds);
     for place in places.into_values() {
         findings.extend(place.findings);
         untried.extend(place.untried);

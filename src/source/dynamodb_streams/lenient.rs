@@ -10,8 +10,8 @@ use base64::engine::general_purpose::STANDARD;
 use serde_json::Value;
 
 use super::record::{Parts, ReadPage, Unreadable};
-use crate::protocol::{Item, Record};
-use crate::source::{Sequence, UnreadableRecord};
+use crate::protocol::Item;
+use crate::source::{Change, Sequence, UnreadableRecord, UserIdentity};
 
 /// The last second of the year 9999.
 const LAST_SECOND: f64 = 253_402_300_799.0;
@@ -23,19 +23,19 @@ pub(super) fn read(body: &[u8]) -> Option<ReadPage> {
     let sizes = records.iter().filter_map(|record| record.get("dynamodb")?.get("SizeBytes")?.as_u64());
     Some(ReadPage {
         bytes: sizes.sum(),
-        records: records.iter().map(record).collect(),
+        records: records.iter().map(change).collect(),
         next: answer.get("NextShardIterator").and_then(Value::as_str).map(str::to_owned),
     })
 }
 
 /// The records of an answer, for the fuzzers.
 #[cfg(any(test, fuzzing))]
-pub(crate) fn records(body: &[u8]) -> Option<Vec<Result<(Sequence, Record), UnreadableRecord>>> {
+pub(crate) fn records(body: &[u8]) -> Option<Vec<Result<Change, UnreadableRecord>>> {
     Some(read(body)?.records)
 }
 
-fn record(record: &Value) -> Result<(Sequence, Record), UnreadableRecord> {
-    let Some(body) = record.get("dynamodb") else { return Parts::default().record() };
+fn change(record: &Value) -> Result<Change, UnreadableRecord> {
+    let Some(body) = record.get("dynamodb") else { return Parts::default().change() };
     let created = body.get("ApproximateCreationDateTime").and_then(Value::as_f64);
     let image = |name: &str| body.get(name).filter(|image| !image.is_null()).map(item);
     let parts = Parts {
@@ -44,8 +44,16 @@ fn record(record: &Value) -> Result<(Sequence, Record), UnreadableRecord> {
         key: image("Keys"),
         old: image("OldImage"),
         new: image("NewImage"),
+        bytes: body.get("SizeBytes").and_then(Value::as_u64),
+        user: record.get("userIdentity").and_then(user),
     };
-    parts.record()
+    parts.change()
+}
+
+/// Who made the change; DynamoDB Streams and its emulators differ in the names' first letters.
+fn user(value: &Value) -> Option<UserIdentity> {
+    let field = |names: [&str; 2]| names.iter().find_map(|name| Some(value.get(name)?.as_str()?.to_owned()));
+    Some(UserIdentity { kind: field(["Type", "type"])?, principal: field(["PrincipalId", "principalId"])? })
 }
 
 /// A plausible time in seconds, as milliseconds.
@@ -127,7 +135,7 @@ mod tests {
         });
         let page = page(std::slice::from_ref(&image));
         assert_eq!(page.next.as_deref(), Some("next"));
-        let (sequence, record) = page.records[0].as_ref().expect("a record");
+        let Change { sequence, record, .. } = page.records[0].as_ref().expect("a record");
         assert_eq!((sequence.as_str(), record.created_millis), ("0", 1_700_000_000_500));
         assert_eq!((&record.old, item_json(record.new.as_ref().expect("an image"))), (&None, image));
     }
@@ -136,7 +144,7 @@ mod tests {
     fn what_is_left_of_an_empty_map_is_an_empty_map() {
         let page =
             page(&[json!({ "m": {}, "l": { "L": [{}, { "S": "x" }] }, "deep": { "M": { "inner": {} } } })]);
-        let (_, record) = page.records[0].as_ref().expect("a record");
+        let Change { record, .. } = page.records[0].as_ref().expect("a record");
         assert_eq!(
             item_json(record.new.as_ref().expect("an image")),
             json!({

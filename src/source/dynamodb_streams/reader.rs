@@ -16,8 +16,7 @@ use super::service_clock::{ServiceClock, own_millis};
 use super::{Pacer, lenient};
 use crate::answer::Summed;
 use crate::fault::{Backoff, Fault, FaultKind, persist};
-use crate::protocol::Record;
-use crate::source::{Extent, Lineage, Page, Position, Sequence, ShardId, Source, StreamEvent};
+use crate::source::{Change, Extent, Lineage, Page, Position, Sequence, ShardId, Source, StreamEvent};
 
 /// GetRecords' own limit.
 const PAGE: u16 = 1_000;
@@ -117,7 +116,7 @@ impl Stream {
 
 /// The content of one answer, and when it was given.
 struct Records {
-    read: Vec<(Sequence, Record)>,
+    read: Vec<Change>,
     unreadable: usize,
     last: Option<Sequence>,
     bytes: u64,
@@ -389,7 +388,7 @@ impl ShardReader {
         for record in page.records {
             match record {
                 Ok(record) => {
-                    last = Some(record.0.clone());
+                    last = Some(record.sequence.clone());
                     records.push(record);
                 }
                 Err(record) => {

@@ -9,11 +9,11 @@ use aws_sdk_dynamodbstreams::types::{AttributeValue as StreamValue, Record as St
 
 use crate::log_key::log_key;
 use crate::protocol::{Item, Record};
-use crate::source::{Sequence, UnreadableRecord};
+use crate::source::{Change, Sequence, UnreadableRecord, UserIdentity};
 
 /// The answer to GetRecords.
 pub(super) struct ReadPage {
-    pub(super) records: Vec<Result<(Sequence, Record), UnreadableRecord>>,
+    pub(super) records: Vec<Result<Change, UnreadableRecord>>,
     /// The records' sizes in bytes, as the service counts them.
     pub(super) bytes: u64,
     /// The iterator for the next page; `None` at the end of a shard.
@@ -40,12 +40,14 @@ pub(super) struct Parts {
     pub(super) key: Option<Result<Item, Unreadable>>,
     pub(super) old: Option<Result<Item, Unreadable>>,
     pub(super) new: Option<Result<Item, Unreadable>>,
+    pub(super) bytes: Option<u64>,
+    pub(super) user: Option<UserIdentity>,
 }
 
 impl Parts {
     /// The record, if nothing is missing.
-    pub(super) fn record(self) -> Result<(Sequence, Record), UnreadableRecord> {
-        let Self { sequence, created_millis, key, old, new } = self;
+    pub(super) fn change(self) -> Result<Change, UnreadableRecord> {
+        let Self { sequence, created_millis, key, old, new, bytes, user } = self;
         let sequence_text = sequence.as_ref().map_or("without sequence number", Sequence::as_str).to_owned();
         let named = |key: &str, error: Unreadable| UnreadableRecord {
             sequence: sequence.clone(),
@@ -63,7 +65,8 @@ impl Parts {
         let Some(sequence) = sequence.clone() else {
             return Err(of_key(Unreadable::without("sequence number")));
         };
-        Ok((sequence, Record { created_millis, key, old, new }))
+        let record = Record { created_millis, key, old, new };
+        Ok(Change { sequence, record, bytes: bytes.unwrap_or_default(), user })
     }
 }
 
@@ -89,8 +92,8 @@ impl Unreadable {
 
 /// The event's name is ignored: the images say what happened, and newer releases of DynamoDB Local send names
 /// that the SDK does not know.
-pub(crate) fn convert(record: StreamRecord) -> Result<(Sequence, Record), UnreadableRecord> {
-    let Some(body) = record.dynamodb else { return Parts::default().record() };
+pub(crate) fn convert(record: StreamRecord) -> Result<Change, UnreadableRecord> {
+    let Some(body) = record.dynamodb else { return Parts::default().change() };
     let item = |image: HashMap<String, StreamValue>| -> Result<Item, Unreadable> {
         image.into_iter().map(|(name, value)| Ok((name, convert_value(value)?))).collect()
     };
@@ -101,8 +104,14 @@ pub(crate) fn convert(record: StreamRecord) -> Result<(Sequence, Record), Unread
         key: body.keys.map(item),
         old: body.old_image.map(item),
         new: body.new_image.map(item),
+        bytes: body.size_bytes.map(i64::unsigned_abs),
+        user: record.user_identity.map(|user| UserIdentity {
+            // Some emulators spell the fields' names otherwise; DynamoDB names nobody else.
+            kind: user.r#type.unwrap_or_else(|| "Service".to_owned()),
+            principal: user.principal_id.unwrap_or_else(|| "dynamodb.amazonaws.com".to_owned()),
+        }),
     };
-    parts.record()
+    parts.change()
 }
 
 fn convert_value(value: StreamValue) -> Result<AttributeValue, Unreadable> {

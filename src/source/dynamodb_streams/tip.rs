@@ -34,7 +34,7 @@ impl Tip {
             let page = self.client.get_records().shard_iterator(iterator).send().await?;
             let records =
                 page.records.unwrap_or_default().into_iter().filter_map(|record| convert(record).ok());
-            seen.extend(records.map(|(_, record)| (shard.clone(), record)));
+            seen.extend(records.map(|change| (shard.clone(), change.record)));
             self.iterators.extend(page.next_shard_iterator.map(|next| (shard, next)));
         }
         Ok(seen)
