@@ -248,7 +248,7 @@ fn config(settings: &Settings) -> Option<Config> {
 
 /// The feed as the agents' configuration has it.
 fn feed_config(feed: &FeedSettings, settings: &Settings) -> Option<FeedConfig> {
-    let FeedSettings { state, batch_size, parallelization, partial, blocks_shard, .. } = *feed;
+    let FeedSettings { state, batch_size, parallelization, partial, blocks_shard, poison, .. } = *feed;
     let telling = if state { 1 } else { settings.regions };
     let lambda = LambdaConfig {
         function: FEED.to_owned(),
@@ -268,7 +268,7 @@ fn feed_config(feed: &FeedSettings, settings: &Settings) -> Option<FeedConfig> {
         filters: Vec::new(),
         shape: Shape { events: if state { Events::State } else { Events::Origin }, ..Shape::default() },
         retry: Retry {
-            attempts: Some(12),
+            attempts: Some(if poison > 0 { 2 } else { 12 }),
             max_age: None,
             bisect: true,
             blocked: if blocks_shard { Blocked::Shard } else { Blocked::Key },

@@ -403,14 +403,16 @@ fn link_fault(settings: &Settings, rng: &mut Rng) -> FaultKind {
 /// The feed of the profile.
 fn feed(rng: &mut Rng) -> FeedSettings {
     let state = rng.u8(..3) == 0;
+    let poison = if !state && rng.bool() { rng.u8(20..60) } else { 0 };
     FeedSettings {
         state,
         batch_size: [1, 10, 100][rng.usize(..3)],
         parallelization: rng.u32(1..=4),
         partial: rng.bool(),
         blocks_shard: rng.bool(),
-        breaks: if rng.bool() { rng.u8(5..25) } else { 0 },
-        poison: if !state && rng.bool() { rng.u8(20..60) } else { 0 },
+        // Where events are soon parked, none may be parked for bad luck.
+        breaks: if poison == 0 && rng.bool() { rng.u8(5..25) } else { 0 },
+        poison,
     }
 }
 

@@ -28,7 +28,7 @@ impl ControlTable {
         let row = Row::from([
             (PK.to_owned(), text(AGENTS)),
             (SK.to_owned(), text(sk(feed))),
-            (SINCE.to_owned(), number(since_millis)),
+            (SINCE.to_owned(), number(since(since_millis))),
             (REWINDS.to_owned(), number(0)),
         ]);
         let put = self.client.put_item().table_name(&self.name).set_item(Some(row));
@@ -47,11 +47,17 @@ impl ControlTable {
             .update_expression("SET #since = :since ADD #rewinds :one")
             .expression_attribute_names("#since", SINCE)
             .expression_attribute_names("#rewinds", REWINDS)
-            .expression_attribute_values(":since", number(since_millis))
+            .expression_attribute_values(":since", number(since(since_millis)))
             .expression_attribute_values(":one", number(1));
         update.send().await?;
         Ok(())
     }
+}
+
+/// The whole minute before a moment: creation times are whole seconds on AWS and whole minutes on DynamoDB Local, and
+/// what is written at the moment must be told.
+fn since(millis: u64) -> u64 {
+    millis - millis % 60_000
 }
 
 fn sk(feed: &FeedName) -> String {

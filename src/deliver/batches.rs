@@ -9,8 +9,8 @@ use tokio::task::{JoinError, JoinSet};
 use tokio::time::Instant;
 use tracing::{debug, error, info, warn};
 
-use super::queue::{Load, Queue, Queued};
-use super::{Complaints, EventJob, Pauses, Tenure};
+use super::queue::{Queue, Queued};
+use super::{Complaints, EventJob, Load, Pauses, Tenure};
 use crate::clock::wall_millis;
 use crate::control::{ControlTable, ParkedEvent};
 use crate::destination::Destination;

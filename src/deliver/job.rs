@@ -4,12 +4,19 @@ use std::sync::Arc;
 
 use tokio::time::Instant;
 
-use super::queue::Load;
 use super::{Ledger, Tenure};
 use crate::feed::{Event, Provenance};
 use crate::protocol::{Action, Body};
 use crate::replica::item_bytes;
 use crate::telemetry::Trace;
+
+/// What a queue carries.
+pub trait Load {
+    /// The record that it came from.
+    fn record(&self) -> &JobRecord;
+    /// The approximate size of its images, in bytes.
+    fn bytes(&self) -> usize;
+}
 
 /// One action on its way to a replica.
 #[derive(Debug)]

@@ -18,12 +18,12 @@ mod writer;
 
 pub use batches::{Batches, Teller};
 pub use complaints::Complaints;
-pub use job::{EventJob, Job, JobRecord};
+pub use job::{EventJob, Job, JobRecord, Load};
 pub use lanes::Lanes;
 pub use ledger::Ledger;
 pub use outlet::Outlet;
 pub use pauses::Pauses;
-pub use queue::{Load, Queue, Queued};
+pub use queue::{Queue, Queued};
 pub use refusals::Refusals;
 pub use tenure::Tenure;
 pub use writer::Writer;

@@ -4,15 +4,7 @@ use std::sync::Arc;
 
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
 
-use super::JobRecord;
-
-/// What a queue carries.
-pub trait Load {
-    /// The record that it came from.
-    fn record(&self) -> &JobRecord;
-    /// The approximate size of its images, in bytes.
-    fn bytes(&self) -> usize;
-}
+use super::Load;
 
 /// A job, and the space that it takes.
 pub type Queued<J> = (J, OwnedSemaphorePermit);

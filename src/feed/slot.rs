@@ -586,7 +586,8 @@ mod tests {
             assert!(last.insert(*key, *number).is_none_or(|before| before < *number), "{taken:?}");
         }
         let all = keys.chars().filter(|key| *key != 'z').count();
-        assert_eq!(taken.len() + given_up.len() / 2, all, "an event was lost: {taken:?}, {given_up}");
+        let parked = given_up.chars().filter(char::is_ascii_alphabetic).count();
+        assert_eq!(taken.len() + parked, all, "an event was lost: {taken:?}, {given_up}");
         (batches, given_up)
     }
 
