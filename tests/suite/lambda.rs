@@ -171,6 +171,11 @@ fn text_of(value: &Value) -> &str {
     value.as_str().unwrap_or_else(|| panic!("{value} is no text"))
 }
 
+/// What an event consists of.
+fn names(event: &Value) -> Vec<&String> {
+    event.as_object().expect("an object").keys().collect()
+}
+
 /// The values that an application put, in the order of these records.
 fn values(records: &[Value]) -> Vec<&str> {
     records.iter().map(|record| text_of(&record["dynamodb"]["NewImage"]["v"]["S"])).collect()
@@ -268,6 +273,10 @@ async fn each_write_reaches_the_function_once_as_lambda_tells_it() {
         expected["eventID"] = told["eventID"].clone();
         assert_eq!(*told, expected);
     }
+    let (code, tested) = run_json(world.tradewind(DUBLIN, &["feed", "test", FEED])).await;
+    assert_eq!(code, 0, "{tested:#}");
+    let made_up = function.taken(&world).split_off(taken.len());
+    assert_eq!((made_up.len(), names(&made_up[0])), (1, names(&taken[0])));
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -293,7 +302,6 @@ async fn a_reported_failure_holds_up_its_key_alone_and_is_parked() {
     assert_eq!(shown["dynamodb"]["NewImage"], item_json(&row("p", "poison")));
     assert_eq!(shown["tradewind"]["version"], parked_event["version"]);
     // All that the function gets of an event is parked.
-    let names = |event: &Value| event.as_object().expect("an object").keys().cloned().collect::<Vec<_>>();
     assert_eq!(names(&shown), names(&taken[0]));
     world.converged().await;
     world.stop_agent(DUBLIN).await;
