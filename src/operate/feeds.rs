@@ -148,7 +148,7 @@ impl FeedSites<'_> {
             let described = describe(region, physical).await;
             let described = described.map_err(|fault| OperateError::at(region, physical, fault))?;
             let key = json!(described.key_schema.sample());
-            let event = json!({
+            let mut event = json!({
                 "eventID": format!("test-{}", wall_millis()),
                 "eventName": "INSERT",
                 "eventVersion": "1.1",
@@ -162,7 +162,9 @@ impl FeedSites<'_> {
                     "SizeBytes": 0,
                     "StreamViewType": self.feed.shape.view,
                 },
+                "eventSourceARN": described.table.latest_stream_arn,
             });
+            self.feed.shape.view.project(&mut event);
             all.push((region.name.clone(), self.offer(region, event.to_string()).await?));
         }
         Ok(all)

@@ -29,7 +29,7 @@ impl World {
     }
 
     /// All records of a region's stream.
-    async fn records(&self, region: usize) -> Vec<Record> {
+    pub(crate) async fn records(&self, region: usize) -> Vec<Record> {
         let table = self.app(region).describe_table().table_name(&self.table).send().await;
         let arn = table.expect("a description").table.and_then(|table| table.latest_stream_arn);
         let arn = arn.expect("a stream");

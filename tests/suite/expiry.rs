@@ -8,18 +8,18 @@ use tradewind::protocol::Item;
 use crate::items::{item, key, n, s};
 use crate::world::{PLAIN, World, eventually};
 
-fn seconds_from_now(seconds: i64) -> i64 {
+pub(crate) fn seconds_from_now(seconds: i64) -> i64 {
     #[expect(clippy::disallowed_methods, reason = "expiry goes by the wall clock")]
     let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or(Duration::ZERO);
     i64::try_from(now.as_secs()).unwrap() + seconds
 }
 
-fn until(id: &str, expires: i64) -> Item {
+pub(crate) fn until(id: &str, expires: i64) -> Item {
     item([("pk", s(id)), ("expires", n(expires))])
 }
 
 /// Regions in which items expire, or nothing where the engine can't serve that.
-async fn expiring(regions: usize) -> Option<World> {
+pub(crate) async fn expiring(regions: usize) -> Option<World> {
     let world = World::prepared(regions, PLAIN).await;
     if let Some(reason) = world.engine.lacks_expiry() {
         eprintln!("skipped on {:?}: {reason}", world.engine);

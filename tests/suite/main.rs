@@ -4,6 +4,7 @@
 //! | --- | --- |
 //! | nothing | embedded regions: needs nothing but Rust |
 //! | `TRADEWIND_TEST_ENGINE`, `TRADEWIND_TEST_ENDPOINT` | that server; `tests/with-engine` starts one and sets both |
+//! | `TRADEWIND_TEST_RIE`, `TRADEWIND_TEST_RECORDS` | embedded regions beside a Lambda function; `tests/with-rie` starts one and sets both |
 //!
 //! What the engines do differently is in `engine`, and nowhere else. A test that an engine can't
 //! serve says so and passes.
@@ -41,6 +42,8 @@ mod faults;
 mod feeds;
 mod hazards;
 mod init;
+#[cfg(feature = "lambda")]
+mod lambda;
 mod large;
 mod letters;
 mod listener;
