@@ -844,6 +844,22 @@ fn action(record: &str, kind: &str) -> Action {
     unreachable!("{record} asks for no {kind}")
 }
 
+#[test]
+fn each_action_tells_its_key_and_the_write_that_it_makes() {
+    // A record, the kind of action that it asks for, and the write that the action makes.
+    for (record, kind, makes) in [
+        ("9: x 5b -> y", "push", Some("y as 9a on 5b")),
+        ("9: x 5b -> -", "push", Some("delete as 9a on 5b")),
+        ("9: - -> x; 9: x -> y 5b", "heal", Some("x as 9a")),
+        ("9: x 6b -> y 5b", "stamp", Some("y as 9a on 6b")),
+        ("9: x -> x 5b mark", "apply delete", None),
+    ] {
+        let action = action(record, kind);
+        assert_eq!(*action.key(), key(), "{kind} of {record:?}");
+        assert_eq!(action.write().map(show_write).as_deref(), makes, "{kind} of {record:?}");
+    }
+}
+
 /// The result of an action in a region where this is stored.
 fn meets(action: &Action, to: &str, stored: &str) -> &'static str {
     // What an agent wrote there has a nonce of that region.
