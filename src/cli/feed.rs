@@ -64,7 +64,7 @@ enum Action {
     Show(OneEvent),
     /// Offer parked events to the sink again, from here; those that it takes are parked no more.
     ///
-    /// Later events of the same items have been delivered meanwhile. Exits with 1 if an event stays parked.
+    /// Later events of the same items have been delivered meanwhile. Exits with 1 if an event is rejected again, and with 69 if the sink can't be called.
     Replay {
         #[command(flatten)]
         one: One,
@@ -275,8 +275,7 @@ async fn replay(reached: &Reached, id: Option<&str>, json: bool) -> Result<Exit,
             "no parked events",
         )
     })?;
-    let all_taken = results.iter().all(|replayed| replayed.offered == Offered::Taken);
-    Ok(if all_taken { Exit::Done } else { Exit::Differs })
+    Ok(exit(results.iter().map(|replayed| &replayed.offered)))
 }
 
 /// A time as people write one, or how long ago it was, in milliseconds since the Unix epoch.
@@ -316,8 +315,7 @@ async fn test(reached: &Reached, json: bool) -> Result<Exit, Failure> {
     output::report(json, &tested, |tested| {
         lines(tested, |tested| format!("{}: {}", tested.region, fate(&tested.offered)), "no region")
     })?;
-    let all_taken = tested.iter().all(|tested| tested.offered == Offered::Taken);
-    Ok(if all_taken { Exit::Done } else { Exit::Differs })
+    Ok(exit(tested.iter().map(|tested| &tested.offered)))
 }
 
 async fn acknowledge(reached: &Reached, json: bool) -> Result<Exit, Failure> {
@@ -346,9 +344,21 @@ fn line(parked: &Parked) -> String {
     )
 }
 
+/// How a command ends that has offered these.
+fn exit<'a>(offered: impl Iterator<Item = &'a Offered>) -> Exit {
+    let worst = |exit, offered: &Offered| match (exit, offered) {
+        (exit, Offered::Taken) => exit,
+        (Exit::Done, Offered::Rejected { .. }) => Exit::Differs,
+        (exit, Offered::Rejected { .. }) => exit,
+        (_, Offered::Unavailable { .. }) => Exit::Unavailable,
+    };
+    offered.fold(Exit::Done, worst)
+}
+
 fn fate(offered: &Offered) -> String {
     match offered {
         Offered::Taken => "taken".to_owned(),
         Offered::Rejected { reason } => format!("rejected: {reason}"),
+        Offered::Unavailable { reason } => reason.clone(),
     }
 }

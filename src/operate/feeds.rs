@@ -11,6 +11,7 @@ use crate::clock::wall_millis;
 use crate::config::{Config, FeedConfig};
 use crate::control::{ControlTable, Gap, ParkedEvent, RowId, SavedEvent};
 use crate::fault::Fault;
+use crate::feed::WindowCall;
 use crate::item_json::item_json;
 use crate::protocol::Origin;
 use crate::region::Region;
@@ -49,6 +50,8 @@ pub enum Offered {
     Taken,
     /// It stays parked.
     Rejected { reason: String },
+    /// Nothing is known about it: it stays parked.
+    Unavailable { reason: String },
 }
 
 /// A feed, and the regions that deliver it.
@@ -131,7 +134,7 @@ impl FeedSites<'_> {
             return Ok(Offered::Rejected { reason: "part of the event has expired".to_owned() });
         };
         let (region, _) = self.at(&parked.region)?;
-        let offered = self.offer(region, text).await?;
+        let offered = self.offer(region, text).await;
         if offered == Offered::Taken {
             self.drop(parked).await?;
         }
@@ -164,21 +167,40 @@ impl FeedSites<'_> {
                 },
                 "eventSourceARN": described.table.latest_stream_arn,
             });
+            if !self.feed.shape.strict {
+                event["tradewind"] = json!({
+                    "feed": self.feed.name,
+                    "table": self.feed.table,
+                    "region": region.name.as_str(),
+                    "test": true,
+                });
+            }
             self.feed.shape.view.project(&mut event);
-            all.push((region.name.clone(), self.offer(region, event.to_string()).await?));
+            all.push((region.name.clone(), self.offer(region, event.to_string()).await));
         }
         Ok(all)
     }
 
-    async fn offer(&self, region: &Region, text: String) -> Result<Offered, OperateError> {
+    async fn offer(&self, region: &Region, text: String) -> Offered {
         let sequence = serde_json::from_str::<Value>(&text).unwrap_or_default();
         let sequence = sequence["dynamodb"]["SequenceNumber"].as_str().unwrap_or_default().to_owned();
-        let batch = Batch { events: vec![Offer { text, sequence }], ..Batch::default() };
-        let delivered = Sink::open(&self.feed.sink, region).deliver(&batch).await;
-        let target = self.feed.sink.target_in(&region.name);
-        match delivered.map_err(|fault| OperateError::at(region, &target, fault))? {
-            Delivery::Taken { .. } => Ok(Offered::Taken),
-            Delivery::Rejected { reason, .. } => Ok(Offered::Rejected { reason }),
+        let sink = Sink::open(&self.feed.sink, region);
+        // Where there are windows, it is the first and last event of one of its own.
+        let window = sink.limits().tumbling.map(|_| WindowCall {
+            start_millis: wall_millis(),
+            end_millis: wall_millis(),
+            state: json!({}),
+            is_final: true,
+            is_early: false,
+        });
+        let batch = Batch { events: vec![Offer { text, sequence }], window, ..Batch::default() };
+        match sink.deliver(&batch).await {
+            Ok(Delivery::Taken { .. }) => Offered::Taken,
+            Ok(Delivery::Rejected { reason, .. }) => Offered::Rejected { reason },
+            Err(fault) => {
+                let target = self.feed.sink.target_in(&region.name);
+                Offered::Unavailable { reason: format!("{target} can't be called: {fault}") }
+            }
         }
     }
 
