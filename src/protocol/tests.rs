@@ -758,6 +758,39 @@ fn a_time_far_ahead_is_not_believed() {
 }
 
 #[test]
+fn a_judgement_tells_what_it_rests_on() {
+    // The floors, a record, and whether it is a seed, or a put-back by the floors alone.
+    for (floors, record, is_seed, by_floors) in [
+        ("floors", "99: - -> x", false, false),
+        ("floors", "99: - -> x 5b", false, false),
+        ("floors b=66", "99: - -> x 5b", false, true),
+        ("floors b=66", "99: - -> x 5b @c", false, false),
+        ("floors -=5", "99: - -> x 3b <5-", true, false),
+        ("floors -=6", "99: - -> x 3b <5-", false, true),
+    ] {
+        let mut table = Table::new();
+        table.step(floors);
+        let judgement = table.judge(record);
+        assert_eq!((judgement.is_seed, judgement.by_floors), (is_seed, by_floors), "{floors}, {record}");
+    }
+}
+
+#[test]
+fn the_keys_with_the_lowest_versions_are_set_aside() {
+    let mut memory = KeyMemory::new(origin("a"));
+    let key = |name: &str| Item::from([("pk".to_owned(), AttributeValue::S(name.to_owned()))]);
+    for (ordinal, (name, created_millis)) in (0..).zip([("p", 9_000), ("q", 7_000), ("r", 8_000)]) {
+        let record = Record { created_millis, key: key(name), old: None, new: Some(key(name)) };
+        memory.judge(ordinal, record, &Floors::default(), false);
+    }
+    let known = |memory: &KeyMemory| ["p", "q", "r"].map(|name| memory.knows(&KeyId::of(&key(name))));
+    let aside = memory.set_aside(2);
+    assert_eq!(known(&memory), [true, false, false]);
+    aside.into_iter().for_each(|(key, state)| memory.put_back(key, state));
+    assert_eq!(known(&memory), [true; 3]);
+}
+
+#[test]
 fn nothing_is_forgotten_before_a_hold_is_over() {
     let mut floors = Floors::default();
     floors.raise(&Origin::seeding(), Hlc::from(4));
