@@ -287,5 +287,6 @@ mod tests {
         let replaced = selections.view(&tokyo, &dublin, &over).expect("a write").replaced.clone();
         assert_eq!(replaced.as_deref(), Some(&part), "what the region holds of it");
         assert_eq!(selections.view(&dublin, &tokyo, &write), None);
+        assert_eq!(selections.withheld().collect::<Vec<_>>(), [(&dublin, "passport")]);
     }
 }
