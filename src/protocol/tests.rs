@@ -786,7 +786,9 @@ fn the_keys_with_the_lowest_versions_are_set_aside() {
     let known = |memory: &KeyMemory| ["p", "q", "r"].map(|name| memory.knows(&KeyId::of(&key(name))));
     let aside = memory.set_aside(2);
     assert_eq!(known(&memory), [true, false, false]);
-    aside.into_iter().for_each(|(key, state)| memory.put_back(key, state));
+    for (key, state) in aside {
+        memory.put_back(key, state);
+    }
     assert_eq!(known(&memory), [true; 3]);
 }
 
