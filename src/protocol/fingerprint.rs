@@ -220,6 +220,22 @@ mod tests {
     }
 
     #[test]
+    fn numbers_are_the_same_however_they_are_spelt() {
+        for (a, b, same) in [("1", "1", true), ("100", "1e2", true), ("1", "10", false), ("x", "x", true)] {
+            assert_eq!(same_number(a, b), same, "{a} {b}");
+        }
+    }
+
+    #[test]
+    fn bytes_are_read_back() {
+        let item = item(AttributeValue::Bool(true));
+        let (fingerprint, key) = (Fingerprint::of(&item), KeyId::of(&item));
+        assert_eq!(Fingerprint::from_bytes(fingerprint.to_bytes()), fingerprint);
+        assert_eq!(KeyId::from_bytes(key.to_bytes()), key);
+        assert_eq!(key.number(), u128::from_be_bytes(key.to_bytes()));
+    }
+
+    #[test]
     fn the_stamp_and_the_order_of_sets_do_not_count() {
         let set = |names: [&str; 2]| AttributeValue::Ss(names.map(str::to_owned).to_vec());
         let mut stamped = item(set(["x", "y"]));

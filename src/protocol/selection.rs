@@ -255,6 +255,21 @@ mod tests {
     }
 
     #[test]
+    fn an_item_is_whole_if_every_region_takes_all_of_it() {
+        let mut selections = Selections::default();
+        selections.add("dublin".parse().expect("a name"), only("residency", Test::Is(vec![s("eu")])));
+        let without = BTreeSet::from(["passport".to_owned()]);
+        selections.add("zurich".parse().expect("a name"), Selection { only: Vec::new(), without });
+        for (attributes, expected) in [
+            (&[("residency", s("eu"))][..], true),
+            (&[("residency", s("us"))], false),
+            (&[("residency", s("eu")), ("passport", s("X"))], false),
+        ] {
+            assert_eq!(selections.is_whole(&item(attributes)), expected, "{attributes:?}");
+        }
+    }
+
+    #[test]
     fn what_stays_home_is_not_sent_and_its_region_only_receives() {
         let (tokyo, dublin): (Origin, Origin) =
             ("tokyo".parse().expect("a name"), "dublin".parse().expect("a name"));
@@ -265,6 +280,13 @@ mod tests {
         let part = item(&[("id", s("1"))]);
         let expected = Body::Put(Arc::new(part.clone()), Fingerprint::of(&part));
         assert_eq!(selections.view(&tokyo, &dublin, &write).expect("a write").body, expected);
+        let over = Write {
+            replaced: Some(Arc::new(item(&[("id", s("1")), ("passport", s("Y"))]))),
+            ..write.clone()
+        };
+        let replaced = selections.view(&tokyo, &dublin, &over).expect("a write").replaced.clone();
+        assert_eq!(replaced.as_deref(), Some(&part), "what the region holds of it");
         assert_eq!(selections.view(&dublin, &tokyo, &write), None);
+        assert_eq!(selections.withheld().collect::<Vec<_>>(), [(&dublin, "passport")]);
     }
 }

@@ -268,6 +268,7 @@ mod tests {
             good.replace(" x-", " y-"),
             good.replace(" x-", " x"),
             good.replacen("00", "+0", 1),
+            good.replace(" 0000000000000001", " +000000000000001"),
         ] {
             assert_eq!(Stamp::parse(&bad), None, "{bad}");
         }

@@ -11,6 +11,7 @@ use std::sync::Arc;
 
 use aws_sdk_dynamodb::types::AttributeValue;
 
+use super::stamp::StampKind;
 use super::*;
 
 fn hlc(text: &str) -> Hlc {
@@ -735,6 +736,70 @@ fn floors_rise_and_meet() {
     for met in [low.meet(&high), high.meet(&low)] {
         assert_eq!((met.get(&a), met.get(&b)), (hlc("5"), Hlc::ZERO));
     }
+    low.raise_all(&high);
+    assert_eq!(low, high);
+}
+
+#[test]
+fn a_time_far_ahead_is_not_believed() {
+    let now = 100_000;
+    for (millis, expected) in [(0, true), (now, true), (now + 30_000, true), (now + 30_001, false)] {
+        assert_eq!(is_credible(millis, now), expected, "{millis}");
+    }
+    let mut floors = Floors::default();
+    // A seeder's floor is no time.
+    for (region, floor) in [("a", "90"), ("b", "130"), ("c", "131"), ("-", "131")] {
+        floors.raise(&origin(region), hlc(floor));
+    }
+    let credible = floors.credible(now);
+    for (region, floor) in [("a", hlc("90")), ("b", hlc("130")), ("c", Hlc::ZERO), ("-", hlc("131"))] {
+        assert_eq!(credible.get(&origin(region)), floor, "{region}");
+    }
+}
+
+#[test]
+fn a_judgement_tells_what_it_rests_on() {
+    // The floors, a record, and whether it is a seed, or a put-back by the floors alone.
+    for (floors, record, is_seed, by_floors) in [
+        ("floors", "99: - -> x", false, false),
+        ("floors", "99: - -> x 5b", false, false),
+        ("floors b=66", "99: - -> x 5b", false, true),
+        ("floors b=66", "99: - -> x 5b @c", false, false),
+        ("floors -=5", "99: - -> x 3b <5-", true, false),
+        ("floors -=6", "99: - -> x 3b <5-", false, true),
+    ] {
+        let mut table = Table::new();
+        table.step(floors);
+        let judgement = table.judge(record);
+        assert_eq!((judgement.is_seed, judgement.by_floors), (is_seed, by_floors), "{floors}, {record}");
+    }
+}
+
+#[test]
+fn the_keys_with_the_lowest_versions_are_set_aside() {
+    let mut memory = KeyMemory::new(origin("a"));
+    let key = |name: &str| Item::from([("pk".to_owned(), AttributeValue::S(name.to_owned()))]);
+    for (ordinal, (name, created_millis)) in (0..).zip([("p", 9_000), ("q", 7_000), ("r", 8_000)]) {
+        let record = Record { created_millis, key: key(name), old: None, new: Some(key(name)) };
+        memory.judge(ordinal, record, &Floors::default(), false);
+    }
+    let known = |memory: &KeyMemory| ["p", "q", "r"].map(|name| memory.knows(&KeyId::of(&key(name))));
+    let aside = memory.set_aside(2);
+    assert_eq!(known(&memory), [true, false, false]);
+    for (key, state) in aside {
+        memory.put_back(key, state);
+    }
+    assert_eq!(known(&memory), [true; 3]);
+}
+
+#[test]
+fn nothing_is_forgotten_before_a_hold_is_over() {
+    let mut floors = Floors::default();
+    floors.raise(&Origin::seeding(), Hlc::from(4));
+    for (hold, forgets) in [(None, true), (Some(3), true), (Some(4), false), (Some(5), false)] {
+        let sweep = KeyMemory::new(origin("a")).forget(&[origin("b")], &floors, hold);
+        assert_eq!(sweep.is_some(), forgets, "{hold:?}");
+    }
 }
 
 #[test]
@@ -1031,6 +1096,7 @@ fn what_is_done_at_home_replaces_nothing_that_its_maker_has_not_seen() {
                 ("z junk", "made at the second try"),
                 ("z 8c", "superseded"),
                 ("z 9a", "superseded"),
+                ("z 9a kept", "superseded"),
                 ("z 10c kept", "superseded"),
                 ("-", "superseded"),
             ],
@@ -1072,6 +1138,28 @@ fn a_second_try_expects_exactly_what_was_found() {
     }
     let nothing = Guard::exactly(None);
     assert!(nothing.holds(None) && !nothing.holds(Some(&found)));
+}
+
+#[test]
+fn at_a_second_try_a_delete_is_made_over_nothing_and_a_put_waits() {
+    for (record, next) in [("9: x 5b -> -", Next::Again), ("9: x 5b -> y", Next::Contended)] {
+        assert_eq!(action(record, "push").next(&origin("c"), None), next, "{record}");
+    }
+}
+
+#[test]
+fn a_mark_tells_the_data_below_it() {
+    let Action::Push(write) = action("9: x 5b -> -", "push") else { unreachable!("a push") };
+    let (image, version) = (item("x"), version("5b"));
+    for (guard, below) in [
+        (Guard::Absent, Fingerprint::of(&key())),
+        (Guard::Exactly(&image), Fingerprint::of(&image)),
+        (Guard::Stamp(None), Fingerprint::UNKNOWN),
+        (Guard::Below(&version), Fingerprint::UNKNOWN),
+    ] {
+        let stamp = write.stamp(Nonce::new(&origin("a"), 1), &guard);
+        assert_eq!(stamp.kind, StampKind::Mark(below), "{guard:?}");
+    }
 }
 
 #[test]

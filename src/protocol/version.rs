@@ -205,6 +205,27 @@ mod tests {
     }
 
     #[test]
+    fn a_time_beyond_all_clocks_is_the_last_one() {
+        assert_eq!(Hlc::at_millis(u64::MAX), Hlc::at_millis(u64::MAX >> Hlc::COUNTER_BITS));
+    }
+
+    #[test]
+    fn a_clock_has_one_spelling() {
+        for text in ["1 tokyo", "+000000000000001 tokyo", "000000000000000A tokyo"] {
+            assert_eq!(text.parse::<Version>(), Err(InvalidVersion), "{text}");
+        }
+    }
+
+    #[test]
+    fn a_regions_name_begins_with_no_hyphen() {
+        for (name, can_be) in [("tokyo", true), ("a-b", true), ("-", false), ("-a", false)] {
+            let origin: Origin = name.parse().expect("a legal name");
+            assert_eq!(origin.can_be_region(), can_be, "{name}");
+            assert_eq!(String::from(origin), name);
+        }
+    }
+
+    #[test]
     fn illegal_names_are_refused() {
         for name in ["", "Tokyo", "a b", "a.b", &"x".repeat(33)] {
             assert_eq!(name.parse::<Origin>(), Err(InvalidOrigin), "{name}");
