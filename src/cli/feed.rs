@@ -347,10 +347,9 @@ fn line(parked: &Parked) -> String {
 /// How a command ends that has offered these.
 fn exit<'a>(offered: impl Iterator<Item = &'a Offered>) -> Exit {
     let worst = |exit, offered: &Offered| match (exit, offered) {
-        (exit, Offered::Taken) => exit,
-        (Exit::Done, Offered::Rejected { .. }) => Exit::Differs,
-        (exit, Offered::Rejected { .. }) => exit,
         (_, Offered::Unavailable { .. }) => Exit::Unavailable,
+        (Exit::Done, Offered::Rejected { .. }) => Exit::Differs,
+        (exit, Offered::Rejected { .. } | Offered::Taken) => exit,
     };
     offered.fold(Exit::Done, worst)
 }
