@@ -143,11 +143,11 @@ fn coalesce(pauses: &Pauses, origin: &Origin, mut told: PausedDestinations) {
         let until = moment(*until_millis);
         warn!(
             region = %origin, %destination, %until,
-            "paused: nothing is written there until then, or until it is resumed"
+            "the destination is paused: nothing is written to it until then, or until it is resumed"
         );
     }
     for destination in before.keys().filter(|paused| !told.contains_key(*paused)) {
-        info!(region = %origin, %destination, "no longer paused");
+        info!(region = %origin, %destination, "the destination is no longer paused");
     }
     pauses.are(told);
 }

@@ -186,11 +186,6 @@ impl<P: Parcel> Slot<P> {
         self.waiting.is_empty() && self.held.is_empty() && self.open.is_none()
     }
 
-    /// How many keys wait behind a rejected event.
-    pub fn blocked_keys(&self) -> usize {
-        self.held.len()
-    }
-
     /// What to deliver next, while nothing of the slot is under way.
     pub fn next(&mut self, limits: &Limits, now: Instant, now_millis: u64) -> Next<P> {
         if let Some(until) = self.resting_until.filter(|until| *until > now) {

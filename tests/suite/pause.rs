@@ -99,7 +99,7 @@ async fn a_pause_outlives_its_agents() {
     agents.remove(0).kill().await;
     world.put(DUBLIN, row("nobody", "there")).await;
     let mut agent = Process::start(world.tradewind(DUBLIN, &["run", "--region", "dublin"]));
-    agent.says("the peer is paused").await;
+    agent.says("the destination is paused").await;
     write_much(&world, "third").await;
     assert_eq!(world.contents(TOKYO).await.len(), 0, "something went through");
     // One that is stopped does not wait for what it may not write.

@@ -25,7 +25,14 @@ pub(super) struct Feed {
     /// What the lease says; `None` for a destination that it does not name yet.
     pub(super) saved: Option<Checkpoint>,
     /// Events that wait until another track has delivered what comes before them.
-    pub(super) kept: Vec<EventJob>,
+    pub(super) kept: Kept,
+}
+
+/// Events that are kept, and their size.
+#[derive(Debug, Default)]
+pub(super) struct Kept {
+    pub(super) events: Vec<EventJob>,
+    pub(super) bytes: usize,
 }
 
 #[derive(Debug)]
@@ -49,7 +56,7 @@ pub(super) struct Dropped {
 
 impl Feed {
     pub(super) fn new(state: FeedState, start: Position, saved: Option<Checkpoint>) -> Self {
-        Self { ledger: Arc::default(), start, state, held_up: Duration::ZERO, saved, kept: Vec::new() }
+        Self { ledger: Arc::default(), start, state, held_up: Duration::ZERO, saved, kept: Kept::default() }
     }
 
     pub(super) fn is_fed(&self) -> bool {

@@ -300,7 +300,7 @@ impl Track {
                     // What has been promised for these must not be taken back.
                     feed.saved = saved;
                     feed.state = FeedState::Fed;
-                    self.tell_kept(&peer, kept, done).await;
+                    self.tell_kept(&peer, kept.events, done).await;
                     info!(region = %self.shared.origin, destination = %peer, table = self.shared.table, "the destination has caught up");
                 }
                 // It was dropped again just before it arrived.

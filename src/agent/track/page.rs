@@ -307,11 +307,12 @@ impl Track {
             return self.dispatch(target, batches.queue(), job).await;
         };
         let JobRecord { ordinal, created_millis, .. } = job.record;
-        if feed.kept.iter().map(Load::bytes).sum::<usize>() + job.bytes() > most {
+        feed.kept.bytes += job.bytes();
+        if feed.kept.bytes > most {
             self.drop_feed(target, ordinal, created_millis);
         } else {
             feed.ledger.begin(ordinal, created_millis);
-            feed.kept.push(job);
+            feed.kept.events.push(job);
         }
     }
 
