@@ -149,7 +149,7 @@ pub(crate) const CALLER: &str = "AWS_SDK_UA_APP_ID";
 /// What a command is to call itself in its requests: its name, and the region that it names.
 pub(crate) fn name_of(arguments: &[&str]) -> String {
     let mut name: Vec<_> = arguments.iter().take(1).copied().collect();
-    if matches!(arguments, ["conflicts" | "dead-letters", ..]) {
+    if matches!(arguments, ["conflicts" | "dead-letters" | "feed", ..]) {
         name.extend(arguments.get(1));
     }
     let option = arguments.iter().position(|argument| *argument == "--region");
