@@ -96,6 +96,8 @@ tally! {
     delivered,
     /// Events that no filter of the feed matches.
     filtered,
+    /// Applications' writes that changed nothing of what the feed shows, such as a stamp alone.
+    unchanged,
     /// Calls of the feed's sink that failed, and were tried again.
     retried,
     /// Calls of the feed's sink that were answered by the rejection of an event, or of a whole batch.

@@ -52,6 +52,7 @@ pub struct Batches {
     events: Events,
     selection: Option<Selection>,
     since_millis: u64,
+    counts: Arc<FeedCounts>,
 }
 
 impl Batches {
@@ -59,7 +60,7 @@ impl Batches {
     pub fn start(teller: Teller, queue_mib: usize, tasks: &mut JoinSet<()>) -> Self {
         let (sender, queue) = mpsc::unbounded_channel();
         let Shape { events, selection, .. } = teller.telling.shape.clone();
-        let since_millis = teller.since_millis;
+        let (since_millis, counts) = (teller.since_millis, Arc::clone(&teller.counts));
         let slots = Slots {
             destination: Destination::feed_called(&teller.telling.feed),
             limits: teller.sink.limits(),
@@ -69,7 +70,7 @@ impl Batches {
             parking: JoinSet::new(),
         };
         tasks.spawn(slots.run(queue));
-        Self { queue: Queue::new(sender, queue_mib), events, selection, since_millis }
+        Self { queue: Queue::new(sender, queue_mib), events, selection, since_millis, counts }
     }
 
     pub fn queue(&self) -> &Queue<EventJob, Queued<EventJob>> {
@@ -87,7 +88,11 @@ impl Batches {
         if created_millis < self.since_millis {
             return None;
         }
-        Event::of(judgement, images, self.events, self.selection.as_ref())
+        let event = Event::of(judgement, images, self.events, self.selection.as_ref());
+        if event.is_none() && judgement.verdict.is_local() {
+            self.counts.unchanged.add();
+        }
+        event
     }
 
     /// Whether it tells what other regions' applications write.

@@ -65,8 +65,11 @@ impl DemoFeed {
                 text => text.map_err(|error| Failure::internal(format!("{}: {error}", path.display())))?,
             };
             let distinct = told.count(&text).map_err(Failure::internal)?;
+            let standings = figures.standings();
+            let of_feeds = standings.iter().flat_map(|table| table.feeds.values());
+            let unchanged: u64 = of_feeds.map(|feed| feed.counts.unchanged).sum();
             let made = figures.total().local_writes();
-            told.missing += made.saturating_sub(distinct);
+            told.missing += made.saturating_sub(distinct + unchanged);
         }
         Ok(told)
     }
