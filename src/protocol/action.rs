@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use aws_sdk_dynamodb::types::AttributeValue;
 
-use super::{Fingerprint, Item, Nonce, Version};
+use super::{Fingerprint, Floors, Item, Nonce, Stamp, Version};
 
 /// What a write puts in place.
 #[derive(Clone, Debug, PartialEq)]
@@ -40,15 +40,28 @@ pub struct Home {
 pub enum Action {
     /// At every peer: put the item, or set the mark.
     Push(Write),
-    /// Here: put a newer version back over an older replicated one.
-    ///
-    /// A stamp with one of these nonces has been here before: if it is found, a copy was put back.
-    Heal(Write, Box<[Nonce]>),
+    /// Here: put a newer version back over an older replicated one, or over another one that came meanwhile.
+    /// What belongs to the past does not come again: if it is found, an application has put a copy back.
+    Heal(Write, Past),
     /// Here: set the write's stamp beside what is stored. An application may have written again since; then
     /// the stamp shows that what is stored is newer than the write.
     Restamp(Write),
     /// Here: delete the marked item.
     ApplyDelete { key: Item, marked: Arc<Item> },
+}
+
+/// Which stamps of a key can't arrive any more.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Past {
+    /// Those that have been here, as far as the floors do not cover them.
+    pub nonces: Box<[Nonce]>,
+    pub floors: Floors,
+}
+
+impl Past {
+    pub(super) fn has(&self, stamp: &Stamp) -> bool {
+        self.nonces.contains(&stamp.nonce) || self.floors.passed(stamp.comes_until())
+    }
 }
 
 impl Action {

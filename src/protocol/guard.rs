@@ -166,12 +166,12 @@ impl Action {
                 _ => Next::Contended,
             },
             // Another write has arrived; its record asks for no heal, since this one is in progress.
-            Self::Heal(write, seen) => match (found, stamp.stamp()) {
+            Self::Heal(write, past) => match (found, stamp.stamp()) {
                 (Some(found), Some(stamp))
                     if stamp.version < write.version
                         && stamp.fits(found, &write.key)
                         && stamp.nonce.is_of(to)
-                        && !seen.contains(&stamp.nonce) =>
+                        && !past.has(stamp) =>
                 {
                     Next::Again
                 }

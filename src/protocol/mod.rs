@@ -40,7 +40,7 @@ mod stamp;
 mod tests;
 mod version;
 
-pub use action::{Action, Body, Home, Write};
+pub use action::{Action, Body, Home, Past, Write};
 pub use aside::{Malformed, Outline};
 pub use fingerprint::{Fingerprint, KeyId};
 pub use floors::{AHEAD_MILLIS, Floors, SLACK_MILLIS, is_credible};

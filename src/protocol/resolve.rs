@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use super::action::{Action, Body, Home, Write};
+use super::action::{Action, Body, Home, Past, Write};
 use super::classify::Kind;
 use super::key_state::{Healing, KeyState, Tip};
 use super::record::Record;
@@ -292,7 +292,8 @@ fn heal(
             replaced: record.new.map(Arc::new),
             home: None,
         };
-        Action::Heal(write, next.stamps.iter().map(|seen| seen.nonce).collect())
+        let nonces = next.stamps.iter().map(|seen| seen.nonce).collect();
+        Action::Heal(write, Past { nonces, floors: reader.floors.clone() })
     });
     let judgement = Judgement { is_stale: true, ..Judgement::new(verdict, actions.into_iter().collect()) };
     (judgement.come(reader, stamp), Some(next))

@@ -542,6 +542,16 @@ fn a_copy_is_told_by_its_nonce_and_then_by_the_floors() {
         ],
     );
     check(
+        "of this region's own version, over the same data, if that waits for its heal",
+        &[
+            ("9: x -> x 9a", "echo put"),
+            ("floors a=70", ""),
+            ("80: x 9a -> y", "local put; push y as 80a on 9a"),
+            ("80: y -> x 5b", "echo put; heal y as 80a"),
+            ("80: x 5b -> x 9a", "local put; stamp x as 80.1a on 5b over its stamp; push x as 80.1a on 5b"),
+        ],
+    );
+    check(
         "of a key that was forgotten, by the floors",
         &[
             ("9: x 5b -> y", "local put; push y as 9a on 5b"),
@@ -883,11 +893,11 @@ fn a_queued_write_does_for_the_one_that_it_was_made_on_top_of() {
     };
     let mut action = push("9a", Some("7a"), put());
     assert!(
-        !action.coalesce(&Action::Heal(write.clone(), [].into()))
+        !action.coalesce(&Action::Heal(write.clone(), Past::default()))
             && !action.coalesce(&Action::Restamp(write.clone()))
     );
     assert!(
-        !Action::Heal(write.clone(), [].into()).coalesce(&Action::Push(write)),
+        !Action::Heal(write.clone(), Past::default()).coalesce(&Action::Push(write)),
         "what is done here is all done"
     );
 }
@@ -897,7 +907,9 @@ fn action(record: &str, kind: &str) -> Action {
     let mut table = Table::new();
     // A heal needs something to heal.
     for step in record.split("; ") {
-        if let Some(action) = table.judge(step).actions.into_iter().find(|action| match action {
+        if step.starts_with("floors") {
+            table.step(step);
+        } else if let Some(action) = table.judge(step).actions.into_iter().find(|action| match action {
             Action::Push(_) => kind == "push",
             Action::Heal(..) => kind == "heal",
             Action::Restamp(_) => kind == "stamp",
@@ -1071,6 +1083,30 @@ fn what_is_done_at_home_replaces_nothing_that_its_maker_has_not_seen() {
                 ("x 9a", "superseded"),
                 ("-", "superseded"),
             ],
+        ),
+        (
+            // Copies that the floors show, whether the key has shown them or not.
+            "200: x 5b -> y; floors a=70 b=99 c=66; 200: y -> z 150b",
+            "heal",
+            "a",
+            &[
+                ("x 5b", "superseded"),
+                ("w 38b", "superseded"),
+                ("w 39b", "made at the second try"),
+                ("w 5c", "superseded"),
+                ("w 5c mark", "superseded"),
+                ("w 6c", "made at the second try"),
+                ("w 9a", "superseded"),
+                ("w 10a", "made at the second try"),
+                // A seed's floor is that of its hold.
+                ("w 5b <6-", "made at the second try"),
+            ],
+        ),
+        (
+            "200: x 5b -> y; floors b=99 -=7; 200: y -> z 150b",
+            "heal",
+            "a",
+            &[("w 5b <6-", "superseded"), ("w 5b <7-", "made at the second try")],
         ),
         (
             "9: x -> x 5b mark",

@@ -270,7 +270,7 @@ fn text_of(action: &Action) -> String {
     match action {
         Action::Push(w) => format!("push {}", write(w)),
         // What it may not replace is part of what it is: actions with one text are one action.
-        Action::Heal(w, seen) => format!("heal {}, but over none of {seen:x?}", write(w)),
+        Action::Heal(w, past) => format!("heal {}, but over nothing of {past:x?}", write(w)),
         Action::Restamp(w) => format!("stamp {}", write(w)),
         Action::ApplyDelete { marked, .. } => format!("apply delete {}", image(Some(marked))),
     }

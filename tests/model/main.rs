@@ -199,6 +199,11 @@ mod hazards {
         floors_of_the_rewind_position_alone: 2 regions, 3 writes, crashes = 1, ticks = 0, init = Init::Shared;
     }
 
+    settings! { |set| notices(Defect::HealPastFloors, set);
+        #[ignore = "deep"]
+        a_heal_of_a_copy_that_the_floors_passed: 2 regions, 3 writes, crashes = 1, ticks = 0, init = Init::Shared;
+    }
+
     settings! { |set| notices(Defect::OneLook, set);
         #[ignore = "deep"]
         settled_at_the_first_look: 2 regions, 2 writes, init = Init::Different, seeds = true, ticks = 2;

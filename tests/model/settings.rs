@@ -110,6 +110,8 @@ pub(crate) enum Defect {
     BlindHeal,
     /// A heal takes a copy that was put back for one more older write.
     HealOverCopy,
+    /// It does so where only the floors show that it is a copy.
+    HealPastFloors,
     /// Nor does the delete of a marked item.
     BlindDelete,
     /// What an application wrote on top of a lower stamp passes for the write of that stamp.
@@ -127,7 +129,7 @@ pub(crate) enum Defect {
 }
 
 impl Defect {
-    const ALL: [Self; 47] = [
+    const ALL: [Self; 48] = [
         Self::None,
         Self::NoFingerprint,
         Self::StampNotAbove,
@@ -168,6 +170,7 @@ impl Defect {
         Self::NoBase,
         Self::BlindHeal,
         Self::HealOverCopy,
+        Self::HealPastFloors,
         Self::BlindDelete,
         Self::AgainOnTop,
         Self::StampByPut,

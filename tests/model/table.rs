@@ -3,7 +3,7 @@
 use std::rc::Rc;
 
 use aws_sdk_dynamodb::types::AttributeValue;
-use tradewind::protocol::{Action, Body, Guard, Item, Next, Origin, STAMP, StampGuard};
+use tradewind::protocol::{Action, Body, Floors, Guard, Item, Next, Origin, Past, STAMP, StampGuard};
 
 use super::catalogue::{ABSENT, BARE, v_of};
 use super::settings::{Defect, PutBacks};
@@ -57,7 +57,7 @@ impl Model {
             Met::Holds
         } else {
             match act.action.next(to, found) {
-                Next::Superseded if self.is_copy_for(&act.action, stored) => Met::Again,
+                Next::Superseded if self.is_copy_for(to, &act.action, found) => Met::Again,
                 Next::Superseded => Met::Superseded,
                 Next::Again => Met::Again,
                 Next::Contended if self.is_blind(&act.action, stored) => Met::Again,
@@ -68,13 +68,15 @@ impl Model {
         met
     }
 
-    /// Whether a heal without the rule takes this for one more older write.
-    fn is_copy_for(&self, action: &Action, stored: u16) -> bool {
-        let Action::Heal(write, _) = action else { return false };
-        let found = self.cat.get(stored);
-        self.set.defect == Defect::HealOverCopy
-            && (found.matches || found.mark)
-            && found.version.is_some_and(|found| found < v_of(&write.version))
+    /// Whether a heal that does not know the past takes this for one more older write.
+    fn is_copy_for(&self, to: &Origin, action: &Action, found: Option<&Item>) -> bool {
+        let Action::Heal(write, past) = action else { return false };
+        let past = match self.set.defect {
+            Defect::HealOverCopy => Past::default(),
+            Defect::HealPastFloors => Past { floors: Floors::default(), ..past.clone() },
+            _ => return false,
+        };
+        Action::Heal(write.clone(), past).next(to, found) == Next::Again
     }
 
     /// What an action expects at first; some defects bend it.
