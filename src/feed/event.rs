@@ -123,10 +123,13 @@ impl Event {
 
     /// The event of an application's write in this region; `None` if nothing of what the feed shows has changed.
     fn of_write(write: &Write, selection: Option<&Selection>) -> Option<Self> {
-        let old = write.replaced.as_deref().and_then(|image| visible(image, &write.key));
-        let new = match &write.body {
-            Body::Put(item, _) => Some(Arc::clone(item)),
-            Body::Delete => None,
+        let replaced = write.replaced.as_deref();
+        let (old, new) = match &write.body {
+            Body::Put(item, _) => {
+                (replaced.and_then(|image| visible(image, &write.key)), Some(Arc::clone(item)))
+            }
+            // What an application's delete removes is an application's, even if it looks like a marked item.
+            Body::Delete => (replaced.map(unstamped), None),
         };
         Self::between(&write.key, old, new, (write.version.clone(), write.base.clone()), selection)
     }
@@ -240,10 +243,12 @@ const NEW: &str = "NewImage";
 /// What is seen of an image; nothing of an item that is marked to be deleted.
 fn visible(image: &Item, key: &Item) -> Option<Item> {
     let is_marked = Stamp::read(image).is_some_and(|stamp| stamp.is_mark() && stamp.fits(image, key));
-    (!is_marked).then(|| {
-        let names = image.iter().filter(|(name, _)| *name != STAMP);
-        names.map(|(name, value)| (name.clone(), value.clone())).collect()
-    })
+    (!is_marked).then(|| unstamped(image))
+}
+
+fn unstamped(image: &Item) -> Item {
+    let data = image.iter().filter(|(name, _)| *name != STAMP);
+    data.map(|(name, value)| (name.clone(), value.clone())).collect()
 }
 
 /// Seconds since the Unix epoch, whole ones as an integer.
@@ -426,6 +431,8 @@ mod tests {
         // What stands after a delete mark is the item still.
         let marked = stamped("newest", &mark, "tokyo", true);
         let put = stamped("newest", &newest, "tokyo", false);
+        let marked_again = stamped("last", &version(1_800_000_169_000, "dublin"), "tokyo", true);
+        let updated = item("more", Stamp::read(&marked_again).as_ref());
         for (what, millis, old, new, replica, state) in [
             (
                 "a local write",
@@ -468,6 +475,46 @@ mod tests {
                 Some(EventName::Remove),
             ),
             ("the delete that follows it", 1_800_000_101_000, Some(marked), None, None, None),
+            (
+                "a put after it",
+                1_800_000_150_000,
+                None,
+                some("last"),
+                Some(EventName::Insert),
+                Some(EventName::Insert),
+            ),
+            (
+                "its mark",
+                1_800_000_170_000,
+                some("last"),
+                Some(marked_again.clone()),
+                Some(EventName::Remove),
+                Some(EventName::Remove),
+            ),
+            (
+                "an update that keeps the mark",
+                1_800_000_171_000,
+                Some(marked_again.clone()),
+                Some(updated.clone()),
+                Some(EventName::Insert),
+                Some(EventName::Insert),
+            ),
+            (
+                "an update back to what was marked",
+                1_800_000_172_000,
+                Some(updated),
+                Some(marked_again.clone()),
+                Some(EventName::Modify),
+                Some(EventName::Modify),
+            ),
+            (
+                "the delete of that",
+                1_800_000_173_000,
+                Some(marked_again),
+                None,
+                Some(EventName::Remove),
+                Some(EventName::Remove),
+            ),
         ] {
             let images = Images { key: key(), old: old.clone(), new: new.clone() };
             let record = Record { created_millis: millis, key: key(), old, new };
