@@ -48,6 +48,15 @@ pub(crate) fn joined<T>(ended: Result<T, JoinError>) -> T {
     ended.unwrap_or_else(|error| std::panic::resume_unwind(error.into_panic()))
 }
 
+/// The result of a task, unless it was aborted; a panic in it goes on here.
+pub(crate) fn unless_aborted<T>(ended: Result<T, JoinError>) -> Option<T> {
+    match ended.map_err(JoinError::try_into_panic) {
+        Ok(done) => Some(done),
+        Err(Ok(panic)) => std::panic::resume_unwind(panic),
+        Err(Err(_)) => None,
+    }
+}
+
 /// Runs some work to its end; if it panics, it starts again, unless it is to stop.
 pub async fn contained<F>(what: impl fmt::Display, stop: &CancellationToken, mut work: impl FnMut() -> F)
 where

@@ -10,7 +10,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
 use crate::item::{Item, STAMP, as_text, data_digest, item_of};
-use crate::oracle::Writer;
+use crate::oracle::{Version, Writer, is_marked, version};
 use crate::service::{Change, KEY};
 use crate::settings::{Defect, NAMES};
 
@@ -54,9 +54,9 @@ pub struct FeedJudge {
     /// The last event of each key, by region.
     last: BTreeMap<(usize, String), u128>,
     /// The versions of each key that were told.
-    versions: BTreeSet<(String, (u64, usize))>,
+    versions: BTreeSet<(String, Version)>,
     /// What stands, by the events: version and data of each key.
-    standing: BTreeMap<String, ((u64, usize), Option<u64>)>,
+    standing: BTreeMap<String, (Version, Option<u64>)>,
     /// The last write of an agent, for a defect.
     echo: Option<Change>,
     pub failures: Vec<String>,
@@ -143,7 +143,7 @@ impl FeedJudge {
     /// An event of what stands in the region.
     fn stands(&mut self, record: &Value) {
         let (key, new) = shown(record);
-        let Some(version) = record["tradewind"]["version"].as_str().and_then(version) else {
+        let Some(version) = told_version(record) else {
             self.failures.push(format!("an event of {key} has no version: {record}"));
             return;
         };
@@ -198,13 +198,7 @@ fn shown(record: &Value) -> (String, Option<u64>) {
     (key, item_of(&record["dynamodb"]["NewImage"]).as_ref().map(data_digest))
 }
 
-fn version(text: &str) -> Option<(u64, usize)> {
-    let (hlc, origin) = text.split_once(' ')?;
-    Some((u64::from_str_radix(hlc, 16).ok()?, NAMES.iter().position(|name| *name == origin)?))
-}
-
-/// Whether an agent has marked the item to be deleted.
-fn is_marked(item: &Item) -> bool {
-    let stamp = item.get(STAMP).and_then(as_text);
-    stamp.and_then(|stamp| stamp.split(' ').nth(5)).is_some_and(|fingerprint| fingerprint.starts_with("x-"))
+fn told_version(record: &Value) -> Option<Version> {
+    let (hlc, origin) = record["tradewind"]["version"].as_str()?.split_once(' ')?;
+    version(hlc, origin)
 }

@@ -108,14 +108,21 @@ impl Stamp {
         let [magic, hlc, origin, base_hlc, base_origin, fingerprint, nonce] = words.as_slice() else {
             return None;
         };
-        let version = |hlc: &str, origin: &str| {
-            Some((u64::from_str_radix(hlc, 16).ok()?, NAMES.iter().position(|name| *name == origin)?))
-        };
         let well_formed = *magic == "tw1" && nonce.len() == 16;
         let is_mark = fingerprint.starts_with("x-");
         let (version, base) = (version(hlc, origin)?, version(base_hlc, base_origin));
         well_formed.then(|| Self { version, base, is_mark, text: text.to_owned() })
     }
+}
+
+/// A version as stamps spell it: the clock, and the region's name.
+pub fn version(hlc: &str, origin: &str) -> Option<Version> {
+    Some((u64::from_str_radix(hlc, 16).ok()?, NAMES.iter().position(|name| *name == origin)?))
+}
+
+/// Whether an agent has marked the item to be deleted.
+pub fn is_marked(item: &Item) -> bool {
+    Stamp::of(Some(item)).is_some_and(|stamp| stamp.is_mark)
 }
 
 impl Oracle {

@@ -417,11 +417,11 @@ fn feed(rng: &mut Rng) -> FeedSettings {
 }
 
 fn honest_fault(settings: &Settings, rng: &mut Rng) -> FaultKind {
-    let region = rng.usize(..settings.regions);
-    match rng.u8(..3) {
-        0 => FaultKind::Errors { region, percent: rng.u8(5..80) },
-        1 => FaultKind::Throttled { region, percent: rng.u8(5..95) },
-        _ => FaultKind::StreamLag { region, millis: rng.u64(500..10_000) },
+    loop {
+        match service_fault(settings, rng) {
+            FaultKind::Gateway { .. } => {}
+            fault => return fault,
+        }
     }
 }
 

@@ -14,6 +14,7 @@ use tokio::time::{Instant, timeout_at};
 use tracing::{debug, error};
 
 use crate::config::Tuning;
+use crate::contained::unless_aborted;
 use crate::control::ConflictTable;
 use crate::deliver::{Complaints, Ledger};
 use crate::fault::persist;
@@ -101,11 +102,7 @@ impl Saver {
         loop {
             tokio::select! {
                 biased;
-                Some(ended) = saves.join_next() => {
-                    if let Err(broken) = ended && let Ok(panic) = broken.try_into_panic() {
-                        std::panic::resume_unwind(panic);
-                    }
-                }
+                Some(ended) = saves.join_next() => drop(unless_aborted(ended)),
                 entry = entries.recv(), if saves.len() < CONCURRENCY => match entry {
                     Some(entry) => _ = saves.spawn(Arc::clone(&self).save(entry)),
                     None => return,

@@ -12,6 +12,7 @@ use tracing::info;
 use super::holding::{Holding, StartPoint};
 use super::shared::Shared;
 use super::track::{Command, Meeting, Notice, Track, TrackState, Until};
+use crate::contained::unless_aborted;
 use crate::control::{Checkpoint, Leases};
 use crate::destination::Destination;
 
@@ -64,17 +65,13 @@ impl Holding {
                 Some(Notice::Dropped(peer, checkpoint)) = incoming.recv() => {
                     start(peer, Some(StartPoint { checkpoint, begun: true }), &mut tracks);
                 }
-                ended = tracks.join_next() => match ended {
-                    Some(Ok(Ended::CatchUp(peer, saved))) => {
+                // With a panic the table's task ends too, and is restarted.
+                ended = tracks.join_next() => match ended.and_then(unless_aborted) {
+                    Some(Ended::CatchUp(peer, saved)) => {
                         let _ = commands.send(Command::Joined(peer, saved));
                     }
                     // The shard's children may start.
-                    Some(Ok(Ended::Main)) => shared.wake.notify_one(),
-                    // The table's task ends too, and is restarted.
-                    Some(Err(broken)) => match broken.try_into_panic() {
-                        Ok(panic) => std::panic::resume_unwind(panic),
-                        Err(_) => return,
-                    },
+                    Some(Ended::Main) => shared.wake.notify_one(),
                     None => return,
                 },
             }

@@ -49,7 +49,6 @@ pub(super) struct Shared {
     pub(super) tuning: Tuning,
     pub(super) control: ControlTable,
     pub(super) stream: Stream,
-    pub(super) stream_arn: Arc<str>,
     /// Whether a feed tells what other regions' applications write.
     pub(super) shows_arrivals: bool,
     /// The previous stream.

@@ -282,7 +282,6 @@ impl TableShared {
             tuning: plan.tuning.clone(),
             control: self.control.clone(),
             stream,
-            stream_arn: arn.into(),
             shows_arrivals: self.outlets.values().any(|outlet| match outlet {
                 Outlet::Feed(batches) => batches.shows_arrivals(),
                 Outlet::Replica(_) => false,

@@ -7,6 +7,7 @@ use serde::Serialize;
 use serde_json::Value;
 
 use super::chosen::Chosen;
+use super::output::lines;
 use super::{Exit, Failure, moment, report};
 use crate::item_json::item_json;
 use crate::operate::{Fate, Letter, Replayed, dead_letters, replay};
@@ -147,10 +148,6 @@ impl Replay {
         let done = |replayed: &Replayed| matches!(replayed.fate, Fate::Replayed | Fate::Superseded);
         Ok(if results.iter().all(done) { Exit::Done } else { Exit::Differs })
     }
-}
-
-fn lines<T>(all: &[T], line: impl Fn(&T) -> String, none: &str) -> String {
-    if all.is_empty() { none.to_owned() } else { all.iter().map(line).collect::<Vec<_>>().join("\n") }
 }
 
 fn line(letter: &Letter) -> String {

@@ -64,7 +64,8 @@ enum Action {
     Show(OneEvent),
     /// Offer parked events to the sink again, from here; those that it takes are parked no more.
     ///
-    /// Later events of the same items have been delivered meanwhile. Exits with 1 if an event is rejected again, and with 69 if the sink can't be called.
+    /// Later events of the same items have been delivered meanwhile. Exits with 1 if an event is rejected again,
+    /// and with 69 if the sink can't be called.
     Replay {
         #[command(flatten)]
         one: One,
@@ -153,7 +154,7 @@ impl Feed {
             Action::Parked(one) => {
                 let reached = one.reach().await?;
                 let parked = reached.sites().parked().await?;
-                output::report(json, &parked, |parked| lines(parked, line, "no parked events"))?;
+                output::report(json, &parked, |parked| output::lines(parked, line, "no parked events"))?;
                 Ok(Exit::Done)
             }
             Action::Show(OneEvent { one, id }) => {
@@ -236,7 +237,7 @@ async fn list(config: &Config, json: bool) -> Result<Exit, Failure> {
             missed: marks.into_iter().map(|mark| mark.gap).collect(),
         });
     }
-    output::report(json, &all, |all| lines(all, listed, "no feed: see docs/feeds.md"))?;
+    output::report(json, &all, |all| output::lines(all, listed, "no feed: see docs/feeds.md"))?;
     Ok(Exit::Done)
 }
 
@@ -269,7 +270,7 @@ async fn replay(reached: &Reached, id: Option<&str>, json: bool) -> Result<Exit,
         results.push(Replayed { parked, offered });
     }
     output::report(json, &results, |results| {
-        lines(
+        output::lines(
             results,
             |replayed| format!("{}: {}", line(&replayed.parked), fate(&replayed.offered)),
             "no parked events",
@@ -313,7 +314,7 @@ async fn test(reached: &Reached, json: bool) -> Result<Exit, Failure> {
     let tested: Vec<Tested> =
         tested.into_iter().map(|(region, offered)| Tested { region, offered }).collect();
     output::report(json, &tested, |tested| {
-        lines(tested, |tested| format!("{}: {}", tested.region, fate(&tested.offered)), "no region")
+        output::lines(tested, |tested| format!("{}: {}", tested.region, fate(&tested.offered)), "no region")
     })?;
     Ok(exit(tested.iter().map(|tested| &tested.offered)))
 }
@@ -330,10 +331,6 @@ async fn acknowledge(reached: &Reached, json: bool) -> Result<Exit, Failure> {
         }
     })?;
     Ok(Exit::Done)
-}
-
-fn lines<T>(all: &[T], line: impl Fn(&T) -> String, none: &str) -> String {
-    if all.is_empty() { none.to_owned() } else { all.iter().map(line).collect::<Vec<_>>().join("\n") }
 }
 
 fn line(parked: &Parked) -> String {

@@ -40,6 +40,11 @@ pub(super) fn report<T: serde::Serialize>(
     }
 }
 
+/// A line for each, or a text for none.
+pub(super) fn lines<T>(all: &[T], line: impl Fn(&T) -> String, none: &str) -> String {
+    if all.is_empty() { none.to_owned() } else { all.iter().map(line).collect::<Vec<_>>().join("\n") }
+}
+
 /// Prints an error for a person, after the log lines about it. If nobody can read it, the exit code still
 /// shows the failure.
 pub(super) fn complain(message: &str) {

@@ -10,7 +10,7 @@
 
 use super::images::Address;
 use super::row_id::RowId;
-use super::{ControlTable, EXPIRES, PK, Row, SK, number, read_number, read_text, text};
+use super::{ControlTable, EXPIRES, PK, Row, SK, expires, number, read_number, read_text, text};
 use crate::fault::Fault;
 use crate::item_json::{item_json, json_item};
 use crate::protocol::{Conflict, Item, KeyId, Origin, Version};
@@ -53,12 +53,11 @@ impl ConflictTable {
         let pk = self.pk(table);
         let sk = format!("{lost}{won}{}", KeyId::of(key));
         let at = Address { pk: &pk, sk: &sk };
-        let kept = u64::from(keep_days) * 86_400;
         let version = |version: &Version| text(version.to_string().trim_end());
         let mut row = Row::from([
             (PK.to_owned(), text(&pk)),
             (SK.to_owned(), text(&sk)),
-            (EXPIRES.to_owned(), number(seen_millis / 1000 + kept)),
+            (EXPIRES.to_owned(), expires(seen_millis, keep_days)),
             ("table".to_owned(), text(table)),
             ("key".to_owned(), text(item_json(key).to_string())),
             ("lost".to_owned(), version(lost)),

@@ -2,7 +2,7 @@
 
 use super::images::Address;
 use super::row_id::RowId;
-use super::{ControlTable, EXPIRES, PK, Row, SK, number, read_text, text};
+use super::{ControlTable, EXPIRES, PK, Row, SK, expires, read_text, text};
 use crate::fault::Fault;
 use crate::item_json::{item_json, json_item};
 use crate::protocol::{Body, Item, KeyId, Origin, Version, Write};
@@ -45,7 +45,6 @@ impl ControlTable {
         let pk = pk(table);
         let sk = format!("{}{peer} {}", write.version, KeyId::of(&write.key));
         let at = Address { pk: &pk, sk: &sk };
-        let kept = u64::from(keep_days) * 86_400;
         let new = match &write.body {
             Body::Put(item, _) => Some(item.as_ref()),
             Body::Delete => None,
@@ -53,7 +52,7 @@ impl ControlTable {
         let mut row = Row::from([
             (PK.to_owned(), text(&pk)),
             (SK.to_owned(), text(&sk)),
-            (EXPIRES.to_owned(), number(write.version.hlc.millis() / 1000 + kept)),
+            (EXPIRES.to_owned(), expires(write.version.hlc.millis(), keep_days)),
             ("peer".to_owned(), text(peer.as_str())),
             ("key".to_owned(), text(item_json(&write.key).to_string())),
             ("version".to_owned(), text(write.version.to_string().trim_end())),

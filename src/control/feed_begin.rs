@@ -31,11 +31,7 @@ impl ControlTable {
             (SINCE.to_owned(), number(since(since_millis))),
             (REWINDS.to_owned(), number(0)),
         ]);
-        let put = self.client.put_item().table_name(&self.name).set_item(Some(row));
-        match put.condition_expression("attribute_not_exists(pk)").send().await.map_err(Fault::from) {
-            Err(fault) if fault.code == "ConditionalCheckFailedException" => Ok(()),
-            put => put.map(|_| ()),
-        }
+        self.put_new(row).await
     }
 
     /// Makes the agents of this region tell a feed once more, from a moment on.

@@ -170,6 +170,11 @@ fn number(value: impl ToString) -> AttributeValue {
     AttributeValue::N(value.to_string())
 }
 
+/// When a row from then on, in milliseconds since the Unix epoch, has been kept for so many days.
+fn expires(millis: u64, keep_days: u32) -> AttributeValue {
+    number(millis / 1000 + u64::from(keep_days) * 86_400)
+}
+
 fn read_text<'a>(row: &'a Row, name: &str) -> Option<&'a str> {
     row.get(name)?.as_s().ok().map(String::as_str)
 }

@@ -2,7 +2,7 @@
 
 use super::images::Address;
 use super::row_id::RowId;
-use super::{ControlTable, EXPIRES, PK, Row, SK, number, read_number, read_text, text};
+use super::{ControlTable, EXPIRES, PK, Row, SK, expires, number, read_number, read_text, text};
 use crate::fault::Fault;
 use crate::feed::FeedName;
 use crate::item_json::{item_json, json_item};
@@ -41,11 +41,10 @@ impl ControlTable {
     pub async fn park_event(&self, parked: &ParkedEvent, told: &str, keep_days: u32) -> Result<(), Fault> {
         let ParkedEvent { feed, table, key, version, reason, rejections } = parked;
         let (pk, sk) = (pk(feed), format!("{version}{}", KeyId::of(key)));
-        let kept = u64::from(keep_days) * 86_400;
         let mut row = Row::from([
             (PK.to_owned(), text(&pk)),
             (SK.to_owned(), text(&sk)),
-            (EXPIRES.to_owned(), number(version.hlc.millis() / 1000 + kept)),
+            (EXPIRES.to_owned(), expires(version.hlc.millis(), keep_days)),
             ("table".to_owned(), text(table)),
             ("feed".to_owned(), text(feed.as_str())),
             ("key".to_owned(), text(item_json(key).to_string())),

@@ -5,22 +5,22 @@ use std::hash::{DefaultHasher, Hash, Hasher};
 use std::sync::Arc;
 
 use tokio::sync::{OwnedSemaphorePermit, mpsc};
-use tokio::task::{JoinError, JoinSet};
+use tokio::task::JoinSet;
 use tokio::time::Instant;
 use tracing::{debug, error, info, warn};
 
 use super::queue::{Queue, Queued};
 use super::{Complaints, EventJob, Load, Pauses, Tenure};
 use crate::clock::wall_millis;
+use crate::contained::unless_aborted;
 use crate::control::{ControlTable, ParkedEvent};
 use crate::destination::Destination;
 use crate::fault::{Backoff, Fault, FaultKind, insist};
 use crate::feed::{
-    Answer, Call, Entry, Event, Events, Filter, Images, Limits, Next, Parcel, Retry, Settled, Shape, Slot,
-    Telling,
+    Answer, Call, Entry, Event, Events, Filter, Images, Next, Parcel, Retry, Settled, Shape, Slot, Telling,
 };
 use crate::log_key::log_key;
-use crate::protocol::{Item, Judgement, KeyId, Selection};
+use crate::protocol::{Item, Judgement, KeyId};
 use crate::sink::{Batch, Delivery, Offer, Sink};
 use crate::source::ShardId;
 use crate::tally::FeedCounts;
@@ -49,28 +49,23 @@ pub struct Teller {
 #[derive(Debug)]
 pub struct Batches {
     queue: Queue<EventJob, Queued<EventJob>>,
-    events: Events,
-    selection: Option<Selection>,
-    since_millis: u64,
-    counts: Arc<FeedCounts>,
+    teller: Arc<Teller>,
 }
 
 impl Batches {
     /// Starts delivering among `tasks`, and ends with them.
     pub fn start(teller: Teller, queue_mib: usize, tasks: &mut JoinSet<()>) -> Self {
         let (sender, queue) = mpsc::unbounded_channel();
-        let Shape { events, selection, .. } = teller.telling.shape.clone();
-        let (since_millis, counts) = (teller.since_millis, Arc::clone(&teller.counts));
+        let teller = Arc::new(teller);
         let slots = Slots {
             destination: Destination::feed_called(&teller.telling.feed),
-            limits: teller.sink.limits(),
-            teller: Arc::new(teller),
+            teller: Arc::clone(&teller),
             lines: BTreeMap::new(),
             attempts: JoinSet::new(),
             parking: JoinSet::new(),
         };
         tasks.spawn(slots.run(queue));
-        Self { queue: Queue::new(sender, queue_mib), events, selection, since_millis, counts }
+        Self { queue: Queue::new(sender, queue_mib), teller }
     }
 
     pub fn queue(&self) -> &Queue<EventJob, Queued<EventJob>> {
@@ -85,19 +80,21 @@ impl Batches {
         images: Option<&Images>,
         created_millis: u64,
     ) -> Option<Event> {
-        if created_millis < self.since_millis {
+        let Teller { since_millis, counts, .. } = &*self.teller;
+        if created_millis < *since_millis {
             return None;
         }
-        let event = Event::of(judgement, images, self.events, self.selection.as_ref());
+        let Shape { events, selection, .. } = &self.teller.telling.shape;
+        let event = Event::of(judgement, images, *events, selection.as_ref());
         if event.is_none() && judgement.verdict.is_local() {
-            self.counts.unchanged.add();
+            counts.unchanged.add();
         }
         event
     }
 
     /// Whether it tells what other regions' applications write.
     pub fn shows_arrivals(&self) -> bool {
-        self.events != Events::Origin
+        self.teller.telling.shape.events != Events::Origin
     }
 }
 
@@ -108,6 +105,12 @@ struct Told {
     text: String,
     key: KeyId,
     room: Option<OwnedSemaphorePermit>,
+}
+
+impl Told {
+    fn offer(&self) -> Offer<'_> {
+        Offer { text: &self.text, sequence: self.job.provenance.sequence.as_str() }
+    }
 }
 
 impl Parcel for Told {
@@ -158,7 +161,6 @@ struct Attempt {
 struct Slots {
     teller: Arc<Teller>,
     destination: Destination,
-    limits: Limits,
     lines: BTreeMap<SlotId, Line>,
     attempts: JoinSet<Attempt>,
     parking: JoinSet<()>,
@@ -174,11 +176,11 @@ impl Slots {
             tokio::select! {
                 biased;
                 Some(attempt) = self.attempts.join_next() => {
-                    if let Some(attempt) = or_resume(attempt) {
+                    if let Some(attempt) = unless_aborted(attempt) {
                         self.over(attempt);
                     }
                 }
-                Some(parked) = self.parking.join_next() => drop(or_resume(parked)),
+                Some(parked) = self.parking.join_next() => drop(unless_aborted(parked)),
                 queued = queue.recv(), if more => match queued {
                     Some(queued) => self.add(queued),
                     None => more = false,
@@ -209,24 +211,21 @@ impl Slots {
 
     /// Starts what may start. Returns when more may.
     fn begin(&mut self) -> Option<Instant> {
-        let (now, now_millis) = (Instant::now(), wall_millis());
+        let (now, now_millis, limits) = (Instant::now(), wall_millis(), self.teller.sink.limits());
         let mut soonest = None;
         for (id, line) in self.lines.iter_mut().filter(|(_, line)| !line.is_busy) {
-            match line.slot.next(&self.limits, now, now_millis) {
+            match line.slot.next(&limits, now, now_millis) {
                 Next::Call(call) => {
                     line.is_busy = true;
                     let (slot, teller) = (id.clone(), Arc::clone(&self.teller));
-                    let offer = |entry: &Entry<Told>| Offer {
-                        text: entry.parcel.text.clone(),
-                        sequence: entry.parcel.job.provenance.sequence.as_str().to_owned(),
-                    };
-                    let batch = Batch {
-                        events: call.events.iter().map(offer).collect(),
-                        window: call.window.clone(),
-                        shard: id.0.as_ref().map(ToString::to_string).unwrap_or_default(),
-                        stream: line.stream.to_string(),
-                    };
+                    let stream = Arc::clone(&line.stream);
                     self.attempts.spawn(async move {
+                        let batch = Batch {
+                            events: call.events.iter().map(|entry| entry.parcel.offer()).collect(),
+                            window: call.window.as_ref(),
+                            shard: slot.0.as_ref().map_or("", |shard| &*shard.0),
+                            stream: &stream,
+                        };
                         let outcome = teller.sink.deliver(&batch).await;
                         Attempt { slot, call, outcome }
                     });
@@ -272,15 +271,6 @@ impl Slots {
     }
 }
 
-/// What a task has returned, unless it was cancelled; goes on with its panic.
-fn or_resume<T>(ended: Result<T, JoinError>) -> Option<T> {
-    match ended.map_err(JoinError::try_into_panic) {
-        Ok(done) => Some(done),
-        Err(Ok(panic)) => std::panic::resume_unwind(panic),
-        Err(Err(_cancelled)) => None,
-    }
-}
-
 impl Teller {
     /// An event as it is told; `None` if no filter matches it.
     fn text(&self, job: &EventJob) -> Option<String> {
@@ -295,12 +285,17 @@ impl Teller {
     }
 
     fn slot(&self, job: &EventJob) -> SlotId {
-        let Some(slots) = self.sink.slots() else { return (None, 0) };
+        let shard = || Some(job.provenance.shard.clone());
+        let slots = match self.sink.slots() {
+            None => return (None, 0),
+            Some(1) => return (shard(), 0),
+            Some(slots) => u64::from(slots),
+        };
         let mut hasher = DefaultHasher::new();
         let partition = job.event.key.get_key_value(&self.partition_key);
         let partition = partition.map(|(name, value)| Item::from([(name.clone(), value.clone())]));
         KeyId::of(&partition.unwrap_or_default()).hash(&mut hasher);
-        (Some(job.provenance.shard.clone()), hasher.finish() % u64::from(slots))
+        (shard(), hasher.finish() % slots)
     }
 
     /// Counts and logs what a sink has answered, where it has not simply taken the events.

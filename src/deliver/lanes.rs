@@ -12,6 +12,7 @@ use super::queue::{Queue, Queued};
 use super::refusals::{Judge, Sentence};
 use super::width::Width;
 use super::{Job, Writer};
+use crate::contained::unless_aborted;
 use crate::fault::{Backoff, Fault, FaultKind};
 use crate::protocol::{Action, KeyId, Version, Write};
 use crate::replica::{Insistence, Outcome};
@@ -154,14 +155,11 @@ impl Dispatcher {
             let next = self.next_turn();
             tokio::select! {
                 biased;
-                Some(attempt) = self.attempts.join_next() => match attempt {
-                    Ok(attempt) => self.over(attempt),
-                    Err(error) => {
-                        if let Ok(panic) = error.try_into_panic() {
-                            std::panic::resume_unwind(panic);
-                        }
+                Some(attempt) = self.attempts.join_next() => {
+                    if let Some(attempt) = unless_aborted(attempt) {
+                        self.over(attempt);
                     }
-                },
+                }
                 message = messages.recv(), if more => match message {
                     Some(Message::Queue(queued)) => self.enqueue(queued),
                     Some(Message::Arrived(key, version)) => self.arrived(key, version),

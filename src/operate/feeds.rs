@@ -63,10 +63,7 @@ pub struct FeedSites<'a> {
 
 impl FeedSites<'_> {
     fn each(&self) -> impl Iterator<Item = Result<(&Region, ControlTable), OperateError>> {
-        self.feed.regions.iter().map(|name| {
-            let region = client(self.regions, name, &self.feed.table)?;
-            Ok((region, ControlTable::of(region)))
-        })
+        self.feed.regions.iter().map(|name| self.at(name))
     }
 
     /// The marks that name the feed.
@@ -134,7 +131,7 @@ impl FeedSites<'_> {
             return Ok(Offered::Rejected { reason: "part of the event has expired".to_owned() });
         };
         let (region, _) = self.at(&parked.region)?;
-        let offered = self.offer(region, text).await;
+        let offered = self.offer(region, &text).await;
         if offered == Offered::Taken {
             self.drop(parked).await?;
         }
@@ -176,14 +173,14 @@ impl FeedSites<'_> {
                 });
             }
             self.feed.shape.view.project(&mut event);
-            all.push((region.name.clone(), self.offer(region, event.to_string()).await));
+            all.push((region.name.clone(), self.offer(region, &event.to_string()).await));
         }
         Ok(all)
     }
 
-    async fn offer(&self, region: &Region, text: String) -> Offered {
-        let sequence = serde_json::from_str::<Value>(&text).unwrap_or_default();
-        let sequence = sequence["dynamodb"]["SequenceNumber"].as_str().unwrap_or_default().to_owned();
+    async fn offer(&self, region: &Region, text: &str) -> Offered {
+        let event = serde_json::from_str::<Value>(text).unwrap_or_default();
+        let sequence = event["dynamodb"]["SequenceNumber"].as_str().unwrap_or_default();
         let sink = Sink::open(&self.feed.sink, region);
         // Where there are windows, it is the first and last event of one of its own.
         let window = sink.limits().tumbling.map(|_| WindowCall {
@@ -193,7 +190,8 @@ impl FeedSites<'_> {
             is_final: true,
             is_early: false,
         });
-        let batch = Batch { events: vec![Offer { text, sequence }], window, ..Batch::default() };
+        let events = vec![Offer { text, sequence }];
+        let batch = Batch { events, window: window.as_ref(), ..Batch::default() };
         match sink.deliver(&batch).await {
             Ok(Delivery::Taken { .. }) => Offered::Taken,
             Ok(Delivery::Rejected { reason, .. }) => Offered::Rejected { reason },

@@ -19,7 +19,7 @@ impl FileSink {
     }
 
     /// Appends the events, and returns once they are on the disk.
-    pub(super) async fn append(&self, events: &[Offer]) -> Result<(), Fault> {
+    pub(super) async fn append(&self, events: &[Offer<'_>]) -> Result<(), Fault> {
         let mut lines = Vec::new();
         for event in events {
             lines.extend(event.text.as_bytes());
@@ -59,8 +59,8 @@ fn is_cut_short(file: &mut File) -> io::Result<bool> {
 mod tests {
     use super::*;
 
-    fn offer(text: &str) -> Offer {
-        Offer { text: text.to_owned(), sequence: String::new() }
+    fn offer(text: &str) -> Offer<'_> {
+        Offer { text, sequence: "" }
     }
 
     #[tokio::test]

@@ -69,7 +69,7 @@ impl LambdaSink {
     }
 
     /// Invokes the function, and returns what its answer says about the events.
-    pub(super) async fn invoke(&self, batch: &Batch) -> Result<Delivery, Fault> {
+    pub(super) async fn invoke(&self, batch: &Batch<'_>) -> Result<Delivery, Fault> {
         let payload = payload(batch);
         let call = self.client.invoke().function_name(&self.config.function).payload(Blob::new(payload));
         let answer = Box::pin(call.send()).await.map_err(|error| fault(&error))?;
@@ -83,7 +83,7 @@ impl LambdaSink {
         } else {
             Delivery::Taken { state: None }
         };
-        let is_within = batch.window.as_ref().is_some_and(|window| !window.is_final);
+        let is_within = batch.window.is_some_and(|window| !window.is_final);
         Ok(if is_within { with_state(delivery, &body) } else { delivery })
     }
 }
@@ -92,11 +92,11 @@ fn rejected(from: usize, is_named: bool, reason: String) -> Delivery {
     Delivery::Rejected { from, is_named, reason, state: None }
 }
 
-fn payload(batch: &Batch) -> Vec<u8> {
+fn payload(batch: &Batch<'_>) -> Vec<u8> {
     let Batch { events, window, shard, stream } = batch;
-    let texts: Vec<&str> = events.iter().map(|event| event.text.as_str()).collect();
+    let texts: Vec<&str> = events.iter().map(|event| event.text).collect();
     let records = texts.join(",");
-    let more = window.as_ref().map(|window| {
+    let more = window.map(|window| {
         let WindowCall { start_millis, end_millis, state, is_final, is_early } = window;
         let more = json!({
             "window": { "start": moment(*start_millis).to_string(), "end": moment(*end_millis).to_string() },
@@ -130,7 +130,7 @@ fn with_state(delivery: Delivery, body: &[u8]) -> Delivery {
 
 /// What a function's answer says of the events, by the rules of `ReportBatchItemFailures`: the first that it names
 /// failed, and all after it with that; one that it names wrongly means that all failed.
-fn judged(body: &[u8], events: &[Offer]) -> Delivery {
+fn judged(body: &[u8], events: &[Offer<'_>]) -> Delivery {
     let all = |reason: String| rejected(0, false, reason);
     let taken = Delivery::Taken { state: None };
     if body.is_empty() {
@@ -195,25 +195,25 @@ fn fault(error: &SdkError<InvokeError>) -> Fault {
 mod tests {
     use super::*;
 
-    fn offers() -> Vec<Offer> {
-        let offer = |n: u32| Offer { text: format!("{{\"n\":{n}}}"), sequence: n.to_string() };
-        (1..=3).map(offer).collect()
+    fn offers() -> Vec<Offer<'static>> {
+        let offers = [(r#"{"n":1}"#, "1"), (r#"{"n":2}"#, "2"), (r#"{"n":3}"#, "3")];
+        offers.map(|(text, sequence)| Offer { text, sequence }).into()
     }
 
     #[test]
     fn events_become_the_records_of_one_event() {
-        let sent = |batch: &Batch| serde_json::from_slice::<Value>(&payload(batch)).expect("JSON");
-        let mut batch =
-            Batch { events: offers(), shard: "shard".to_owned(), stream: "arn".to_owned(), window: None };
+        let sent = |batch: &Batch<'_>| serde_json::from_slice::<Value>(&payload(batch)).expect("JSON");
+        let mut batch = Batch { events: offers(), shard: "shard", stream: "arn", window: None };
         assert_eq!(sent(&batch), json!({ "Records": [{ "n": 1 }, { "n": 2 }, { "n": 3 }] }));
         batch.events.clear();
-        batch.window = Some(WindowCall {
+        let window = WindowCall {
             start_millis: 1_800_000_000_000,
             end_millis: 1_800_000_060_000,
             state: json!({ "count": 3 }),
             is_final: true,
             is_early: false,
-        });
+        };
+        batch.window = Some(&window);
         assert_eq!(
             sent(&batch),
             json!({

@@ -30,22 +30,22 @@ pub enum Sink {
 }
 
 /// An event that is offered to a sink.
-#[derive(Clone, Debug)]
-pub struct Offer {
+#[derive(Clone, Copy, Debug)]
+pub struct Offer<'a> {
     /// The event as JSON.
-    pub text: String,
+    pub text: &'a str,
     /// Its record's sequence number.
-    pub sequence: String,
+    pub sequence: &'a str,
 }
 
 /// What a sink is called with: events in order, and where they come from.
 #[derive(Clone, Debug, Default)]
-pub struct Batch {
-    pub events: Vec<Offer>,
-    pub window: Option<WindowCall>,
+pub struct Batch<'a> {
+    pub events: Vec<Offer<'a>>,
+    pub window: Option<&'a WindowCall>,
     /// The shard's name, and its stream's ARN, where every shard has slots of its own.
-    pub shard: String,
-    pub stream: String,
+    pub shard: &'a str,
+    pub stream: &'a str,
 }
 
 /// What has become of a batch.
@@ -69,7 +69,7 @@ impl Sink {
 
     /// Delivers events in this order; returns once it is known what has become of them. A fault says nothing about
     /// the events, unless its kind is `Invalid`.
-    pub async fn deliver(&self, batch: &Batch) -> Result<Delivery, Fault> {
+    pub async fn deliver(&self, batch: &Batch<'_>) -> Result<Delivery, Fault> {
         match self {
             Self::File(file) => file.append(&batch.events).await.map(|()| Delivery::Taken { state: None }),
             #[cfg(feature = "lambda")]

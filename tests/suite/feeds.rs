@@ -25,6 +25,29 @@ fn feed(world: &World, folder: &Path, more: &str) -> String {
     )
 }
 
+/// Two regions with agents, and a feed of their table into one file a region.
+async fn fed(folder: &Path, more: &str) -> World {
+    let mut world = World::prepared(2, crate::world::PLAIN).await;
+    world.feeds = feed(&world, folder, more);
+    world.start_agents().await;
+    world
+}
+
+/// A mark: what a region wrote at a moment may be missing in these regions, and in these feeds.
+fn gap(world: &World, millis: u64, origin: usize, peers: &[usize], feeds: &[&str]) -> Gap {
+    let name = |region: usize| world.name(region).parse().expect("a name");
+    Gap {
+        origin: name(origin),
+        cause: Cause::Trimmed,
+        shard: "shard".to_owned(),
+        peers: peers.iter().map(|peer| name(*peer)).collect(),
+        feeds: feeds.iter().map(|feed| feed.parse().expect("a name")).collect(),
+        from_millis: millis,
+        until_millis: millis + 1,
+        found_millis: millis + 2,
+    }
+}
+
 /// What has been told in a region.
 fn events(world: &World, folder: &Path, region: usize) -> Vec<Value> {
     let path = folder.join(format!("{}.jsonl", world.name(region)));
@@ -55,9 +78,7 @@ fn images(event: &Value) -> (&str, &Value, &Value) {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn each_write_is_told_once_in_the_world_and_shows_no_trace_of_agents() {
     let folder = TempDir::new().expect("a folder");
-    let mut world = World::prepared(2, crate::world::PLAIN).await;
-    world.feeds = feed(&world, folder.path(), "");
-    world.start_agents().await;
+    let mut world = fed(folder.path(), "").await;
     world.put(0, row("a", "one")).await;
     world.await_item(1, &key("a"), &row("a", "one")).await;
     world.put(1, row("a", "two")).await;
@@ -95,9 +116,7 @@ async fn agents_killed_again_and_again_miss_no_event() {
     const COUNTERS: usize = 5;
     const COUNTS: usize = 40;
     let folder = TempDir::new().expect("a folder");
-    let mut world = World::prepared(2, crate::world::PLAIN).await;
-    world.feeds = feed(&world, folder.path(), "");
-    world.start_agents().await;
+    let mut world = fed(folder.path(), "").await;
     for count in 1..=COUNTS {
         for counter in 0..COUNTERS {
             world.update(0, key(&format!("counter {counter}")), "n", n(count)).await;
@@ -126,10 +145,8 @@ async fn agents_killed_again_and_again_miss_no_event() {
 async fn a_sink_that_is_away_holds_up_no_peer_and_gets_everything_afterwards() {
     let folder = TempDir::new().expect("a folder");
     let away = folder.path().join("away");
-    let mut world = World::prepared(2, crate::world::PLAIN).await;
     let urgent = r#"filter = ['{"dynamodb":{"NewImage":{"v":{"S":[{"prefix":"urgent"}]}}}}']"#;
-    world.feeds = feed(&world, &away, urgent);
-    world.start_agents().await;
+    let mut world = fed(&away, urgent).await;
     for i in 0..50 {
         let value = if i % 2 == 0 { format!("urgent {i}") } else { format!("idle {i}") };
         world.put(0, row(&format!("key {i}"), &value)).await;
@@ -165,16 +182,7 @@ async fn what_a_feed_has_missed_stays_marked_until_it_is_acknowledged() {
     let control = control(&world, 0).await;
     let gaps = async || control.agreement(&world.table).await.expect("an answer").gaps;
     let names = ["search", "audit"].map(|name| name.parse::<FeedName>().expect("a name"));
-    let gap = Gap {
-        origin: world.name(0).parse().expect("a name"),
-        cause: Cause::Trimmed,
-        shard: "shard".to_owned(),
-        peers: vec![world.name(1).parse().expect("a name")],
-        feeds: names.to_vec(),
-        from_millis: 1,
-        until_millis: 2,
-        found_millis: 3,
-    };
+    let gap = gap(&world, 1, 0, &[1], &["search", "audit"]);
     control.save_gap(&world.table, &gap).await.expect("a mark");
     assert_eq!(gaps().await, std::slice::from_ref(&gap));
     // The replicas are equal, which says nothing about feeds.
@@ -235,18 +243,11 @@ async fn a_parked_event_is_listed_shown_and_offered_again() {
     let (code, tested) = run_feed(&world, &["test", "search"]).await;
     assert_eq!((code, tested.as_array().map(Vec::len)), (0, Some(2)), "{tested:#}");
     assert_eq!(events(&world, &away, 0)[0]["dynamodb"]["Keys"], json!({ "pk": { "S": "tradewind-test" } }));
-    let gap = |millis, peers: &[usize]| Gap {
-        origin: world.name(1).parse().expect("a name"),
-        cause: Cause::Trimmed,
-        shard: "shard".to_owned(),
-        peers: peers.iter().map(|peer| world.name(*peer).parse().expect("a name")).collect(),
-        feeds: vec!["search".parse().expect("a name")],
-        from_millis: millis,
-        until_millis: millis + 1,
-        found_millis: millis,
-    };
-    control.save_gap(&world.table, &gap(1, &[0])).await.expect("a mark");
-    control.save_gap(&world.table, &gap(2, &[])).await.expect("a mark of the feed alone");
+    control.save_gap(&world.table, &gap(&world, 1, 1, &[0], &["search"])).await.expect("a mark");
+    control
+        .save_gap(&world.table, &gap(&world, 2, 1, &[], &["search"]))
+        .await
+        .expect("a mark of the feed alone");
     let (code, acknowledged) = run_feed(&world, &["acknowledge", "search"]).await;
     assert_eq!((code, acknowledged["marks"].as_array().map(Vec::len)), (0, Some(2)), "{acknowledged:#}");
     let (code, listed) = run_feed(&world, &["list"]).await;
@@ -330,9 +331,7 @@ async fn a_rewound_feed_tells_the_same_events_once_more() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn what_stands_is_told_by_one_region_wherever_it_was_written() {
     let folder = TempDir::new().expect("a folder");
-    let mut world = World::prepared(2, crate::world::PLAIN).await;
-    world.feeds = feed(&world, folder.path(), "events = \"state\"");
-    world.start_agents().await;
+    let world = fed(folder.path(), "events = \"state\"").await;
     world.put(0, row("a", "here")).await;
     world.await_item(1, &key("a"), &row("a", "here")).await;
     world.put(1, row("a", "there")).await;

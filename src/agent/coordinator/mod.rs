@@ -36,6 +36,7 @@ use super::shared::Shared;
 use super::succession::Before;
 use super::track::TrackState;
 use crate::config::Start;
+use crate::contained::unless_aborted;
 use crate::control::{Lease, Leases};
 use crate::deliver::Tenure;
 use crate::destination::Destination;
@@ -208,14 +209,9 @@ impl Coordinator {
             biased;
             () = stop.cancelled() => return Woken::Stopped,
             Some(ended) = holdings.join_next() => {
-                match ended {
-                    Ok(shard) => self.ended(&shard, running).await,
-                    // The table's task ends too, and is restarted.
-                    Err(broken) => match broken.try_into_panic() {
-                        Ok(panic) => std::panic::resume_unwind(panic),
-                        Err(_) => return Woken::Broken,
-                    },
-                }
+                // With a panic the table's task ends too, and is restarted.
+                let Some(shard) = unless_aborted(ended) else { return Woken::Broken };
+                self.ended(&shard, running).await;
                 self.shared.stream.look();
                 true
             }

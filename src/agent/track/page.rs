@@ -76,7 +76,7 @@ impl Track {
         let Shared { origin, table, .. } = &*self.shared;
         let trace = if acts { Trace::begin(origin, table, &record.key, *asked, *seen) } else { None };
         record.old.iter().chain(&record.new).for_each(|image| self.shared.memory.names.note(image));
-        let images = self.shared.shows_arrivals.then(|| Images {
+        let images = (acts && self.shared.shows_arrivals).then(|| Images {
             key: record.key.clone(),
             old: record.old.clone(),
             new: record.new.clone(),
@@ -115,35 +115,27 @@ impl Track {
         };
         for action in &judgement.actions {
             for target in &targets {
-                let (Some(feed), Some(outlet)) =
-                    (self.feeds.get(target), self.shared.outlets.get(target).cloned())
-                else {
-                    continue;
-                };
-                let Outlet::Replica(lanes) = outlet else { continue };
-                let (record, tenure, trace) = (record_of(feed), Arc::clone(&tenure), trace.clone());
                 let Some(action) = self.shared.view(action, target) else { continue };
+                let Some(Outlet::Replica(lanes)) = self.shared.outlets.get(target).cloned() else { continue };
+                let Some(record) = self.feeds.get(target).map(record_of) else { continue };
+                let (tenure, trace) = (Arc::clone(&tenure), trace.clone());
                 let job = Job { action, record, tenure, trace, coalesced: Vec::new() };
                 self.dispatch(target, lanes.queue(), job).await;
             }
         }
         for target in &targets {
-            let (Some(feed), Some(outlet)) =
-                (self.feeds.get(target), self.shared.outlets.get(target).cloned())
-            else {
-                continue;
-            };
-            let (record, tenure) = (record_of(feed), Arc::clone(&tenure));
-            let Outlet::Feed(batches) = outlet else { continue };
+            let Some(Outlet::Feed(batches)) = self.shared.outlets.get(target).cloned() else { continue };
             let Some(event) = batches.event(&judgement, images.as_ref(), created_millis) else { continue };
+            let Some(record) = self.feeds.get(target).map(record_of) else { continue };
             let provenance = Provenance {
-                stream: Arc::clone(&self.shared.stream_arn),
+                stream: Arc::clone(self.shared.stream.arn()),
                 shard: shard.clone(),
                 sequence: sequence.clone(),
                 created_millis,
                 bytes,
                 user: user.clone(),
             };
+            let tenure = Arc::clone(&tenure);
             self.tell(target, &batches, EventJob { event, provenance, record, tenure }).await;
         }
         Ok(told_by)

@@ -39,7 +39,7 @@ const DYNAMODB_LOCAL: &str = "ddblocal";
 #[derive(Clone, Debug)]
 pub struct Stream {
     client: Client,
-    arn: String,
+    arn: Arc<str>,
     /// Shared by all of an agent's readers of the table's streams.
     pacer: Arc<Pacer>,
     lineage: watch::Receiver<Option<Lineage>>,
@@ -87,14 +87,18 @@ impl Stream {
         let (listed, lineage) = watch::channel(None);
         let look = Arc::new(Notify::new());
         let list = list(client.clone(), arn.clone(), Arc::clone(&look), listed);
-        (Self { client, arn, pacer, lineage, look }, list)
+        (Self { client, arn: arn.into(), pacer, lineage, look }, list)
     }
 
     /// A stream whose shards have been listed, and are not listed again.
     pub fn listed(client: Client, arn: String, pacer: Arc<Pacer>, lineage: Lineage) -> Self {
         // What has been sent can be read though nothing more is.
         let (_, lineage) = watch::channel(Some(lineage));
-        Self { client, arn, pacer, lineage, look: Arc::default() }
+        Self { client, arn: arn.into(), pacer, lineage, look: Arc::default() }
+    }
+
+    pub fn arn(&self) -> &Arc<str> {
+        &self.arn
     }
 
     /// Whether a page that ends before the tip does so only for its number of records or its size. This may
@@ -109,7 +113,7 @@ impl Stream {
     fn place<'a>(&self, shard: &'a ShardId) -> (String, &'a str) {
         match (shard.in_stream(), self.arn.rsplit_once("/stream/")) {
             ((Some(label), name), Some((table, _))) => (format!("{table}/stream/{label}"), name),
-            ((_, name), _) => (self.arn.clone(), name),
+            ((_, name), _) => (self.arn.to_string(), name),
         }
     }
 }
