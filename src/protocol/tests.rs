@@ -1099,14 +1099,14 @@ fn what_is_done_at_home_replaces_nothing_that_its_maker_has_not_seen() {
                 ("w 9a", "superseded"),
                 ("w 10a", "made at the second try"),
                 // A seed's floor is that of its hold.
-                ("w 5b <6-", "made at the second try"),
+                ("w 5b <6- #1", "made at the second try"),
             ],
         ),
         (
             "200: x 5b -> y; floors b=99 -=7; 200: y -> z 150b",
             "heal",
             "a",
-            &[("w 5b <6-", "superseded"), ("w 5b <7-", "made at the second try")],
+            &[("w 5b <6- #1", "superseded"), ("w 5b <7- #1", "made at the second try")],
         ),
         (
             "9: x -> x 5b mark",
