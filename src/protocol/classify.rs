@@ -107,9 +107,9 @@ fn is_copy(
         _ if stamp.version.origin == *own => {
             let Some(old) = &record.old else { return true };
             let heals = !is_late && old_stamp.stamp().is_some_and(|below| below.fits(old, &record.key));
-            // Not beside an older replicated write: that waits for its heal.
+            // Beside an older replicated write, which waits for its heal, it sets no stamp of another version.
             let is_stale = known.is_some_and(|state| state.tip == Tip::Stale);
-            let stamps_in_place = !stamp.is_mark() && !is_stale && same_data(old, new);
+            let stamps_in_place = !stamp.is_mark() && same_data(old, new) && !(is_late && is_stale);
             !heals && !stamps_in_place
         }
         _ => is_late,
