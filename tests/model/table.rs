@@ -57,7 +57,7 @@ impl Model {
             Met::Holds
         } else {
             match act.action.next(to, found) {
-                Next::Superseded if self.is_copy_for(to, &act.action, found) => Met::Again,
+                Next::Superseded if self.is_copy_for(to, &act.action, stored) => Met::Again,
                 Next::Superseded => Met::Superseded,
                 Next::Again => Met::Again,
                 Next::Contended if self.is_blind(&act.action, stored) => Met::Again,
@@ -68,15 +68,21 @@ impl Model {
         met
     }
 
-    /// Whether a heal that does not know the past takes this for one more older write.
-    fn is_copy_for(&self, to: &Origin, action: &Action, found: Option<&Item>) -> bool {
+    /// Whether a heal without the rule takes this for one more older write.
+    fn is_copy_for(&self, to: &Origin, action: &Action, stored: u16) -> bool {
         let Action::Heal(write, past) = action else { return false };
-        let past = match self.set.defect {
-            Defect::HealOverCopy => Past::default(),
-            Defect::HealPastFloors => Past { floors: Floors::default(), ..past.clone() },
-            _ => return false,
-        };
-        Action::Heal(write.clone(), past).next(to, found) == Next::Again
+        let found = self.cat.get(stored);
+        match self.set.defect {
+            Defect::HealOverCopy => {
+                (found.matches || found.mark)
+                    && found.version.is_some_and(|found| found < v_of(&write.version))
+            }
+            Defect::HealPastFloors => {
+                let past = Past { floors: Floors::default(), ..past.clone() };
+                Action::Heal(write.clone(), past).next(to, self.cat.item(stored)) == Next::Again
+            }
+            _ => false,
+        }
     }
 
     /// What an action expects at first; some defects bend it.
