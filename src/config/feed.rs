@@ -4,6 +4,8 @@ use serde::Deserialize;
 use toml::Spanned;
 #[cfg(not(feature = "lambda"))]
 use toml::Value as LambdaEntry;
+#[cfg(not(feature = "s3"))]
+use toml::Value as S3Entry;
 
 use super::in_region::{REGION, in_region};
 #[cfg(feature = "lambda")]
@@ -11,6 +13,8 @@ use super::lambda::{LambdaConfig, LambdaEntry};
 use super::peer::{OnlyEntry, selection};
 use super::problem::Problem;
 use super::range::{time, within};
+#[cfg(feature = "s3")]
+use super::s3::{S3Config, S3Entry};
 use super::{Config, Start};
 use crate::feed::{Blocked, Events, FeedName, Filter, Retry, Shape, View};
 use crate::protocol::{Origin, Selection};
@@ -38,6 +42,8 @@ pub enum SinkConfig {
     File { path: String },
     #[cfg(feature = "lambda")]
     Lambda(LambdaConfig),
+    #[cfg(feature = "s3")]
+    S3(S3Config),
 }
 
 #[derive(Deserialize)]
@@ -65,6 +71,7 @@ pub(super) struct FeedEntry {
     without: Vec<Spanned<String>>,
     file: Option<FileEntry>,
     lambda: Option<Spanned<LambdaEntry>>,
+    s3: Option<Spanned<S3Entry>>,
     #[serde(default)]
     retry: RetryEntry,
 }
@@ -84,6 +91,7 @@ struct RetryEntry {
     blocked: Option<Spanned<String>>,
 }
 
+const SINKS: &str = "[feed.lambda], [feed.s3] or [feed.file]";
 /// As many as an event source mapping of Lambda takes.
 const MOST_FILTERS: usize = 5;
 
@@ -101,6 +109,19 @@ impl SinkConfig {
             Self::File { path } => in_region(path, region),
             #[cfg(feature = "lambda")]
             Self::Lambda(lambda) => format!("function {}", lambda.function),
+            #[cfg(feature = "s3")]
+            Self::S3(s3) => format!("s3://{}/{}", s3.bucket, s3.prefix_in(region)),
+        }
+    }
+
+    /// What its agents must be allowed to do, in the words of IAM.
+    pub fn actions(&self) -> &'static str {
+        match self {
+            Self::File { .. } => "to write",
+            #[cfg(feature = "lambda")]
+            Self::Lambda(_) => "lambda:InvokeFunction",
+            #[cfg(feature = "s3")]
+            Self::S3(_) => "s3:PutObject, s3:GetObject and s3:ListBucket",
         }
     }
 }
@@ -163,19 +184,24 @@ impl FeedEntry {
     }
 
     fn sink(&self, whole: &Spanned<Self>, regions: &[Origin]) -> Result<SinkConfig, Problem> {
-        match (&self.file, &self.lambda) {
-            (Some(file), None) => file.check(regions),
+        let file = self.file.as_ref().map(|file| file.check(regions));
+        let lambda = self.lambda.as_ref().map(|lambda| {
             #[cfg(feature = "lambda")]
-            (None, Some(lambda)) => lambda.get_ref().check(regions).map(SinkConfig::Lambda),
+            return lambda.get_ref().check(regions).map(SinkConfig::Lambda);
             #[cfg(not(feature = "lambda"))]
-            (None, Some(lambda)) => {
-                let message = "this build has no Lambda sink: build it with the feature `lambda`";
-                Err(Problem::at(lambda, message))
-            }
-            (None, None) => {
-                Err(Problem::at(whole, "expected where the events go: [feed.lambda] or [feed.file]"))
-            }
-            (Some(_), Some(_)) => Err(Problem::at(whole, "expected one of [feed.lambda] and [feed.file]")),
+            Err(not_built(lambda, "lambda"))
+        });
+        let s3 = self.s3.as_ref().map(|s3| {
+            #[cfg(feature = "s3")]
+            return s3.get_ref().check(self.name.get_ref(), regions).map(SinkConfig::S3);
+            #[cfg(not(feature = "s3"))]
+            Err(not_built(s3, "s3"))
+        });
+        let mut sinks = [file, lambda, s3].into_iter().flatten();
+        match (sinks.next(), sinks.next()) {
+            (Some(sink), None) => sink,
+            (None, _) => Err(Problem::at(whole, format!("expected where the events go: {SINKS}"))),
+            (Some(_), Some(_)) => Err(Problem::at(whole, format!("expected one of {SINKS}"))),
         }
     }
 
@@ -216,6 +242,11 @@ impl FeedEntry {
         }
         Ok(regions)
     }
+}
+
+#[cfg(not(all(feature = "lambda", feature = "s3")))]
+fn not_built<T>(entry: &Spanned<T>, feature: &str) -> Problem {
+    Problem::at(entry, format!("this build has no such sink: build it with the feature `{feature}`"))
 }
 
 impl FileEntry {

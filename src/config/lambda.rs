@@ -94,7 +94,7 @@ mod tests {
             let feed = config.feeds.remove(0);
             let lambda = match feed.sink {
                 SinkConfig::Lambda(lambda) => Some(lambda),
-                SinkConfig::File { .. } => None,
+                _ => None,
             };
             (lambda.expect("a function"), feed.retry, feed.shape)
         };

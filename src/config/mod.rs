@@ -6,6 +6,7 @@
 //! | `peer` | what is replicated to one region |
 //! | `feed` | where a table's changes are told |
 //! | `lambda` | how a feed invokes a function |
+//! | `s3` | how a feed's events become objects |
 //! | `in_region` | paths and URLs that name the agent's region |
 //! | `range` | numbers and times that must be in a range |
 //! | `tuning` | what may be tuned |
@@ -23,6 +24,8 @@ mod lambda;
 mod peer;
 mod problem;
 mod range;
+#[cfg(feature = "s3")]
+mod s3;
 mod tuning;
 
 use std::path::Path;
@@ -40,6 +43,8 @@ pub use in_region::in_region;
 #[cfg(feature = "lambda")]
 pub use lambda::LambdaConfig;
 pub use problem::{ConfigError, Invalid};
+#[cfg(feature = "s3")]
+pub use s3::{Compression, S3Config};
 pub use tuning::Tuning;
 
 /// The regions, the tables that they share, and how to replicate.

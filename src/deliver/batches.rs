@@ -3,13 +3,14 @@
 use std::collections::BTreeMap;
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::sync::Arc;
+use std::time::Duration;
 
 use tokio::sync::{OwnedSemaphorePermit, mpsc};
 use tokio::task::JoinSet;
 use tokio::time::Instant;
 use tracing::{debug, error, info, warn};
 
-use super::queue::{Queue, Queued};
+use super::queue::{Queue, Queued, Room};
 use super::{Complaints, EventJob, Load, Pauses, Tenure};
 use crate::clock::wall_millis;
 use crate::contained::unless_aborted;
@@ -55,17 +56,19 @@ pub struct Batches {
 impl Batches {
     /// Starts delivering among `tasks`, and ends with them.
     pub fn start(teller: Teller, queue_mib: usize, tasks: &mut JoinSet<()>) -> Self {
-        let (sender, queue) = mpsc::unbounded_channel();
+        let (sender, queued) = mpsc::unbounded_channel();
+        let queue = Queue::new(sender, queue_mib);
         let teller = Arc::new(teller);
         let slots = Slots {
             destination: Destination::feed_called(&teller.telling.feed),
             teller: Arc::clone(&teller),
+            room: queue.room(),
             lines: BTreeMap::new(),
             attempts: JoinSet::new(),
             parking: JoinSet::new(),
         };
-        tasks.spawn(slots.run(queue));
-        Self { queue: Queue::new(sender, queue_mib), teller }
+        tasks.spawn(slots.run(queued));
+        Self { queue, teller }
     }
 
     pub fn queue(&self) -> &Queue<EventJob, Queued<EventJob>> {
@@ -109,7 +112,8 @@ struct Told {
 
 impl Told {
     fn offer(&self) -> Offer<'_> {
-        Offer { text: &self.text, sequence: self.job.provenance.sequence.as_str() }
+        let sequence = self.job.provenance.sequence.as_str();
+        Offer { text: &self.text, sequence, created_millis: self.created_millis() }
     }
 }
 
@@ -161,6 +165,7 @@ struct Attempt {
 struct Slots {
     teller: Arc<Teller>,
     destination: Destination,
+    room: Room,
     lines: BTreeMap<SlotId, Line>,
     attempts: JoinSet<Attempt>,
     parking: JoinSet<()>,
@@ -211,7 +216,12 @@ impl Slots {
 
     /// Starts what may start. Returns when more may.
     fn begin(&mut self) -> Option<Instant> {
-        let (now, now_millis, limits) = (Instant::now(), wall_millis(), self.teller.sink.limits());
+        let (now, now_millis) = (Instant::now(), wall_millis());
+        let mut limits = self.teller.sink.limits();
+        if self.room.is_half_taken() {
+            // What waits for more events would leave no space for them.
+            limits.window = Duration::ZERO;
+        }
         let mut soonest = None;
         for (id, line) in self.lines.iter_mut().filter(|(_, line)| !line.is_busy) {
             match line.slot.next(&limits, now, now_millis) {
@@ -243,6 +253,8 @@ impl Slots {
         line.is_busy = false;
         let (answer, reason, state) = match outcome {
             Ok(Delivery::Taken { state }) => (Answer::Taken, String::new(), state),
+            Ok(Delivery::Had { count }) => (Answer::Had { count }, String::new(), None),
+            Ok(Delivery::HadWithMore) => (Answer::HadWithMore, String::new(), None),
             Ok(Delivery::Rejected { from, is_named, reason, state }) => {
                 (Answer::Rejected { from, is_named }, reason, state)
             }
@@ -261,7 +273,8 @@ impl Slots {
         let Settled { taken, given_up } =
             line.slot.answered(call, answer, state, &self.teller.retry, Instant::now(), wall_millis());
         self.teller.counts.delivered.add_all(taken.len());
-        for told in &taken {
+        // The first one comes last: until all are finished, a checkpoint passes none of them.
+        for told in taken.iter().rev() {
             told.job.finish();
         }
         for Entry { parcel, rejections, .. } in given_up {
@@ -303,7 +316,7 @@ impl Teller {
         let Telling { feed, table, region, .. } = &self.telling;
         let events = batch.len();
         match answer {
-            Answer::Taken => {}
+            Answer::Taken | Answer::Had { .. } | Answer::HadWithMore => {}
             Answer::Rejected { from, .. } => {
                 self.counts.rejected.add();
                 let key = batch.get(*from).map(|entry| log_key(&entry.parcel.job.event.key));
@@ -370,8 +383,6 @@ impl Teller {
 
 #[cfg(test)]
 mod tests {
-    use std::time::Duration;
-
     use aws_sdk_dynamodb::types::AttributeValue;
     use serde_json::Value;
 

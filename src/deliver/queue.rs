@@ -19,10 +19,27 @@ pub struct Queue<J, M> {
     carries: std::marker::PhantomData<fn(J)>,
 }
 
+/// The space of a queue.
+#[derive(Debug)]
+pub(super) struct Room {
+    left: Arc<Semaphore>,
+    capacity: usize,
+}
+
+impl Room {
+    pub(super) fn is_half_taken(&self) -> bool {
+        self.left.available_permits() < self.capacity / 2
+    }
+}
+
 impl<J: Load, M: From<Queued<J>>> Queue<J, M> {
     pub(super) fn new(sender: mpsc::UnboundedSender<M>, mib: usize) -> Self {
         let capacity = (mib * 1024).min(Semaphore::MAX_PERMITS);
         Self { sender, room: Arc::new(Semaphore::new(capacity)), capacity, carries: std::marker::PhantomData }
+    }
+
+    pub(super) fn room(&self) -> Room {
+        Room { left: Arc::clone(&self.room), capacity: self.capacity }
     }
 
     /// Queues a job if there is space for it; otherwise gives it back.

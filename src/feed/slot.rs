@@ -25,6 +25,9 @@ const SEARCH: u32 = 16;
 
 /// How long nothing must have come before a window ends whose time is over.
 const QUIET: Duration = Duration::from_secs(5);
+/// How long nothing must have come before what a sink had is finished without what it had beside that: a feed that is
+/// filtered otherwise than before may lack the last event.
+const MISSED: Duration = Duration::from_mins(10);
 /// The longest state of a window, in bytes of JSON; a longer one ends the window early.
 const LONGEST_STATE: usize = 1 << 20;
 
@@ -37,6 +40,8 @@ pub struct Limits {
     pub window: Duration,
     /// How long a tumbling window is, if there are any.
     pub tumbling: Option<Duration>,
+    /// If given, the events of a batch are all created within one span of that length since the Unix epoch.
+    pub span: Option<Duration>,
 }
 
 /// What becomes of events that a sink rejects.
@@ -121,6 +126,10 @@ pub enum Next<P> {
 pub enum Answer {
     /// It has all of it.
     Taken,
+    /// It had so many of the first ones before, and has none of the others.
+    Had { count: usize },
+    /// It had all of it before, with events that come after it. What it had at once is finished at once.
+    HadWithMore,
     /// It has the events before `from`. It rejects that one, or any of the later ones unless `is_named`.
     Rejected { from: usize, is_named: bool },
     /// It can't be reached, or wants fewer calls: the events are not to blame.
@@ -146,6 +155,8 @@ pub struct Slot<P> {
     /// Rejections in a row.
     strain: u32,
     open: Option<OpenWindow<P>>,
+    /// What the sink had before, with events that are still to come.
+    had: Vec<P>,
     /// When the last event was added.
     last_added: Option<Instant>,
 }
@@ -172,7 +183,8 @@ struct Held<P> {
 impl<P> Default for Slot<P> {
     fn default() -> Self {
         let (waiting, planned, held) = (VecDeque::new(), VecDeque::new(), BTreeMap::new());
-        Self { waiting, planned, held, resting_until: None, strain: 0, open: None, last_added: None }
+        let (had, resting_until, open, last_added) = (Vec::new(), None, None, None);
+        Self { waiting, planned, held, resting_until, strain: 0, open, had, last_added }
     }
 }
 
@@ -183,7 +195,7 @@ impl<P: Parcel> Slot<P> {
     }
 
     pub fn is_empty(&self) -> bool {
-        self.waiting.is_empty() && self.held.is_empty() && self.open.is_none()
+        self.waiting.is_empty() && self.held.is_empty() && self.open.is_none() && self.had.is_empty()
     }
 
     /// What to deliver next, while nothing of the slot is under way.
@@ -197,6 +209,7 @@ impl<P: Parcel> Slot<P> {
         self.set_held_apart();
         // Its next owner delivers all of the window.
         _ = self.open.take_if(|open| open.delivered.iter().any(Parcel::is_left));
+        self.had.retain(|parcel| !parcel.is_left());
         let ends = limits.tumbling.and_then(|width| self.window_ends(width, now, now_millis));
         if let (Some(width), Some(ends)) = (limits.tumbling, ends)
             && ends <= now
@@ -211,6 +224,14 @@ impl<P: Parcel> Slot<P> {
             None => (fits, full_at),
         };
         let due = full_at.filter(|at| *at > now);
+        if ready == 0 && !self.had.is_empty() {
+            // What was to come after it is no longer an event.
+            let over = self.last_added.map_or(now, |last| last + MISSED);
+            if over <= now {
+                return Next::Call(Call { events: Vec::new(), window: None });
+            }
+            return Next::Later(Some(over));
+        }
         if ready == 0 || due.is_some() {
             let held = self.held.values().map(|held| held.due).min();
             return Next::Later(due.into_iter().chain(held).chain(ends).min());
@@ -294,10 +315,12 @@ impl<P: Parcel> Slot<P> {
     /// How many of the waiting events fit into a batch; and when it is delivered, unless it is full.
     fn fill(&self, limits: &Limits) -> (usize, Option<Instant>) {
         let (mut count, mut bytes) = (0, 0);
+        let span = |entry: &Entry<P>| limits.span.map(|span| number(&entry.parcel, span));
+        let first = self.waiting.front().and_then(span);
         for entry in &self.waiting {
             let more = bytes + entry.parcel.bytes();
             // One event alone is delivered whatever its size.
-            if count == limits.events || (count > 0 && more > limits.bytes) {
+            if count == limits.events || (count > 0 && more > limits.bytes) || span(entry) != first {
                 return (count, None);
             }
             (count, bytes) = (count + 1, more);
@@ -344,7 +367,7 @@ impl<P: Parcel> Slot<P> {
                     self.open = window.is_early.then(|| OpenWindow::new(open.number));
                 }
             }
-            Answer::Rejected { .. } => {
+            Answer::Rejected { .. } | Answer::Had { .. } | Answer::HadWithMore => {
                 self.strain += 1;
                 self.resting_until = Some(now + rest_after(self.strain));
             }
@@ -353,9 +376,15 @@ impl<P: Parcel> Slot<P> {
         settled
     }
 
+    fn taken(&mut self, batch: Vec<Entry<P>>) -> Settled<P> {
+        let mut taken = std::mem::take(&mut self.had);
+        taken.extend(batch.into_iter().map(|entry| entry.parcel));
+        Settled { taken, given_up: Vec::new() }
+    }
+
     fn judged(
         &mut self,
-        batch: Vec<Entry<P>>,
+        mut batch: Vec<Entry<P>>,
         answer: Answer,
         retry: &Retry,
         now: Instant,
@@ -367,7 +396,20 @@ impl<P: Parcel> Slot<P> {
                 for entry in &batch {
                     self.release(&entry.parcel.key());
                 }
-                Settled { taken: batch.into_iter().map(|entry| entry.parcel).collect(), given_up: Vec::new() }
+                self.taken(batch)
+            }
+            Answer::Had { count } => {
+                self.strain = 0;
+                let rest = batch.split_off(count.min(batch.len()));
+                // They are no batch: more events may go with them.
+                rest.into_iter().rev().for_each(|entry| self.waiting.push_front(entry));
+                self.taken(batch)
+            }
+            Answer::HadWithMore => {
+                self.strain = 0;
+                self.had.extend(batch.into_iter().map(|entry| entry.parcel));
+                self.had.iter_mut().for_each(Parcel::free);
+                Settled { taken: Vec::new(), given_up: Vec::new() }
             }
             Answer::Unavailable { rest } => {
                 self.resting_until = Some(now + rest);
@@ -529,7 +571,8 @@ mod tests {
         fn free(&mut self) {}
     }
 
-    const LIMITS: Limits = Limits { events: 4, bytes: 1_000, window: Duration::ZERO, tumbling: None };
+    const LIMITS: Limits =
+        Limits { events: 4, bytes: 1_000, window: Duration::ZERO, tumbling: None, span: None };
 
     fn slot(keys: &str, now: Instant) -> Slot<Event> {
         let mut slot = Slot::default();

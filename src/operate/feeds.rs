@@ -190,10 +190,10 @@ impl FeedSites<'_> {
             is_final: true,
             is_early: false,
         });
-        let events = vec![Offer { text, sequence }];
-        let batch = Batch { events, window: window.as_ref(), ..Batch::default() };
+        let events = vec![Offer { text, sequence, created_millis: wall_millis() }];
+        let batch = Batch { events, window: window.as_ref(), shard: "test", ..Batch::default() };
         match sink.deliver(&batch).await {
-            Ok(Delivery::Taken { .. }) => Offered::Taken,
+            Ok(Delivery::Taken { .. } | Delivery::Had { .. } | Delivery::HadWithMore) => Offered::Taken,
             Ok(Delivery::Rejected { reason, .. }) => Offered::Rejected { reason },
             Err(fault) => {
                 let target = self.feed.sink.target_in(&region.name);

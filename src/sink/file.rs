@@ -60,7 +60,7 @@ mod tests {
     use super::*;
 
     fn offer(text: &str) -> Offer<'_> {
-        Offer { text, sequence: "" }
+        Offer { text, sequence: "", created_millis: 0 }
     }
 
     #[tokio::test]

@@ -7,6 +7,8 @@
 mod file;
 #[cfg(feature = "lambda")]
 mod lambda;
+#[cfg(feature = "s3")]
+mod s3;
 
 use std::time::Duration;
 
@@ -20,6 +22,8 @@ use crate::region::Region;
 pub use file::FileSink;
 #[cfg(feature = "lambda")]
 pub use lambda::LambdaSink;
+#[cfg(feature = "s3")]
+pub use s3::S3Sink;
 
 /// Where a feed's events go.
 #[derive(Debug)]
@@ -27,6 +31,8 @@ pub enum Sink {
     File(FileSink),
     #[cfg(feature = "lambda")]
     Lambda(LambdaSink),
+    #[cfg(feature = "s3")]
+    S3(S3Sink),
 }
 
 /// An event that is offered to a sink.
@@ -36,6 +42,8 @@ pub struct Offer<'a> {
     pub text: &'a str,
     /// Its record's sequence number.
     pub sequence: &'a str,
+    /// When its write was made, in milliseconds since the Unix epoch.
+    pub created_millis: u64,
 }
 
 /// What a sink is called with: events in order, and where they come from.
@@ -53,6 +61,10 @@ pub struct Batch<'a> {
 pub enum Delivery {
     /// All of it was taken.
     Taken { state: Option<Value> },
+    /// So many of the first ones had been taken before. The others were not.
+    Had { count: usize },
+    /// All of it had been taken before, with events that come after it. All of these together are finished at once.
+    HadWithMore,
     /// What comes before `from` was taken. That event is rejected, or any of the later ones unless `is_named`.
     Rejected { from: usize, is_named: bool, reason: String, state: Option<Value> },
 }
@@ -64,6 +76,8 @@ impl Sink {
             SinkConfig::File { path } => Self::File(FileSink::new(in_region(path, &region.name).into())),
             #[cfg(feature = "lambda")]
             SinkConfig::Lambda(lambda) => Self::Lambda(LambdaSink::new(lambda.clone(), region)),
+            #[cfg(feature = "s3")]
+            SinkConfig::S3(s3) => Self::S3(S3Sink::new(s3.clone(), region)),
         }
     }
 
@@ -74,6 +88,8 @@ impl Sink {
             Self::File(file) => file.append(&batch.events).await.map(|()| Delivery::Taken { state: None }),
             #[cfg(feature = "lambda")]
             Self::Lambda(lambda) => lambda.invoke(batch).await,
+            #[cfg(feature = "s3")]
+            Self::S3(s3) => s3.put(batch).await,
         }
     }
 
@@ -83,15 +99,21 @@ impl Sink {
             Self::File(_) => None,
             #[cfg(feature = "lambda")]
             Self::Lambda(lambda) => Some(lambda.check().await),
+            #[cfg(feature = "s3")]
+            Self::S3(s3) => Some(s3.check().await),
         }
     }
 
     /// What it takes at once.
     pub fn limits(&self) -> Limits {
         match self {
-            Self::File(_) => Limits { events: 1_000, bytes: 8 << 20, window: Duration::ZERO, tumbling: None },
+            Self::File(_) => {
+                Limits { events: 1_000, bytes: 8 << 20, window: Duration::ZERO, tumbling: None, span: None }
+            }
             #[cfg(feature = "lambda")]
             Self::Lambda(lambda) => lambda.limits(),
+            #[cfg(feature = "s3")]
+            Self::S3(s3) => s3.limits(),
         }
     }
 
@@ -101,6 +123,8 @@ impl Sink {
             Self::File(_) => None,
             #[cfg(feature = "lambda")]
             Self::Lambda(lambda) => Some(lambda.slots()),
+            #[cfg(feature = "s3")]
+            Self::S3(_) => Some(1),
         }
     }
 }

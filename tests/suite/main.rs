@@ -61,6 +61,8 @@ mod remove_region;
 mod replicate;
 mod rolled_back;
 mod run;
+#[cfg(feature = "s3")]
+mod s3;
 mod seeding;
 mod selections;
 mod spill;

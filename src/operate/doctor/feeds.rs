@@ -40,8 +40,8 @@ fn unreachable(feed: &FeedConfig, region: &Region, fault: &Fault) -> Finding {
     let target = feed.sink.target_in(&region.name);
     let problem = format!("feed {} can't deliver to {target}: {fault}", feed.name);
     let fix = match fault.kind {
-        FaultKind::Refused => format!("allow lambda:InvokeFunction on {target} to this region's agents"),
-        FaultKind::Missing => "check the function's name, and the region's aws_region and account".to_owned(),
+        FaultKind::Refused => format!("allow {} on {target} to this region's agents", feed.sink.actions()),
+        FaultKind::Missing => format!("check the name of {target}, and the region's aws_region and account"),
         kind => kind.advice().to_owned(),
     };
     Finding::new(Harm::Halt, "feed_sink", &region.name, &feed.table, problem, fix)
