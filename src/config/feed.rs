@@ -1,22 +1,24 @@
 //! `[[feed]]`: where a table's changes are told.
 
-use serde::Deserialize;
-use toml::Spanned;
+use std::collections::BTreeMap;
+
 #[cfg(not(feature = "lambda"))]
-use toml::Value as LambdaEntry;
+use Value as LambdaEntry;
 #[cfg(not(feature = "s3"))]
-use toml::Value as S3Entry;
+use Value as S3Entry;
+use serde::Deserialize;
+use toml::{Spanned, Value};
 
 use super::in_region::{REGION, in_region};
 #[cfg(feature = "lambda")]
 use super::lambda::{LambdaConfig, LambdaEntry};
-use super::peer::{OnlyEntry, selection};
+use super::peer::{OnlyEntry, named, scalar, selection};
 use super::problem::Problem;
 use super::range::{time, within};
 #[cfg(feature = "s3")]
 use super::s3::{S3Config, S3Entry};
 use super::{Config, Start};
-use crate::feed::{Blocked, Events, FeedName, Filter, Retry, Shape, View};
+use crate::feed::{Blocked, Events, FeedName, Field, Filter, Projection, Retry, Shape, View};
 use crate::protocol::{Origin, Selection};
 
 /// Tells the writes that applications make to a table.
@@ -69,11 +71,24 @@ pub(super) struct FeedEntry {
     only: Vec<Spanned<OnlyEntry>>,
     #[serde(default)]
     without: Vec<Spanned<String>>,
+    fields: Option<Spanned<BTreeMap<String, FieldEntry>>>,
     file: Option<FileEntry>,
     lambda: Option<Spanned<LambdaEntry>>,
     s3: Option<Spanned<S3Entry>>,
     #[serde(default)]
     retry: RetryEntry,
+}
+
+/// Where a field of an image comes from.
+#[derive(Deserialize)]
+#[serde(untagged)]
+enum FieldEntry {
+    Attribute(String),
+    /// An attribute, and names within it.
+    Path(Vec<String>),
+    Constant {
+        is: Value,
+    },
 }
 
 #[derive(Deserialize)]
@@ -163,8 +178,13 @@ impl FeedEntry {
             Ok::<_, Problem>(if self.numeric_strings { filter.numeric_strings() } else { filter })
         };
         let filters = self.filter.iter().map(filter).collect::<Result<_, _>>()?;
-        let shape =
-            Shape { events: self.events, view: self.view, selection: self.selection()?, strict: self.strict };
+        let shape = Shape {
+            events: self.events,
+            view: self.view,
+            selection: self.selection()?,
+            fields: self.fields.as_ref().map(projection).transpose()?,
+            strict: self.strict,
+        };
         let (sink, retry) = (self.sink(whole, &regions)?, self.retry.check()?);
         #[cfg(feature = "lambda")]
         if let (Blocked::Key, SinkConfig::Lambda(LambdaConfig { tumbling_window: Some(_), .. })) =
@@ -244,6 +264,31 @@ impl FeedEntry {
     }
 }
 
+impl FieldEntry {
+    fn check(&self) -> Result<Field, &'static str> {
+        match self {
+            Self::Attribute(name) => Ok(Field::At(vec![named(name)?])),
+            Self::Path(names) if names.is_empty() => Err("expected the name of an attribute"),
+            Self::Path(names) => {
+                Ok(Field::At(names.iter().map(|name| named(name)).collect::<Result<_, _>>()?))
+            }
+            Self::Constant { is } => Ok(Field::Is(scalar(is)?)),
+        }
+    }
+}
+
+fn projection(entries: &Spanned<BTreeMap<String, FieldEntry>>) -> Result<Projection, Problem> {
+    let field = |(name, entry): (&String, &FieldEntry)| {
+        let field = entry.check().map_err(|expected| Problem::at(entries, format!("{name}: {expected}")))?;
+        Ok::<_, Problem>((named(name).map_err(|expected| Problem::at(entries, expected))?, field))
+    };
+    let fields: BTreeMap<_, _> = entries.get_ref().iter().map(field).collect::<Result<_, _>>()?;
+    if fields.is_empty() {
+        return Err(Problem::at(entries, "expected at least one field"));
+    }
+    Ok(Projection::new(fields))
+}
+
 #[cfg(not(all(feature = "lambda", feature = "s3")))]
 fn not_built<T>(entry: &Spanned<T>, feature: &str) -> Problem {
     Problem::at(entry, format!("this build has no such sink: build it with the feature `{feature}`"))
@@ -296,6 +341,8 @@ impl RetryEntry {
 mod tests {
     use std::path::Path;
 
+    use aws_sdk_dynamodb::types::AttributeValue;
+
     use super::*;
 
     fn parse(feed: &str) -> Result<Vec<FeedConfig>, String> {
@@ -322,12 +369,36 @@ mod tests {
     }
 
     #[test]
+    fn images_show_the_fields_that_are_named() {
+        let fields =
+            "fields = { id = \"orderId\", city = [\"address\", \"city\"], source = { is = \"shop\" } }";
+        let feeds =
+            format!("[[feed]]\nname = \"search\"\ntable = \"orders\"\n{fields}\nfile.path = \"{{region}}\"");
+        let shape = parse(&feeds).expect("a configuration").remove(0).shape;
+        let at = |path: &[&str]| Field::At(path.iter().map(ToString::to_string).collect());
+        let expected = [
+            ("id".to_owned(), at(&["orderId"])),
+            ("city".to_owned(), at(&["address", "city"])),
+            ("source".to_owned(), Field::Is(AttributeValue::S("shop".to_owned()))),
+        ];
+        assert_eq!(shape.fields, Some(Projection::new(expected.into())));
+    }
+
+    #[test]
     fn what_is_wrong_is_told_at_its_place() {
         let feed = "[[feed]]\nname = \"search\"\ntable = \"orders\"\n";
         let file = "file.path = \"{region}.jsonl\"\n";
         for (text, place, told) in [
             (format!("[[feed]]\nname = \"A\"\ntable = \"orders\"\n{file}"), "4:8", "can't name a feed"),
             (format!("[[feed]]\nname = \"a\"\ntable = \"other\"\n{file}"), "5:9", "no [[table]] is called"),
+            (format!("{feed}fields = {{}}\n{file}"), "6:10", "expected at least one field"),
+            (
+                format!("{feed}fields = {{ a = \"_tw\" }}\n{file}"),
+                "6:10",
+                "a: this attribute is Tradewind's own",
+            ),
+            (format!("{feed}fields = {{ a = [] }}\n{file}"), "6:10", "a: expected the name of an attribute"),
+            (format!("{feed}fields = {{ a = {{ is = [1] }} }}\n{file}"), "6:10", "a: expected a string"),
             (feed.to_owned(), "3:1", "expected where the events go"),
             (format!("{feed}{file}lambda.function = \"mail\""), "3:1", "expected one of"),
             (format!("{feed}lambda.function = \"\""), "6:19", "a function's name"),

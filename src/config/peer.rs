@@ -75,9 +75,14 @@ pub(super) fn selection(
 }
 
 fn attribute(name: &Spanned<String>) -> Result<String, Problem> {
-    match name.get_ref().as_str() {
-        "" => Err(Problem::at(name, "expected the name of an attribute")),
-        STAMP => Err(Problem::at(name, "this attribute is Tradewind's own")),
+    named(name.get_ref()).map_err(|expected| Problem::at(name, expected))
+}
+
+/// The name of an attribute that is not Tradewind's own.
+pub(super) fn named(name: &str) -> Result<String, &'static str> {
+    match name {
+        "" => Err("expected the name of an attribute"),
+        STAMP => Err("this attribute is Tradewind's own"),
         text => Ok(text.to_owned()),
     }
 }
@@ -105,7 +110,7 @@ fn each<T>(values: &Spanned<Value>, read: fn(&Value) -> Result<T, &'static str>)
     read.map_err(|expected| Problem::at(values, expected))
 }
 
-fn scalar(value: &Value) -> Result<AttributeValue, &'static str> {
+pub(super) fn scalar(value: &Value) -> Result<AttributeValue, &'static str> {
     match value {
         Value::String(text) => Ok(AttributeValue::S(text.clone())),
         Value::Integer(number) => Ok(AttributeValue::N(number.to_string())),

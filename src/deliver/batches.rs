@@ -18,7 +18,7 @@ use crate::control::{ControlTable, ParkedEvent};
 use crate::destination::Destination;
 use crate::fault::{Backoff, Fault, FaultKind, insist};
 use crate::feed::{
-    Answer, Call, Entry, Event, Events, Filter, Images, Next, Parcel, Retry, Settled, Shape, Slot, Telling,
+    Answer, Call, Entry, Event, Events, Filter, Images, Next, Parcel, Retry, Settled, Slot, Telling,
 };
 use crate::log_key::log_key;
 use crate::protocol::{Item, Judgement, KeyId};
@@ -87,8 +87,7 @@ impl Batches {
         if created_millis < *since_millis {
             return None;
         }
-        let Shape { events, selection, .. } = &self.teller.telling.shape;
-        let event = Event::of(judgement, images, *events, selection.as_ref());
+        let event = Event::of(judgement, images, &self.teller.telling.shape);
         if event.is_none() && judgement.verdict.is_local() {
             counts.unchanged.add();
         }
@@ -389,7 +388,7 @@ mod tests {
     use super::*;
     use crate::control::PausedDestinations;
     use crate::deliver::{JobRecord, Ledger};
-    use crate::feed::Provenance;
+    use crate::feed::{Provenance, Shape};
     use crate::protocol::{Floors, KeyMemory, Record};
     use crate::sink::FileSink;
     use crate::source::Sequence;
@@ -402,7 +401,7 @@ mod tests {
         let record = Record { created_millis, key, old: None, new: Some(new) };
         let mut memory = KeyMemory::new("tokyo".parse().expect("a name"));
         let judgement = memory.judge(ordinal, record, &Floors::default(), false);
-        let event = Event::of(&judgement, None, Events::Origin, None);
+        let event = Event::of(&judgement, None, &Shape::default());
         let provenance = Provenance {
             stream: "arn".into(),
             shard: ShardId("shard".into()),

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
-use super::FeedName;
+use super::{FeedName, Projection};
 use crate::item_json::item_json;
 use crate::protocol::{
     Action, Body, Fingerprint, Item, Judgement, KeyId, Origin, STAMP, Selection, Stamp, Version, Visible,
@@ -63,6 +63,8 @@ pub struct Shape {
     pub view: View,
     /// Which items, and which of their attributes; all, unless given.
     pub selection: Option<Selection>,
+    /// What the images show in place of the item's own attributes, if anything.
+    pub fields: Option<Projection>,
     /// Whether an event is exactly a record of DynamoDB Streams, without what Tradewind knows beside that.
     pub strict: bool,
 }
@@ -103,26 +105,21 @@ pub struct Provenance {
 
 impl Event {
     /// What a feed tells of a record, if anything. `images` are needed for what other regions' applications write.
-    pub fn of(
-        judgement: &Judgement,
-        images: Option<&Images>,
-        events: Events,
-        selection: Option<&Selection>,
-    ) -> Option<Self> {
+    pub fn of(judgement: &Judgement, images: Option<&Images>, shape: &Shape) -> Option<Self> {
         let written = judgement.actions.iter().find_map(|action| match action {
             Action::Push(write) => Some(write),
             _ => None,
         });
-        match (written, events) {
-            (Some(write), _) => Self::of_write(write, selection),
+        match (written, shape.events) {
+            (Some(write), _) => Self::of_write(write, shape),
             (None, Events::Origin) => None,
             (None, Events::State) if judgement.is_stale => None,
-            (None, Events::Replica | Events::State) => Self::of_arrival(judgement, images?, selection),
+            (None, Events::Replica | Events::State) => Self::of_arrival(judgement, images?, shape),
         }
     }
 
     /// The event of an application's write in this region; `None` if nothing of what the feed shows has changed.
-    fn of_write(write: &Write, selection: Option<&Selection>) -> Option<Self> {
+    fn of_write(write: &Write, shape: &Shape) -> Option<Self> {
         let replaced = write.replaced.as_deref();
         let (old, new) = match &write.body {
             Body::Put(item, _) => {
@@ -131,19 +128,19 @@ impl Event {
             // What an application's delete removes is an application's, even if it looks like a marked item.
             Body::Delete => (replaced.map(unstamped), None),
         };
-        Self::between(&write.key, old, new, (write.version.clone(), write.base.clone()), selection)
+        Self::between(&write.key, old, new, (write.version.clone(), write.base.clone()), shape)
     }
 
     /// The event of a write that has arrived from another region. What this region's own agent puts back, and the
     /// deletes that it applies, are none: they were told before.
-    fn of_arrival(judgement: &Judgement, images: &Images, selection: Option<&Selection>) -> Option<Self> {
+    fn of_arrival(judgement: &Judgement, images: &Images, shape: &Shape) -> Option<Self> {
         let Images { key, old, new } = images;
         let stamp = Stamp::read(new.as_ref()?)?;
         if !judgement.verdict.is_echo() || (stamp.nonce.is_of(&stamp.version.origin) && !judgement.is_seed) {
             return None;
         }
         let of = |image: &Option<Item>| image.as_ref().and_then(|image| visible(image, key));
-        Self::between(key, of(old), of(new).map(Arc::new), (stamp.version, stamp.base), selection)
+        Self::between(key, of(old), of(new).map(Arc::new), (stamp.version, stamp.base), shape)
     }
 
     /// A change from one image to the other, as a feed shows it.
@@ -154,12 +151,20 @@ impl Event {
         old: Option<Item>,
         new: Option<Arc<Item>>,
         (version, base): (Version, Option<Version>),
-        selection: Option<&Selection>,
+        Shape { selection, fields, .. }: &Shape,
     ) -> Option<Self> {
-        let shown = |image: &Item| match selection.map(|selection| selection.shows(key, image)) {
+        // Within, nothing if all of the image is shown.
+        let selected = |image: &Item| match selection.as_ref().map(|selection| selection.shows(key, image)) {
             None | Some(Visible::Item(Cow::Borrowed(_))) => Some(None),
             Some(Visible::Item(Cow::Owned(part))) => Some(Some(part)),
             Some(Visible::Nothing | Visible::Never) => None,
+        };
+        let shown = |image: &Item| {
+            let selected = selected(image)?;
+            Some(match fields {
+                None => selected,
+                Some(fields) => Some(fields.of(selected.as_ref().unwrap_or(image))),
+            })
         };
         let old = old.and_then(|image| Some(shown(&image)?.unwrap_or(image)));
         let new = new.and_then(|image| Some(shown(&image)?.map_or(image, Arc::new)));
@@ -266,6 +271,7 @@ mod tests {
     use aws_sdk_dynamodb::types::AttributeValue;
 
     use super::*;
+    use crate::feed::Field;
     use crate::protocol::{Floors, Hlc, KeyMemory, Nonce, Record, Verdict};
 
     fn origin(name: &str) -> Origin {
@@ -290,7 +296,7 @@ mod tests {
     fn told(old: Option<Item>, new: Option<Item>) -> (Verdict, Vec<Event>) {
         let record = Record { created_millis: 1_800_000_000_500, key: key(), old, new };
         let judgement = KeyMemory::new(origin("tokyo")).judge(0, record, &Floors::default(), false);
-        let event = Event::of(&judgement, None, Events::Origin, None);
+        let event = Event::of(&judgement, None, &Shape::default());
         (judgement.verdict, event.into_iter().collect())
     }
 
@@ -520,7 +526,10 @@ mod tests {
             let images = Images { key: key(), old: old.clone(), new: new.clone() };
             let record = Record { created_millis: millis, key: key(), old, new };
             let judgement = memory.judge(millis, record, &Floors::default(), false);
-            let event = |events| Event::of(&judgement, Some(&images), events, None).map(|event| event.name);
+            let event = |events| {
+                let shape = Shape { events, ..Shape::default() };
+                Event::of(&judgement, Some(&images), &shape).map(|event| event.name)
+            };
             assert_eq!(
                 (event(Events::Replica), event(Events::State)),
                 (replica, state),
@@ -561,8 +570,33 @@ mod tests {
             let record = Record { created_millis: 1_800_000_000_500, key: key(), old, new };
             let judgement =
                 KeyMemory::new(origin("tokyo")).judge(0, record.clone(), &Floors::default(), false);
-            let event = Event::of(&judgement, None, Events::Origin, Some(selection));
+            let shape = Shape { selection: Some(selection.clone()), ..Shape::default() };
+            let event = Event::of(&judgement, None, &shape);
             assert_eq!(event.map(|event| event.name), expected, "{selection:?} {record:?}");
+        }
+    }
+
+    #[test]
+    fn images_show_the_fields_that_are_named_and_nothing_else_is_a_change() {
+        let field = Field::At(vec!["v".to_owned()]);
+        let fields = Some(Projection::new([("state".to_owned(), field)].into()));
+        let shape = Shape { fields, ..Shape::default() };
+        let with = |data: &str, more: &str| {
+            let mut item = item(data, None);
+            item.insert("more".to_owned(), text(more));
+            Some(item)
+        };
+        for (old, new, expected) in [
+            (with("a", "1"), with("b", "1"), Some((EventName::Modify, "b"))),
+            (with("a", "1"), with("a", "2"), None),
+            (None, with("a", "1"), Some((EventName::Insert, "a"))),
+        ] {
+            let record = Record { created_millis: 1_800_000_000_500, key: key(), old, new };
+            let judgement = KeyMemory::new(origin("tokyo")).judge(0, record, &Floors::default(), false);
+            let event = Event::of(&judgement, None, &shape);
+            let shown = event.map(|event| (event.name, event.key, event.new.expect("an image")));
+            let image = |state: &str| Arc::new(Item::from([("state".to_owned(), text(state))]));
+            assert_eq!(shown, expected.map(|(name, state)| (name, key(), image(state))));
         }
     }
 }
