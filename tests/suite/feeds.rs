@@ -288,6 +288,47 @@ async fn what_a_feed_does_is_measured() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_page_shows_parked_events_and_what_is_in_them_only_with_a_token() {
+    let folder = TempDir::new().expect("a folder");
+    let mut world = World::prepared(2, crate::world::PLAIN).await;
+    world.feeds = feed(&world, folder.path(), "");
+    let event = ParkedEvent {
+        feed: "search".parse().expect("a name"),
+        table: world.table.clone(),
+        key: crate::items::key("secret key"),
+        version: Version {
+            hlc: Hlc::at_millis(1_800_000_000_000),
+            origin: world.name(0).parse().expect("a name"),
+        },
+        reason: "the function failed".to_owned(),
+        rejections: 11,
+    };
+    let text = "{\"eventID\":\"secret event\"}";
+    control(&world, 0).await.park_event(&event, text, 7).await.expect("parked");
+    for token in [None, Some("s3cret")] {
+        let set = |command: &mut tokio::process::Command| {
+            _ = token.map(|token| command.env("TRADEWIND_TOKEN", token));
+        };
+        let (process, address) = start(agent(&world, 0, "127.0.0.1:0", set)).await;
+        let bearer = [("Authorization", "Bearer s3cret")];
+        let headers = if token.is_some() { &bearer[..] } else { &[] };
+        let look = || async {
+            let (_, page) = get(&address, "/api/items", headers).await?;
+            serde_json::from_str::<Value>(&page).ok()?["parked"].get(0).cloned()
+        };
+        let shown = eventually("a parked event", look, Option::is_some).await.expect("an event");
+        let expected = json!({ "feed": "search", "reason": "the function failed", "rejections": 11 });
+        assert!(
+            expected.as_object().expect("an object").iter().all(|(name, value)| shown[name] == *value),
+            "{shown:#}"
+        );
+        assert_eq!(shown.to_string().contains("secret"), token.is_some(), "{shown:#}");
+        assert_eq!(shown["event"]["eventID"].as_str(), token.map(|_| "secret event"), "{shown:#}");
+        process.kill().await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_paused_feed_tells_nothing_and_afterwards_everything_in_order() {
     let folder = TempDir::new().expect("a folder");
     let mut world = World::prepared(2, crate::world::PLAIN).await;
