@@ -18,6 +18,7 @@ use tokio::time::{sleep, timeout};
 use crate::Result;
 use crate::defect::Defect;
 use crate::faults::{Link, TABLE};
+use crate::feeds::Feeds;
 use crate::scenario::{Log, PLACES};
 
 /// The pause before an ended agent is restarted.
@@ -65,6 +66,7 @@ pub struct Build {
     /// For configurations, credentials and logs.
     pub folder: PathBuf,
     pub defect: Option<Defect>,
+    pub feeds: Option<Feeds>,
 }
 
 impl Build {
@@ -129,6 +131,7 @@ impl Build {
         if let Some(keys) = memory_keys {
             let _ = writeln!(text, "memory_keys = {keys}");
         }
+        text.extend(self.feeds.as_ref().map(Feeds::config));
         text
     }
 }

@@ -52,6 +52,16 @@ pub struct Arrival {
     pub version: Version,
 }
 
+/// What a record is.
+#[derive(Clone, Copy, Debug)]
+pub struct Account {
+    pub is_by_app: bool,
+    /// The version that it brought; `None` for a delete that an agent applied.
+    pub version: Option<Version>,
+    /// Whether an agent marked the item to be deleted.
+    pub is_mark: bool,
+}
+
 /// The checker's findings.
 #[derive(Debug, Default)]
 pub struct Judgement {
@@ -59,6 +69,8 @@ pub struct Judgement {
     /// How many there are in all.
     pub violation_count: usize,
     pub issued: BTreeMap<String, BTreeMap<Version, Issued>>,
+    /// By the record's number in the history; none for one that changed nothing.
+    pub accounts: BTreeMap<usize, Account>,
     pub arrivals: BTreeMap<String, Vec<Arrival>>,
     /// The version of each write.
     pub versions: HashMap<String, Version>,
@@ -154,7 +166,8 @@ pub fn judge(history: &History, is_excused: impl Fn(&str) -> bool) -> Judgement 
 }
 
 impl Judgement {
-    fn fail(&mut self, history: &History, kind: &'static str, key: Option<&str>, message: String) {
+    /// Records a violation, with all that happened to its key.
+    pub fn fail(&mut self, history: &History, kind: &'static str, key: Option<&str>, message: String) {
         self.fail_at(history, kind, key, Millis::MAX, message);
     }
 
@@ -191,7 +204,8 @@ impl Judgement {
             deletes: Deletes::of(history, region),
         };
         let own = |write: &str| write.split(' ').next() == Some(history.regions[region].as_str());
-        for seen in history.seen.iter().filter(|seen| seen.region == region && seen.old != seen.new) {
+        let is_change = |seen: &Seen| seen.region == region && seen.old != seen.new;
+        for (number, seen) in history.seen.iter().enumerate().filter(|(_, seen)| is_change(seen)) {
             let known = known.entry(&seen.key).or_default();
             let old = Stamp::of(seen.old.as_ref(), &history.regions);
             let new = Stamp::of(seen.new.as_ref(), &history.regions);
@@ -207,9 +221,12 @@ impl Judgement {
                 }
             };
             if by_app {
-                self.by_app(seen, [old, new], known, &mut context);
+                let version = Some(self.by_app(seen, [old, new], known, &mut context));
+                self.accounts.insert(number, Account { is_by_app: true, version, is_mark: false });
                 continue;
             }
+            let (version, is_mark) = (new.map(|new| new.version), new.is_some_and(|new| new.is_mark));
+            self.accounts.insert(number, Account { is_by_app: false, version, is_mark });
             self.agent_writes += 1;
             let claim = Claim { seen, stamp: new, above: known.highest };
             if let Some(stamp) = new.filter(|_| !claim.is_beside()) {
@@ -219,8 +236,14 @@ impl Judgement {
         }
     }
 
-    /// Records an application's write.
-    fn by_app(&mut self, seen: &Seen, stamps: [Option<Stamp>; 2], known: &mut Known, context: &mut Context) {
+    /// Records an application's write. Returns its version.
+    fn by_app(
+        &mut self,
+        seen: &Seen,
+        stamps: [Option<Stamp>; 2],
+        known: &mut Known,
+        context: &mut Context,
+    ) -> Version {
         let floors = stamps.into_iter().flatten().map(|stamp| stamp.version);
         let floors = floors.chain(known.highest).map(|version| version.0 + 1);
         let version = (floors.fold(seen.created << 20, u64::max), context.region);
@@ -246,6 +269,7 @@ impl Judgement {
         };
         self.issued.entry(seen.key.clone()).or_default().insert(version, issued);
         self.arrive(seen, version);
+        version
     }
 
     /// Records an agent's write that is more than a stamp in place.
@@ -527,7 +551,7 @@ impl Judgement {
     }
 }
 
-fn show(history: &History, (clock, region): Version) -> String {
+pub fn show(history: &History, (clock, region): Version) -> String {
     format!("{}.{}@{}", clock >> 20, clock & 0xf_ffff, history.regions[region])
 }
 
@@ -574,7 +598,8 @@ mod tests {
 
         fn record(mut self, region: usize, new: Option<Image>) -> Self {
             let (old, key, at) = (self.standing(region), "k".to_owned(), self.at);
-            self.history.seen.push(Seen { region, key, at, created: at, old, new });
+            let sequence = self.history.seen.len().to_string();
+            self.history.seen.push(Seen { region, key, sequence, at, created: at, old, new });
             self.at += 10;
             self
         }

@@ -1,12 +1,16 @@
 //! Broken builds: what agents would do if a rule of the protocol were missing. The proxy simulates this, so
 //! that no defect is in the product. The checker must notice each.
 
+use std::fmt::Write as _;
+
 use clap::ValueEnum;
 use serde_json::{Map, Value, json};
 use tradewind_proxy::Fate;
 
 use crate::faults::ELSEWHERE;
+use crate::feeds::{STATE, WRITES};
 use crate::history::{COUNT, HOLDER, STAMP};
+use crate::scenario::PLACES;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub enum Defect {
@@ -52,6 +56,12 @@ pub enum Defect {
     Forwards,
     /// A managed replica passes for a table like any other.
     Heedless,
+    /// The checkpoint of a feed passes events that have not been delivered: it is that of what has been read.
+    PassesEvents,
+    /// One replicated write in four passes for one of the application here, so that it is told.
+    TellsEchoes,
+    /// A delete mark is unknown where it is applied, so that the delete is told there, too.
+    TellsMarks,
 }
 
 impl Defect {
@@ -117,6 +127,13 @@ impl Defect {
         }
     }
 
+    /// Falsifies a write to the control table by an agent of the region with this number.
+    pub fn bend_row(self, region: usize, request: &mut Value) {
+        if self == Self::PassesEvents {
+            pass_events(PLACES[region].0, request);
+        }
+    }
+
     /// Falsifies a stamp in place.
     fn bend_stamp(self, request: &mut Map<String, Value>) {
         let stamp =
@@ -140,6 +157,11 @@ impl Defect {
             Self::LostPages if rng.u8(0..4) == 0 => records.clear(),
             Self::LyingClock if region == 0 => delay(records, 20),
             Self::Forwards => records.iter_mut().for_each(make_ours),
+            Self::TellsEchoes => {
+                let records = records.iter_mut().filter(|_| rng.u8(0..4) == 0);
+                records.for_each(|record| make_local(record, PLACES[region].0));
+            }
+            Self::TellsMarks => records.iter_mut().for_each(unmark),
             _ => {}
         }
     }
@@ -152,6 +174,49 @@ fn make_ours(record: &mut Value) {
     if stamp.is_some_and(|stamp| stamp.contains(ELSEWHERE)) {
         image.remove(STAMP);
     }
+}
+
+/// Removes the stamp that an agent of this region has set beside what it replicates from a record.
+fn make_local(record: &mut Value, region: &str) {
+    let stamp = |image: &str| record["dynamodb"][image][STAMP]["S"].as_str();
+    let is_arrival = stamp("NewImage").is_some_and(|new| {
+        Some(new) != stamp("OldImage") && new.split(' ').nth(2) != Some(region) && !new.contains(" x-")
+    });
+    if let Some(image) = record["dynamodb"]["NewImage"].as_object_mut().filter(|_| is_arrival) {
+        image.remove(STAMP);
+    }
+}
+
+/// Removes the mark from the record of a marked item's delete.
+fn unmark(record: &mut Value) {
+    if record["eventName"] != "REMOVE" {
+        return;
+    }
+    let Some(image) = record["dynamodb"]["OldImage"].as_object_mut() else { return };
+    if image.get(STAMP).and_then(|stamp| stamp["S"].as_str()).is_some_and(|stamp| stamp.contains(" x-")) {
+        image.remove(STAMP);
+    }
+}
+
+/// Sets the checkpoints of feeds to that of the agent's own region, where one is saved.
+fn pass_events(region: &str, request: &mut Value) {
+    let names = request["ExpressionAttributeNames"].as_object().cloned().unwrap_or_default();
+    let of = |label: &str| names.iter().find(|(_, name)| **name == format!("to {label}"));
+    let Some((home, _)) = of(region) else { return };
+    let read = request["ExpressionAttributeValues"][home.replace('#', ":")].clone();
+    let mut update = request["UpdateExpression"].as_str().unwrap_or_default().to_owned();
+    for feed in [WRITES, STATE] {
+        let label = format!("feed:{feed}");
+        if let Some((name, _)) = of(&label) {
+            request["ExpressionAttributeValues"][name.replace('#', ":")] = read.clone();
+        } else {
+            // Writing to memory does not fail.
+            let _ = write!(update, ", #{feed} = :{feed}");
+            request["ExpressionAttributeNames"][format!("#{feed}")] = format!("to {label}").into();
+            request["ExpressionAttributeValues"][format!(":{feed}")] = read.clone();
+        }
+    }
+    request["UpdateExpression"] = update.into();
 }
 
 /// Makes records look this many seconds younger than they are.

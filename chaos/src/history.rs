@@ -100,6 +100,8 @@ impl Image {
 pub struct Seen {
     pub region: usize,
     pub key: String,
+    /// Its sequence number.
+    pub sequence: String,
     /// When it was read.
     pub at: Millis,
     /// The time stated by the service: milliseconds since 1970.
@@ -202,7 +204,8 @@ mod tests {
         let record = |id: &str, stamp: Option<&str>| {
             let (write, stamp) = (Some(id.to_owned()), stamp.map(str::to_owned));
             let new = Some(Image { write, count: None, holder: None, stamp, data: String::new() });
-            Seen { region: 0, key: format!("key of {id}"), at: 250, created: 250, old: None, new }
+            let (key, sequence) = (format!("key of {id}"), String::new());
+            Seen { region: 0, key, sequence, at: 250, created: 250, old: None, new }
         };
         let seen = [record("shown", None), record("hidden", Some("an agent's"))];
         let silence = |region| Silence { region, from: 100, until: 200 };

@@ -7,6 +7,7 @@ pub mod checker;
 pub mod defect;
 pub mod endpoints;
 pub mod faults;
+pub mod feeds;
 pub mod history;
 pub mod lag;
 pub mod listener;
@@ -20,6 +21,7 @@ pub mod scenario;
 pub mod service;
 pub mod staging;
 pub mod tail;
+pub mod told;
 pub mod wire;
 
 /// An error here is reported to a person, and ends the run.

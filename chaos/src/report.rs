@@ -12,6 +12,7 @@ use crate::lag::{Lag, STEP, Stale, lags, stale, ways};
 use crate::play::check_recovery;
 use crate::rollback::Rollbacks;
 use crate::scenario::Scenario;
+use crate::told::Told;
 
 const PAGE: &str = include_str!("report.html");
 /// The part of the page that the reports replace.
@@ -38,6 +39,8 @@ pub struct Report {
     pub conflicts: usize,
     /// Rollbacks that an application could see.
     pub rollbacks: Rollbacks,
+    /// What feeds have told, if there were any.
+    pub told: Option<Told>,
     pub violation_count: usize,
     pub violations: Vec<Violation>,
     pub lags: Vec<Lag>,
@@ -62,6 +65,7 @@ pub struct Made<'a> {
     /// The scenario, as TOML.
     pub text: &'a str,
     pub end: Millis,
+    pub told: Option<Told>,
 }
 
 /// A fault, as it is drawn.
@@ -74,7 +78,7 @@ pub struct Band {
 
 impl Report {
     pub fn new(run: Made<'_>, scenario: &Scenario, history: &History, mut judgement: Judgement) -> Self {
-        let Made { on, seed, text, end } = run;
+        let Made { on, seed, text, end, told } = run;
         let ways = ways(history, &judgement);
         check_recovery(&mut judgement, scenario, history, &ways);
         let (lags, stale) = (lags(&ways, end), stale(history, &judgement));
@@ -128,6 +132,7 @@ impl Report {
             heals: judgement.heals.len(),
             conflicts: judgement.conflicts.len(),
             rollbacks: Rollbacks::of(&judgement.rollbacks, end),
+            told,
             violation_count: judgement.violation_count,
             lags,
             stale,
@@ -157,10 +162,17 @@ impl Report {
         }
     }
 
+    /// What feeds have told, if there were any.
+    fn feeds(&self) -> String {
+        self.told.map_or_else(String::new, |Told { writes, states, repetitions, .. }| {
+            format!(", feeds told {writes} writes and {states} states, and {repetitions} events again")
+        })
+    }
+
     /// One line, and one more for each violation.
     pub fn text(&self) -> String {
         let mut text = format!(
-            "{}  {:<20} {:<15} seed {}: {} writes, {} by agents, {} heals, {} conflicts, rollbacks seen by an application: {}{}, lag at most {} ms, stale at most {} ms",
+            "{}  {:<20} {:<15} seed {}: {} writes, {} by agents, {} heals, {} conflicts, rollbacks seen by an application: {}{}{}, lag at most {} ms, stale at most {} ms",
             if self.passed { "passed" } else { "FAILED" },
             self.scenario,
             self.engine,
@@ -171,6 +183,7 @@ impl Report {
             self.conflicts,
             self.rollbacks.seen,
             self.late_rollbacks(),
+            self.feeds(),
             self.max_lag(),
             self.stale.longest,
         );

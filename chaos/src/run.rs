@@ -17,6 +17,7 @@ use crate::checker::judge;
 use crate::defect::Defect;
 use crate::endpoints::{Endpoint, Engine};
 use crate::faults::{ELSEWHERE, FOREIGN, Link, TABLE, TAKEN, UNDATED};
+use crate::feeds::Feeds;
 use crate::history::{History, Millis, STAMP, unseen};
 use crate::listener::besiege;
 use crate::marks;
@@ -24,6 +25,7 @@ use crate::play::{Play, Regions, Wrong};
 use crate::report::{Made, Report};
 use crate::scenario::{Fault, Kind, Log, PLACES, Scenario};
 use crate::staging::wall_millis;
+use crate::told::check;
 use crate::wire::{ACCESS_KEY, Item, Wire};
 
 /// How often each shard is read.
@@ -82,8 +84,16 @@ impl Plan {
         for (kind, how) in wrong {
             judgement.add(kind, how);
         }
+        let mut told = None;
+        if let Some(feeds) = &world.build.feeds {
+            let findings = check(&history, &judgement, &feeds.read()?);
+            for (kind, key, how) in findings.wrong {
+                judgement.fail(&history, kind, Some(&key), how);
+            }
+            told = Some(findings.told);
+        }
         let on = self.engine.to_possible_value().map(|value| value.get_name().to_owned());
-        let run = Made { on: on.unwrap_or_default(), seed: self.seed, text: &self.text, end };
+        let run = Made { on: on.unwrap_or_default(), seed: self.seed, text: &self.text, end, told };
         Ok(Report::new(run, &world.play.scenario, &history, judgement))
     }
 }
@@ -111,7 +121,9 @@ impl World {
             }
         }
         let Plan { tradewind, folder, defect, .. } = plan.clone();
-        let build = Build { tradewind, folder, defect };
+        let names: Vec<&str> = PLACES.iter().take(scenario.regions).map(|(name, _)| *name).collect();
+        let feeds = scenario.feeds.then(|| Feeds::start(&folder, &names)).transpose()?;
+        let build = Build { tradewind, folder, defect, feeds };
         build.write_credentials(ACCESS_KEY)?;
         let config = |links: &[Link]| build.config(&links.iter().collect::<Vec<_>>(), scenario.memory_keys);
         let configs: Vec<String> = links.chunks(scenario.regions).map(config).collect();
@@ -159,6 +171,9 @@ impl World {
         }
         self.break_things().await?;
         let (mut history, mut wrong, end) = self.play.end(is_excused).await?;
+        if let Some(feeds) = &self.build.feeds {
+            feeds.come_to_rest(&history, self.play.scenario.recover_within).await?;
+        }
         let mut ends = JoinSet::new();
         for agent in self.agents.drain(..) {
             ends.spawn(agent.end());
@@ -293,6 +308,7 @@ impl World {
                     wire.put(key, &write, String::new(), Some((STAMP, AttributeValue::S(stamp)))).await?;
                 }
             }
+            Kind::SinkAway => self.put_sink(name, true)?,
             Kind::RotateCredentials => {
                 self.keys += 1;
                 let key = self.key();
@@ -333,6 +349,7 @@ impl World {
             fault.region.as_ref().and_then(|name| self.play.scenario.region(name)).unwrap_or_default();
         match fault.kind {
             Kind::RecycleStream => self.play.turn_stream(region, true).await?,
+            Kind::SinkAway => self.put_sink(PLACES[region].0, false)?,
             // It keeps the stamp, as any update does.
             Kind::Foreign => {
                 let write = format!("{} {TAKEN}", PLACES[region].0);
@@ -344,6 +361,11 @@ impl World {
             self.build.write_credentials(&self.key())?;
         }
         Ok(())
+    }
+
+    /// Takes the folder of a region's feeds away, or brings it back.
+    fn put_sink(&self, region: &str, is_away: bool) -> Result<()> {
+        self.build.feeds.as_ref().map_or(Ok(()), |feeds| feeds.take_away(region, is_away))
     }
 
     /// The access key that is accepted now.

@@ -62,6 +62,8 @@ shipped!(
     "recycled-stream",
     "chain",
     "managed-table",
+    "feed-kill",
+    "feed-away",
 );
 
 /// How long before its table is deleted a region's application stops.
@@ -82,6 +84,9 @@ pub struct Scenario {
     pub agents: usize,
     #[serde(default)]
     pub workload: Workload,
+    /// Whether agents tell what is written into files, which the checker judges, too.
+    #[serde(default)]
+    pub feeds: bool,
     /// How many keys each agent remembers before it stamps its region's application's writes in place.
     /// Default: as many as agents remember by default.
     pub memory_keys: Option<usize>,
@@ -245,6 +250,8 @@ pub enum Kind {
     Foreign,
     /// The table is described as a replica of a managed global table.
     Managed,
+    /// The folder of the region's feeds is away.
+    SinkAway,
 }
 
 /// What a gateway answers.
@@ -290,6 +297,11 @@ impl Scenario {
         if scenario.agents == 0 || scenario.agents > 4 {
             return Err(at("agents: expected 1 to 4").into());
         }
+        if scenario.feeds && scenario.agents > 1 {
+            return Err(
+                at("feeds: several agents of a region would write to one file; expected agents = 1").into()
+            );
+        }
         if scenario.skew_seconds.iter().any(|skew| *skew > MOST_SKEW_SECONDS) {
             return Err(at(
                 "skew_seconds: expected at most 25; an agent does not believe a clock that is ahead by more than 30 s, \
@@ -320,9 +332,22 @@ impl Scenario {
                     | Kind::Verify
                     | Kind::RecycleStream
                     | Kind::Foreign
+                    | Kind::SinkAway
             );
             if needs_region && fault.region.is_none() {
                 return Err(at(&format!("{:?} needs a region", fault.kind)).into());
+            }
+            let is_hidden =
+                matches!(fault.kind, Kind::DeleteTable | Kind::Undated | Kind::RecycleStream | Kind::Foreign);
+            if scenario.feeds && is_hidden {
+                return Err(at(&format!(
+                    "feeds: after {:?} the checker does not know everything that a feed must tell",
+                    fault.kind
+                ))
+                .into());
+            }
+            if fault.kind == Kind::SinkAway && !scenario.feeds {
+                return Err(at("sink-away needs feeds = true").into());
             }
             if let Some(error) = fault.error.as_ref().filter(|error| !is_known(error)) {
                 return Err(at(&format!("error: unknown {error}")).into());
@@ -408,6 +433,12 @@ mod tests {
         let fault = format!("{head}[[fault]]\nkind = \"kill\"\nat = \"1s\"\n");
         assert!(wrong(&fault).contains("needs a region"));
         assert!(wrong(&format!("{fault}region = \"atlantis\"")).contains("dublin"));
+        let away = fault.replace("kill", "sink-away") + "region = \"tokyo\"\n";
+        assert!(wrong(&away).contains("feeds = true"));
+        assert!(
+            wrong(&format!("feeds = true\n{}", away.replace("sink-away", "undated"))).contains("Undated")
+        );
+        assert!(wrong(&format!("{head}feeds = true\nagents = 2")).contains("agents = 1"));
         assert!(wrong(&format!("{head}speed = 1")).contains("speed"));
     }
 }

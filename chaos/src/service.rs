@@ -272,9 +272,13 @@ impl Tamper for Service {
     }
 
     fn forward(&self, operation: &str, body: String) -> String {
-        let Some(defect) = self.defect.filter(|_| is_on_data(&body)) else { return body };
+        let Some(defect) = self.defect else { return body };
         let Ok(mut request) = serde_json::from_str(&body) else { return body };
-        defect.bend_write(operation, &mut request);
+        if is_on_data(&body) {
+            defect.bend_write(operation, &mut request);
+        } else {
+            defect.bend_row(self.from, &mut request);
+        }
         request.to_string()
     }
 

@@ -90,6 +90,11 @@ impl Staging {
                 format!("scenario {name}: clocks can be shifted for the harness's own agents only").into()
             );
         }
+        if scenario.feeds {
+            return Err(
+                format!("scenario {name}: feeds can be judged for the harness's own agents only").into()
+            );
+        }
         for fault in &scenario.faults {
             if fault.kind != Kind::Partition || fault.agent.is_some() {
                 return Err(format!(
@@ -170,7 +175,7 @@ impl Staging {
         for (kind, how) in wrong {
             judgement.add(kind, how);
         }
-        let made = Made { on: "staging".to_owned(), seed, text, end };
+        let made = Made { on: "staging".to_owned(), seed, text, end, told: None };
         let report = Report::new(made, &play.scenario, &history, judgement);
         // After a failure everything is left as it is, for inspection.
         if report.passed {

@@ -146,12 +146,13 @@ impl Tail {
             let (changes, next) = self.wire.changes(iterator).await?;
             let at = u64::try_from(self.began.elapsed().as_millis()).unwrap_or(u64::MAX);
             for change in changes {
-                cursor.from = From::After(change.sequence);
+                cursor.from = From::After(change.sequence.clone());
                 let Some(key) = change.key.filter(|key| key.starts_with(&*self.prefix)) else { continue };
                 found = true;
                 let seen = Seen {
                     region: self.region,
                     key,
+                    sequence: change.sequence,
                     at,
                     created: change.created_millis + u64::from(self.skew_seconds) * 1000,
                     old: change.old,

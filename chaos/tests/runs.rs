@@ -25,6 +25,9 @@ const STAMPED: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/stamped.toml")
 /// The same, of deletes that meet older puts: what only a heal settles.
 const DELETES: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/deletes.toml");
 
+/// Agents that tell what is written.
+const FEEDS: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/feeds.toml");
+
 fn is_noticed(scenario: &str, defect: &str, kinds: &[&str]) {
     let (code, report) = run(&[scenario, "--defect", defect]);
     let told: Vec<&str> = report["runs"][0]["violations"]
@@ -74,4 +77,7 @@ defects!(
     a_recycled_stream_without_a_mark_is_noticed: "unmarked" in "recycled-stream", as "unmarked",
     another_setups_writes_that_are_forwarded_are_noticed: "forwards" in "chain", as "not left alone",
     a_managed_replica_that_is_written_to_is_noticed: "heedless" in "managed-table", as "not its own",
+    checkpoints_that_pass_events_are_noticed: "passes-events" in "feed-away", as "not told",
+    echoes_that_are_told_are_noticed: "tells-echoes" in FEEDS, as "made up",
+    marks_that_are_told_are_noticed: "tells-marks" in FEEDS, as "made up",
 );

@@ -95,7 +95,7 @@ impl Own {
 
 fn build(folder: &TempDir) -> Build {
     let tradewind = PathBuf::from(env!("CARGO_BIN_EXE_tradewind-chaos")).with_file_name("tradewind");
-    Build { tradewind, folder: folder.path().to_path_buf(), defect: None }
+    Build { tradewind, folder: folder.path().to_path_buf(), defect: None, feeds: None }
 }
 
 fn harness(scenario: &Path, config: &Path, out: &Path) -> Command {
@@ -145,6 +145,7 @@ async fn writes_that_do_not_arrive_are_noticed_and_left_to_be_looked_at() {
 async fn nothing_is_written_before_someone_has_agreed_or_where_it_cannot_be_right() {
     let own = Own::start(0).await;
     let kill = format!("{QUIET}[[fault]]\nkind = \"kill\"\nat = \"1s\"\nfor = \"1s\"\nregion = \"dublin\"\n");
+    let fed = format!("feeds = true\n{QUIET}");
     let skewed = format!("skew_seconds = [5]\n{QUIET}");
     for (scenario, arguments, says) in [
         (QUIET, &["--table", "orders"][..], "--yes-write-to orders"),
@@ -153,6 +154,7 @@ async fn nothing_is_written_before_someone_has_agreed_or_where_it_cannot_be_righ
         (QUIET, &["--table", "customers", "--yes-write-to", "customers"], "no [[table]] customers"),
         (&kill, &AGREED, "Kill"),
         (&skewed, &AGREED, "clocks"),
+        (&fed, &AGREED, "feeds"),
         (QUIET, &["--engine", "embedded"], "cannot be used with"),
     ] {
         let (output, _) = own.run(scenario, arguments).await;

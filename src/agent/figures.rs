@@ -13,7 +13,7 @@ use super::coordinator::Shards;
 use super::crew::Crew;
 use super::foreign::Foreign;
 use crate::control::{AgentId, PausedDestinations};
-use crate::deliver::{Pauses, Refusals};
+use crate::deliver::{Pauses, Refusals, SinkCall, SinkCalls};
 use crate::destination::Destination;
 use crate::feed::FeedName;
 use crate::lag::{LagBook, PeerLag, Spread};
@@ -92,7 +92,7 @@ pub(super) struct TableStatus {
     pub(super) refusals: Arc<Refusals>,
     pub(super) remembered: Arc<Remembered>,
     pub(super) foreign: Arc<Foreign>,
-    feed_counts: Mutex<BTreeMap<FeedName, Arc<FeedCounts>>>,
+    feeds: Mutex<BTreeMap<FeedName, FeedFigures>>,
     standing: Mutex<TableState>,
 }
 
@@ -145,7 +145,7 @@ impl Figures {
             refusals: Arc::default(),
             remembered: Arc::default(),
             foreign: Arc::default(),
-            feed_counts: Mutex::default(),
+            feeds: Mutex::default(),
             standing: Mutex::default(),
         });
         lock(&self.0.tables).push(Arc::clone(&status));
@@ -246,12 +246,32 @@ impl Figures {
         lock(&self.0.tables).iter().flat_map(|table| table.lag.take_recent()).collect()
     }
 
+    /// How many events the sink of each feed has taken.
+    pub fn delivered(&self) -> BTreeMap<FeedName, u64> {
+        let tables = lock(&self.0.tables);
+        let of_table = |table: &Arc<TableStatus>| {
+            let feeds = lock(&table.feeds);
+            let count = |(feed, figures): (&FeedName, &FeedFigures)| {
+                (feed.clone(), figures.counts.snapshot().delivered)
+            };
+            feeds.iter().map(count).collect::<Vec<_>>()
+        };
+        tables.iter().flat_map(of_table).collect()
+    }
+
     /// What has been done for all tables.
     pub fn total(&self) -> TallySnapshot {
         let mut total = TallySnapshot::default();
         lock(&self.0.tables).iter().for_each(|table| total += table.tally.snapshot());
         total
     }
+}
+
+/// What an agent has done for one feed.
+#[derive(Clone, Debug)]
+pub(super) struct FeedFigures {
+    pub(super) counts: Arc<FeedCounts>,
+    pub(super) calls: Arc<SinkCalls>,
 }
 
 /// The present state of one feed, as far as this agent delivers it.
@@ -262,23 +282,30 @@ pub struct FeedStanding {
     pub backlog: usize,
     /// The age of the oldest write that has not been told yet.
     pub age: Duration,
+    /// How many keys wait behind an event that the sink has rejected.
+    pub blocked: usize,
+    pub last_call: Option<SinkCall>,
 }
 
 impl TableStatus {
-    /// The counts of a feed, which go on when the table is replicated again.
-    pub(super) fn feed_counts(&self, feed: &FeedName) -> Arc<FeedCounts> {
-        Arc::clone(lock(&self.feed_counts).entry(feed.clone()).or_default())
+    /// The figures of a feed of this region, which go on when the table is replicated again.
+    pub(super) fn feed_figures(&self, region: &Origin, feed: &FeedName) -> FeedFigures {
+        let new = || FeedFigures {
+            counts: Arc::default(),
+            calls: Arc::new(SinkCalls::new(region, &self.name, feed)),
+        };
+        lock(&self.feeds).entry(feed.clone()).or_insert_with(new).clone()
     }
 
     fn feeds(&self) -> BTreeMap<FeedName, FeedStanding> {
         let mut backlogs = self.backlogs.by_feed();
-        let counts = lock(&self.feed_counts);
-        let standing = |(feed, counts): (&FeedName, &Arc<FeedCounts>)| {
+        let standing = |(feed, figures): (&FeedName, &FeedFigures)| {
             let Backlog { age, records } = backlogs.remove(feed).unwrap_or_default();
-            let counts = counts.snapshot();
-            (feed.clone(), FeedStanding { counts, backlog: records, age })
+            let FeedFigures { counts, calls } = figures;
+            let (counts, blocked, last_call) = (counts.snapshot(), calls.blocked(), calls.last());
+            (feed.clone(), FeedStanding { counts, backlog: records, age, blocked, last_call })
         };
-        counts.iter().map(standing).collect()
+        lock(&self.feeds).iter().map(standing).collect()
     }
 
     pub(super) fn started(&self, shards: Vec<Arc<Shards>>) {

@@ -95,7 +95,7 @@ impl Site {
         let begins = self.patiently(name, deadline, || control.crew()).await?.feeds;
         let begin = |config: &&FeedConfig| TableFeed {
             config: (*config).clone(),
-            counts: status.feed_counts(&config.name),
+            figures: status.feed_figures(&self.local.name, &config.name),
             begin: begins.get(&config.name).copied().unwrap_or_default(),
         };
         Ok(of_table.iter().map(begin).collect())

@@ -14,6 +14,7 @@ use super::asked::Asked;
 use super::backlog::Backlogs;
 use super::coordinator::{Coordinator, Shards};
 use super::crew::Member;
+use super::figures::FeedFigures;
 use super::foreign::Foreign;
 use super::recorder::Recorder;
 use super::shared::{Arrived, MemoryPlace, Notes, Shared};
@@ -32,7 +33,7 @@ use crate::schema::{Described, KeySchema, describe};
 use crate::sink::Sink;
 use crate::source::dynamodb_streams::{Pacer, Stream, own_millis};
 use crate::spill::{Remembered, Spill};
-use crate::tally::{FeedCounts, Tally};
+use crate::tally::Tally;
 
 /// How often a peer whose table does not fit is checked again.
 const RECHECK: Duration = Duration::from_secs(15);
@@ -61,7 +62,7 @@ pub(super) struct TablePlan {
 /// A feed that this agent delivers.
 pub(super) struct TableFeed {
     pub(super) config: FeedConfig,
-    pub(super) counts: Arc<FeedCounts>,
+    pub(super) figures: FeedFigures,
     pub(super) begin: FeedBegin,
 }
 
@@ -207,7 +208,8 @@ impl TablePlan {
             retry: *retry,
             sink: Sink::open(sink, &self.local),
             partition_key: self.key_schema.names().next().unwrap_or_default().to_owned(),
-            counts: Arc::clone(&feed.counts),
+            counts: Arc::clone(&feed.figures.counts),
+            calls: Arc::clone(&feed.figures.calls),
             complaints: Complaints::default(),
             pauses: Arc::clone(&self.pauses),
             since_millis: feed.begin.since_millis,

@@ -61,6 +61,11 @@ impl ControlTable {
         Ok(self.rows(&pk(feed)).await?.into_iter().filter_map(read).collect())
     }
 
+    /// The last of them, newest version first.
+    pub async fn newest_parked_events(&self, feed: &FeedName, most: usize) -> Result<Vec<SavedEvent>, Fault> {
+        Ok(self.last_rows(&pk(feed), most).await?.into_iter().filter_map(read).collect())
+    }
+
     /// The event as it was told; `None` if part of it has already expired.
     pub async fn parked_text(&self, saved: &SavedEvent) -> Result<Option<String>, Fault> {
         let Some(at) = Address::of(&saved.row) else { return Ok(None) };

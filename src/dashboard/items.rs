@@ -1,4 +1,4 @@
-//! The last conflicts and dead letters of the regions whose agents this process runs, for the page.
+//! The last conflicts, dead letters and parked events of the regions whose agents this process runs, for the page.
 
 use std::collections::BTreeMap;
 
@@ -7,8 +7,9 @@ use serde_json::Value;
 
 use crate::agent::Figures;
 use crate::config::{Config, Conflicts, TableConfig};
-use crate::control::{ConflictTable, ControlTable, RowId, SavedConflict, SavedLetter};
+use crate::control::{ConflictTable, ControlTable, RowId, SavedConflict, SavedEvent, SavedLetter};
 use crate::fault::Fault;
+use crate::feed::FeedName;
 use crate::item_json::item_json;
 use crate::log_key::log_key;
 use crate::protocol::{Item, Origin, STAMP};
@@ -26,6 +27,7 @@ pub(super) struct Items {
     withheld: bool,
     conflicts: Listing<Conflict>,
     letters: Listing<Letter>,
+    parked: Listing<Parked>,
 }
 
 /// A list, or the reason why there is none.
@@ -61,6 +63,21 @@ struct Letter {
     written_millis: u64,
 }
 
+/// An event that the sink of a feed rejects to the end.
+#[derive(Debug, Serialize)]
+struct Parked {
+    id: RowId,
+    feed: FeedName,
+    table: String,
+    region: Origin,
+    key: Value,
+    rejections: u32,
+    reason: String,
+    written_millis: u64,
+    /// As it was told, unless part of it has expired.
+    event: Option<Value>,
+}
+
 /// What the page may read.
 #[derive(Debug)]
 pub struct Kept {
@@ -82,10 +99,18 @@ impl Kept {
             let names = agent.tables().into_iter().take(TABLES);
             tables.extend(names.filter_map(|name| Some((region.clone(), self.table(&name)?))));
         }
+        let feeds = agents.iter().filter_map(|agent| self.regions.get(agent.region())).flat_map(|region| {
+            let of_region = self.config.feeds.iter().filter(|feed| feed.regions.contains(&region.name));
+            of_region.map(|feed| (region.clone(), feed.name.clone()))
+        });
+        let feeds: Vec<_> = feeds.take(TABLES).collect();
+        let (conflicts, letters, parked) =
+            tokio::join!(conflicts(&tables, in_full), letters(&tables, in_full), parked(&feeds, in_full));
         Items {
             withheld: !in_full,
-            conflicts: Listing::of(conflicts(&tables, in_full).await, |conflict| conflict.seen_millis),
-            letters: Listing::of(letters(&tables, in_full).await, |letter| letter.written_millis),
+            conflicts: Listing::of(conflicts, |conflict| conflict.seen_millis),
+            letters: Listing::of(letters, |letter| letter.written_millis),
+            parked: Listing::of(parked, |event| event.written_millis),
         }
     }
 
@@ -132,6 +157,36 @@ async fn letters(tables: &[(Region, TableConfig)], in_full: bool) -> Result<Vec<
         }));
     }
     Ok(found)
+}
+
+async fn parked(feeds: &[(Region, FeedName)], in_full: bool) -> Result<Vec<Parked>, Fault> {
+    let mut found = Vec::new();
+    for (region, feed) in feeds {
+        let control = ControlTable::of(region);
+        for saved in control.newest_parked_events(feed, SHOWN).await? {
+            let text = if in_full { control.parked_text(&saved).await? } else { None };
+            let key = shown(&saved.event.key, in_full);
+            found.push(Parked::of(region, saved, key, text.as_deref()));
+        }
+    }
+    Ok(found)
+}
+
+impl Parked {
+    fn of(region: &Region, saved: SavedEvent, key: Value, text: Option<&str>) -> Self {
+        let SavedEvent { id, event, .. } = saved;
+        Self {
+            feed: event.feed,
+            table: event.table,
+            region: region.name.clone(),
+            key,
+            rejections: event.rejections,
+            reason: event.reason,
+            written_millis: event.version.hlc.millis(),
+            event: text.and_then(|text| serde_json::from_str(text).ok()),
+            id,
+        }
+    }
 }
 
 impl Conflict {

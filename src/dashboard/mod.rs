@@ -4,7 +4,7 @@
 //! | --- | --- |
 //! | `/metrics` | the metrics, for Prometheus |
 //! | `/` | the page |
-//! | `/api/items` | the last conflicts, with a token also both images, and dead letters: JSON |
+//! | `/api/items` | the last conflicts, with a token also both images, dead letters, and parked events: JSON |
 //! | `/api/overview` | the present state of all regions: JSON |
 //! | `/api/history` | the last quarter of an hour: JSON |
 //! | `/healthz` | whether the agent is alive; else it should be restarted |
@@ -174,7 +174,7 @@ async fn history(State(served): State<Served>) -> Response {
 
 async fn items(State(served): State<Served>) -> Response {
     match served.shown.get() {
-        Some(shown) => json(&shown.kept.look(&shown.agents, served.takes_token).await),
+        Some(shown) => json(&Box::pin(shown.kept.look(&shown.agents, served.takes_token)).await),
         None => starting(),
     }
 }

@@ -254,6 +254,35 @@ function cards({ regions }) {
   }));
 }
 
+// Feeds: over the agents of a region, which share its shards.
+
+function feedsOf(region) {
+  const feeds = new Map();
+  for (const agent of region.agents) for (const table of agent.tables) for (const [name, told] of Object.entries(table.feeds ?? {})) {
+    const sum = feeds.get(name) ?? { name, table: table.table, region, age: 0, backlog: 0, rate: 0, blocked: 0, parked: 0, paused: null };
+    feeds.set(name, sum);
+    sum.age = Math.max(sum.age, told.age);
+    sum.paused = Math.max(sum.paused, told.paused_until ?? 0) || null;
+    sum.backlog += told.backlog;
+    sum.rate += told.delivered_per_second;
+    sum.blocked += told.blocked;
+    sum.parked += told.parked;
+  }
+  return [...feeds.values()];
+}
+function feeds({ regions }) {
+  const all = regions.flatMap(feedsOf).sort((a, b) => a.name.localeCompare(b.name));
+  $("feeds-section").hidden = !all.length;
+  show($("feeds").tBodies[0], ...all.map((feed) => {
+    const kind = !feed.region.heard ? "unknown" : feed.paused ? "paused" : level(feed.age);
+    const word = kind === "paused" ? `paused until ${clock(feed.paused)}` : WORD[kind];
+    const figure = (text, alert) => make("td", { class: alert ? "num trouble" : "num" }, text);
+    return make("tr", {}, make("th", { scope: "row" }, feed.name), make("td", {}, feed.table), make("td", {}, feed.region.region),
+      make("td", {}, make("span", { class: "chip", "data-level": kind }, `${MARK[kind]} ${word}`)), figure(time(feed.age)), figure(count(feed.backlog)),
+      figure(rate(feed.rate)), figure(count(feed.blocked), feed.blocked), figure(count(feed.parked), feed.parked));
+  }));
+}
+
 function value(attribute) {
   if (attribute === undefined) return "";
   const [kind, content] = Object.entries(attribute)[0];
@@ -279,16 +308,22 @@ document.addEventListener("toggle", ({ target }) => {
   if (target.dataset?.id) opened[target.open ? "add" : "delete"](target.dataset.id);
 }, true);
 const keyOf = (key) => (typeof key === "string" ? key : Object.values(key).map(value).join(" "));
-function items({ withheld, conflicts, letters }) {
+const WITHHELD = "Items are shown where the agent takes a token: TRADEWIND_TOKEN.";
+function items({ withheld, conflicts, letters, parked }) {
   list($("conflicts"), conflicts, "None recorded.", (conflict) => make("details", { "data-id": conflict.id },
     make("summary", {}, make("b", {}, keyOf(conflict.key)), make("small", {}, `${conflict.table}: ${conflict.region} lost to ${conflict.winner}, ${clock(conflict.seen_millis)}`)),
-    withheld ? make("p", { class: "empty" }, "Items are shown where the agent takes a token: TRADEWIND_TOKEN.") : make("div", { class: "images" },
+    withheld ? make("p", { class: "empty" }, WITHHELD) : make("div", { class: "images" },
       image("lost", `Lost: ${conflict.region}, ${clock(conflict.lost_millis)}`, conflict.lost_image, conflict.won_image),
       image("won", `Won: ${conflict.winner}, ${clock(conflict.won_millis)}`, conflict.won_image, conflict.lost_image)),
     make("p", { class: "note" }, make("code", {}, `tradewind conflicts restore ${conflict.id} --region ${conflict.region}`))));
   list($("letters"), letters, "None.", (letter) => make("details", { "data-id": letter.id },
     make("summary", {}, make("b", {}, keyOf(letter.key)), make("small", {}, `${letter.table}: ${letter.origin} → ${letter.peer}`)),
     make("p", {}, letter.reason), make("p", { class: "note" }, make("code", {}, `tradewind dead-letters replay ${letter.id}`))));
+  list($("parked"), parked, "None.", (event) => make("details", { "data-id": event.id },
+    make("summary", {}, make("b", {}, keyOf(event.key)), make("small", {}, `${event.feed}: ${event.region}/${event.table}, written ${clock(event.written_millis)}, rejected ${count(event.rejections)} times`)),
+    make("p", {}, event.reason),
+    withheld ? make("p", { class: "empty" }, WITHHELD) : make("pre", {}, event.event ? JSON.stringify(event.event, null, 2) : "part of it has expired"),
+    make("p", { class: "note" }, make("code", {}, `tradewind feed replay ${event.feed} ${event.id}`), " or ", make("code", {}, `tradewind feed drop ${event.feed} ${event.id}`))));
 }
 
 // The pulse
@@ -313,7 +348,7 @@ async function look() {
   remember(overview);
   state.overview = overview;
   state.link ??= overview.links.length ? `${overview.links[0].origin} ${overview.links[0].peer}` : null;
-  verdict(overview); matrix(overview); totals(overview); comparisons(overview); cards(overview);
+  verdict(overview); matrix(overview); totals(overview); comparisons(overview); feeds(overview); cards(overview);
   if (state.link) over();
   state.seen = Date.now();
   if (state.seen - state.itemsSeen >= ITEMS) {

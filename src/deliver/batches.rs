@@ -11,7 +11,7 @@ use tokio::time::Instant;
 use tracing::{debug, error, info, warn};
 
 use super::queue::{Queue, Queued, Room};
-use super::{Complaints, EventJob, Load, Pauses, Tenure};
+use super::{Complaints, EventJob, Load, Pauses, SinkCall, SinkCalls, Tenure};
 use crate::clock::wall_millis;
 use crate::contained::unless_aborted;
 use crate::control::{ControlTable, ParkedEvent};
@@ -37,6 +37,7 @@ pub struct Teller {
     /// The attribute whose value decides on the slot of an item's events.
     pub partition_key: String,
     pub counts: Arc<FeedCounts>,
+    pub calls: Arc<SinkCalls>,
     pub complaints: Complaints,
     pub pauses: Arc<Pauses>,
     /// What was written before this is not told, in milliseconds since the Unix epoch.
@@ -170,6 +171,12 @@ struct Slots {
     parking: JoinSet<()>,
 }
 
+impl Drop for Slots {
+    fn drop(&mut self) {
+        self.teller.calls.block(0);
+    }
+}
+
 impl Slots {
     async fn run(mut self, mut queue: mpsc::UnboundedReceiver<Queued<EventJob>>) {
         let teller = Arc::clone(&self.teller);
@@ -177,6 +184,7 @@ impl Slots {
         while more || !self.lines.is_empty() {
             let is_paused = teller.pauses.holds(&self.destination);
             let next = if is_paused { None } else { self.begin() };
+            teller.calls.block(self.lines.values().map(|line| line.slot.blocked()).sum());
             tokio::select! {
                 biased;
                 Some(attempt) = self.attempts.join_next() => {
@@ -235,7 +243,9 @@ impl Slots {
                             shard: slot.0.as_ref().map_or("", |shard| &*shard.0),
                             stream: &stream,
                         };
+                        let called = Instant::now();
                         let outcome = teller.sink.deliver(&batch).await;
+                        teller.calls.add(SinkCall { events: batch.events.len(), took: called.elapsed() });
                         Attempt { slot, call, outcome }
                     });
                 }
@@ -434,6 +444,11 @@ mod tests {
             sink: Sink::File(FileSink::new(path)),
             partition_key: "pk".to_owned(),
             counts: Arc::clone(counts),
+            calls: Arc::new(SinkCalls::new(
+                &"tokyo".parse().expect("a name"),
+                "orders",
+                &"search".parse().expect("a name"),
+            )),
             complaints: Complaints::default(),
             pauses,
             since_millis: 0,
@@ -461,7 +476,9 @@ mod tests {
         let gone = Arc::new(Tenure::until(Instant::now() + Duration::from_mins(1)));
         gone.end();
         let mut tasks = JoinSet::new();
-        let batches = Batches::start(teller(path.clone(), &counts), 1, &mut tasks);
+        let teller = teller(path.clone(), &counts);
+        let calls = Arc::clone(&teller.calls);
+        let batches = Batches::start(teller, 1, &mut tasks);
         for (ordinal, status) in [(1, "new"), (2, "draft"), (3, "paid")] {
             batches.queue().send(job(ordinal, status, &ledger, &tenure)).await;
         }
@@ -481,5 +498,6 @@ mod tests {
         assert_eq!(told(&path), ["new", "paid"]);
         let snapshot = counts.snapshot();
         assert_eq!((snapshot.delivered, snapshot.filtered), (2, 1));
+        assert_eq!(calls.last().map(|call| call.events), Some(1));
     }
 }

@@ -198,6 +198,11 @@ impl<P: Parcel> Slot<P> {
         self.waiting.is_empty() && self.held.is_empty() && self.open.is_none() && self.had.is_empty()
     }
 
+    /// How many keys wait behind a rejected event.
+    pub fn blocked(&self) -> usize {
+        self.held.len()
+    }
+
     /// What to deliver next, while nothing of the slot is under way.
     pub fn next(&mut self, limits: &Limits, now: Instant, now_millis: u64) -> Next<P> {
         if let Some(until) = self.resting_until.filter(|until| *until > now) {
@@ -689,6 +694,25 @@ mod tests {
                 (batches.iter().map(ToString::to_string).collect(), given_up),
                 "{what}"
             );
+        }
+    }
+
+    #[test]
+    fn a_key_is_blocked_from_a_rejection_until_its_event_is_taken_or_given_up() {
+        let now = Instant::now();
+        for (attempts, answer) in
+            [(Some(9), Answer::Taken), (Some(1), Answer::Rejected { from: 0, is_named: true })]
+        {
+            let retry = Retry { attempts, max_age: None, bisect: true, blocked: Blocked::Key };
+            let mut slot = slot("aba", now);
+            let call = called(slot.next(&LIMITS, now, 0));
+            slot.answered(call, Answer::Rejected { from: 0, is_named: true }, None, &retry, now, 0);
+            assert_eq!(slot.blocked(), 1);
+            let later = now + LONGEST_REST;
+            let call = called(slot.next(&LIMITS, later, 0));
+            assert_eq!((shown(&call.events).as_str(), slot.blocked()), ("a0", 1));
+            slot.answered(call, answer, None, &retry, later, 0);
+            assert_eq!(slot.blocked(), 0);
         }
     }
 

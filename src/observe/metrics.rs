@@ -56,7 +56,7 @@ struct TableGauge {
     observe: fn(&TableStanding, &dyn AsyncInstrument<f64>),
 }
 
-const TABLE_GAUGES: [TableGauge; 12] = [
+const TABLE_GAUGES: [TableGauge; 13] = [
     TableGauge {
         name: "tradewind.watermark.age",
         unit: "s",
@@ -134,6 +134,16 @@ const TABLE_GAUGES: [TableGauge; 12] = [
         observe: |table, observer| {
             for (feed, standing) in &table.feeds {
                 observer.observe(count(standing.backlog), &of_feed(table, feed));
+            }
+        },
+    },
+    TableGauge {
+        name: "tradewind.feed.blocked",
+        unit: "{key}",
+        description: "Keys whose events wait behind one that the feed's sink has rejected",
+        observe: |table, observer| {
+            for (feed, standing) in &table.feeds {
+                observer.observe(count(standing.blocked), &of_feed(table, feed));
             }
         },
     },

@@ -39,7 +39,7 @@ use crate::telemetry::HeartbeatInstruments;
 pub use board::{Board, Point};
 pub(crate) use metrics::{register_agents, register_boards};
 pub use overview::{AgentView, Comparison, Heard, Link, Overview, RegionView};
-pub use report::{FeedEntry, PeerReport, Report, TableEntry};
+pub use report::{CallEntry, FeedEntry, PeerReport, Report, TableEntry};
 
 /// How often the board is updated with this agent's figures.
 const SAMPLE: Duration = Duration::from_secs(2);

@@ -8,6 +8,7 @@ use tokio::time::Instant;
 
 use crate::agent::Figures;
 use crate::control::Agreement;
+use crate::feed::FeedName;
 use crate::lag::{LagSummary, Spread};
 use crate::protocol::Origin;
 use crate::tally::{TallySnapshot, count};
@@ -31,6 +32,8 @@ struct Sample {
     at: Instant,
     lag: BTreeMap<Origin, Spread>,
     total: TallySnapshot,
+    /// How many events the sink of each feed has taken.
+    delivered: BTreeMap<FeedName, u64>,
 }
 
 impl Recent {
@@ -47,7 +50,7 @@ impl Recent {
             lag.entry(peer).or_default().push(spread);
         }
         let lag = lag.into_iter().map(|(peer, spreads)| (peer, Spread::merged(&spreads))).collect();
-        self.samples.push_back(Sample { at, lag, total: figures.total() });
+        self.samples.push_back(Sample { at, lag, total: figures.total(), delivered: figures.delivered() });
         // An older sample shows what was done before the window.
         while self.samples.get(1).is_some_and(|second| at.duration_since(second.at) >= WINDOW) {
             self.samples.pop_front();
@@ -87,9 +90,18 @@ impl Recent {
 
     /// A counter's rate over the window.
     pub(super) fn per_second(&self, read: impl Fn(&TallySnapshot) -> u64) -> f64 {
+        self.rate(|sample| read(&sample.total))
+    }
+
+    /// The events of a feed that its sink has taken a second, over the window.
+    pub(super) fn delivered_per_second(&self, feed: &FeedName) -> f64 {
+        self.rate(|sample| sample.delivered.get(feed).copied().unwrap_or_default())
+    }
+
+    fn rate(&self, read: impl Fn(&Sample) -> u64) -> f64 {
         let (Some(first), Some(last)) = (self.samples.front(), self.samples.back()) else { return 0.0 };
         let seconds = last.at.duration_since(first.at).as_secs_f64();
-        let grown = read(&last.total).saturating_sub(read(&first.total));
+        let grown = read(last).saturating_sub(read(first));
         if seconds > 0.0 { (count(grown) / seconds * 10.0).round() / 10.0 } else { 0.0 }
     }
 

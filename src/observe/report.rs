@@ -10,6 +10,7 @@ use crate::agent::{FeedStanding, Figures, TableStanding};
 use crate::answer::Intercepted;
 use crate::clock::wall_millis;
 use crate::control::{Agreement, PausedDestinations, Verified};
+use crate::deliver::SinkCall;
 use crate::destination::Destination;
 use crate::feed::FeedName;
 use crate::lag::{LagSummary, Spread};
@@ -134,16 +135,42 @@ pub struct FeedEntry {
     pub backlog: usize,
     /// The age of the oldest write that has not been told yet, in seconds.
     pub age: f64,
+    /// Events that the sink has taken, over the last minute.
+    pub delivered_per_second: f64,
+    /// Keys whose events wait behind one that the sink has rejected.
+    pub blocked: usize,
+    /// The last call of the sink.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub last_call: Option<CallEntry>,
     /// Until when an operator has paused the feed: milliseconds since the Unix epoch.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub paused_until: Option<u64>,
 }
 
+/// A call of a feed's sink.
+#[derive(Clone, Copy, Debug, Default, Serialize, Deserialize)]
+#[serde(default)]
+pub struct CallEntry {
+    pub events: usize,
+    /// Until its answer, or until it failed.
+    pub ms: f64,
+}
+
 impl FeedEntry {
-    fn of(name: &FeedName, standing: FeedStanding, paused: &PausedDestinations) -> Self {
-        let FeedStanding { counts, backlog, age } = standing;
+    fn of(name: &FeedName, standing: FeedStanding, recent: &Recent, paused: &PausedDestinations) -> Self {
+        let FeedStanding { counts, backlog, age, blocked, last_call } = standing;
         let paused_until = paused.get(&Destination::feed_called(name)).copied();
-        Self { counts, backlog, age: rounded(age), paused_until }
+        let last_call =
+            last_call.map(|SinkCall { events, took }| CallEntry { events, ms: rounded(took * 1000) });
+        Self {
+            counts,
+            backlog,
+            age: rounded(age),
+            delivered_per_second: recent.delivered_per_second(name),
+            blocked,
+            last_call,
+            paused_until,
+        }
     }
 }
 
@@ -235,7 +262,7 @@ impl TableEntry {
             feeds: table
                 .feeds
                 .iter()
-                .map(|(name, feed)| (name.to_string(), FeedEntry::of(name, *feed, paused)))
+                .map(|(name, feed)| (name.to_string(), FeedEntry::of(name, *feed, recent, paused)))
                 .collect(),
             conflicts: tally.conflicts,
             heals: tally.heals,

@@ -18,7 +18,7 @@ use crate::contained::tell_panics;
 use crate::log_key::allow_keys;
 
 pub(crate) use instruments::meter;
-pub use instruments::{HeartbeatInstruments, LagInstruments};
+pub use instruments::{HeartbeatInstruments, LagInstruments, SinkInstruments};
 pub use log::flush as flush_log;
 pub use provider::{Telemetry, TelemetryError};
 pub use trace::{Step, Trace};

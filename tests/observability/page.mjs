@@ -32,6 +32,31 @@ await look(chromium, url, screenshots, async ({ call, see, eventually, must, pic
       && told.includes("7 answers to an agent were not oregon's own, the last one 3.0 s ago: HTTP 502 to GetRecords");
   })()`);
 
+  // Each feed in each region, and what its sink rejects, which can be opened.
+  const fed = "[...document.querySelectorAll('#feeds tbody tr')]";
+  await eventually("a feed in three regions, with its rate", `${fed}.length === 3 && ${fed}.every((row) => Number(row.cells[6].textContent) > 0 && / s$/.test(row.cells[4].textContent))`);
+  await must("a feed that is paused, blocked and has parked events", `(() => {
+    const overview = structuredClone(state.overview);
+    const [told] = Object.values(overview.regions[0].agents[0].tables[0].feeds);
+    Object.assign(told, { paused_until: Date.now() + 60000, blocked: 7, parked: 12 });
+    feeds(overview);
+    const row = ${fed}.find((row) => row.cells[2].textContent === overview.regions[0].region);
+    const shown = [3, 7, 8].map((cell) => row.cells[cell].textContent).join();
+    feeds(state.overview);
+    return /^‖ paused until [\\d:]+,7,12$/.test(shown);
+  })()`);
+  await eventually("a list of parked events", "document.querySelector('#parked').textContent === 'None.'");
+  const parked = "document.querySelector('#parked details')";
+  const reject = (withheld) => see(`items({ withheld: ${withheld}, conflicts: [], letters: [], parked: [{ id: "3f0a", feed: "mail", table: "orders", region: "tokyo", key: { pk: { S: "17" } }, rejections: 11, reason: "the function failed", written_millis: 1800000000000, event: { eventName: "INSERT" } }] })`);
+  await reject(false);
+  await see(`${parked}.open = true`);
+  await must("a parked event, whole, and the commands", `/"17"mail: tokyo.orders.*rejected 11 times.*the function failed.*"eventName": "INSERT".*feed replay mail 3f0a.*feed drop mail 3f0a/s.test(${parked}.textContent) && ${parked}.querySelector('pre').getBoundingClientRect().height > 20`);
+  await picture("parked", { width: 1280, height: 900 });
+  await reject(true);
+  await must("nothing of an item without a token", `!/eventName/.test(${parked}.textContent) && /TRADEWIND_TOKEN/.test(${parked}.textContent)`);
+  await see("state.itemsSeen = 0");
+  await eventually("what is really parked", "document.querySelector('#parked').textContent === 'None.'");
+
   // It lives.
   const before = await see("document.querySelector('#updated').textContent");
   await eventually("a second look", `document.querySelector('#updated').textContent !== ${JSON.stringify(before)}`);

@@ -13,6 +13,7 @@ use tradewind::protocol::{Hlc, Version};
 
 use crate::doctor::control;
 use crate::items::{item, key, n, row, s};
+use crate::observe::{agent, get, metric, start};
 use crate::process::{run, run_json};
 use crate::world::{PATIENCE, World, eventually};
 
@@ -253,6 +254,78 @@ async fn a_parked_event_is_listed_shown_and_offered_again() {
     let (code, listed) = run_feed(&world, &["list"]).await;
     assert_eq!((code, &listed[0]["feed"]), (0, &"search".into()), "{listed:#}");
     assert_eq!(run_feed(&world, &["parked", "other"]).await.0, 64);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_a_feed_does_is_measured() {
+    let folder = TempDir::new().expect("a folder");
+    let mut world = World::prepared(2, crate::world::PLAIN).await;
+    world.feeds = feed(&world, folder.path(), "");
+    let (process, address) = start(agent(&world, 0, "127.0.0.1:0", |_| {})).await;
+    world.put(0, row("a", "1")).await;
+    let here = [("region", world.name(0)), ("table", world.table.as_str()), ("feed", "search")];
+    let scrape = || async { get(&address, "/metrics", &[]).await.expect("an answer").1 };
+    let text = eventually("a call in the metrics", scrape, |text| {
+        metric(text, "tradewind_feed_delivered_total", &here) == Some(1.0)
+    })
+    .await;
+    for (name, expected) in [
+        ("tradewind_feed_batch_sum", 1.0),
+        ("tradewind_feed_batch_count", 1.0),
+        ("tradewind_feed_call_seconds_count", 1.0),
+        ("tradewind_feed_blocked", 0.0),
+    ] {
+        assert_eq!(metric(&text, name, &here), Some(expected), "{name}: {text}");
+    }
+    let told = |overview: Value| overview["regions"][0]["agents"][0]["tables"][0]["feeds"]["search"].clone();
+    let (code, status) = run_json(world.tradewind(0, &["status"])).await;
+    assert!(code < 2 && told(status.clone())["blocked"] == 0, "{status:#}");
+    let (_, overview) = get(&address, "/api/overview", &[]).await.expect("an answer");
+    let overview = told(serde_json::from_str(&overview).expect("JSON"));
+    assert_eq!(overview["last_call"]["events"], 1, "{overview:#}");
+    assert!(overview["last_call"]["ms"].as_f64() > Some(0.0), "{overview:#}");
+    process.kill().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_page_shows_parked_events_and_what_is_in_them_only_with_a_token() {
+    let folder = TempDir::new().expect("a folder");
+    let mut world = World::prepared(2, crate::world::PLAIN).await;
+    world.feeds = feed(&world, folder.path(), "");
+    let event = ParkedEvent {
+        feed: "search".parse().expect("a name"),
+        table: world.table.clone(),
+        key: crate::items::key("secret key"),
+        version: Version {
+            hlc: Hlc::at_millis(1_800_000_000_000),
+            origin: world.name(0).parse().expect("a name"),
+        },
+        reason: "the function failed".to_owned(),
+        rejections: 11,
+    };
+    let text = "{\"eventID\":\"secret event\"}";
+    control(&world, 0).await.park_event(&event, text, 7).await.expect("parked");
+    for token in [None, Some("s3cret")] {
+        let set = |command: &mut tokio::process::Command| {
+            _ = token.map(|token| command.env("TRADEWIND_TOKEN", token));
+        };
+        let (process, address) = start(agent(&world, 0, "127.0.0.1:0", set)).await;
+        let bearer = [("Authorization", "Bearer s3cret")];
+        let headers = if token.is_some() { &bearer[..] } else { &[] };
+        let look = || async {
+            let (_, page) = get(&address, "/api/items", headers).await?;
+            serde_json::from_str::<Value>(&page).ok()?["parked"].get(0).cloned()
+        };
+        let shown = eventually("a parked event", look, Option::is_some).await.expect("an event");
+        let expected = json!({ "feed": "search", "reason": "the function failed", "rejections": 11 });
+        assert!(
+            expected.as_object().expect("an object").iter().all(|(name, value)| shown[name] == *value),
+            "{shown:#}"
+        );
+        assert_eq!(shown.to_string().contains("secret"), token.is_some(), "{shown:#}");
+        assert_eq!(shown["event"]["eventID"].as_str(), token.map(|_| "secret event"), "{shown:#}");
+        process.kill().await;
+    }
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -112,7 +112,7 @@ fn feeds(status: &AllRegions) -> Vec<String> {
     for region in &status.overview.regions {
         for table in region.agents.iter().flat_map(|agent| &agent.tables) {
             for (feed, entry) in &table.feeds {
-                let FeedEntry { counts, backlog, age, paused_until } = entry;
+                let FeedEntry { counts, backlog, age, blocked, paused_until, .. } = entry;
                 let FeedSnapshot { delivered, retried, parked, .. } = counts;
                 let mut line = format!(
                     "{}/{}: feed {feed}: {delivered} delivered, {backlog} waiting, {} behind",
@@ -122,6 +122,9 @@ fn feeds(status: &AllRegions) -> Vec<String> {
                 );
                 if *retried > 0 {
                     let _ = write!(line, ", {retried} calls tried again");
+                }
+                if *blocked > 0 {
+                    let _ = write!(line, ", {blocked} keys blocked by a rejected event");
                 }
                 if *parked > 0 {
                     let _ = write!(line, ", {parked} parked (`tradewind feed parked {feed}`)");
