@@ -14,7 +14,7 @@ use crate::Result;
 /// The partition key, a string.
 pub(crate) const KEY: &str = "id";
 /// When the write was to be sent, in microseconds on this process's clock.
-const SENT: &str = "sent";
+pub(crate) const SENT: &str = "sent";
 /// Makes every write change something.
 const SERIAL: &str = "serial";
 const TEXT: &str = "text";
@@ -30,10 +30,15 @@ pub(crate) fn on_clock(moment: Instant) -> Duration {
     moment.saturating_duration_since(*BEGIN)
 }
 
+/// The moment that an item carries.
+pub(crate) fn at(on_clock: Duration) -> Instant {
+    *BEGIN + on_clock
+}
+
 /// When an item was to be sent.
 pub(crate) fn sent_at(item: &Item) -> Option<Instant> {
     let micros = item.get(SENT)?.as_n().ok()?.parse().ok()?;
-    Some(*BEGIN + Duration::from_micros(micros))
+    Some(at(Duration::from_micros(micros)))
 }
 
 /// An application, whose items have one size.

@@ -57,6 +57,15 @@ fn by_name(figures: &Figures) -> BTreeMap<String, f64> {
         name(format!("lag at {load}, CPU µs a write"), steady.cpu_us_per_write);
         name(format!("lag at {load}, peak MiB"), steady.peak_mib);
     }
+    if let Some(feed) = &figures.feed {
+        name("feed, to the ceiling".to_owned(), Some(feed.drain.ratio));
+        name("feed, CPU µs an event".to_owned(), feed.drain.cpu_us_per_event);
+        name("feed, requests a thousand events".to_owned(), Some(feed.drain.requests_per_thousand));
+        for lag in &feed.steady {
+            let load = format!("{:.0} %", lag.load * 100.0);
+            name(format!("feed lag at {load}, p50 to the least"), Some(lag.p50_ratio));
+        }
+    }
     for cost in &figures.costs {
         let what = format!("{:?} {:?} {}", cost.operation, cost.keys, cost.bytes).to_lowercase();
         name(format!("{what}, requests at the peer"), Some(cost.requests_at_peer));

@@ -113,7 +113,7 @@ pub(crate) fn arrived(agent: &Agent) -> u64 {
 }
 
 /// Writes the backlog, with a key for each record.
-async fn fill(stage: &Stage, plan: &Plan) -> Result<()> {
+pub(crate) async fn fill(stage: &Stage, plan: &Plan) -> Result<()> {
     let next = Arc::new(AtomicU64::new(0));
     let records = plan.records;
     let mut writers = JoinSet::new();

@@ -7,6 +7,7 @@ use serde::{Deserialize, Serialize};
 use crate::ceiling::Ceiling;
 use crate::cost::Cost;
 use crate::drain::{Drain, harmonic};
+use crate::feed::{Feed, FeedDrain, FeedLag};
 use crate::steady::Steady;
 
 /// All figures of one run.
@@ -17,6 +18,9 @@ pub struct Figures {
     pub ceiling: Ceiling,
     pub drain: Vec<Drain>,
     pub steady: Vec<Steady>,
+    /// Earlier runs have none.
+    #[serde(default)]
+    pub feed: Option<Feed>,
     pub costs: Vec<Cost>,
 }
 
@@ -113,6 +117,7 @@ impl Figures {
                 or_none(steady.peak_mib),
             ));
         }
+        lines.extend(self.feed.iter().flat_map(feed_lines));
         lines.push(String::new());
         lines.push(format!(
             "{:<9}{:<9}{:>7}{:>8}{:>17}{:>14}{:>19}{:>12}",
@@ -140,6 +145,50 @@ impl Figures {
         }
         lines.join("\n")
     }
+}
+
+/// What a feed into a file does.
+fn feed_lines(feed: &Feed) -> Vec<String> {
+    let FeedDrain { events, ceiling_per_second: [before, after], .. } = &feed.drain;
+    let mut lines = vec![
+        String::new(),
+        format!(
+            "{:<8}{:>10}{:>12}{:>10}{:>10}{:>14}{:>20}{:>10}",
+            "feed",
+            "events",
+            "events/s",
+            "ceiling",
+            "ratio",
+            "CPU µs/event",
+            "requests a thousand",
+            "peak MiB"
+        ),
+        format!(
+            "{:<8}{:>10}{:>12.0}{:>10.0}{:>10.2}{:>14}{:>20.1}{:>10}",
+            "to file",
+            events,
+            feed.drain.events_per_second,
+            harmonic(*before, *after),
+            feed.drain.ratio,
+            or_none(feed.drain.cpu_us_per_event),
+            feed.drain.requests_per_thousand,
+            or_none(feed.drain.peak_mib),
+        ),
+        String::new(),
+        format!(
+            "{:<8}{:>10}{:>9}{:>9}{:>9}{:>10}{:>10}{:>20}",
+            "lag, ms", "writes/s", "p50", "p99", "max", "least", "p50/least", "requests a thousand"
+        ),
+    ];
+    for lag in &feed.steady {
+        let FeedLag { load, writes_per_second, p50_ms, p99_ms, max_ms, least_ms, p50_ratio, .. } = lag;
+        let load = format!("{:.0} %", load * 100.0);
+        lines.push(format!(
+            "{load:<8}{writes_per_second:>10.0}{p50_ms:>9.0}{p99_ms:>9.0}{max_ms:>9.0}{least_ms:>10.0}{p50_ratio:>10.2}{:>20.1}",
+            lag.requests_per_thousand
+        ));
+    }
+    lines
 }
 
 fn or_none(figure: Option<f64>) -> String {

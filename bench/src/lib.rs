@@ -8,9 +8,10 @@
 //! | `engine` | the endpoints, in a process of their own |
 //! | `stage` | regions with fresh tables, and their agents |
 //! | `meter` | what the agents' writes to replicas cost, and when they arrived |
+//! | `requests` | how many requests an agent sends |
 //! | `keys`, `application` | which keys an application chooses, and what it writes |
 //! | `process` | this process's CPU time and memory |
-//! | `ceiling`, `drain`, `steady`, `cost` | the four measurements |
+//! | `ceiling`, `drain`, `steady`, `feed`, `cost` | the five measurements |
 //! | `plan` | how much of each |
 //! | `figures` | all measurements, as JSON and as a table |
 //! | `baseline`, `plot` | compared with an earlier run; as a picture |
@@ -21,12 +22,14 @@ mod ceiling;
 mod cost;
 mod drain;
 pub mod engine;
+mod feed;
 pub mod figures;
 mod keys;
 mod meter;
 pub mod plan;
 pub mod plot;
 mod process;
+mod requests;
 mod stage;
 mod steady;
 
@@ -51,6 +54,7 @@ pub async fn measure(engine: &Engine, plan: &Plan) -> Result<Figures> {
     for load in [0.1, 0.5, 0.8] {
         steady.push(steady::measure(engine, plan, load, &ceiling).await?);
     }
+    let feed = Some(feed::measure(engine, plan, &ceiling).await?);
     let costs = cost::measure(engine, plan).await?;
-    Ok(Figures { machine: Machine::this(), engine: engine.name(), ceiling, drain, steady, costs })
+    Ok(Figures { machine: Machine::this(), engine: engine.name(), ceiling, drain, steady, feed, costs })
 }

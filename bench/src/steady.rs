@@ -134,7 +134,7 @@ pub(crate) async fn measure(engine: &Engine, plan: &Plan, load: f64, ceiling: &C
 }
 
 /// Puts items at a fixed rate. Returns how many.
-async fn write(application: &Application, rate: f64, begun: Instant, plan: &Plan) -> Result<u64> {
+pub(crate) async fn write(application: &Application, rate: f64, begun: Instant, plan: &Plan) -> Result<u64> {
     let most = Duration::from_secs_f64(f64::from(plan.steady_writes) / rate);
     let time = plan.warm_up + plan.steady.min(most);
     let mut progress = plan.progress("a steady load", None);
@@ -182,14 +182,14 @@ fn timeline(arrivals: &[Arrival], from: Duration) -> Vec<Point> {
     buckets.into_iter().map(point).collect()
 }
 
-fn sorted(times: impl Iterator<Item = Duration>) -> Vec<Duration> {
+pub(crate) fn sorted(times: impl Iterator<Item = Duration>) -> Vec<Duration> {
     let mut times: Vec<_> = times.collect();
     times.sort_unstable();
     times
 }
 
 /// The smallest time that this fraction of all does not exceed, in milliseconds.
-fn quantile(sorted: &[Duration], part: f64) -> f64 {
+pub(crate) fn quantile(sorted: &[Duration], part: f64) -> f64 {
     #[expect(
         clippy::cast_precision_loss,
         clippy::cast_possible_truncation,
@@ -200,7 +200,7 @@ fn quantile(sorted: &[Duration], part: f64) -> f64 {
     sorted.get(position.saturating_sub(1)).copied().map(millis).unwrap_or_default()
 }
 
-fn millis(time: Duration) -> f64 {
+pub(crate) fn millis(time: Duration) -> f64 {
     time.as_secs_f64() * 1e3
 }
 

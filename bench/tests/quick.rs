@@ -53,6 +53,20 @@ fn a_quick_run_has_all_figures_and_exact_costs() {
         assert!(!steady["timeline"].as_array().unwrap().is_empty(), "{steady:#}");
     }
 
+    let feed = &figures["feed"];
+    for name in ["events_per_second", "ratio", "cpu_us_per_event", "requests_per_thousand"] {
+        above_zero(&feed["drain"][name]);
+    }
+    let lags = feed["steady"].as_array().unwrap();
+    assert_eq!(lags.len(), 3, "{figures:#}");
+    for lag in lags {
+        for name in ["events", "p50_ms", "requests_per_thousand"] {
+            above_zero(&lag[name]);
+        }
+        let order = ["p50_ms", "p99_ms", "max_ms"].map(|name| lag[name].as_f64().unwrap());
+        assert!(order.is_sorted(), "{lag:#}");
+    }
+
     let costs = figures["costs"].as_array().unwrap();
     assert_eq!(costs.len(), 3 * 2 * 3, "operations, key choices, sizes: {figures:#}");
     for cost in costs {
@@ -74,7 +88,7 @@ fn a_quick_run_has_all_figures_and_exact_costs() {
 
     let figures: Figures = serde_json::from_value(figures).expect("what was printed can be read back");
     let table = figures.table();
-    for part in ["ceiling", "1 peer", "2 peers", "80 %", "zipf", "50000"] {
+    for part in ["ceiling", "1 peer", "2 peers", "80 %", "to file", "zipf", "50000"] {
         assert!(table.contains(part), "no {part:?} in:\n{table}");
     }
     let changes = compare(&figures, &figures);
