@@ -27,7 +27,9 @@ use crate::protocol::Origin;
 use crate::region::Region;
 use crate::source::Sequence;
 
-/// The metadata of an object: its last event's sequence number, and how many events it has.
+/// The metadata of an object: the ARN of the stream that its events come from, its last event's sequence number, and
+/// how many events it has.
+const STREAM: &str = "tradewind-stream";
 const LAST: &str = "tradewind-last";
 const EVENTS: &str = "tradewind-events";
 
@@ -134,12 +136,13 @@ impl S3Sink {
             .key(&name)
             .if_none_match("*")
             .content_type(content_type(self.config.compression))
+            .metadata(STREAM, batch.stream)
             .metadata(LAST, last.sequence)
             .metadata(EVENTS, batch.events.len().to_string())
             .body(ByteStream::from(body));
         let found = match Box::pin(put.send()).await {
             Ok(_) => None,
-            Err(error) if status(&error) == Some(412) => Some(self.last_of(&name).await?),
+            Err(error) if status(&error) == Some(412) => Some(self.last_of(&name, batch.stream).await?),
             Err(error) => return Err(fault(&error)),
         };
         self.objects().after(batch, found).ok_or_else(|| strange(&name))
@@ -150,10 +153,13 @@ impl S3Sink {
     }
 
     /// The last event of an object that is there already.
-    async fn last_of(&self, name: &str) -> Result<Sequence, Fault> {
+    async fn last_of(&self, name: &str, stream: &str) -> Result<Sequence, Fault> {
         let head = self.client.head_object().bucket(&self.config.bucket).key(name);
         let head = Box::pin(head.send()).await.map_err(|error| fault(&error))?;
-        let last = head.metadata.as_ref().and_then(|metadata| metadata.get(LAST));
+        let metadata = head.metadata.unwrap_or_default();
+        // Another stream may have had a shard of this name.
+        let is_of_it = metadata.get(STREAM).map_or("", String::as_str) == stream;
+        let last = metadata.get(LAST).filter(|_| is_of_it);
         last.map(|last| Sequence::new(last)).ok_or_else(|| strange(name))
     }
 
@@ -207,7 +213,8 @@ fn content_type(compression: Compression) -> &'static str {
 
 fn strange(name: &str) -> Fault {
     let message = format!(
-        "there is an object {name} that was not written by this feed: move it away, or give the feed another prefix"
+        "there is an object {name} that this feed has not written from this stream: move it away, or give the feed \
+         another prefix"
     );
     Fault::new(FaultKind::Refused, message)
 }
