@@ -4,9 +4,8 @@ use std::time::Duration;
 
 use serde::Deserialize;
 use toml::Spanned;
-use url::Url;
 
-use super::in_region::in_region;
+use super::in_region::{in_region, url_in_each};
 use super::problem::Problem;
 use super::range::{time, within};
 use crate::protocol::Origin;
@@ -54,17 +53,12 @@ impl LambdaEntry {
         if self.function.get_ref().is_empty() {
             return Err(Problem::at(&self.function, "expected a function's name, or its ARN"));
         }
-        if let Some(endpoint) = &self.endpoint {
-            for region in regions {
-                Url::parse(&in_region(endpoint.get_ref(), region))
-                    .map_err(|error| Problem::at(endpoint, format!("expected a URL: {error}")))?;
-            }
-        }
+        let endpoint = url_in_each(self.endpoint.as_ref(), regions)?;
         let batch_size = within(self.batch_size.as_ref(), 1, 10_000)?.unwrap_or(100);
         let batching_window = time(self.batching_window.as_ref(), 0, 300)?.unwrap_or_default();
         Ok(LambdaConfig {
             function: self.function.get_ref().clone(),
-            endpoint: self.endpoint.as_ref().map(|endpoint| endpoint.get_ref().clone()),
+            endpoint,
             batch_size: usize::try_from(batch_size).unwrap_or(usize::MAX),
             batching_window,
             parallelization: within(self.parallelization.as_ref(), 1, 10)?.unwrap_or(1),

@@ -4,9 +4,8 @@ use std::time::Duration;
 
 use serde::Deserialize;
 use toml::Spanned;
-use url::Url;
 
-use super::in_region::in_region;
+use super::in_region::{in_region, url_in_each};
 use super::problem::Problem;
 use super::range::{time, within};
 use crate::protocol::Origin;
@@ -66,12 +65,7 @@ impl S3Entry {
         if self.bucket.get_ref().is_empty() {
             return Err(Problem::at(&self.bucket, "expected a bucket's name"));
         }
-        if let Some(endpoint) = &self.endpoint {
-            for region in regions {
-                Url::parse(&in_region(endpoint.get_ref(), region))
-                    .map_err(|error| Problem::at(endpoint, format!("expected a URL: {error}")))?;
-            }
-        }
+        let endpoint = url_in_each(self.endpoint.as_ref(), regions)?;
         let prefix = match &self.prefix {
             None => format!("{feed}/"),
             Some(prefix) if prefix.get_ref().len() > LONGEST_PREFIX => {
@@ -84,7 +78,7 @@ impl S3Entry {
             bucket: self.bucket.get_ref().clone(),
             aws_region: self.aws_region.clone(),
             prefix,
-            endpoint: self.endpoint.as_ref().map(|endpoint| endpoint.get_ref().clone()),
+            endpoint,
             compression: self.compression,
             object_bytes: usize::try_from(mib).unwrap_or(usize::MAX) << 20,
             object_time: time(self.object_time.as_ref(), 0, 3_600)?.unwrap_or(Duration::from_mins(1)),

@@ -13,14 +13,12 @@ pub type Queued<J> = (J, OwnedSemaphorePermit);
 #[derive(Debug)]
 pub struct Queue<J, M> {
     sender: mpsc::UnboundedSender<M>,
-    /// The space left, in KiB.
-    room: Arc<Semaphore>,
-    capacity: usize,
+    room: Room,
     carries: std::marker::PhantomData<fn(J)>,
 }
 
-/// The space of a queue.
-#[derive(Debug)]
+/// The space of a queue, in KiB.
+#[derive(Clone, Debug)]
 pub(super) struct Room {
     left: Arc<Semaphore>,
     capacity: usize,
@@ -35,16 +33,17 @@ impl Room {
 impl<J: Load, M: From<Queued<J>>> Queue<J, M> {
     pub(super) fn new(sender: mpsc::UnboundedSender<M>, mib: usize) -> Self {
         let capacity = (mib * 1024).min(Semaphore::MAX_PERMITS);
-        Self { sender, room: Arc::new(Semaphore::new(capacity)), capacity, carries: std::marker::PhantomData }
+        let room = Room { left: Arc::new(Semaphore::new(capacity)), capacity };
+        Self { sender, room, carries: std::marker::PhantomData }
     }
 
     pub(super) fn room(&self) -> Room {
-        Room { left: Arc::clone(&self.room), capacity: self.capacity }
+        self.room.clone()
     }
 
     /// Queues a job if there is space for it; otherwise gives it back.
     pub fn try_send(&self, job: J) -> Option<J> {
-        match Arc::clone(&self.room).try_acquire_many_owned(self.cost(&job)) {
+        match Arc::clone(&self.room.left).try_acquire_many_owned(self.cost(&job)) {
             Ok(permit) => {
                 self.queue(job, permit);
                 None
@@ -57,7 +56,7 @@ impl<J: Load, M: From<Queued<J>>> Queue<J, M> {
     pub async fn send(&self, job: J) {
         let cost = self.cost(&job);
         // The semaphore is never closed.
-        if let Ok(permit) = Arc::clone(&self.room).acquire_many_owned(cost).await {
+        if let Ok(permit) = Arc::clone(&self.room.left).acquire_many_owned(cost).await {
             self.queue(job, permit);
         }
     }
@@ -76,7 +75,7 @@ impl<J: Load, M: From<Queued<J>>> Queue<J, M> {
     }
 
     fn cost(&self, job: &J) -> u32 {
-        let kib = job.bytes().div_ceil(1024).max(1).min(self.capacity);
+        let kib = job.bytes().div_ceil(1024).max(1).min(self.room.capacity);
         u32::try_from(kib).unwrap_or(u32::MAX)
     }
 }

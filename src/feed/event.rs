@@ -154,16 +154,15 @@ impl Event {
         Shape { selection, fields, .. }: &Shape,
     ) -> Option<Self> {
         // Within, nothing if all of the image is shown.
-        let selected = |image: &Item| match selection.as_ref().map(|selection| selection.shows(key, image)) {
-            None | Some(Visible::Item(Cow::Borrowed(_))) => Some(None),
-            Some(Visible::Item(Cow::Owned(part))) => Some(Some(part)),
-            Some(Visible::Nothing | Visible::Never) => None,
-        };
         let shown = |image: &Item| {
-            let selected = selected(image)?;
+            let part = match selection.as_ref().map(|selection| selection.shows(key, image)) {
+                None | Some(Visible::Item(Cow::Borrowed(_))) => None,
+                Some(Visible::Item(Cow::Owned(part))) => Some(part),
+                Some(Visible::Nothing | Visible::Never) => return None,
+            };
             Some(match fields {
-                None => selected,
-                Some(fields) => Some(fields.of(selected.as_ref().unwrap_or(image))),
+                None => part,
+                Some(fields) => Some(fields.of(part.as_ref().unwrap_or(image))),
             })
         };
         let old = old.and_then(|image| Some(shown(&image)?.unwrap_or(image)));

@@ -5,7 +5,7 @@ use std::fs::{File, OpenOptions};
 use std::io::{self, Read, Seek, SeekFrom, Write};
 use std::path::{Path, PathBuf};
 
-use super::Offer;
+use super::{Offer, json_lines};
 use crate::contained::joined;
 use crate::fault::{Fault, FaultKind};
 
@@ -20,12 +20,7 @@ impl FileSink {
 
     /// Appends the events, and returns once they are on the disk.
     pub(super) async fn append(&self, events: &[Offer<'_>]) -> Result<(), Fault> {
-        let mut lines = Vec::new();
-        for event in events {
-            lines.extend(event.text.as_bytes());
-            lines.push(b'\n');
-        }
-        let path = self.0.clone();
+        let (path, lines) = (self.0.clone(), json_lines(events));
         let appended = joined(tokio::task::spawn_blocking(move || append(&path, &lines)).await);
         appended.map_err(|error| {
             let message = format!("can't append to {}: {error}", self.0.display());

@@ -56,6 +56,16 @@ pub struct Batch<'a> {
     pub stream: &'a str,
 }
 
+/// Events as lines of JSON.
+fn json_lines(events: &[Offer<'_>]) -> Vec<u8> {
+    let mut lines = Vec::with_capacity(events.iter().map(|event| event.text.len() + 1).sum());
+    for event in events {
+        lines.extend(event.text.as_bytes());
+        lines.push(b'\n');
+    }
+    lines
+}
+
 /// What has become of a batch.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Delivery {

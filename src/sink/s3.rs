@@ -17,7 +17,7 @@ use aws_sdk_s3::error::{ProvideErrorMetadata, SdkError};
 use aws_sdk_s3::primitives::ByteStream;
 use flate2::write::GzEncoder;
 
-use super::{Batch, Delivery, Offer};
+use super::{Batch, Delivery, Offer, json_lines};
 use crate::clock::moment;
 use crate::config::{Compression, S3Config};
 use crate::contained::joined;
@@ -57,7 +57,7 @@ impl Objects {
         if batch.events.is_empty() {
             return Some(Delivery::Taken { state: None });
         }
-        let last = self.0.get(batch.shard)?.clone();
+        let last = self.0.remove(batch.shard)?;
         self.found(batch, last)
     }
 
@@ -70,7 +70,6 @@ impl Objects {
 
     /// What an object with this last event says about a batch that does not begin before it; `None` if nothing.
     fn found(&mut self, batch: &Batch<'_>, last: Sequence) -> Option<Delivery> {
-        self.0.remove(batch.shard);
         let has = |offer: &Offer<'_>| Sequence::new(offer.sequence) <= last;
         let count = batch.events.iter().take_while(|offer| has(offer)).count();
         let is_all = count == batch.events.len();
@@ -176,14 +175,9 @@ impl S3Sink {
         format!("{prefix}dt={date}/hour={hour}/{region}-{shard}-{sequence}.jsonl{ending}")
     }
 
-    /// The events as lines of JSON.
+    /// What an object with these events holds.
     async fn body(&self, events: &[Offer<'_>]) -> Result<Vec<u8>, Fault> {
-        let mut lines = Vec::with_capacity(events.iter().map(|event| event.text.len() + 1).sum());
-        for event in events {
-            lines.extend(event.text.as_bytes());
-            lines.push(b'\n');
-        }
-        let compression = self.config.compression;
+        let (compression, lines) = (self.config.compression, json_lines(events));
         let compressed = tokio::task::spawn_blocking(move || compressed(compression, lines));
         let compressed = joined(compressed.await);
         compressed

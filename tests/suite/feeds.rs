@@ -71,6 +71,50 @@ async fn told(world: &World, folder: &Path, region: usize, count: usize) -> Vec<
     }
 }
 
+/// Counts so many counters up in the first region, whose agent is killed each time after so many counts.
+pub(crate) async fn count_up(world: &mut World, counters: usize, counts: usize, between_kills: usize) {
+    for count in 1..=counts {
+        for counter in 0..counters {
+            world.update(0, key(&format!("counter {counter}")), "n", n(count)).await;
+        }
+        if count % between_kills == 0 {
+            world.crash_agent(0);
+            world.start_agent(0).await;
+        }
+    }
+}
+
+/// Asserts that these events tell each count of each counter, once and in order.
+pub(crate) fn assert_counted<'a>(
+    events: impl IntoIterator<Item = &'a Value>,
+    counters: usize,
+    counts: usize,
+) {
+    let mut told: BTreeMap<String, Vec<usize>> = BTreeMap::new();
+    for event in events {
+        let image = &event["dynamodb"]["NewImage"];
+        let count = text_of(&image["n"]["N"]).parse().expect("a count");
+        told.entry(image["pk"]["S"].to_string()).or_default().push(count);
+    }
+    assert_eq!(told.len(), counters);
+    for (counter, told) in told {
+        assert_eq!(told, (1..=counts).collect::<Vec<_>>(), "{counter}");
+    }
+}
+
+/// Waits until a call of the sink that the first region's agent can't make, or that fails, has been made again.
+pub(crate) async fn await_retries(world: &World) {
+    let see = || async {
+        let mut standing = world.agent(0).figures().standings().remove(0);
+        standing.feeds.pop_first().expect("a feed").1.counts.retried
+    };
+    eventually("a retry", see, |retried| *retried > 0).await;
+}
+
+pub(crate) fn text_of(value: &Value) -> &str {
+    value.as_str().unwrap_or_else(|| panic!("{value} is no text"))
+}
+
 fn images(event: &Value) -> (&str, &Value, &Value) {
     let name = event["eventName"].as_str().expect("a name");
     (name, &event["dynamodb"]["OldImage"], &event["dynamodb"]["NewImage"])
@@ -118,26 +162,9 @@ async fn agents_killed_again_and_again_miss_no_event() {
     const COUNTS: usize = 40;
     let folder = TempDir::new().expect("a folder");
     let mut world = fed(folder.path(), "").await;
-    for count in 1..=COUNTS {
-        for counter in 0..COUNTERS {
-            world.update(0, key(&format!("counter {counter}")), "n", n(count)).await;
-        }
-        if count % 10 == 0 {
-            world.crash_agent(0);
-            world.start_agent(0).await;
-        }
-    }
+    count_up(&mut world, COUNTERS, COUNTS, 10).await;
     let all = told(&world, folder.path(), 0, COUNTERS * COUNTS).await;
-    let mut counts: BTreeMap<String, Vec<usize>> = BTreeMap::new();
-    for event in &all {
-        let image = &event["dynamodb"]["NewImage"];
-        let count = image["n"]["N"].as_str().expect("a number").parse().expect("a count");
-        counts.entry(image["pk"]["S"].to_string()).or_default().push(count);
-    }
-    assert_eq!(counts.len(), COUNTERS);
-    for (counter, counts) in counts {
-        assert_eq!(counts, (1..=COUNTS).collect::<Vec<_>>(), "{counter}");
-    }
+    assert_counted(&all, COUNTERS, COUNTS);
     world.converged().await;
     assert_eq!(events(&world, folder.path(), 1), Vec::<Value>::new(), "a replicated write was told");
 }

@@ -1,7 +1,7 @@
 //! Feeds into a Lambda function of tests/functions: on ministack, which runs it as a process, and in AWS's own runtime
 //! under its emulator.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -20,6 +20,7 @@ use url::Url;
 
 use crate::engine::{ACCESS_KEY, Engine, SECRET_KEY};
 use crate::expiry::{expiring, seconds_from_now, until};
+use crate::feeds::{assert_counted, await_retries, count_up, text_of};
 use crate::items::{b, item, key, n, row, s};
 use crate::process::{run, run_json};
 use crate::world::{PLACES, PLAIN, World, eventually};
@@ -167,10 +168,6 @@ async fn zipped(folder: &Path) -> Vec<u8> {
     std::fs::read(archive).expect("an archive")
 }
 
-fn text_of(value: &Value) -> &str {
-    value.as_str().unwrap_or_else(|| panic!("{value} is no text"))
-}
-
 /// What an event consists of.
 fn names(event: &Value) -> Vec<&String> {
     event.as_object().expect("an object").keys().collect()
@@ -191,15 +188,6 @@ async fn parked(world: &World) -> Vec<Value> {
     let (code, parked) = run_json(world.tradewind(DUBLIN, &["feed", "parked", FEED])).await;
     assert_eq!(code, 0, "{parked:#}");
     serde_json::from_value(parked).expect("a list")
-}
-
-/// Waits until a function that fails or can't be called has been called again.
-async fn await_retries(world: &World) {
-    let see = || async {
-        let mut standing = world.agent(DUBLIN).figures().standings().remove(0);
-        standing.feeds.pop_first().expect("a feed").1.counts.retried
-    };
-    eventually("a retry", see, |retried| *retried > 0).await;
 }
 
 /// The event of a record of the stream, by Lambda's documentation.
@@ -404,25 +392,9 @@ async fn agents_killed_again_and_again_call_the_function_with_every_event_in_ord
     let Some(function) = Function::new(&world, "orders.whole").await else { return };
     world.feeds = function.feed(&world, "", "batch_size = 10\nparallelization = 3", "");
     world.start_agents().await;
-    for count in 1..=COUNTS {
-        for counter in 0..COUNTERS {
-            world.update(DUBLIN, key(&format!("counter {counter}")), "n", n(count)).await;
-        }
-        if count % 8 == 0 {
-            world.crash_agent(DUBLIN);
-            world.start_agent(DUBLIN).await;
-        }
-    }
-    let mut counts: BTreeMap<String, Vec<usize>> = BTreeMap::new();
-    for event in function.await_taken(&world, COUNTERS * COUNTS).await {
-        let image = &event["dynamodb"]["NewImage"];
-        let count = text_of(&image["n"]["N"]).parse().expect("a count");
-        counts.entry(image["pk"]["S"].to_string()).or_default().push(count);
-    }
-    assert_eq!(counts.len(), COUNTERS);
-    for (counter, counts) in counts {
-        assert_eq!(counts, (1..=COUNTS).collect::<Vec<_>>(), "{counter}");
-    }
+    count_up(&mut world, COUNTERS, COUNTS, 8).await;
+    let taken = function.await_taken(&world, COUNTERS * COUNTS).await;
+    assert_counted(&taken, COUNTERS, COUNTS);
     world.converged().await;
     assert_eq!(parked(&world).await, Vec::<Value>::new());
 }

@@ -14,7 +14,8 @@ use tokio::process::Command;
 use url::Url;
 
 use crate::engine::{ACCESS_KEY, Engine, SECRET_KEY};
-use crate::items::{key, n, row};
+use crate::feeds::{assert_counted, await_retries, count_up, text_of};
+use crate::items::row;
 use crate::process::{run, run_json};
 use crate::world::{PLACES, PLAIN, World, eventually};
 
@@ -109,10 +110,6 @@ fn events(objects: &[Object]) -> impl Iterator<Item = &Value> {
     objects.iter().flat_map(|(_, events)| events)
 }
 
-fn text_of(value: &Value) -> &str {
-    value.as_str().unwrap_or_else(|| panic!("{value} is no text"))
-}
-
 /// How often each event is in the objects.
 fn counts(objects: &[Object]) -> BTreeMap<&str, usize> {
     let mut counts = BTreeMap::new();
@@ -200,29 +197,12 @@ async fn agents_killed_again_and_again_write_each_event_once() {
     world.tuning.checkpoint_interval = std::time::Duration::from_secs(2);
     world.feeds = bucket.feed(&world, "object_time = \"0s\"");
     world.start_agents().await;
-    for count in 1..=COUNTS {
-        for counter in 0..COUNTERS {
-            world.update(0, key(&format!("counter {counter}")), "n", n(count)).await;
-        }
-        if count % 8 == 0 {
-            world.crash_agent(0);
-            world.start_agent(0).await;
-        }
-    }
+    count_up(&mut world, COUNTERS, COUNTS, 8).await;
     let objects = bucket.await_events(COUNTERS * COUNTS).await;
     world.converged().await;
     assert!(objects.len() > 10, "too few objects for a repetition to be likely: {}", objects.len());
     assert!(counts(&objects).values().all(|count| *count == 1), "an event is in two objects");
-    let mut by_counter: BTreeMap<String, Vec<usize>> = BTreeMap::new();
-    for event in events(&objects) {
-        let image = &event["dynamodb"]["NewImage"];
-        let count = text_of(&image["n"]["N"]).parse().expect("a count");
-        by_counter.entry(image["pk"]["S"].to_string()).or_default().push(count);
-    }
-    assert_eq!(by_counter.len(), COUNTERS);
-    for (counter, counts) in by_counter {
-        assert_eq!(counts, (1..=COUNTS).collect::<Vec<_>>(), "{counter}");
-    }
+    assert_counted(events(&objects), COUNTERS, COUNTS);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -234,11 +214,7 @@ async fn a_bucket_that_is_missing_is_told_and_gets_everything_in_the_end() {
     for i in 0..5 {
         world.put(0, row(&format!("key {i}"), "value")).await;
     }
-    let see = || async {
-        let mut standing = world.agent(0).figures().standings().remove(0);
-        standing.feeds.pop_first().expect("a feed").1.counts.retried
-    };
-    eventually("a retry", see, |retried| *retried > 0).await;
+    await_retries(&world).await;
     let (code, told) = run_json(world.tradewind(0, &["doctor", "--region", world.name(0)])).await;
     let found = told.to_string();
     assert!(code != 0 && found.contains("feed_sink") && found.contains(&bucket.name), "{code}: {told:#}");
