@@ -6,6 +6,7 @@ use std::fmt;
 use aws_sdk_dynamodb::types::{KeyType, StreamViewType, TableDescription, TableStatus};
 
 use crate::fault::Fault;
+use crate::feed::View;
 use crate::region::Region;
 
 /// The key attributes of a table, in order, with their types.
@@ -50,7 +51,10 @@ impl KeySchema {
 pub enum StreamState {
     Off,
     /// On, with a view type that lacks an image.
-    Unfit(StreamViewType),
+    Partial {
+        arn: String,
+        view: View,
+    },
     /// On, with both images.
     On {
         arn: String,
@@ -94,7 +98,14 @@ impl From<TableDescription> for Described {
         let stream = table.stream_specification().filter(|stream| stream.stream_enabled());
         let stream = match (stream.and_then(|stream| stream.stream_view_type()), table.latest_stream_arn()) {
             (Some(StreamViewType::NewAndOldImages), Some(arn)) => StreamState::On { arn: arn.to_owned() },
-            (Some(other), Some(_)) => StreamState::Unfit(other.clone()),
+            (Some(view), Some(arn)) => {
+                let view = match view {
+                    StreamViewType::NewImage => View::NewImage,
+                    StreamViewType::OldImage => View::OldImage,
+                    _ => View::KeysOnly,
+                };
+                StreamState::Partial { arn: arn.to_owned(), view }
+            }
             _ => StreamState::Off,
         };
         let managed = managed(&table);

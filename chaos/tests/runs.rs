@@ -22,6 +22,9 @@ const BRIEF: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/brief.toml");
 /// The same, of agents that stamp in place what applications write.
 const STAMPED: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/stamped.toml");
 
+/// The same, of locks that are held while an agent stamps them.
+const LOCKS: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/locks.toml");
+
 /// The same, of deletes that meet older puts: what only a heal settles.
 const DELETES: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/deletes.toml");
 
@@ -42,7 +45,7 @@ fn is_noticed(scenario: &str, defect: &str, kinds: &[&str]) {
 
 #[test]
 fn a_good_build_passes() {
-    let (code, report) = run(&[BRIEF, STAMPED, DELETES]);
+    let (code, report) = run(&[BRIEF, STAMPED, LOCKS, DELETES]);
     assert_eq!(code, Some(0), "{}", report["runs"]);
     let seen = |run: &serde_json::Value| run["rollbacks"]["seen"].as_u64();
     assert!(report["runs"].as_array().expect("runs").iter().all(|run| seen(run) == Some(0)));
@@ -64,7 +67,7 @@ defects!(
     a_clock_that_lies_is_noticed: "lying-clock" in BRIEF, as "false version",
     older_writes_over_newer_ones_are_noticed: "stamps-alone" in BRIEF, as "rolled back",
     counts_that_go_back_are_noticed: "counts-back" in STAMPED, as "count went back",
-    locks_that_are_taken_away_are_noticed: "frees-locks" in STAMPED, as "two holders",
+    locks_that_are_taken_away_are_noticed: "frees-locks" in LOCKS, as "two holders",
     a_gateway_that_is_believed_is_noticed: "believed-gateway" in "gateway", as "last writer lost" | "vanished" | "false verdict",
     ends_of_shards_that_are_believed_are_noticed: "believed-ends" in "false-ends", as "last writer lost" | "vanished",
     writes_put_aside_though_all_are_refused_are_noticed: "parks" in "refusing-peer", as "parked",

@@ -109,7 +109,7 @@ impl Site {
     ) -> Result<TablePlan, StartError> {
         let physical = self.name_of(table);
         let described = self.patiently(physical, deadline, || self.describe(physical)).await?;
-        let stream_arn = self.stream_of(physical, &described)?;
+        let stream_arn = self.stream_of(table, &described)?;
         let is_key = |attribute: &str| described.key_schema.names().any(|name| name == attribute);
         if is_key(STAMP) {
             let reason = format!(
@@ -185,7 +185,7 @@ impl Site {
     pub(super) async fn look(&self, table: &TableConfig, stream_arn: &str) -> Option<TableCheck> {
         let physical = self.name_of(table);
         match self.describe(physical).await {
-            Ok(described) => Some(match self.stream_of(physical, &described) {
+            Ok(described) => Some(match self.stream_of(table, &described) {
                 Ok(arn) if arn == stream_arn => TableCheck::Unchanged,
                 Ok(_) => TableCheck::OtherStream,
                 Err(trouble) => TableCheck::NoStream(trouble),
@@ -203,17 +203,21 @@ impl Site {
         StartError::Fault { region: self.local.name.clone(), table: table.to_owned(), fault }
     }
 
-    /// The stream of a table that may be replicated.
-    fn stream_of(&self, table: &str, described: &Described) -> Result<String, StartError> {
+    /// The stream of a table that may be replicated, or fed.
+    fn stream_of(&self, config: &TableConfig, described: &Described) -> Result<String, StartError> {
+        let table = self.name_of(config);
         if let Some(reason) = &described.managed {
             return Err(self.not_ready(table, reason.clone()));
         }
         let reason = match &described.stream {
             StreamState::On { arn } => return Ok(arn.clone()),
             StreamState::Off => "the table has no stream; `tradewind init` turns it on".to_owned(),
-            StreamState::Unfit(view) => format!(
-                "the stream's view type is {view}, but NEW_AND_OLD_IMAGES is required; `tradewind init` says what to do"
-            ),
+            StreamState::Partial { arn, view } => match self.config.lacks(config, *view) {
+                None => return Ok(arn.clone()),
+                Some(lacks) => {
+                    format!("the stream shows {}, but {lacks}; `tradewind init` says what to do", view.name())
+                }
+            },
         };
         Err(self.not_ready(table, reason))
     }

@@ -346,7 +346,7 @@ fn exit<'a>(offered: impl Iterator<Item = &'a Offered>) -> Exit {
     let worst = |exit, offered: &Offered| match (exit, offered) {
         (_, Offered::Unavailable { .. }) => Exit::Unavailable,
         (Exit::Done, Offered::Rejected { .. }) => Exit::Differs,
-        (exit, Offered::Rejected { .. } | Offered::Taken) => exit,
+        (exit, Offered::Rejected { .. } | Offered::Taken | Offered::LeftOut) => exit,
     };
     offered.fold(Exit::Done, worst)
 }
@@ -354,6 +354,7 @@ fn exit<'a>(offered: impl Iterator<Item = &'a Offered>) -> Exit {
 fn fate(offered: &Offered) -> String {
     match offered {
         Offered::Taken => "taken".to_owned(),
+        Offered::LeftOut => "left out: the feed's `transform` yields nothing for it".to_owned(),
         Offered::Rejected { reason } => format!("rejected: {reason}"),
         Offered::Unavailable { reason } => reason.clone(),
     }

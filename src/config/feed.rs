@@ -17,8 +17,10 @@ use super::problem::Problem;
 use super::range::{time, within};
 #[cfg(feature = "s3")]
 use super::s3::{S3Config, S3Entry};
-use super::{Config, Start};
+use super::{Config, Start, TableConfig};
 use crate::feed::{Blocked, Events, FeedName, Field, Filter, Projection, Retry, Shape, View};
+#[cfg(feature = "jaq")]
+use crate::feed::{Transform, TransformError};
 use crate::protocol::{Origin, Selection};
 
 /// Tells the writes that applications make to a table.
@@ -72,6 +74,8 @@ pub(super) struct FeedEntry {
     #[serde(default)]
     without: Vec<Spanned<String>>,
     fields: Option<Spanned<BTreeMap<String, FieldEntry>>>,
+    /// A program in jq's language, which makes one value of an event, or none.
+    transform: Option<Spanned<String>>,
     file: Option<FileEntry>,
     lambda: Option<Spanned<LambdaEntry>>,
     s3: Option<Spanned<S3Entry>>,
@@ -114,6 +118,42 @@ impl FeedConfig {
     /// Whether agents of a region deliver it.
     pub fn is_of(&self, table: &str, region: &Origin) -> bool {
         self.table == table && self.regions.contains(region)
+    }
+}
+
+impl FeedConfig {
+    /// Why it can't be told from a stream with this view; nothing if it can.
+    fn lacks(&self, shown: View) -> Option<String> {
+        let Self { name, shape, filters, .. } = self;
+        let hidden = [("OldImage", View::OldImage), ("NewImage", View::NewImage)];
+        let mut hidden = hidden.into_iter().filter(|(_, view)| !shown.covers(*view));
+        let looked_at = hidden.find(|(image, _)| filters.iter().any(|filter| filter.looks_at(image)));
+        let is_selected = shape.selection.as_ref().is_some_and(|selection| !selection.only.is_empty());
+        let (is_covered, shown) = (shown.covers(shape.view), shown.name());
+        if let Some((image, _)) = looked_at {
+            Some(format!("a filter of the feed {} looks at {image}", name.as_str()))
+        } else if is_selected {
+            Some(format!("the feed {} selects items by `only`, which needs both images", name.as_str()))
+        } else if !is_covered {
+            Some(format!(
+                "the feed {} shows {}: give it view = \"{shown}\"",
+                name.as_str(),
+                shape.view.name()
+            ))
+        } else {
+            None
+        }
+    }
+}
+
+impl Config {
+    /// Why a stream of a table does not suffice that shows only part of the images; nothing if it does.
+    pub fn lacks(&self, table: &TableConfig, shown: View) -> Option<String> {
+        let mut feeds = self.feeds.iter().filter(|feed| feed.table == table.name).peekable();
+        if table.replicas.len() > 1 || feeds.peek().is_none() {
+            return Some("NEW_AND_OLD_IMAGES is needed to replicate".to_owned());
+        }
+        feeds.find_map(|feed| feed.lacks(shown))
     }
 }
 
@@ -184,7 +224,13 @@ impl FeedEntry {
             selection: self.selection()?,
             fields: self.fields.as_ref().map(projection).transpose()?,
             strict: self.strict,
+            #[cfg(feature = "jaq")]
+            transform: self.transform()?,
         };
+        #[cfg(not(feature = "jaq"))]
+        if let Some(transform) = &self.transform {
+            return Err(not_built(transform, "jaq"));
+        }
         let (sink, retry) = (self.sink(whole, &regions)?, self.retry.check()?);
         #[cfg(feature = "lambda")]
         if let (Blocked::Key, SinkConfig::Lambda(LambdaConfig { tumbling_window: Some(_), .. })) =
@@ -203,6 +249,14 @@ impl FeedEntry {
         Ok((selection != Selection::default()).then_some(selection))
     }
 
+    #[cfg(feature = "jaq")]
+    fn transform(&self) -> Result<Option<Transform>, Problem> {
+        let transform = |code: &Spanned<String>| {
+            code.get_ref().parse().map_err(|error: TransformError| Problem::at(code, error.to_string()))
+        };
+        self.transform.as_ref().map(transform).transpose()
+    }
+
     fn sink(&self, whole: &Spanned<Self>, regions: &[Origin]) -> Result<SinkConfig, Problem> {
         let file = self.file.as_ref().map(|file| file.check(regions));
         let lambda = self.lambda.as_ref().map(|lambda| {
@@ -213,7 +267,10 @@ impl FeedEntry {
         });
         let s3 = self.s3.as_ref().map(|s3| {
             #[cfg(feature = "s3")]
-            return s3.get_ref().check(self.name.get_ref(), regions).map(SinkConfig::S3);
+            return s3
+                .get_ref()
+                .check(self.name.get_ref(), regions, self.transform.is_some())
+                .map(SinkConfig::S3);
             #[cfg(not(feature = "s3"))]
             Err(not_built(s3, "s3"))
         });
@@ -289,9 +346,9 @@ fn projection(entries: &Spanned<BTreeMap<String, FieldEntry>>) -> Result<Project
     Ok(Projection::new(fields))
 }
 
-#[cfg(not(all(feature = "lambda", feature = "s3")))]
-fn not_built<T>(entry: &Spanned<T>, feature: &str) -> Problem {
-    Problem::at(entry, format!("this build has no such sink: build it with the feature `{feature}`"))
+#[cfg(not(all(feature = "jaq", feature = "lambda", feature = "parquet", feature = "s3")))]
+pub(super) fn not_built<T>(entry: &Spanned<T>, feature: &str) -> Problem {
+    Problem::at(entry, format!("this build lacks it: build it with the feature `{feature}`"))
 }
 
 impl FileEntry {

@@ -43,8 +43,10 @@ pub use in_region::in_region;
 #[cfg(feature = "lambda")]
 pub use lambda::LambdaConfig;
 pub use problem::{ConfigError, Invalid};
+#[cfg(feature = "parquet")]
+pub use s3::{Column, ColumnKind, Rows, Table};
 #[cfg(feature = "s3")]
-pub use s3::{Compression, S3Config};
+pub use s3::{Compression, Format, S3Config};
 pub use tuning::Tuning;
 
 /// The regions, the tables that they share, and how to replicate.

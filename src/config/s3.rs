@@ -1,5 +1,6 @@
 //! `[feed.s3]`: how events become objects of an S3 bucket.
 
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 use serde::Deserialize;
@@ -20,11 +21,62 @@ pub struct S3Config {
     pub prefix: String,
     /// Where S3 is, if not at the AWS region's own endpoint; `{region}` stands for the agent's region.
     pub endpoint: Option<String>,
+    pub format: Format,
     pub compression: Compression,
     /// How many bytes of events an object holds, before they are compressed.
     pub object_bytes: usize,
     /// How long an event waits for others that go into the same object.
     pub object_time: Duration,
+}
+
+/// What an object is.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Format {
+    JsonLines,
+    #[cfg(feature = "parquet")]
+    Parquet(Table),
+}
+
+/// A table of Parquet.
+#[cfg(feature = "parquet")]
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Table {
+    pub rows: Rows,
+    /// The feed's own columns, after those that each table has.
+    pub columns: Vec<Column>,
+}
+
+#[cfg(feature = "parquet")]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Rows {
+    /// Events, as the stream's records show them.
+    Events,
+    /// What the feed's `transform` makes of them.
+    Values,
+}
+
+#[cfg(feature = "parquet")]
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Column {
+    pub name: String,
+    pub kind: ColumnKind,
+}
+
+/// A column's values; what is of another type is null.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum ColumnKind {
+    String,
+    Long,
+    Double,
+    Boolean,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "snake_case")]
+enum FormatEntry {
+    JsonLines,
+    Parquet,
 }
 
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
@@ -43,6 +95,8 @@ pub(super) struct S3Entry {
     aws_region: Option<String>,
     prefix: Option<Spanned<String>>,
     endpoint: Option<Spanned<String>>,
+    format: Option<Spanned<FormatEntry>>,
+    columns: Option<Spanned<BTreeMap<String, ColumnKind>>>,
     #[serde(default)]
     compression: Compression,
     object_mib: Option<Spanned<i64>>,
@@ -60,8 +114,37 @@ impl S3Config {
     }
 }
 
+#[cfg(feature = "parquet")]
+impl Rows {
+    /// The columns that each table has.
+    pub fn columns(self) -> &'static [&'static str] {
+        match self {
+            Self::Events => &[
+                "created_at",
+                "sequence_number",
+                "event_id",
+                "event_name",
+                "origin",
+                "version",
+                "base",
+                "principal",
+                "keys",
+                "old_image",
+                "new_image",
+            ],
+            Self::Values => &["created_at", "sequence_number", "value"],
+        }
+    }
+}
+
 impl S3Entry {
-    pub(super) fn check(&self, feed: &str, regions: &[Origin]) -> Result<S3Config, Problem> {
+    /// Checks the bucket of a feed, whose program may transform its events.
+    pub(super) fn check(
+        &self,
+        feed: &str,
+        regions: &[Origin],
+        is_transformed: bool,
+    ) -> Result<S3Config, Problem> {
         if self.bucket.get_ref().is_empty() {
             return Err(Problem::at(&self.bucket, "expected a bucket's name"));
         }
@@ -79,10 +162,43 @@ impl S3Entry {
             aws_region: self.aws_region.clone(),
             prefix,
             endpoint,
+            format: self.format(is_transformed)?,
             compression: self.compression,
             object_bytes: usize::try_from(mib).unwrap_or(usize::MAX) << 20,
             object_time: time(self.object_time.as_ref(), 0, 3_600)?.unwrap_or(Duration::from_mins(1)),
         })
+    }
+}
+
+impl S3Entry {
+    fn format(&self, is_transformed: bool) -> Result<Format, Problem> {
+        let is_parquet = |format: &&Spanned<_>| *format.get_ref() == FormatEntry::Parquet;
+        let Some(format) = self.format.as_ref().filter(is_parquet) else {
+            let refused = |columns| Err(Problem::at(columns, "expected format = \"parquet\" beside columns"));
+            return self.columns.as_ref().map_or(Ok(Format::JsonLines), refused);
+        };
+        #[cfg(not(feature = "parquet"))]
+        {
+            _ = is_transformed;
+            Err(super::feed::not_built(format, "parquet"))
+        }
+        #[cfg(feature = "parquet")]
+        {
+            let rows = if is_transformed { Rows::Values } else { Rows::Events };
+            let own = self.columns.as_ref();
+            let is_taken = |name: &&String| name.is_empty() || rows.columns().contains(&name.as_str());
+            if let (Some(columns), Some(name)) =
+                (own, own.and_then(|own| own.get_ref().keys().find(is_taken)))
+            {
+                let each = rows.columns().join(", ");
+                let message = format!("{name:?} can't name a column: each table has {each}");
+                return Err(Problem::at(columns, message));
+            }
+            _ = format;
+            let column = |(name, kind): (&String, &ColumnKind)| Column { name: name.clone(), kind: *kind };
+            let columns = own.iter().flat_map(|own| own.get_ref()).map(column).collect();
+            Ok(Format::Parquet(Table { rows, columns }))
+        }
     }
 }
 
@@ -116,6 +232,7 @@ mod tests {
             aws_region: None,
             prefix: "archive/".to_owned(),
             endpoint: None,
+            format: Format::JsonLines,
             compression: Compression::Gzip,
             object_bytes: 8 << 20,
             object_time: Duration::from_mins(1),
@@ -148,10 +265,36 @@ mod tests {
             ("s3 = { bucket = \"b\", object_time = \"2h\" }", "expected a time"),
             ("s3 = { bucket = \"b\", endpoint = \"here\" }", "expected a URL"),
             ("s3 = { bucket = \"b\", compression = \"lz4\" }", "gzip"),
+            ("s3 = { bucket = \"b\", format = \"csv\" }", "json_lines"),
+            ("s3 = { bucket = \"b\", columns = { a = \"long\" } }", "expected format = \"parquet\""),
             ("s3.bucket = \"b\"\nfile.path = \"f\"", "expected one of"),
         ] {
             let problem = parsed(more).expect_err(more);
             assert!(problem.contains(expected), "{more}: {problem}");
         }
+    }
+
+    #[cfg(feature = "parquet")]
+    #[test]
+    fn tables_have_columns_of_their_own() {
+        let table = |more: &str| {
+            let s3 = format!(
+                "{more}s3 = {{ bucket = \"b\", format = \"parquet\", columns = {{ total = \"double\" }} }}"
+            );
+            parsed(&s3).map(|s3| s3.format)
+        };
+        let expected = |rows| {
+            let columns = vec![Column { name: "total".to_owned(), kind: ColumnKind::Double }];
+            Ok(Format::Parquet(Table { rows, columns }))
+        };
+        assert_eq!(table(""), expected(Rows::Events));
+        #[cfg(feature = "jaq")]
+        assert_eq!(table("transform = '.'\n"), expected(Rows::Values));
+        let problem =
+            parsed("s3 = { bucket = \"b\", format = \"parquet\", columns = { keys = \"string\" } }");
+        let problem = problem.expect_err("a name that is taken");
+        assert!(problem.contains("\"keys\" can't name a column"), "{problem}");
+        let problem = parsed("s3 = { bucket = \"b\", format = \"parquet\", columns = { a = \"int\" } }");
+        assert!(problem.expect_err("no type").contains("long"));
     }
 }

@@ -18,7 +18,8 @@ use crate::control::{ControlTable, ParkedEvent};
 use crate::destination::Destination;
 use crate::fault::{Backoff, Fault, FaultKind, insist};
 use crate::feed::{
-    Answer, Call, Entry, Event, Events, Filter, Images, Next, Parcel, Retry, Settled, Slot, Telling,
+    Answer, Call, Entry, Event, EventName, Events, Filter, Images, Next, Parcel, Retry, Settled, Slot,
+    Telling,
 };
 use crate::log_key::log_key;
 use crate::protocol::{Item, Judgement, KeyId};
@@ -77,18 +78,23 @@ impl Batches {
     }
 
     /// What the feed tells of a record, if anything. The images are needed if it [shows
-    /// arrivals](Self::shows_arrivals).
+    /// arrivals](Self::shows_arrivals), or if the record lacks one: then its name is needed, too.
     pub fn event(
         &self,
         judgement: &Judgement,
         images: Option<&Images>,
+        partial: Option<EventName>,
         created_millis: u64,
     ) -> Option<Event> {
         let Teller { since_millis, counts, .. } = &*self.teller;
         if created_millis < *since_millis {
             return None;
         }
-        let event = Event::of(judgement, images, &self.teller.telling.shape);
+        let shape = &self.teller.telling.shape;
+        let event = match (partial, images) {
+            (Some(name), Some(images)) => Event::of_part(judgement, name, images, shape),
+            _ => Event::of(judgement, images, shape),
+        };
         if event.is_none() && judgement.verdict.is_local() {
             counts.unchanged.add();
         }
@@ -205,12 +211,21 @@ impl Slots {
 
     /// Puts an event into its slot, unless it is not for the feed.
     fn add(&mut self, (job, room): Queued<EventJob>) {
-        let Some(text) = self.teller.text(&job) else {
-            job.finish();
-            return;
+        let key = KeyId::of(&job.event.key);
+        let text = match self.teller.text(&job) {
+            Ok(Some(text)) => text,
+            Ok(None) => {
+                self.teller.counts.filtered.add();
+                return job.finish();
+            }
+            Err(reason) => {
+                let (teller, told) =
+                    (Arc::clone(&self.teller), Told { job, text: String::new(), key, room: Some(room) });
+                self.parking.spawn(async move { teller.park(&told, 1, &reason).await });
+                return;
+            }
         };
         let slot = self.teller.slot(&job);
-        let key = KeyId::of(&job.event.key);
         let stream = &job.provenance.stream;
         let line = self.lines.entry(slot).or_insert_with(|| Line {
             slot: Slot::default(),
@@ -294,16 +309,22 @@ impl Slots {
 }
 
 impl Teller {
-    /// An event as it is told; `None` if no filter matches it.
-    fn text(&self, job: &EventJob) -> Option<String> {
+    /// An event as it is told; nothing if the feed leaves it out, and why if it can't be told.
+    fn text(&self, job: &EventJob) -> Result<Option<String>, String> {
+        let Telling { shape, .. } = &self.telling;
         let mut event = job.event.json(&self.telling, &job.provenance);
-        let is_told = self.filters.is_empty() || self.filters.iter().any(|filter| filter.matches(&event));
-        if !is_told {
-            self.counts.filtered.add();
-            return None;
+        if !self.filters.is_empty() && !self.filters.iter().any(|filter| filter.matches(&event)) {
+            return Ok(None);
         }
+        shape.view.project(&mut event);
+        shape.text(&event)
+    }
+
+    /// An event as it is parked: before the feed's program has transformed it.
+    fn whole(&self, job: &EventJob) -> String {
+        let mut event = job.event.json(&self.telling, &job.provenance);
         self.telling.shape.view.project(&mut event);
-        Some(event.to_string())
+        event.to_string()
     }
 
     fn slot(&self, job: &EventJob) -> SlotId {
@@ -354,9 +375,10 @@ impl Teller {
         info!(%region, %feed, table, "the feed's sink answers again");
     }
 
-    /// Saves an event that the sink rejects to the end, and marks it as finished.
+    /// Saves an event that is not told, and marks it as finished.
     async fn park(&self, told: &Told, rejections: u32, reason: &str) {
-        let Told { job, text, .. } = told;
+        let job = &told.job;
+        let text = self.whole(job);
         let Telling { feed, table, region, .. } = &self.telling;
         let key = log_key(&job.event.key);
         let parked = ParkedEvent {
@@ -367,7 +389,7 @@ impl Teller {
             reason: reason.to_owned(),
             rejections,
         };
-        let save = || self.control.park_event(&parked, text, self.parked_days);
+        let save = || self.control.park_event(&parked, &text, self.parked_days);
         let saved = insist(save, |fault| {
             error!(
                 %region, %feed, table, %key, %fault,
@@ -385,7 +407,7 @@ impl Teller {
         job.finish();
         error!(
             %region, %feed, table, %key, reason, rejections,
-            "the sink rejects an event to the end: it is parked in the control table; see `tradewind feed parked`"
+            "an event can't be told: it is parked in the control table; see `tradewind feed parked`"
         );
     }
 }

@@ -6,22 +6,15 @@ use std::sync::Arc;
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
+#[cfg(feature = "jaq")]
+use super::Transform;
 use super::{FeedName, Projection};
 use crate::item_json::item_json;
 use crate::protocol::{
     Action, Body, Fingerprint, Item, Judgement, KeyId, Origin, STAMP, Selection, Stamp, Version, Visible,
     Write,
 };
-use crate::source::{Sequence, ShardId, UserIdentity};
-
-/// What a write did to its item.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
-#[serde(rename_all = "UPPERCASE")]
-pub enum EventName {
-    Insert,
-    Modify,
-    Remove,
-}
+use crate::source::{EventName, Sequence, ShardId, UserIdentity};
 
 /// Which changes a feed tells.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -67,6 +60,9 @@ pub struct Shape {
     pub fields: Option<Projection>,
     /// Whether an event is exactly a record of DynamoDB Streams, without what Tradewind knows beside that.
     pub strict: bool,
+    /// What makes another value of an event, if anything.
+    #[cfg(feature = "jaq")]
+    pub transform: Option<Transform>,
 }
 
 /// The images that a feed shows, as DynamoDB Streams calls them.
@@ -103,14 +99,31 @@ pub struct Provenance {
     pub user: Option<UserIdentity>,
 }
 
+impl Images {
+    /// In place of the images of a record that lacks one: what its key alone would have been, so that its write gets a
+    /// version. It can only be an application's, since agents write to no table whose stream lacks images.
+    pub fn of_key(&self, name: EventName) -> (Option<Item>, Option<Item>) {
+        let key = Some(self.key.clone());
+        if name == EventName::Remove { (key, None) } else { (None, key) }
+    }
+}
+
 impl Event {
+    /// The event of a record that lacks an image, which its stream does not show: a write of an application's.
+    pub fn of_part(judgement: &Judgement, name: EventName, images: &Images, shape: &Shape) -> Option<Self> {
+        let Write { version, base, .. } = pushed(judgement)?;
+        let shown = |image: &Item| {
+            let image = unstamped(image);
+            Some(shape.part(&images.key, &image)?.unwrap_or(image))
+        };
+        let (old, new) = (images.old.as_ref().and_then(shown), images.new.as_ref().and_then(shown));
+        let (key, version, base) = (images.key.clone(), version.clone(), base.clone());
+        Some(Self { name, key, old, new: new.map(Arc::new), version, base })
+    }
+
     /// What a feed tells of a record, if anything. `images` are needed for what other regions' applications write.
     pub fn of(judgement: &Judgement, images: Option<&Images>, shape: &Shape) -> Option<Self> {
-        let written = judgement.actions.iter().find_map(|action| match action {
-            Action::Push(write) => Some(write),
-            _ => None,
-        });
-        match (written, shape.events) {
+        match (pushed(judgement), shape.events) {
             (Some(write), _) => Self::of_write(write, shape),
             (None, Events::Origin) => None,
             (None, Events::State) if judgement.is_stale => None,
@@ -151,22 +164,10 @@ impl Event {
         old: Option<Item>,
         new: Option<Arc<Item>>,
         (version, base): (Version, Option<Version>),
-        Shape { selection, fields, .. }: &Shape,
+        shape: &Shape,
     ) -> Option<Self> {
-        // Within, nothing if all of the image is shown.
-        let shown = |image: &Item| {
-            let part = match selection.as_ref().map(|selection| selection.shows(key, image)) {
-                None | Some(Visible::Item(Cow::Borrowed(_))) => None,
-                Some(Visible::Item(Cow::Owned(part))) => Some(part),
-                Some(Visible::Nothing | Visible::Never) => return None,
-            };
-            Some(match fields {
-                None => part,
-                Some(fields) => Some(fields.of(part.as_ref().unwrap_or(image))),
-            })
-        };
-        let old = old.and_then(|image| Some(shown(&image)?.unwrap_or(image)));
-        let new = new.and_then(|image| Some(shown(&image)?.map_or(image, Arc::new)));
+        let old = old.and_then(|image| Some(shape.part(key, &image)?.unwrap_or(image)));
+        let new = new.and_then(|image| Some(shape.part(key, &image)?.map_or(image, Arc::new)));
         let name = match (&old, &new) {
             (None, None) => return None,
             (Some(old), Some(new)) if Fingerprint::of(old) == Fingerprint::of(new) => return None,
@@ -226,7 +227,56 @@ impl Event {
     }
 }
 
+impl Shape {
+    /// What is shown of an image, if it is shown; within, nothing if all of it is.
+    fn part(&self, key: &Item, image: &Item) -> Option<Option<Item>> {
+        let part = match self.selection.as_ref().map(|selection| selection.shows(key, image)) {
+            None | Some(Visible::Item(Cow::Borrowed(_))) => None,
+            Some(Visible::Item(Cow::Owned(part))) => Some(part),
+            Some(Visible::Nothing | Visible::Never) => return None,
+        };
+        Some(match &self.fields {
+            None => part,
+            Some(fields) => Some(fields.of(part.as_ref().unwrap_or(image))),
+        })
+    }
+
+    /// The text of an event that has its view: nothing if the feed's program yields nothing for it, and why if the
+    /// program fails.
+    pub fn text(&self, event: &Value) -> Result<Option<String>, String> {
+        #[cfg(feature = "jaq")]
+        if let Some(transform) = &self.transform {
+            let told =
+                transform.of(event).map_err(|error| format!("the feed's `transform` fails: {error}"))?;
+            return Ok(told.map(|told| told.to_string()));
+        }
+        Ok(Some(event.to_string()))
+    }
+}
+
 impl View {
+    /// Its name in DynamoDB.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::KeysOnly => "KEYS_ONLY",
+            Self::NewImage => "NEW_IMAGE",
+            Self::OldImage => "OLD_IMAGE",
+            Self::NewAndOldImages => "NEW_AND_OLD_IMAGES",
+        }
+    }
+
+    /// Whether it has each image that another one has.
+    pub fn covers(self, other: Self) -> bool {
+        let images = |view| match view {
+            Self::KeysOnly => (false, false),
+            Self::NewImage => (false, true),
+            Self::OldImage => (true, false),
+            Self::NewAndOldImages => (true, true),
+        };
+        let ((old, new), (its_old, its_new)) = (images(self), images(other));
+        (old || !its_old) && (new || !its_new)
+    }
+
     /// Takes the images off an event that are not shown.
     pub fn project(self, event: &mut Value) {
         let hidden: &[&str] = match self {
@@ -239,6 +289,14 @@ impl View {
             body.retain(|name, _| !hidden.contains(&name.as_str()));
         }
     }
+}
+
+/// The write that a record asks for.
+fn pushed(judgement: &Judgement) -> Option<&Write> {
+    judgement.actions.iter().find_map(|action| match action {
+        Action::Push(write) => Some(write),
+        _ => None,
+    })
 }
 
 const OLD: &str = "OldImage";
@@ -551,6 +609,50 @@ mod tests {
             let shown: Vec<_> = shown.filter(|name| *name != "Keys").cloned().collect();
             assert_eq!(shown.join(" "), images);
         }
+    }
+
+    #[test]
+    fn a_write_whose_stream_lacks_images_is_told_by_its_name() {
+        let mut memory = KeyMemory::new(origin("tokyo"));
+        let stamped = Some(item("old", Some(&stamp("old", false))));
+        let some = |data: &str| Some(item(data, None));
+        let mut ids = std::collections::BTreeSet::new();
+        for (ordinal, (name, old, new)) in [
+            (EventName::Insert, None, None),
+            (EventName::Modify, None, some("a")),
+            (EventName::Modify, some("a"), None),
+            (EventName::Modify, None, None),
+            (EventName::Remove, None, None),
+            // The rest of another setup.
+            (EventName::Modify, None, stamped),
+        ]
+        .into_iter()
+        .enumerate()
+        {
+            let images = Images { key: key(), old: old.clone(), new: new.clone() };
+            let (of_old, of_new) = images.of_key(name);
+            // All within one second, as DynamoDB's times are.
+            let record = Record { created_millis: 1_800_000_000_000, key: key(), old: of_old, new: of_new };
+            let judgement = memory.judge(ordinal as u64, record, &Floors::default(), false);
+            let event = Event::of_part(&judgement, name, &images, &Shape::default()).expect("an event");
+            assert_eq!(
+                (event.name, event.old.is_some(), event.new.is_some()),
+                (name, old.is_some(), new.is_some())
+            );
+            assert!(event.new.as_ref().is_none_or(|image| !image.contains_key(STAMP)));
+            assert!(ids.insert(event.id()), "{name:?} has the id of another event");
+        }
+    }
+
+    #[test]
+    fn a_view_covers_what_it_shows() {
+        use View::{KeysOnly, NewAndOldImages, NewImage, OldImage};
+        let all = [KeysOnly, NewImage, OldImage, NewAndOldImages];
+        let covered = |view: View| all.into_iter().filter(|other| view.covers(*other)).collect::<Vec<_>>();
+        assert_eq!(covered(KeysOnly), [KeysOnly]);
+        assert_eq!(covered(NewImage), [KeysOnly, NewImage]);
+        assert_eq!(covered(OldImage), [KeysOnly, OldImage]);
+        assert_eq!(covered(NewAndOldImages), all);
     }
 
     #[test]

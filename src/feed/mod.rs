@@ -6,6 +6,7 @@
 //! | `event` | a change, as somebody sees it who knows nothing of Tradewind; and which changes are told |
 //! | `slot` | what is delivered next, and what follows from a sink's answer |
 //! | `projection` | what an event's images show in place of the item's own attributes |
+//! | `transform` | what is told in place of an event: a program in jq's language |
 //! | `filter` | which events a feed tells: Lambda's filter patterns |
 
 mod event;
@@ -13,9 +14,14 @@ mod filter;
 mod name;
 mod projection;
 mod slot;
+#[cfg(feature = "jaq")]
+mod transform;
 
-pub use event::{Event, EventName, Events, Images, Provenance, Shape, Telling, View};
+pub use crate::source::EventName;
+pub use event::{Event, Events, Images, Provenance, Shape, Telling, View};
 pub use filter::{Filter, FilterError};
 pub use name::{FeedName, InvalidFeedName};
 pub use projection::{Field, Projection};
 pub use slot::{Answer, Blocked, Call, Entry, Limits, Next, Parcel, Retry, Settled, Slot, WindowCall};
+#[cfg(feature = "jaq")]
+pub use transform::{Transform, TransformError};

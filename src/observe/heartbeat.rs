@@ -9,7 +9,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use aws_sdk_dynamodb::types::StreamViewType;
+use crate::feed::View;
 use opentelemetry::KeyValue;
 use tokio::task::JoinSet;
 use tokio::time::{Instant, timeout};
@@ -197,9 +197,8 @@ impl Heart {
             }
         };
         let arn = match described.stream {
-            StreamState::On { arn } => Some(arn),
-            StreamState::Unfit(StreamViewType::NewImage) => described.table.latest_stream_arn,
-            StreamState::Unfit(_) | StreamState::Off => None,
+            StreamState::On { arn } | StreamState::Partial { arn, view: View::NewImage } => Some(arn),
+            StreamState::Partial { .. } | StreamState::Off => None,
         };
         if arn.is_none() {
             self.path.next_look = Some(Instant::now() + RECHECK);

@@ -48,6 +48,8 @@ pub struct Parked {
 pub enum Offered {
     /// The sink has it, and it is parked no more.
     Taken,
+    /// The feed's `transform` yields nothing for it, and it is parked no more.
+    LeftOut,
     /// It stays parked.
     Rejected { reason: String },
     /// Nothing is known about it: it stays parked.
@@ -132,7 +134,7 @@ impl FeedSites<'_> {
         };
         let (region, _) = self.at(&parked.region)?;
         let offered = self.offer(region, &text).await;
-        if offered == Offered::Taken {
+        if matches!(offered, Offered::Taken | Offered::LeftOut) {
             self.drop(parked).await?;
         }
         Ok(offered)
@@ -180,6 +182,11 @@ impl FeedSites<'_> {
 
     async fn offer(&self, region: &Region, text: &str) -> Offered {
         let event = serde_json::from_str::<Value>(text).unwrap_or_default();
+        let text = match self.feed.shape.text(&event) {
+            Ok(Some(text)) => text,
+            Ok(None) => return Offered::LeftOut,
+            Err(reason) => return Offered::Rejected { reason },
+        };
         let sequence = event["dynamodb"]["SequenceNumber"].as_str().unwrap_or_default();
         let sink = Sink::open(&self.feed.sink, region);
         // Where there are windows, it is the first and last event of one of its own.
@@ -190,7 +197,7 @@ impl FeedSites<'_> {
             is_final: true,
             is_early: false,
         });
-        let events = vec![Offer { text, sequence, created_millis: wall_millis() }];
+        let events = vec![Offer { text: &text, sequence, created_millis: wall_millis() }];
         let batch = Batch { events, window: window.as_ref(), shard: "test", ..Batch::default() };
         match sink.deliver(&batch).await {
             Ok(Delivery::Taken { .. } | Delivery::Had { .. } | Delivery::HadWithMore) => Offered::Taken,

@@ -20,6 +20,8 @@ pub struct Lineage {
     pub asked: Instant,
     /// When the list was answered, by the service's own clock, in milliseconds since the Unix epoch.
     pub listed_millis: Option<u64>,
+    /// Whether the list came with its checksum: its service sends them.
+    pub(super) is_summed: bool,
 }
 
 impl Lineage {
@@ -50,7 +52,8 @@ impl Lineage {
         };
         let both = entries(self).into_iter().chain(entries(other)).collect::<Self>();
         let ended = self.ended.union(&other.ended).cloned().collect();
-        Self { ended, asked: other.asked, listed_millis: other.listed_millis, ..both }
+        let is_summed = self.is_summed || other.is_summed;
+        Self { ended, asked: other.asked, listed_millis: other.listed_millis, is_summed, ..both }
     }
 
     /// Whether nothing can be added to the shard any more. Some servers say so of every shard.
@@ -76,7 +79,8 @@ impl FromIterator<(ShardId, Option<ShardId>)> for Lineage {
         }
         let with_children = all.values().flatten().cloned().collect();
         let ended = BTreeSet::new();
-        Self { parents: all, named, with_children, ended, asked: Instant::now(), listed_millis: None }
+        let asked = Instant::now();
+        Self { parents: all, named, with_children, ended, asked, listed_millis: None, is_summed: false }
     }
 }
 

@@ -8,7 +8,7 @@ mod position;
 use tokio::sync::{mpsc, watch};
 
 pub use lineage::Lineage;
-pub use page::{Change, Extent, Page, StreamEvent, UnreadableRecord, UserIdentity};
+pub use page::{Change, EventName, Extent, Page, StreamEvent, UnreadableRecord, UserIdentity};
 pub use position::{Position, Sequence, ShardId};
 
 /// The change stream of one table.

@@ -1,5 +1,6 @@
 //! What the reader of a source hands on.
 
+use serde::Serialize;
 use tokio::time::Instant;
 
 use super::{Position, Sequence, ShardId};
@@ -45,14 +46,49 @@ pub struct Page {
     pub served_millis: Option<u64>,
 }
 
+/// What a write did to its item.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "UPPERCASE")]
+pub enum EventName {
+    Insert,
+    Modify,
+    Remove,
+}
+
 /// A record, and what its source says about it beside the images.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Change {
+    /// What the source calls it, if it has a name that is known.
+    pub name: Option<EventName>,
     pub sequence: Sequence,
     pub record: Record,
     /// The size of keys and images, as the service counts it.
     pub bytes: u64,
     pub user: Option<UserIdentity>,
+}
+
+impl EventName {
+    /// What DynamoDB Streams calls so.
+    pub fn of(name: &str) -> Option<Self> {
+        match name {
+            "INSERT" => Some(Self::Insert),
+            "MODIFY" => Some(Self::Modify),
+            "REMOVE" => Some(Self::Remove),
+            _ => None,
+        }
+    }
+}
+
+impl Change {
+    /// What the write did, where the record lacks an image that such a write has: its stream does not show it.
+    pub fn partial(&self) -> Option<EventName> {
+        let images = (self.record.old.is_some(), self.record.new.is_some());
+        self.name.filter(|name| match name {
+            EventName::Insert => images != (false, true),
+            EventName::Modify => images != (true, true),
+            EventName::Remove => images != (true, false),
+        })
+    }
 }
 
 /// Who made a change: the service, where an item's time to live has ended.

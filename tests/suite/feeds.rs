@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 use std::time::Duration;
 
+use aws_sdk_dynamodb::types::StreamViewType;
 use serde_json::{Value, json};
 use tempfile::TempDir;
 use tokio::time::Instant;
@@ -387,6 +388,38 @@ async fn a_paused_feed_tells_nothing_and_afterwards_everything_in_order() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_program_transforms_events_and_what_it_fails_on_is_parked_whole() {
+    let folder = TempDir::new().expect("a folder");
+    let mut world = World::prepared(1, crate::world::PLAIN).await;
+    let program = |of: &str| {
+        format!(
+            "transform = '.dynamodb.NewImage | select(.v.S != \"draft\") | {{ id: .pk.S, value: ({of}) }}'"
+        )
+    };
+    world.feeds = feed(&world, folder.path(), &program(".v.S | tonumber"));
+    world.start_agents().await;
+    for (key, value) in [("a", "1"), ("b", "draft"), ("c", "none"), ("d", "2")] {
+        world.put(0, row(key, value)).await;
+    }
+    let see = || async { events(&world, folder.path(), 0) };
+    let all = eventually("two events", see, |all| all.len() == 2).await;
+    assert_eq!(all, [json!({ "id": "a", "value": 1 }), json!({ "id": "d", "value": 2 })]);
+    let parked = || async { run_feed(&world, &["parked", "search"]).await.1 };
+    let is_one = |parked: &Value| parked.as_array().is_some_and(|parked| parked.len() == 1);
+    let parked = eventually("a parked event", parked, is_one).await;
+    let (reason, id) = (text_of(&parked[0]["reason"]), text_of(&parked[0]["id"]));
+    assert!(reason.contains("`transform` fails") && reason.contains("none"), "{reason}");
+    let (_, shown) = run_feed(&world, &["show", "search", id]).await;
+    assert_eq!(shown["dynamodb"]["NewImage"], json!({ "pk": { "S": "c" }, "v": { "S": "none" } }));
+    assert_eq!(run_feed(&world, &["replay", "search", id]).await.0, 1, "the program is as it was");
+    world.feeds = feed(&world, folder.path(), &program(".v.S"));
+    let (code, replayed) = run_feed(&world, &["replay", "search", id]).await;
+    assert_eq!((code, &replayed[0]["fate"]), (0, &"taken".into()), "{replayed:#}");
+    assert_eq!(events(&world, folder.path(), 0)[2], json!({ "id": "c", "value": "none" }));
+    world.converged().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_table_in_one_region_is_fed_and_nothing_is_written_to_it() {
     let folder = TempDir::new().expect("a folder");
     let mut world = World::prepared(1, crate::world::PLAIN).await;
@@ -401,6 +434,48 @@ async fn a_table_in_one_region_is_fed_and_nothing_is_written_to_it() {
     let all = told(&world, folder.path(), 0, 21).await;
     assert_eq!(images(&all[20]).0, "REMOVE");
     assert_eq!(world.tally(0).agent_writes(), 0);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_stream_of_any_view_is_told_as_far_as_it_shows() {
+    let folder = TempDir::new().expect("a folder");
+    for (view, stream) in [
+        ("KEYS_ONLY", StreamViewType::KeysOnly),
+        ("NEW_IMAGE", StreamViewType::NewImage),
+        ("OLD_IMAGE", StreamViewType::OldImage),
+    ] {
+        let mut world = World::bare(1).await;
+        world.make_table(0, crate::world::PLAIN, Some(stream)).await;
+        world.feeds = feed(&world, &folder.path().join(view), "");
+        let (code, plan) = run_json(world.tradewind(0, &["init"])).await;
+        let problem = text_of(&plan["problems"][0]["problem"]);
+        let why =
+            format!("shows {view}, but the feed search shows NEW_AND_OLD_IMAGES: give it view = \"{view}\"");
+        assert!(code == 69 && problem.contains(&why), "{code}: {problem}");
+        std::fs::create_dir(folder.path().join(view)).expect("a folder");
+        world.feeds = feed(&world, &folder.path().join(view), &format!("view = \"{view}\""));
+        let (code, plan) = run_json(world.tradewind(0, &["init"])).await;
+        assert_eq!(code, 0, "{plan:#}");
+        world.start_agents().await;
+        world.put(0, row("a", "one")).await;
+        world.put(0, row("a", "two")).await;
+        world.delete(0, key("a")).await;
+        let all = told(&world, &folder.path().join(view), 0, 3).await;
+        let image = |value: &str, of: &str| match view == of {
+            true => json!({ "pk": { "S": "a" }, "v": { "S": value } }),
+            false => Value::Null,
+        };
+        let expected = [
+            ("INSERT", Value::Null, image("one", "NEW_IMAGE")),
+            ("MODIFY", image("one", "OLD_IMAGE"), image("two", "NEW_IMAGE")),
+            ("REMOVE", image("two", "OLD_IMAGE"), Value::Null),
+        ];
+        let seen: Vec<_> =
+            all.iter().map(images).map(|(name, old, new)| (name, old.clone(), new.clone())).collect();
+        assert_eq!(seen, expected, "{view}");
+        assert_eq!(all[0]["dynamodb"]["StreamViewType"], view);
+        world.converged().await;
+    }
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -15,7 +15,7 @@ use url::Url;
 
 use crate::engine::{ACCESS_KEY, Engine, SECRET_KEY};
 use crate::feeds::{assert_counted, await_retries, count_up, text_of};
-use crate::items::row;
+use crate::items::{key, n, row};
 use crate::process::{run, run_json};
 use crate::world::{PLACES, PLAIN, World, eventually};
 
@@ -152,7 +152,11 @@ async fn each_write_is_in_one_object_of_its_hour() {
     let after = bucket.await_events(21).await;
     assert!(counts(&after).values().all(|count| *count == 1), "{after:#?}");
     // What is read must be what was written, by others than this project's own code, too.
-    read_by_duckdb(&bucket, 21).await;
+    let query = "select count(*), count(distinct eventID), count(distinct hour) > 0 from \
+                 read_json_auto('{folder}/**/*.gz', hive_partitioning = true)";
+    if let Some(read) = read_by_duckdb(&bucket, query).await {
+        assert_eq!(read, "(21, 21, True)");
+    }
     let (code, tested) = run_json(world.tradewind(0, &["feed", "test", FEED])).await;
     assert_eq!(code, 0, "{tested:#}");
     assert!(bucket.names().await.iter().any(|name| name.contains("-test-0.jsonl")));
@@ -163,11 +167,12 @@ fn rfc3339(seconds: u64) -> String {
     humantime::format_rfc3339_seconds(time).to_string()
 }
 
-/// Counts the events with `DuckDB`, which `tests/with-duckdb` has at hand.
-async fn read_by_duckdb(bucket: &Bucket, count: usize) {
+/// What `DuckDB` reads from all objects, if `tests/with-duckdb` has it at hand: the first row of a query, in which
+/// `{folder}` stands for where they are.
+async fn read_by_duckdb(bucket: &Bucket, query: &str) -> Option<String> {
     let Ok(python) = std::env::var("TRADEWIND_TEST_DUCKDB") else {
         eprintln!("not read by DuckDB: tests/with-duckdb brings it");
-        return;
+        return None;
     };
     let folder = TempDir::new().expect("a folder");
     for name in bucket.names().await {
@@ -175,16 +180,56 @@ async fn read_by_duckdb(bucket: &Bucket, count: usize) {
         std::fs::create_dir_all(path.parent().expect("a folder")).expect("a folder");
         std::fs::write(path, bucket.bytes(&name).await).expect("a file");
     }
-    let query = format!(
-        "import duckdb; print(duckdb.connect().execute(\"select count(*), count(distinct eventID), count(distinct hour) from \
-         read_json_auto('{}/**/*.gz', hive_partitioning = true)\").fetchone())",
-        folder.path().display()
-    );
+    let query = query.replace("{folder}", &folder.path().display().to_string());
     let mut command = Command::new(python);
-    command.args(["-c", &query]);
+    command.args([
+        "-c",
+        "import duckdb, sys; print(duckdb.connect().execute(sys.argv[1]).fetchone())",
+        &query,
+    ]);
     let (code, read, log) = run(command).await;
     assert_eq!(code, 0, "{log}");
-    assert!(read.starts_with(&format!("({count}, {count}, ")), "{read}");
+    Some(read.trim().to_owned())
+}
+
+/// What a program makes of events is read as such, and events with columns of their own.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn tables_of_parquet_are_read_by_others() {
+    let mut world = World::prepared(2, PLAIN).await;
+    let Some(bucket) = Bucket::new(&world).await else { return };
+    let parquet =
+        "object_time = \"1s\"\nformat = \"parquet\"\ncompression = \"zstd\"\ncolumns = { n = \"long\" }";
+    let values = bucket
+        .feed(&world, &format!("prefix = \"values/\"\n{parquet}"))
+        .replace("[feed.s3]", "transform = '.dynamodb.NewImage | { n: (.n.N | tonumber) }'\n[feed.s3]");
+    let events = bucket.feed(&world, &format!("prefix = \"events/\"\n{parquet}"));
+    world.feeds = format!("{events}{}", values.replace(FEED, "values"));
+    for count in 1..=30 {
+        world.update(count % 2, key(&format!("key {count}")), "n", n(count)).await;
+    }
+    world.start_agents().await;
+    world.converged().await;
+    let rows = |names: &[String], of: &str| names.iter().filter(|name| name.starts_with(of)).count();
+    let see = || bucket.names();
+    let is_there = |names: &Vec<String>| rows(names, "events/") >= 2 && rows(names, "values/") >= 2;
+    eventually("objects of both feeds", see, is_there).await;
+    for (query, expected) in [
+        (
+            "select count(*), count(distinct event_id), sum(n), count(distinct origin), min(created_at) > timestamptz \
+             '2026-01-01', min(json_extract_string(new_image, '$.n.N')::int), min(hour)::int < 24 from \
+             read_parquet('{folder}/events/**/*.parquet', hive_partitioning = true)",
+            "(30, 30, 465, 2, True, 1, True)",
+        ),
+        (
+            "select count(*), sum(n), sum(json_extract(value, '$.n')::int) from \
+             read_parquet('{folder}/values/**/*.parquet')",
+            "(30, 465, 465)",
+        ),
+    ] {
+        if let Some(read) = read_by_duckdb(&bucket, query).await {
+            assert_eq!(read, expected);
+        }
+    }
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

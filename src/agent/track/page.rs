@@ -65,7 +65,9 @@ impl Track {
     /// them.
     async fn record(&mut self, read: &Read, change: Change) -> Result<Option<Arc<Floors>>, SpillError> {
         let Read { shard, asked, seen, is_full } = read;
-        let Change { sequence, record, bytes, user } = change;
+        // Where there is no peer, a stream may lack images: a feed tells what it shows.
+        let partial = if self.shared.peers.is_empty() { change.partial() } else { None };
+        let Change { sequence, mut record, bytes, user, .. } = change;
         let (ordinal, created_millis) = (self.progress.next_ordinal(), record.created_millis);
         // Where there is no peer, nothing is written to the table.
         let is_crowded = !is_full
@@ -76,11 +78,14 @@ impl Track {
         let Shared { origin, table, .. } = &*self.shared;
         let trace = if acts { Trace::begin(origin, table, &record.key, *asked, *seen) } else { None };
         record.old.iter().chain(&record.new).for_each(|image| self.shared.memory.names.note(image));
-        let images = (acts && self.shared.shows_arrivals).then(|| Images {
+        let images = (partial.is_some() || (acts && self.shared.shows_arrivals)).then(|| Images {
             key: record.key.clone(),
             old: record.old.clone(),
             new: record.new.clone(),
         });
+        if let (Some(name), Some(images)) = (partial, &images) {
+            (record.old, record.new) = images.of_key(name);
+        }
         let judging = Instant::now();
         self.terms.come_to(shard, &sequence);
         let floors = Arc::clone(self.terms.floors());
@@ -125,7 +130,9 @@ impl Track {
         }
         for target in &targets {
             let Some(Outlet::Feed(batches)) = self.shared.outlets.get(target).cloned() else { continue };
-            let Some(event) = batches.event(&judgement, images.as_ref(), created_millis) else { continue };
+            let Some(event) = batches.event(&judgement, images.as_ref(), partial, created_millis) else {
+                continue;
+            };
             let Some(record) = self.feeds.get(target).map(record_of) else { continue };
             let provenance = Provenance {
                 stream: Arc::clone(self.shared.stream.arn()),

@@ -32,6 +32,11 @@ impl Filter {
         Self { numeric_strings: true, ..self }
     }
 
+    /// Whether it has rules for an image of the record.
+    pub fn looks_at(&self, image: &str) -> bool {
+        self.root.has(&["dynamodb", image])
+    }
+
     /// Whether the event, one record of a stream, satisfies the pattern.
     pub fn matches(&self, event: &Value) -> bool {
         self.root.matches(Some(event), self.numeric_strings)
@@ -109,6 +114,15 @@ enum Part {
 type Bound = (&'static [Ordering], Decimal);
 
 impl Fields {
+    /// Whether there is a rule at a path, or below it.
+    fn has(&self, path: &[&str]) -> bool {
+        let Some((first, rest)) = path.split_first() else { return true };
+        let below = |(name, node): &(String, Node)| {
+            name == first && if let Node::Object(fields) = node { fields.has(rest) } else { rest.is_empty() }
+        };
+        self.fields.iter().any(below) || self.ors.iter().flatten().any(|fields| fields.has(path))
+    }
+
     /// An array of objects stands for its elements, one of which has to match as a whole. Where a missing
     /// field would match (`exists` is false), no element may have it: the array as a whole lacks the field.
     fn matches(&self, value: Option<&Value>, numeric_strings: bool) -> bool {

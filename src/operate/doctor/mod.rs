@@ -74,7 +74,7 @@ pub async fn doctor(config: &Config, regions: &BTreeMap<Origin, Region>, agents_
     }
     findings.extend(place::clocks(&places));
     for table in &tables {
-        findings.extend(tables::look(table, &places));
+        findings.extend(tables::look(config, table, &places));
     }
     let reached: BTreeMap<Origin, Region> = regions
         .iter()

@@ -146,7 +146,7 @@ impl SurveyedRegion {
                 "the control table has no stream: lag is not measured by heartbeats",
                 "run `tradewind init`",
             )),
-            StreamState::Unfit(_) => {}
+            StreamState::Partial { .. } => {}
         }
     }
 

@@ -6,6 +6,8 @@ use aws_sdk_dynamodb::types::{ProvisionedThroughputDescription, TableDescription
 
 use super::place::{SeenTable, SurveyedRegion};
 use super::{Finding, Harm};
+use crate::config::Config;
+use crate::feed::View;
 use crate::operate::init::is_on_demand;
 use crate::operate::{PhysicalReplica, TableReplicas};
 use crate::protocol::{Origin, STAMP, Selections};
@@ -15,7 +17,11 @@ use crate::schema::StreamState;
 type Replica<'a> = (&'a Origin, &'a str, &'a SeenTable);
 
 /// Checks all replicas of one table that could be described.
-pub(super) fn look(table: &TableReplicas, places: &BTreeMap<Origin, SurveyedRegion>) -> Vec<Finding> {
+pub(super) fn look(
+    config: &Config,
+    table: &TableReplicas,
+    places: &BTreeMap<Origin, SurveyedRegion>,
+) -> Vec<Finding> {
     let seen = |replica: &PhysicalReplica| places.get(&replica.region.name)?.tables.get(table.name());
     let replicas: Vec<Replica<'_>> = table
         .replicas
@@ -24,7 +30,7 @@ pub(super) fn look(table: &TableReplicas, places: &BTreeMap<Origin, SurveyedRegi
         .collect();
     let mut findings = Vec::new();
     for replica in &replicas {
-        findings.extend(state(*replica));
+        findings.extend(state(*replica, |view| config.lacks(&table.config, view)));
         findings.extend(keys(&table.config.selections, *replica));
         findings.extend(indexes(*replica));
     }
@@ -35,7 +41,7 @@ pub(super) fn look(table: &TableReplicas, places: &BTreeMap<Origin, SurveyedRegi
 }
 
 /// What prevents a replica from being replicated at all.
-fn state((region, physical, seen): Replica<'_>) -> Vec<Finding> {
+fn state((region, physical, seen): Replica<'_>, lacks: impl Fn(View) -> Option<String>) -> Vec<Finding> {
     let mut findings = Vec::new();
     let mut found = |harm, name, problem: String, fix: &str| {
         findings.push(Finding::new(harm, name, region, physical, problem, fix));
@@ -65,14 +71,19 @@ fn state((region, physical, seen): Replica<'_>) -> Vec<Finding> {
             "it has no stream: what is written here goes nowhere, and can't be replicated later".to_owned(),
             "run `tradewind init`, start the agents, then run `tradewind verify`",
         ),
-        StreamState::Unfit(view) => found(
-            Harm::DataLoss,
-            "stream_view",
-            format!(
-                "its stream shows {view}, but NEW_AND_OLD_IMAGES is needed: nothing written here is replicated"
-            ),
-            "turn the stream off once its other readers can do without it, and run `tradewind init`",
-        ),
+        StreamState::Partial { view, .. } => {
+            if let Some(lacks) = lacks(*view) {
+                found(
+                    Harm::DataLoss,
+                    "stream_view",
+                    format!(
+                        "its stream shows {}, but {lacks}: nothing written here is replicated or told",
+                        view.name()
+                    ),
+                    "turn the stream off once its other readers can do without it, and run `tradewind init`",
+                );
+            }
+        }
     }
     findings
 }

@@ -2,12 +2,13 @@
 
 use aws_sdk_dynamodb::types::TimeToLiveStatus;
 
+use crate::config::Config;
 use crate::control::{PK, SK, Setup};
 use crate::fault::FaultKind;
 use crate::operate::{OperateError, PhysicalReplica, TableReplicas};
 use crate::protocol::Origin;
 use crate::region::Region;
-use crate::schema::{Described, describe};
+use crate::schema::{Described, StreamState, describe};
 
 /// What one of Tradewind's own tables is for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -39,6 +40,8 @@ pub(super) struct Replica {
     pub(super) region: Origin,
     pub(super) name: String,
     pub(super) found: Option<Described>,
+    /// Why its stream does not suffice, if it lacks images that are needed.
+    pub(super) lacks: Option<String>,
     /// Why its rows in the control table belong to another setup, if they do.
     pub(super) elsewhere: Option<String>,
 }
@@ -64,10 +67,14 @@ pub(super) fn has_own_keys(table: &Described) -> bool {
 }
 
 impl Replicas {
-    pub(super) async fn look(table: &TableReplicas, create_tables: bool) -> Result<Self, OperateError> {
+    pub(super) async fn look(
+        config: &Config,
+        table: &TableReplicas,
+        create_tables: bool,
+    ) -> Result<Self, OperateError> {
         let mut replicas = Vec::new();
         for replica in &table.replicas {
-            replicas.push(Replica::look(replica).await?);
+            replicas.push(Replica::look(config, replica).await?);
         }
         let first = table.replicas.iter().zip(&replicas).find(|(_, seen)| seen.found.is_some());
         let is_one_missing = replicas.iter().any(|replica| replica.found.is_none());
@@ -82,9 +89,13 @@ impl Replicas {
 }
 
 impl Replica {
-    async fn look(replica: &PhysicalReplica) -> Result<Self, OperateError> {
+    async fn look(config: &Config, replica: &PhysicalReplica) -> Result<Self, OperateError> {
         let PhysicalReplica { table, region, name } = replica;
         let found = look(region, name).await?;
+        let lacks = match found.as_ref().map(|found| &found.stream) {
+            Some(StreamState::Partial { view, .. }) => config.lacks(table, *view),
+            _ => None,
+        };
         let mut elsewhere = None;
         if found.is_some() {
             let setup = Setup::of(table, &region.name);
@@ -95,7 +106,7 @@ impl Replica {
                 Err(fault) => return Err(replica.at_control(fault)),
             };
         }
-        Ok(Self { region: region.name.clone(), name: name.clone(), found, elsewhere })
+        Ok(Self { region: region.name.clone(), name: name.clone(), found, lacks, elsewhere })
     }
 }
 

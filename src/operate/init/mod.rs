@@ -110,7 +110,7 @@ impl Plan {
             }
         }
         for table in &super::tables(config, regions).await? {
-            tables.push(Replicas::look(table, create_tables).await?);
+            tables.push(Replicas::look(config, table, create_tables).await?);
         }
         Ok(Self::of(&own_tables, &tables, create_tables))
     }

@@ -89,11 +89,13 @@ impl Plan {
         match &found.stream {
             StreamState::On { .. } => {}
             StreamState::Off => self.step(at, Change::EnableStream),
-            StreamState::Unfit(view) => {
+            StreamState::Partial { view, .. } => {
+                let Some(lacks) = &replica.lacks else { return };
                 let problem = format!(
-                    "its stream shows {view}, but NEW_AND_OLD_IMAGES is needed. A stream's view type can't be \
+                    "its stream shows {}, but {lacks}. A stream's view type can't be \
                      changed: once its other readers can do without it, turn it off (`aws dynamodb update-table \
                      --table-name {} --stream-specification StreamEnabled=false`), and run `tradewind init` again",
+                    view.name(),
                     at.table
                 );
                 self.problem(at, problem);
@@ -200,7 +202,13 @@ mod tests {
     }
 
     fn replica(region: &str, found: Option<Described>) -> Replica {
-        Replica { region: origin(region), name: "orders".to_owned(), found, elsewhere: None }
+        Replica {
+            region: origin(region),
+            name: "orders".to_owned(),
+            found,
+            lacks: Some("NEW_AND_OLD_IMAGES is needed to replicate".to_owned()),
+            elsewhere: None,
+        }
     }
 
     /// What a plan says, one line each.

@@ -11,7 +11,7 @@ use serde_json::Value;
 
 use super::record::{Parts, ReadPage, Unreadable};
 use crate::protocol::Item;
-use crate::source::{Change, Sequence, UnreadableRecord, UserIdentity};
+use crate::source::{Change, EventName, Sequence, UnreadableRecord, UserIdentity};
 
 /// The last second of the year 9999.
 const LAST_SECOND: f64 = 253_402_300_799.0;
@@ -39,6 +39,7 @@ fn change(record: &Value) -> Result<Change, UnreadableRecord> {
     let created = body.get("ApproximateCreationDateTime").and_then(Value::as_f64);
     let image = |name: &str| body.get(name).filter(|image| !image.is_null()).map(item);
     let parts = Parts {
+        name: record.get("eventName").and_then(Value::as_str).and_then(EventName::of),
         sequence: body.get("SequenceNumber").and_then(Value::as_str).map(Sequence::new),
         created_millis: created.and_then(millis),
         key: image("Keys"),

@@ -11,6 +11,7 @@ use tokio::time::Instant;
 use tracing::warn;
 
 use super::service_clock::ServiceClock;
+use crate::answer::Summed;
 use crate::fault::{Fault, persist};
 use crate::source::{Lineage, ShardId};
 
@@ -55,13 +56,14 @@ pub async fn list_once(client: &Client, stream_arn: &str) -> Result<Lineage, Fau
     let asked = Instant::now();
     let (mut shards, mut ended) = (Vec::new(), BTreeSet::new());
     let mut last = None;
-    let clock = ServiceClock::default();
+    let (clock, summed) = (ServiceClock::default(), Summed::default());
     loop {
         let call = || async {
             tokio::time::sleep(PAUSE).await;
             let request = client.describe_stream().stream_arn(stream_arn);
             let request = request.set_exclusive_start_shard_id(last.clone());
-            let answer = request.customize().interceptor(clock.clone()).send().await?;
+            let request = request.customize().interceptor(clock.clone()).interceptor(summed.clone());
+            let answer = request.send().await?;
             Ok::<_, Fault>(answer.stream_description)
         };
         let described =
@@ -83,6 +85,7 @@ pub async fn list_once(client: &Client, stream_arn: &str) -> Result<Lineage, Fau
             lineage.ended = ended;
             lineage.asked = asked;
             lineage.listed_millis = clock.millis();
+            lineage.is_summed = summed.is_summed();
             return Ok(lineage);
         }
     }

@@ -27,7 +27,8 @@ const MORE: usize = 500;
 const HEAVY: u64 = 200_000;
 /// How many useless iterators in a row to accept before logging it.
 const USELESS: u32 = 4;
-/// How many answers in a row must report a shard's end, with and without a checksum.
+/// How many answers in a row must report a shard's end: where the service sends checksums, so that the last one must have
+/// its own; and where it does not.
 const ENDS_SUMMED: u32 = 2;
 const ENDS: u32 = 6;
 /// How long a list may lag in showing a shard's end before that is logged.
@@ -73,6 +74,7 @@ impl Source for Stream {
                 events: events.clone(),
                 useless: Useless::default(),
                 end: None,
+                is_summed: false,
             };
             if !reader.run().await {
                 return;
@@ -138,6 +140,8 @@ struct ShardReader {
     events: mpsc::Sender<StreamEvent>,
     useless: Useless,
     end: Option<ToldEnd>,
+    /// Whether a page has come with its checksum: its service sends them.
+    is_summed: bool,
 }
 
 /// Consecutive iterators with which nothing could be read.
@@ -200,6 +204,7 @@ impl ShardReader {
                 fresh = asked;
             }
             self.useless = Useless::default();
+            self.is_summed |= summed;
             let proof = (count == 0 && next.is_none()).then_some(summed);
             let closed = self.has_ended(next.is_none(), proof, asked);
             let open = next.is_some() && !self.has_children();
@@ -238,7 +243,7 @@ impl ShardReader {
 
     /// Whether the shard has certainly ended: several answers in a row have said so, each to an iterator of
     /// its own, the last of them without a record, and the list says so too. Fewer are enough if the last one
-    /// came with its checksum.
+    /// came with its checksum, and none without it if the service sends them.
     fn has_ended(&mut self, lacks_next: bool, empty_and_summed: Option<bool>, asked: Instant) -> bool {
         if !lacks_next {
             self.end = None;
@@ -251,8 +256,8 @@ impl ShardReader {
         // A stream that has been replaced by another one has ended, with all its shards.
         let is_over = self.shard.is_of_other_stream();
         if is_over || listed.as_ref().is_some_and(|lineage| lineage.has_ended(&self.shard)) {
-            let enough = |summed| times >= if summed { ENDS_SUMMED } else { ENDS };
-            return empty_and_summed.is_some_and(enough);
+            let sends_sums = self.is_summed || listed.as_ref().is_some_and(|lineage| lineage.is_summed);
+            return empty_and_summed.is_some_and(|is_summed| is_end(times, is_summed, sends_sums));
         }
         self.stream.look.notify_one();
         if since.elapsed() >= LIST_LAGS && times.is_power_of_two() {
@@ -415,8 +420,34 @@ impl ShardReader {
     }
 }
 
+/// Whether a shard has ended that so many answers in a row have said to have, the last of them with or without its
+/// checksum.
+fn is_end(times: u32, is_summed: bool, sends_sums: bool) -> bool {
+    if is_summed { times >= ENDS_SUMMED } else { times >= ENDS && !sends_sums }
+}
+
 /// The page in an answer that the SDK could not read.
 fn read_leniently<E>(error: &SdkError<E>) -> Option<ReadPage> {
     let answer = error.raw_response().filter(|answer| answer.status().is_success())?;
     lenient::read(answer.body().bytes()?)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn whatever_answers_without_the_services_checksum_ends_no_shard() {
+        for (times, is_summed, sends_sums, expected) in [
+            (1, true, true, false),
+            (2, true, true, true),
+            (5, false, false, false),
+            (6, false, false, true),
+            // Something in between answers, again and again.
+            (6, false, true, false),
+            (1_000, false, true, false),
+        ] {
+            assert_eq!(is_end(times, is_summed, sends_sums), expected, "{times} {is_summed} {sends_sums}");
+        }
+    }
 }

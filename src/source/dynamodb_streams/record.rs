@@ -9,7 +9,7 @@ use aws_sdk_dynamodbstreams::types::{AttributeValue as StreamValue, Record as St
 
 use crate::log_key::log_key;
 use crate::protocol::{Item, Record};
-use crate::source::{Change, Sequence, UnreadableRecord, UserIdentity};
+use crate::source::{Change, EventName, Sequence, UnreadableRecord, UserIdentity};
 
 /// The answer to GetRecords.
 pub(super) struct ReadPage {
@@ -35,6 +35,7 @@ impl From<GetRecordsOutput> for ReadPage {
 /// The parts of a record, as far as each could be read.
 #[derive(Default)]
 pub(super) struct Parts {
+    pub(super) name: Option<EventName>,
     pub(super) sequence: Option<Sequence>,
     pub(super) created_millis: Option<u64>,
     pub(super) key: Option<Result<Item, Unreadable>>,
@@ -47,7 +48,7 @@ pub(super) struct Parts {
 impl Parts {
     /// The record, if nothing is missing.
     pub(super) fn change(self) -> Result<Change, UnreadableRecord> {
-        let Self { sequence, created_millis, key, old, new, bytes, user } = self;
+        let Self { name, sequence, created_millis, key, old, new, bytes, user } = self;
         let sequence_text = sequence.as_ref().map_or("without sequence number", Sequence::as_str).to_owned();
         let named = |key: &str, error: Unreadable| UnreadableRecord {
             sequence: sequence.clone(),
@@ -66,7 +67,7 @@ impl Parts {
             return Err(of_key(Unreadable::without("sequence number")));
         };
         let record = Record { created_millis, key, old, new };
-        Ok(Change { sequence, record, bytes: bytes.unwrap_or_default(), user })
+        Ok(Change { name, sequence, record, bytes: bytes.unwrap_or_default(), user })
     }
 }
 
@@ -90,8 +91,8 @@ impl Unreadable {
     }
 }
 
-/// The event's name is ignored: the images say what happened, and newer releases of DynamoDB Local send names
-/// that the SDK does not know.
+/// Newer releases of DynamoDB Local send names of events that nobody knows: where both images are there, they say what
+/// happened.
 pub(crate) fn convert(record: StreamRecord) -> Result<Change, UnreadableRecord> {
     let Some(body) = record.dynamodb else { return Parts::default().change() };
     let item = |image: HashMap<String, StreamValue>| -> Result<Item, Unreadable> {
@@ -99,6 +100,7 @@ pub(crate) fn convert(record: StreamRecord) -> Result<Change, UnreadableRecord> 
     };
     let created = body.approximate_creation_date_time.and_then(|created| created.to_millis().ok());
     let parts = Parts {
+        name: record.event_name.and_then(|name| EventName::of(name.as_str())),
         sequence: body.sequence_number.as_deref().map(Sequence::new),
         created_millis: created.and_then(|millis| u64::try_from(millis).ok()),
         key: body.keys.map(item),

@@ -5,6 +5,9 @@
 //! begins with the same first event, finds the object, and goes on after its last one. Nothing but the bucket need
 //! remember which events went into one object.
 
+#[cfg(feature = "parquet")]
+mod parquet;
+
 use std::collections::BTreeMap;
 use std::io::{self, Write};
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -19,7 +22,7 @@ use flate2::write::GzEncoder;
 
 use super::{Batch, Delivery, Offer, json_lines};
 use crate::clock::moment;
-use crate::config::{Compression, S3Config};
+use crate::config::{Compression, Format, S3Config};
 use crate::contained::joined;
 use crate::fault::{Fault, FaultKind, chain};
 use crate::feed::Limits;
@@ -134,7 +137,7 @@ impl S3Sink {
             .bucket(&self.config.bucket)
             .key(&name)
             .if_none_match("*")
-            .content_type(content_type(self.config.compression))
+            .content_type(self.content_type())
             .metadata(STREAM, batch.stream)
             .metadata(LAST, last.sequence)
             .metadata(EVENTS, batch.events.len().to_string())
@@ -167,21 +170,47 @@ impl S3Sink {
         let created = moment(first.created_millis).to_string();
         let (date, hour) = (&created[..10], &created[11..13]);
         let (prefix, region, sequence) = (self.config.prefix_in(&self.region), &self.region, first.sequence);
-        let ending = match self.config.compression {
-            Compression::None => "",
-            Compression::Gzip => ".gz",
-            Compression::Zstd => ".zst",
+        let ending = match (&self.config.format, self.config.compression) {
+            (Format::JsonLines, Compression::None) => "jsonl",
+            (Format::JsonLines, Compression::Gzip) => "jsonl.gz",
+            (Format::JsonLines, Compression::Zstd) => "jsonl.zst",
+            #[cfg(feature = "parquet")]
+            (Format::Parquet(_), _) => "parquet",
         };
-        format!("{prefix}dt={date}/hour={hour}/{region}-{shard}-{sequence}.jsonl{ending}")
+        format!("{prefix}dt={date}/hour={hour}/{region}-{shard}-{sequence}.{ending}")
     }
 
     /// What an object with these events holds.
     async fn body(&self, events: &[Offer<'_>]) -> Result<Vec<u8>, Fault> {
-        let (compression, lines) = (self.config.compression, json_lines(events));
-        let compressed = tokio::task::spawn_blocking(move || compressed(compression, lines));
-        let compressed = joined(compressed.await);
-        compressed
-            .map_err(|error| Fault::new(FaultKind::Unreachable, format!("can't compress events: {error}")))
+        let compression = self.config.compression;
+        let body = match &self.config.format {
+            Format::JsonLines => {
+                let lines = json_lines(events);
+                tokio::task::spawn_blocking(move || compressed(compression, lines))
+            }
+            #[cfg(feature = "parquet")]
+            Format::Parquet(table) => {
+                let (table, rows): (_, Vec<_>) =
+                    (table.clone(), events.iter().map(parquet::Row::of).collect());
+                tokio::task::spawn_blocking(move || {
+                    parquet::table(&table, compression, &rows).map_err(io::Error::other)
+                })
+            }
+        };
+        let body = joined(body.await);
+        body.map_err(|error| {
+            Fault::new(FaultKind::Unreachable, format!("can't make an object of events: {error}"))
+        })
+    }
+
+    fn content_type(&self) -> &'static str {
+        match (&self.config.format, self.config.compression) {
+            (Format::JsonLines, Compression::None) => "application/x-ndjson",
+            (Format::JsonLines, Compression::Gzip) => "application/gzip",
+            (Format::JsonLines, Compression::Zstd) => "application/zstd",
+            #[cfg(feature = "parquet")]
+            (Format::Parquet(_), _) => "application/vnd.apache.parquet",
+        }
     }
 }
 
@@ -194,14 +223,6 @@ fn compressed(compression: Compression, lines: Vec<u8>) -> io::Result<Vec<u8>> {
             encoder.finish()
         }
         Compression::Zstd => zstd::encode_all(lines.as_slice(), zstd::DEFAULT_COMPRESSION_LEVEL),
-    }
-}
-
-fn content_type(compression: Compression) -> &'static str {
-    match compression {
-        Compression::None => "application/x-ndjson",
-        Compression::Gzip => "application/gzip",
-        Compression::Zstd => "application/zstd",
     }
 }
 
