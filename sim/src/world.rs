@@ -1,6 +1,6 @@
 //! The simulated world: the services, their current faults, and the observers.
 
-use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::collections::{BTreeMap, VecDeque};
 
 use serde_json::Value;
 
@@ -46,8 +46,8 @@ pub struct World {
     locks: BTreeMap<usize, u64>,
     /// Images that keys have had, by region.
     copies: BTreeMap<(usize, String), Vec<Item>>,
-    /// The records that come without a creation time, by region and sequence number.
-    undated: BTreeSet<(usize, String)>,
+    /// Whether a record comes without a creation time, by region and sequence number: decided when it is first read.
+    undated: BTreeMap<(usize, String), bool>,
     /// Agents' writes to replicas in flight.
     pub in_flight: usize,
     pub requests: u64,
@@ -134,7 +134,7 @@ impl World {
             sole: BTreeMap::new(),
             locks: BTreeMap::new(),
             copies: BTreeMap::new(),
-            undated: BTreeSet::new(),
+            undated: BTreeMap::new(),
             in_flight: 0,
             requests: 0,
         }
@@ -361,10 +361,9 @@ impl World {
             let Some(body) = record["dynamodb"].as_object_mut() else { continue };
             let sequence = body["SequenceNumber"].as_str().unwrap_or_default().to_owned();
             let known = (region, sequence);
-            if percent.is_some_and(|percent| self.rng.u8(..100) < percent) {
-                self.undated.insert(known.clone());
-            }
-            if self.undated.contains(&known) {
+            // What has been read once stays as it was.
+            let is_undated = || percent.is_some_and(|percent| self.rng.u8(..100) < percent);
+            if *self.undated.entry(known).or_insert_with(is_undated) {
                 body.remove("ApproximateCreationDateTime");
             }
         }
@@ -374,7 +373,8 @@ impl World {
     pub fn unmarked(&self) -> Vec<&'static str> {
         let services = self.services.iter().enumerate().zip(NAMES);
         let is_lost = |region: usize, service: &Service| {
-            service.lost_unread() || self.undated.iter().any(|(at, _)| *at == region)
+            service.lost_unread()
+                || self.undated.iter().any(|((at, _), is_undated)| *is_undated && *at == region)
         };
         let unmarked = services.filter(|((at, service), _)| is_lost(*at, service) && !service.is_marked());
         unmarked.map(|(_, name)| name).collect()

@@ -123,16 +123,18 @@ impl Event {
 
     /// What a feed tells of a record, if anything. `images` are needed for what other regions' applications write.
     pub fn of(judgement: &Judgement, images: Option<&Images>, shape: &Shape) -> Option<Self> {
+        // Whoever is told what stands has not been told what this replaces.
+        let is_news = judgement.was_stale && shape.events == Events::State;
         match (pushed(judgement), shape.events) {
-            (Some(write), _) => Self::of_write(write, shape),
+            (Some(write), _) => Self::of_write(write, shape, is_news),
             (None, Events::Origin) => None,
             (None, Events::State) if judgement.is_stale => None,
-            (None, Events::Replica | Events::State) => Self::of_arrival(judgement, images?, shape),
+            (None, Events::Replica | Events::State) => Self::of_arrival(judgement, images?, shape, is_news),
         }
     }
 
     /// The event of an application's write in this region; `None` if nothing of what the feed shows has changed.
-    fn of_write(write: &Write, shape: &Shape) -> Option<Self> {
+    fn of_write(write: &Write, shape: &Shape, is_news: bool) -> Option<Self> {
         let replaced = write.replaced.as_deref();
         let (old, new) = match &write.body {
             Body::Put(item, _) => {
@@ -141,22 +143,22 @@ impl Event {
             // What an application's delete removes is an application's, even if it looks like a marked item.
             Body::Delete => (replaced.map(unstamped), None),
         };
-        Self::between(&write.key, old, new, (write.version.clone(), write.base.clone()), shape)
+        Self::between(&write.key, old, new, (write.version.clone(), write.base.clone()), shape, is_news)
     }
 
     /// The event of a write that has arrived from another region. What this region's own agent puts back, and the
     /// deletes that it applies, are none: they were told before.
-    fn of_arrival(judgement: &Judgement, images: &Images, shape: &Shape) -> Option<Self> {
+    fn of_arrival(judgement: &Judgement, images: &Images, shape: &Shape, is_news: bool) -> Option<Self> {
         let Images { key, old, new } = images;
         let stamp = Stamp::read(new.as_ref()?)?;
         if !judgement.verdict.is_echo() || (stamp.nonce.is_of(&stamp.version.origin) && !judgement.is_seed) {
             return None;
         }
         let of = |image: &Option<Item>| image.as_ref().and_then(|image| visible(image, key));
-        Self::between(key, of(old), of(new).map(Arc::new), (stamp.version, stamp.base), shape)
+        Self::between(key, of(old), of(new).map(Arc::new), (stamp.version, stamp.base), shape, is_news)
     }
 
-    /// A change from one image to the other, as a feed shows it.
+    /// A change from one image to the other, as a feed shows it; told though nothing differs if it `is_news`.
     ///
     /// A marked item counts as absent: its delete is told where it is marked.
     fn between(
@@ -165,12 +167,16 @@ impl Event {
         new: Option<Arc<Item>>,
         (version, base): (Version, Option<Version>),
         shape: &Shape,
+        is_news: bool,
     ) -> Option<Self> {
         let old = old.and_then(|image| Some(shape.part(key, &image)?.unwrap_or(image)));
         let new = new.and_then(|image| Some(shape.part(key, &image)?.map_or(image, Arc::new)));
         let name = match (&old, &new) {
+            (None, None) if is_news => EventName::Remove,
             (None, None) => return None,
-            (Some(old), Some(new)) if Fingerprint::of(old) == Fingerprint::of(new) => return None,
+            (Some(old), Some(new)) if !is_news && Fingerprint::of(old) == Fingerprint::of(new) => {
+                return None;
+            }
             (None, Some(_)) => EventName::Insert,
             (Some(_), Some(_)) => EventName::Modify,
             (Some(_), None) => EventName::Remove,
@@ -523,9 +529,33 @@ mod tests {
                 None,
             ),
             (
+                "another local write",
+                1_800_000_063_000,
+                Some(stamped("new", &newer, "tokyo", false)),
+                some("newer"),
+                Some(EventName::Modify),
+                Some(EventName::Modify),
+            ),
+            (
+                "another stale put",
+                1_800_000_064_000,
+                some("newer"),
+                Some(stamped("older", &version(1_800_000_031_000, "dublin"), "tokyo", false)),
+                Some(EventName::Modify),
+                None,
+            ),
+            (
+                "a newer put of the same data, which nobody has been told",
+                1_800_000_065_000,
+                Some(stamped("older", &version(1_800_000_031_000, "dublin"), "tokyo", false)),
+                Some(stamped("older", &version(1_800_000_065_000, "dublin"), "tokyo", false)),
+                None,
+                Some(EventName::Modify),
+            ),
+            (
                 "a newer put",
                 1_800_000_091_000,
-                Some(stamped("new", &newer, "tokyo", false)),
+                Some(stamped("older", &version(1_800_000_065_000, "dublin"), "tokyo", false)),
                 Some(put.clone()),
                 Some(EventName::Modify),
                 Some(EventName::Modify),

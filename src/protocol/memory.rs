@@ -64,11 +64,12 @@ impl KeyMemory {
             && classify(&record, None, &self.origin, &Floors::default()) != kind;
         // If the memory showed nothing that the record does not, a rebuild may start here.
         let is_plain = known.is_none() || classify(&record, None, &self.origin, floors) == kind;
+        let was_stale = known.is_some_and(|state| state.tip == Tip::Stale);
         let record_millis = record.created_millis;
         let reader =
             Reader { own: &self.origin, floors, key, ordinal, record_millis, is_plain, stamp_in_place };
         let (judgement, next) = resolve(&reader, record, kind, known);
-        let judgement = Judgement { by_floors, ..judgement };
+        let judgement = Judgement { by_floors, was_stale, ..judgement };
         match next {
             Some(state) => self.keys.insert(key, state),
             None => self.keys.remove(&key),

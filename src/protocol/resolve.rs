@@ -58,6 +58,8 @@ pub struct Judgement {
     pub arrived: Option<(KeyId, Version)>,
     /// Whether something newer was here before, and is about to be put back.
     pub is_stale: bool,
+    /// Whether what stood before it was older than something that had been here: nobody who is told what stands knows it.
+    pub was_stale: bool,
     /// Whether what has arrived was made by a seeder.
     pub is_seed: bool,
     /// It is an application's put-back, and only the floors show that. Whoever reads the record again must
@@ -73,6 +75,7 @@ impl Judgement {
             conflict: None,
             arrived: None,
             is_stale: false,
+            was_stale: false,
             is_seed: false,
             by_floors: false,
         }
