@@ -229,7 +229,7 @@ impl FeedEntry {
         };
         #[cfg(not(feature = "jaq"))]
         if let Some(transform) = &self.transform {
-            return Err(not_built(transform, "jaq"));
+            return Err(Problem::not_built(transform, "jaq"));
         }
         let (sink, retry) = (self.sink(whole, &regions)?, self.retry.check()?);
         #[cfg(feature = "lambda")]
@@ -263,7 +263,7 @@ impl FeedEntry {
             #[cfg(feature = "lambda")]
             return lambda.get_ref().check(regions).map(SinkConfig::Lambda);
             #[cfg(not(feature = "lambda"))]
-            Err(not_built(lambda, "lambda"))
+            Err(Problem::not_built(lambda, "lambda"))
         });
         let s3 = self.s3.as_ref().map(|s3| {
             #[cfg(feature = "s3")]
@@ -272,7 +272,7 @@ impl FeedEntry {
                 .check(self.name.get_ref(), regions, self.transform.is_some())
                 .map(SinkConfig::S3);
             #[cfg(not(feature = "s3"))]
-            Err(not_built(s3, "s3"))
+            Err(Problem::not_built(s3, "s3"))
         });
         let mut sinks = [file, lambda, s3].into_iter().flatten();
         match (sinks.next(), sinks.next()) {
@@ -344,11 +344,6 @@ fn projection(entries: &Spanned<BTreeMap<String, FieldEntry>>) -> Result<Project
         return Err(Problem::at(entries, "expected at least one field"));
     }
     Ok(Projection::new(fields))
-}
-
-#[cfg(not(all(feature = "jaq", feature = "lambda", feature = "parquet", feature = "s3")))]
-pub(super) fn not_built<T>(entry: &Spanned<T>, feature: &str) -> Problem {
-    Problem::at(entry, format!("this build lacks it: build it with the feature `{feature}`"))
 }
 
 impl FileEntry {

@@ -53,6 +53,12 @@ impl Problem {
         Self { span: spanned.span(), message: message.into() }
     }
 
+    /// About an entry for which this build lacks a feature.
+    #[cfg(not(all(feature = "jaq", feature = "lambda", feature = "parquet", feature = "s3")))]
+    pub(super) fn not_built<T>(entry: &Spanned<T>, feature: &str) -> Self {
+        Self::at(entry, format!("this build lacks it: build it with the feature `{feature}`"))
+    }
+
     /// About the file as a whole.
     pub(super) fn whole(message: &str) -> Self {
         Self { span: 0..0, message: message.to_owned() }

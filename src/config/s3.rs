@@ -180,7 +180,7 @@ impl S3Entry {
         #[cfg(not(feature = "parquet"))]
         {
             _ = is_transformed;
-            Err(super::feed::not_built(format, "parquet"))
+            Err(Problem::not_built(format, "parquet"))
         }
         #[cfg(feature = "parquet")]
         {

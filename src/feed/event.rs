@@ -112,10 +112,7 @@ impl Event {
     /// The event of a record that lacks an image, which its stream does not show: a write of an application's.
     pub fn of_part(judgement: &Judgement, name: EventName, images: &Images, shape: &Shape) -> Option<Self> {
         let Write { version, base, .. } = pushed(judgement)?;
-        let shown = |image: &Item| {
-            let image = unstamped(image);
-            Some(shape.part(&images.key, &image)?.unwrap_or(image))
-        };
+        let shown = |image: &Item| shape.part(&images.key, &unstamped(image)).map(Cow::into_owned);
         let (old, new) = (images.old.as_ref().and_then(shown), images.new.as_ref().and_then(shown));
         let (key, version, base) = (images.key.clone(), version.clone(), base.clone());
         Some(Self { name, key, old, new: new.map(Arc::new), version, base })
@@ -169,8 +166,14 @@ impl Event {
         shape: &Shape,
         is_news: bool,
     ) -> Option<Self> {
-        let old = old.and_then(|image| Some(shape.part(key, &image)?.unwrap_or(image)));
-        let new = new.and_then(|image| Some(shape.part(key, &image)?.map_or(image, Arc::new)));
+        let old = old.and_then(|image| match shape.part(key, &image)? {
+            Cow::Borrowed(_) => Some(image),
+            Cow::Owned(part) => Some(part),
+        });
+        let new = new.and_then(|image| match shape.part(key, &image)? {
+            Cow::Borrowed(_) => Some(image),
+            Cow::Owned(part) => Some(Arc::new(part)),
+        });
         let name = match (&old, &new) {
             (None, None) if is_news => EventName::Remove,
             (None, None) => return None,
@@ -234,16 +237,16 @@ impl Event {
 }
 
 impl Shape {
-    /// What is shown of an image, if it is shown; within, nothing if all of it is.
-    fn part(&self, key: &Item, image: &Item) -> Option<Option<Item>> {
+    /// What is shown of an image, if it is shown.
+    fn part<'a>(&self, key: &Item, image: &'a Item) -> Option<Cow<'a, Item>> {
         let part = match self.selection.as_ref().map(|selection| selection.shows(key, image)) {
-            None | Some(Visible::Item(Cow::Borrowed(_))) => None,
-            Some(Visible::Item(Cow::Owned(part))) => Some(part),
+            None => Cow::Borrowed(image),
+            Some(Visible::Item(part)) => part,
             Some(Visible::Nothing | Visible::Never) => return None,
         };
         Some(match &self.fields {
             None => part,
-            Some(fields) => Some(fields.of(part.as_ref().unwrap_or(image))),
+            Some(fields) => Cow::Owned(fields.of(&part)),
         })
     }
 

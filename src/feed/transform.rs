@@ -154,7 +154,7 @@ fn parse(code: &str) -> Result<Term<&str>, TransformError> {
             errors.iter().map(|(expected, at)| format!("expected {} at {}", expected.as_str(), place(at)));
         no_program(&what.collect::<Vec<_>>().join(", "))
     })?;
-    load::Parser::new(&tokens).parse(|parser| parser.term()).map_err(|errors| {
+    load::Parser::new(&tokens).parse(load::Parser::term).map_err(|errors| {
         let what = errors.iter().map(|(expected, found)| match found {
             Some(token) => format!("expected {} at {}", expected.as_str(), place(token.0)),
             None => format!("expected {} at the end", expected.as_str()),
@@ -362,7 +362,7 @@ mod tests {
     use super::*;
 
     fn of(code: &str, event: &Value) -> Result<Option<Value>, NotTransformed> {
-        code.parse::<Transform>().unwrap_or_else(|error| panic!("{code}: {error}")).of(event)
+        code.parse::<Transform>().expect(code).of(event)
     }
 
     #[test]

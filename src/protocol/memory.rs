@@ -69,7 +69,7 @@ impl KeyMemory {
         let reader =
             Reader { own: &self.origin, floors, key, ordinal, record_millis, is_plain, stamp_in_place };
         let (judgement, next) = resolve(&reader, record, kind, known);
-        let judgement = Judgement { by_floors, was_stale, ..judgement };
+        let judgement = Judgement { was_stale, by_floors, ..judgement };
         match next {
             Some(state) => self.keys.insert(key, state),
             None => self.keys.remove(&key),

@@ -48,6 +48,7 @@ pub struct Conflict {
 }
 
 /// What a record was, and what to do about it.
+#[expect(clippy::struct_excessive_bools, reason = "each is a finding of its own")]
 #[derive(Clone, Debug, PartialEq)]
 pub struct Judgement {
     pub verdict: Verdict,

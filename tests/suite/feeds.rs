@@ -461,9 +461,8 @@ async fn a_stream_of_any_view_is_told_as_far_as_it_shows() {
         world.put(0, row("a", "two")).await;
         world.delete(0, key("a")).await;
         let all = told(&world, &folder.path().join(view), 0, 3).await;
-        let image = |value: &str, of: &str| match view == of {
-            true => json!({ "pk": { "S": "a" }, "v": { "S": value } }),
-            false => Value::Null,
+        let image = |value: &str, of: &str| {
+            if view == of { json!({ "pk": { "S": "a" }, "v": { "S": value } }) } else { Value::Null }
         };
         let expected = [
             ("INSERT", Value::Null, image("one", "NEW_IMAGE")),
