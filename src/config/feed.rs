@@ -119,18 +119,15 @@ impl FeedConfig {
     pub fn is_of(&self, table: &str, region: &Origin) -> bool {
         self.table == table && self.regions.contains(region)
     }
-}
 
-impl FeedConfig {
     /// Why it can't be told from a stream with this view; nothing if it can.
     fn lacks(&self, shown: View) -> Option<String> {
         let Self { name, shape, filters, .. } = self;
-        let hidden = [("OldImage", View::OldImage), ("NewImage", View::NewImage)];
-        let mut hidden = hidden.into_iter().filter(|(_, view)| !shown.covers(*view));
-        let looked_at = hidden.find(|(image, _)| filters.iter().any(|filter| filter.looks_at(image)));
+        let mut hidden = shown.hidden().iter();
+        let looked_at = hidden.find(|image| filters.iter().any(|filter| filter.looks_at(image)));
         let is_selected = shape.selection.as_ref().is_some_and(|selection| !selection.only.is_empty());
         let (is_covered, shown) = (shown.covers(shape.view), shown.name());
-        if let Some((image, _)) = looked_at {
+        if let Some(image) = looked_at {
             Some(format!("a filter of the feed {} looks at {image}", name.as_str()))
         } else if is_selected {
             Some(format!("the feed {} selects items by `only`, which needs both images", name.as_str()))

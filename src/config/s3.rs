@@ -96,7 +96,7 @@ pub(super) struct S3Entry {
     prefix: Option<Spanned<String>>,
     endpoint: Option<Spanned<String>>,
     format: Option<Spanned<FormatEntry>>,
-    columns: Option<Spanned<BTreeMap<String, ColumnKind>>>,
+    columns: Option<Columns>,
     #[serde(default)]
     compression: Compression,
     object_mib: Option<Spanned<i64>>,
@@ -168,38 +168,39 @@ impl S3Entry {
             object_time: time(self.object_time.as_ref(), 0, 3_600)?.unwrap_or(Duration::from_mins(1)),
         })
     }
-}
 
-impl S3Entry {
     fn format(&self, is_transformed: bool) -> Result<Format, Problem> {
-        let is_parquet = |format: &&Spanned<_>| *format.get_ref() == FormatEntry::Parquet;
-        let Some(format) = self.format.as_ref().filter(is_parquet) else {
-            let refused = |columns| Err(Problem::at(columns, "expected format = \"parquet\" beside columns"));
-            return self.columns.as_ref().map_or(Ok(Format::JsonLines), refused);
-        };
-        #[cfg(not(feature = "parquet"))]
-        {
-            _ = is_transformed;
-            Err(Problem::not_built(format, "parquet"))
-        }
-        #[cfg(feature = "parquet")]
-        {
-            let rows = if is_transformed { Rows::Values } else { Rows::Events };
-            let own = self.columns.as_ref();
-            let is_taken = |name: &&String| name.is_empty() || rows.columns().contains(&name.as_str());
-            if let (Some(columns), Some(name)) =
-                (own, own.and_then(|own| own.get_ref().keys().find(is_taken)))
-            {
-                let each = rows.columns().join(", ");
-                let message = format!("{name:?} can't name a column: each table has {each}");
-                return Err(Problem::at(columns, message));
+        match (&self.format, &self.columns) {
+            (Some(format), columns) if *format.get_ref() == FormatEntry::Parquet => {
+                parquet(format, columns.as_ref(), is_transformed)
             }
-            _ = format;
-            let column = |(name, kind): (&String, &ColumnKind)| Column { name: name.clone(), kind: *kind };
-            let columns = own.iter().flat_map(|own| own.get_ref()).map(column).collect();
-            Ok(Format::Parquet(Table { rows, columns }))
+            (_, None) => Ok(Format::JsonLines),
+            (_, Some(columns)) => Err(Problem::at(columns, "expected format = \"parquet\" beside columns")),
         }
     }
+}
+
+/// Columns by name.
+type Columns = Spanned<BTreeMap<String, ColumnKind>>;
+
+#[cfg(not(feature = "parquet"))]
+fn parquet(format: &Spanned<FormatEntry>, _: Option<&Columns>, _: bool) -> Result<Format, Problem> {
+    Err(Problem::not_built(format, "parquet"))
+}
+
+#[cfg(feature = "parquet")]
+fn parquet(_: &Spanned<FormatEntry>, own: Option<&Columns>, is_transformed: bool) -> Result<Format, Problem> {
+    let rows = if is_transformed { Rows::Values } else { Rows::Events };
+    let Some(own) = own else { return Ok(Format::Parquet(Table { rows, columns: Vec::new() })) };
+    let column = |(name, kind): (&String, &ColumnKind)| {
+        if name.is_empty() || rows.columns().contains(&name.as_str()) {
+            let each = rows.columns().join(", ");
+            return Err(Problem::at(own, format!("{name:?} can't name a column: each table has {each}")));
+        }
+        Ok(Column { name: name.clone(), kind: *kind })
+    };
+    let columns = own.get_ref().iter().map(column).collect::<Result<_, _>>()?;
+    Ok(Format::Parquet(Table { rows, columns }))
 }
 
 /// An object's name may have 1,024 bytes; the rest of it needs at most 200.

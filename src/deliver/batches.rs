@@ -211,7 +211,6 @@ impl Slots {
 
     /// Puts an event into its slot, unless it is not for the feed.
     fn add(&mut self, (job, room): Queued<EventJob>) {
-        let key = KeyId::of(&job.event.key);
         let text = match self.teller.text(&job) {
             Ok(Some(text)) => text,
             Ok(None) => {
@@ -219,13 +218,16 @@ impl Slots {
                 return job.finish();
             }
             Err(reason) => {
-                let (teller, told) =
-                    (Arc::clone(&self.teller), Told { job, text: String::new(), key, room: Some(room) });
-                self.parking.spawn(async move { teller.park(&told, 1, &reason).await });
+                let teller = Arc::clone(&self.teller);
+                self.parking.spawn(async move {
+                    teller.park(&job, 1, &reason).await;
+                    drop(room);
+                });
                 return;
             }
         };
         let slot = self.teller.slot(&job);
+        let key = KeyId::of(&job.event.key);
         let stream = &job.provenance.stream;
         let line = self.lines.entry(slot).or_insert_with(|| Line {
             slot: Slot::default(),
@@ -303,7 +305,7 @@ impl Slots {
         }
         for Entry { parcel, rejections, .. } in given_up {
             let (teller, reason) = (Arc::clone(&self.teller), reason.clone());
-            self.parking.spawn(async move { teller.park(&parcel, rejections, &reason).await });
+            self.parking.spawn(async move { teller.park(&parcel.job, rejections, &reason).await });
         }
     }
 }
@@ -376,8 +378,7 @@ impl Teller {
     }
 
     /// Saves an event that is not told, and marks it as finished.
-    async fn park(&self, told: &Told, rejections: u32, reason: &str) {
-        let job = &told.job;
+    async fn park(&self, job: &EventJob, rejections: u32, reason: &str) {
         let text = self.whole(job);
         let Telling { feed, table, region, .. } = &self.telling;
         let key = log_key(&job.event.key);

@@ -274,28 +274,25 @@ impl View {
         }
     }
 
-    /// Whether it has each image that another one has.
-    pub fn covers(self, other: Self) -> bool {
-        let images = |view| match view {
-            Self::KeysOnly => (false, false),
-            Self::NewImage => (false, true),
-            Self::OldImage => (true, false),
-            Self::NewAndOldImages => (true, true),
-        };
-        let ((old, new), (its_old, its_new)) = (images(self), images(other));
-        (old || !its_old) && (new || !its_new)
-    }
-
-    /// Takes the images off an event that are not shown.
-    pub fn project(self, event: &mut Value) {
-        let hidden: &[&str] = match self {
+    /// The images of a record that it does not show.
+    pub fn hidden(self) -> &'static [&'static str] {
+        match self {
             Self::KeysOnly => &[OLD, NEW],
             Self::NewImage => &[OLD],
             Self::OldImage => &[NEW],
             Self::NewAndOldImages => &[],
-        };
+        }
+    }
+
+    /// Whether it has each image that another one has.
+    pub fn covers(self, other: Self) -> bool {
+        self.hidden().iter().all(|image| other.hidden().contains(image))
+    }
+
+    /// Takes the images off an event that are not shown.
+    pub fn project(self, event: &mut Value) {
         if let Some(body) = event["dynamodb"].as_object_mut() {
-            body.retain(|name, _| !hidden.contains(&name.as_str()));
+            body.retain(|name, _| !self.hidden().contains(&name.as_str()));
         }
     }
 }

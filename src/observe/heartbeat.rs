@@ -9,7 +9,6 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use crate::feed::View;
 use opentelemetry::KeyValue;
 use tokio::task::JoinSet;
 use tokio::time::{Instant, timeout};
@@ -19,6 +18,7 @@ use super::board::Board;
 use crate::clock::wall_millis;
 use crate::control::{ControlTable, SavedReport};
 use crate::fault::Fault;
+use crate::feed::View;
 use crate::protocol::{Origin, Record};
 use crate::region::Region;
 use crate::schema::{StreamState, describe};

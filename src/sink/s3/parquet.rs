@@ -61,7 +61,7 @@ pub(super) fn table(table: &Table, compression: Compression, rows: &[Row]) -> Re
             let event =
                 serde_json::from_str(&row.text).map_err(|error| ParquetError::General(error.to_string()))?;
             for (field, cells) in fields.iter().zip(&mut columns) {
-                cells.push(&field.source, row, &event);
+                cells.push(field.source.cell(row, &event));
             }
         }
         let mut group = writer.next_row_group()?;
@@ -124,22 +124,36 @@ fn fields(Table { rows, columns }: &Table) -> Vec<Field<'_>> {
     [CREATED, SEQUENCE].into_iter().chain(fixed).chain(own).collect()
 }
 
+impl Source<'_> {
+    fn kind(&self) -> ColumnKind {
+        match self {
+            Self::Created => ColumnKind::Long,
+            Self::Sequence | Self::Text(_) | Self::Json(_) => ColumnKind::String,
+            Self::Attribute(column) | Self::Own(column) => column.kind,
+        }
+    }
+
+    /// What an event has there, if anything.
+    fn cell(&self, row: &Row, event: &Value) -> Option<Scalar> {
+        match self {
+            Self::Created => Some(Scalar::Number(row.created_millis.to_string())),
+            Self::Sequence => Some(Scalar::Text(row.sequence.clone())),
+            Self::Text(path) => event.pointer(path)?.as_str().map(|text| Scalar::Text(text.to_owned())),
+            Self::Json(path) => event.pointer(path).map(|part| Scalar::Text(part.to_string())),
+            Self::Attribute(column) => Scalar::of_attribute(attribute(event, &column.name)?),
+            Self::Own(column) => Scalar::of_json(event.get(&column.name)?),
+        }
+    }
+}
+
 impl Field<'_> {
     fn kind(&self) -> Result<Type, ParquetError> {
-        let (physical, logical) = match self.source {
-            Source::Created => {
-                let millis = LogicalType::timestamp(true, TimeUnit::MILLIS);
-                (Physical::INT64, Some(millis))
-            }
-            Source::Sequence | Source::Text(_) | Source::Json(_) => {
-                (Physical::BYTE_ARRAY, Some(LogicalType::String))
-            }
-            Source::Attribute(column) | Source::Own(column) => match column.kind {
-                ColumnKind::String => (Physical::BYTE_ARRAY, Some(LogicalType::String)),
-                ColumnKind::Long => (Physical::INT64, None),
-                ColumnKind::Double => (Physical::DOUBLE, None),
-                ColumnKind::Boolean => (Physical::BOOLEAN, None),
-            },
+        let millis = || LogicalType::timestamp(true, TimeUnit::MILLIS);
+        let (physical, logical) = match self.source.kind() {
+            ColumnKind::String => (Physical::BYTE_ARRAY, Some(LogicalType::String)),
+            ColumnKind::Long => (Physical::INT64, matches!(self.source, Source::Created).then(millis)),
+            ColumnKind::Double => (Physical::DOUBLE, None),
+            ColumnKind::Boolean => (Physical::BOOLEAN, None),
         };
         let kind = Type::primitive_type_builder(self.name, physical);
         kind.with_repetition(Repetition::OPTIONAL).with_logical_type(logical).build()
@@ -162,45 +176,25 @@ enum Values {
 
 impl Cells {
     fn of(source: &Source<'_>) -> Self {
-        let values = match source {
-            Source::Created => Values::Long(Vec::new()),
-            Source::Sequence | Source::Text(_) | Source::Json(_) => Values::Text(Vec::new()),
-            Source::Attribute(column) | Source::Own(column) => match column.kind {
-                ColumnKind::String => Values::Text(Vec::new()),
-                ColumnKind::Long => Values::Long(Vec::new()),
-                ColumnKind::Double => Values::Double(Vec::new()),
-                ColumnKind::Boolean => Values::Boolean(Vec::new()),
-            },
+        let values = match source.kind() {
+            ColumnKind::String => Values::Text(Vec::new()),
+            ColumnKind::Long => Values::Long(Vec::new()),
+            ColumnKind::Double => Values::Double(Vec::new()),
+            ColumnKind::Boolean => Values::Boolean(Vec::new()),
         };
         Self { values, levels: Vec::new() }
     }
 
-    fn push(&mut self, source: &Source<'_>, row: &Row, event: &Value) {
-        let text = |path: &str| event.pointer(path)?.as_str().map(str::to_owned);
-        let json = |path: &str| event.pointer(path).map(Value::to_string);
-        let scalar = match source {
-            Source::Attribute(column) => attribute(event, &column.name).and_then(Scalar::of_attribute),
-            Source::Own(column) => event.get(&column.name).and_then(Scalar::of_json),
-            _ => None,
-        };
-        let has = match (&mut self.values, source) {
-            (Values::Text(values), Source::Sequence) => {
-                add(values, Some(row.sequence.clone().into_bytes().into()))
-            }
-            (Values::Text(values), Source::Text(path)) => {
-                add(values, text(path).map(|text| text.into_bytes().into()))
-            }
-            (Values::Text(values), Source::Json(path)) => {
-                add(values, json(path).map(|text| text.into_bytes().into()))
-            }
-            (Values::Text(values), _) => add(values, scalar.map(|scalar| scalar.text().into_bytes().into())),
-            (Values::Long(values), Source::Created) => add(values, i64::try_from(row.created_millis).ok()),
-            (Values::Long(values), _) => add(values, scalar.and_then(|scalar| scalar.number()?.parse().ok())),
-            (Values::Double(values), _) => {
-                let number = scalar.and_then(|scalar| scalar.number()?.parse().ok());
+    /// Adds a cell; an empty one where there is nothing, or something of another type.
+    fn push(&mut self, cell: Option<Scalar>) {
+        let has = match &mut self.values {
+            Values::Text(values) => add(values, cell.map(|cell| cell.text().into_bytes().into())),
+            Values::Long(values) => add(values, cell.and_then(|cell| cell.number()?.parse().ok())),
+            Values::Double(values) => {
+                let number = cell.and_then(|cell| cell.number()?.parse().ok());
                 add(values, number.filter(|number: &f64| number.is_finite()))
             }
-            (Values::Boolean(values), _) => add(values, scalar.and_then(|scalar| scalar.flag())),
+            Values::Boolean(values) => add(values, cell.and_then(|cell| cell.flag())),
         };
         self.levels.push(i16::from(has));
     }
