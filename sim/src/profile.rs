@@ -191,9 +191,7 @@ impl Profile {
             Self::Away => (1, 1, 1, 0, 0),
             Self::Trimmed => (4, 2, 0, 6, 0),
             Self::Gateway => (2, 0, 8, 6, 0),
-            // Writes that arrive after another fault would be refused one by one, and parked, as they should
-            // be.
-            Self::Refused => (0, 0, 4, 4, 0),
+            Self::Refused => (6, 2, 4, 4, 0),
             Self::Unreadable => (6, 4, 10, 4, 0),
             Self::Recycled => (20, 4, 20, 6, 0),
             Self::Feeds => (20, 6, 16, 8, 0),
@@ -350,13 +348,16 @@ impl Profile {
     }
 }
 
-/// A replica that refuses every write gets many keys at once; one that is replaced is tested with them
-/// before.
+/// A replica that refuses every write gets many keys at once, or few; one that is replaced is tested with
+/// many before.
 fn add_bursts(faults: &[Fault], settings: &Settings, writes: &mut Vec<AppWrite>, rng: &mut Rng) {
     for fault in faults {
         let (FaultKind::Refusing { region: away } | FaultKind::Missing { region: away }) = fault.kind else {
             continue;
         };
+        if matches!(fault.kind, FaultKind::Refusing { .. }) && rng.bool() {
+            continue;
+        }
         for region in (0..settings.regions).filter(|region| *region != away) {
             for key in settings.keys - BURST..settings.keys {
                 let number = writes.len() as u64 + 1;

@@ -104,7 +104,8 @@ struct Begun {
     backoff: Backoff,
     step: Option<Step>,
     was_throttled: bool,
-    was_refused: bool,
+    /// When it was first refused as invalid.
+    refused: Option<Instant>,
     contention: Option<Contention>,
     _room: OwnedSemaphorePermit,
 }
@@ -289,7 +290,7 @@ impl Dispatcher {
                 return;
             }
             Ended::Answered(Ok(outcome)) => {
-                self.answered(&outcome);
+                self.answered(&outcome, since);
                 self.finish(begun, Ok(&outcome));
             }
             Ended::Parked(fault) => self.finish(begun, Err(&fault)),
@@ -316,10 +317,10 @@ impl Dispatcher {
     }
 
     /// A successful write shows that the table accepts writes.
-    fn answered(&mut self, outcome: &Outcome) {
+    fn answered(&mut self, outcome: &Outcome, begun: Instant) {
         if !matches!(outcome, Outcome::Applied { .. }) {
             self.judge.answered();
-        } else if self.judge.made() {
+        } else if self.judge.made(begun) {
             self.writer.release();
             self.ready.extend(std::mem::take(&mut self.refused).into_iter().map(|(_, key)| key));
         }
@@ -328,8 +329,8 @@ impl Dispatcher {
     /// Handles a write refused as invalid: because of its item, which is then parked, or because of the
     /// table's state.
     fn refused(&mut self, key: KeyId, mut begun: Begun, since: Instant, fault: Fault) {
-        let before = std::mem::replace(&mut begun.was_refused, true);
-        let sentence = if fault.is_of_item() { Sentence::Park } else { self.judge.refused(key, before) };
+        let first = *begun.refused.get_or_insert_with(Instant::now);
+        let sentence = if fault.is_of_item() { Sentence::Park } else { self.judge.refused(key, first) };
         let at = match (sentence, begun.job.action.write()) {
             (Sentence::Park, Some(write)) => {
                 let writer = Arc::clone(&self.writer);
@@ -385,7 +386,7 @@ impl Begun {
     fn new((job, room): Queued<Job>, writer: &Writer) -> Self {
         let step = job.trace.as_ref().and_then(|trace| trace.apply(writer.region()));
         let backoff = Backoff::default();
-        Self { job, backoff, step, was_throttled: false, was_refused: false, contention: None, _room: room }
+        Self { job, backoff, step, was_throttled: false, refused: None, contention: None, _room: room }
     }
 
     fn insistence(&self) -> Insistence {

@@ -1,8 +1,9 @@
 //! What to do about writes that a destination refuses as invalid.
 //!
-//! If other writes succeed, the item is the cause, and the write is parked as a dead letter. If many
-//! different keys are refused in a row and none succeeds in between, the table is the cause (other keys, an
-//! index, an encryption key): nothing is parked, all writes wait, and one is tried now and then.
+//! If another write that began later succeeds, the item is the cause, and the write is parked as a dead
+//! letter. If many different keys are refused in a row and none succeeds in between, the table is the cause
+//! (other keys, an index, an encryption key): nothing is parked, all writes wait, and one is tried now and
+//! then. Where too little is written to show either, the write is parked after a while.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -16,8 +17,11 @@ use crate::protocol::KeyId;
 
 /// This many refused keys in a row are no accident.
 const MANY: usize = 10;
-/// When a refused write is retried: by then it is clear whether others are refused.
-const SECOND_TRY: Duration = Duration::from_secs(1);
+/// When a refused write is retried: by then it is often clear whether others are refused.
+const NEXT_TRY: Duration = Duration::from_secs(1);
+/// How long a write may be refused while no other shows whether the table is the cause: until it is parked,
+/// it holds the table's checkpoint.
+const PATIENCE: Duration = Duration::from_mins(1);
 
 /// The destinations that refuse all of a table's writes, whatever the key, each with its reason.
 #[derive(Debug, Default)]
@@ -52,6 +56,8 @@ impl Refusals {
 pub(super) struct Judge {
     /// The keys refused since the last successful write.
     in_a_row: BTreeSet<KeyId>,
+    /// When the last of the successful writes began.
+    taken: Option<Instant>,
     held: Option<TableHold>,
 }
 
@@ -97,9 +103,10 @@ impl Judge {
         })
     }
 
-    /// Records that a write of this key was refused; `before` says whether it had been refused earlier.
-    pub(super) fn refused(&mut self, key: KeyId, before: bool) -> Sentence {
+    /// Records that a write of this key was refused, for the first time at `since`.
+    pub(super) fn refused(&mut self, key: KeyId, since: Instant) -> Sentence {
         let now = Instant::now();
+        let is_alone = self.taken.is_some_and(|taken| taken > since);
         self.in_a_row.insert(key);
         match &self.held {
             Some(held) => Sentence::Rest(held.next),
@@ -109,13 +116,15 @@ impl Judge {
                 self.held = Some(TableHold { backoff, next, is_refused: true });
                 Sentence::Hold
             }
-            None if before => Sentence::Park,
-            None => Sentence::Rest(now + SECOND_TRY),
+            None if is_alone || now >= since + PATIENCE => Sentence::Park,
+            None => Sentence::Rest(now + NEXT_TRY),
         }
     }
 
-    /// Records that a write succeeded, which ends a hold. Returns whether the table was held.
-    pub(super) fn made(&mut self) -> bool {
+    /// Records that a write succeeded that began at this time, which ends a hold. Returns whether the table was
+    /// held.
+    pub(super) fn made(&mut self, begun: Instant) -> bool {
+        self.taken = self.taken.max(Some(begun));
         self.in_a_row.clear();
         self.held.take().is_some()
     }
@@ -138,42 +147,70 @@ mod tests {
         KeyId::of(&Item::from([("pk".to_owned(), name)]))
     }
 
+    async fn pass(time: Duration) {
+        tokio::time::sleep(time).await;
+    }
+
     #[tokio::test(start_paused = true)]
-    async fn one_item_is_put_aside_at_its_second_refusal() {
-        let mut judge = Judge::default();
-        assert_eq!(judge.refused(key(1), false), Sentence::Rest(Instant::now() + SECOND_TRY));
-        assert_eq!(judge.refused(key(1), true), Sentence::Park);
+    async fn an_item_is_put_aside_once_another_is_taken() {
+        let (mut judge, since) = (Judge::default(), Instant::now());
+        assert_eq!(judge.refused(key(1), since), Sentence::Rest(since + NEXT_TRY));
+        pass(NEXT_TRY).await;
+        // That one was under way before, and says nothing.
+        judge.made(since);
+        assert_eq!(judge.refused(key(1), since), Sentence::Rest(Instant::now() + NEXT_TRY));
+        judge.made(Instant::now());
+        assert_eq!(judge.refused(key(1), since), Sentence::Park);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn items_of_which_nothing_shows_the_cause_are_put_aside_after_a_while() {
+        let (mut judge, since) = (Judge::default(), Instant::now());
+        while since.elapsed() < PATIENCE {
+            for i in 1..MANY {
+                assert!(matches!(judge.refused(key(i), since), Sentence::Rest(_)), "{i}");
+            }
+            pass(NEXT_TRY).await;
+        }
+        for i in 1..MANY {
+            assert_eq!(judge.refused(key(i), since), Sentence::Park);
+        }
     }
 
     #[tokio::test(start_paused = true)]
     async fn many_in_a_row_are_held_until_one_is_made() {
-        let mut judge = Judge::default();
+        let (mut judge, since) = (Judge::default(), Instant::now());
         for i in 1..MANY {
-            assert!(matches!(judge.refused(key(i), false), Sentence::Rest(_)), "{i}");
+            assert!(matches!(judge.refused(key(i), since), Sentence::Rest(_)), "{i}");
+            pass(PATIENCE / 20).await;
         }
-        assert_eq!(judge.refused(key(MANY), false), Sentence::Hold);
+        assert_eq!(judge.refused(key(MANY), Instant::now()), Sentence::Hold);
+        pass(PATIENCE).await;
         for i in 1..MANY {
-            assert!(matches!(judge.refused(key(i), true), Sentence::Rest(_)), "{i}");
+            assert!(matches!(judge.refused(key(i), since), Sentence::Rest(_)), "{i}");
         }
         assert!(!judge.tries() || !judge.tries(), "refused and other writes must alternate");
-        assert!(judge.made() && !judge.is_held() && !judge.made());
-        assert_eq!(judge.refused(key(1), true), Sentence::Park);
+        let now = Instant::now();
+        assert!(judge.made(now) && !judge.is_held() && !judge.made(now));
+        assert_eq!(judge.refused(key(1), since), Sentence::Park);
     }
 
     #[tokio::test(start_paused = true)]
     async fn many_of_which_others_are_made_in_between_are_put_aside() {
-        let mut judge = Judge::default();
+        let (mut judge, since) = (Judge::default(), Instant::now());
+        pass(NEXT_TRY).await;
+        assert!(!judge.made(Instant::now()));
         for i in 0..10 * MANY {
-            assert_eq!(judge.refused(key(i), true), Sentence::Park, "{i}");
-            assert!(!judge.made());
+            assert_eq!(judge.refused(key(i), since), Sentence::Park, "{i}");
+            assert!(!judge.made(Instant::now()));
         }
     }
 
     #[tokio::test(start_paused = true)]
     async fn one_key_that_is_refused_again_and_again_holds_no_other() {
-        let mut judge = Judge::default();
+        let (mut judge, since) = (Judge::default(), Instant::now());
         for _ in 0..10 * MANY {
-            assert_eq!(judge.refused(key(1), true), Sentence::Park);
+            assert_ne!(judge.refused(key(1), since), Sentence::Hold);
         }
     }
 }

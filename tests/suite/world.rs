@@ -30,7 +30,7 @@ use crate::process::{Process, tradewind};
 
 /// How long a state may take to come. It is no measure: only a test that fails waits so long.
 pub(crate) const PATIENCE: Duration = Duration::from_mins(1);
-const LOOK: Duration = Duration::from_millis(20);
+pub(crate) const LOOK: Duration = Duration::from_millis(20);
 /// The idle calls in a row, at every agent, that count as quiet.
 const QUIET_CALLS: u32 = 4;
 /// As many that, after that, nothing can have been going on.
