@@ -9,7 +9,7 @@ use aws_sdk_dynamodb::types::{
 };
 use tradewind::agent::Agent;
 use tradewind::config::{
-    Config, Credentials, FeedConfig, RegionConfig, SinkConfig, Start, TableConfig, Tuning,
+    Config, Credentials, FeedConfig, OnFailure, RegionConfig, SinkConfig, Start, TableConfig, Tuning,
 };
 use tradewind::feed::{Retry, Shape};
 use tradewind::operate;
@@ -65,6 +65,7 @@ impl Stage {
                 filters: Vec::new(),
                 shape: Shape::default(),
                 retry: Retry::default(),
+                on_failure: OnFailure::DeadLetters,
                 sink: SinkConfig::File { path: file.to_string_lossy().into_owned() },
             })
         };

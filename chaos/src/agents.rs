@@ -14,6 +14,7 @@ use tokio::process::{Child, Command};
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
 use tokio::time::{sleep, timeout};
+use url::Url;
 
 use crate::Result;
 use crate::defect::Defect;
@@ -106,8 +107,9 @@ impl Build {
         self.folder.join("credentials")
     }
 
-    /// The configuration of one agent, whose calls all go over these links: one for each region, in order.
-    pub fn config(&self, links: &[&Link], memory_keys: Option<usize>) -> String {
+    /// The configuration of one agent, whose calls all go over these links: one for each region, in order;
+    /// its feeds deliver to this URL, if they call anything.
+    pub fn config(&self, links: &[&Link], memory_keys: Option<usize>, sinks: Option<&Url>) -> String {
         let mut text = String::new();
         for link in links {
             let (name, aws_region) = PLACES[link.to];
@@ -131,7 +133,7 @@ impl Build {
         if let Some(keys) = memory_keys {
             let _ = writeln!(text, "memory_keys = {keys}");
         }
-        text.extend(self.feeds.as_ref().map(Feeds::config));
+        text.extend(self.feeds.as_ref().map(|feeds| feeds.config(sinks)));
         text
     }
 }

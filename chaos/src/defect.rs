@@ -60,6 +60,10 @@ pub enum Defect {
     PassesEvents,
     /// One replicated write in four passes for one of the application here, so that it is told.
     TellsEchoes,
+    /// A function takes what comes after an event that it reports as failed.
+    TakesRest,
+    /// A bucket ignores conditions.
+    Overwrites,
     /// A delete mark is unknown where it is applied, so that the delete is told there, too.
     TellsMarks,
 }

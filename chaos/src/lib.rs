@@ -19,6 +19,7 @@ pub mod rollback;
 pub mod run;
 pub mod scenario;
 pub mod service;
+pub mod sinks;
 pub mod staging;
 pub mod tail;
 pub mod told;

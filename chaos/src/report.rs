@@ -164,8 +164,10 @@ impl Report {
 
     /// What feeds have told, if there were any.
     fn feeds(&self) -> String {
-        self.told.map_or_else(String::new, |Told { writes, states, repetitions, .. }| {
-            format!(", feeds told {writes} writes and {states} states, and {repetitions} events again")
+        self.told.map_or_else(String::new, |Told { writes, states, repetitions, parked, .. }| {
+            format!(
+                ", feeds told {writes} writes and {states} states, and {repetitions} events again, and parked {parked}"
+            )
         })
     }
 

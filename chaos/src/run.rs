@@ -23,7 +23,8 @@ use crate::listener::besiege;
 use crate::marks;
 use crate::play::{Play, Regions, Wrong};
 use crate::report::{Made, Report};
-use crate::scenario::{Fault, Kind, Log, PLACES, Scenario};
+use crate::scenario::{Fault, FeedsTo, Kind, Log, PLACES, Scenario};
+use crate::sinks::Sinks;
 use crate::staging::wall_millis;
 use crate::told::check;
 use crate::wire::{ACCESS_KEY, Item, Wire};
@@ -62,6 +63,8 @@ struct World {
     endpoints: Vec<Endpoint>,
     is_down: Vec<bool>,
     links: Vec<Link>,
+    /// What feeds deliver to in each region, unless that is files.
+    sinks: Vec<Sinks>,
     agents: Vec<Agent>,
     is_paused: Vec<bool>,
     build: Build,
@@ -86,7 +89,8 @@ impl Plan {
         }
         let mut told = None;
         if let Some(feeds) = &world.build.feeds {
-            let findings = check(&history, &judgement, &feeds.read()?);
+            let files = feeds.read(&world.play.regions.wires).await?;
+            let findings = check(&history, &judgement, &files);
             for (kind, key, how) in findings.wrong {
                 judgement.fail(&history, kind, Some(&key), how);
             }
@@ -122,10 +126,19 @@ impl World {
         }
         let Plan { tradewind, folder, defect, .. } = plan.clone();
         let names: Vec<&str> = PLACES.iter().take(scenario.regions).map(|(name, _)| *name).collect();
-        let feeds = scenario.feeds.then(|| Feeds::start(&folder, &names)).transpose()?;
+        let feeds = scenario.feeds.map(|to| Feeds::start(&folder, &names, to)).transpose()?;
+        let mut sinks = Vec::new();
+        if let Some(feeds) = feeds.as_ref().filter(|_| scenario.feeds != Some(FeedsTo::Files)) {
+            for name in &names {
+                sinks.push(Sinks::start(name, feeds.of(name), defect, rng.u64(..)).await?);
+            }
+        }
         let build = Build { tradewind, folder, defect, feeds };
         build.write_credentials(ACCESS_KEY)?;
-        let config = |links: &[Link]| build.config(&links.iter().collect::<Vec<_>>(), scenario.memory_keys);
+        let config = |links: &[Link]| {
+            let sinks = links.first().and_then(|link| sinks.get(link.from)).map(Sinks::url);
+            build.config(&links.iter().collect::<Vec<_>>(), scenario.memory_keys, sinks)
+        };
         let configs: Vec<String> = links.chunks(scenario.regions).map(config).collect();
         let file = plan.folder.join("init.toml");
         std::fs::write(&file, &configs[0])?;
@@ -159,6 +172,7 @@ impl World {
             play: Play::start(regions, scenario, plan.seed).await?,
             endpoints,
             links,
+            sinks,
             agents,
         })
     }
@@ -172,7 +186,8 @@ impl World {
         self.break_things().await?;
         let (mut history, mut wrong, end) = self.play.end(is_excused).await?;
         if let Some(feeds) = &self.build.feeds {
-            feeds.come_to_rest(&history, self.play.scenario.recover_within).await?;
+            let wires = &self.play.regions.wires;
+            feeds.come_to_rest(&history, wires, self.play.scenario.recover_within).await?;
         }
         let mut ends = JoinSet::new();
         for agent in self.agents.drain(..) {
@@ -237,6 +252,7 @@ impl World {
         let is_active = |fault: &&Fault| fault.at <= now && now < fault.at + fault.lasts;
         let active: Vec<Fault> = self.play.scenario.faults.iter().filter(is_active).cloned().collect();
         self.links.iter().for_each(|link| link.set(&active, now));
+        self.sinks.iter().for_each(|sinks| sinks.set(&active));
         for i in 0..self.agents.len() {
             let agent = &self.agents[i];
             let meets = |fault: &Fault| {

@@ -64,6 +64,8 @@ shipped!(
     "managed-table",
     "feed-kill",
     "feed-away",
+    "feed-function",
+    "feed-bucket",
 );
 
 /// How long before its table is deleted a region's application stops.
@@ -84,9 +86,8 @@ pub struct Scenario {
     pub agents: usize,
     #[serde(default)]
     pub workload: Workload,
-    /// Whether agents tell what is written into files, which the checker judges, too.
-    #[serde(default)]
-    pub feeds: bool,
+    /// What agents deliver events to, which the checker judges, too. Default: there are no feeds.
+    pub feeds: Option<FeedsTo>,
     /// How many keys each agent remembers before it stamps its region's application's writes in place.
     /// Default: as many as agents remember by default.
     pub memory_keys: Option<usize>,
@@ -250,8 +251,27 @@ pub enum Kind {
     Foreign,
     /// The table is described as a replica of a managed global table.
     Managed,
-    /// The folder of the region's feeds is away.
+    /// What the region's feeds deliver to is away.
     SinkAway,
+    /// Some messages to a function or a bucket, or from it, break their connection.
+    SinkResets,
+    /// Some calls of a function or a bucket are throttled.
+    SinkThrottles,
+    /// A function takes the first half of some batches, and reports that the rest failed.
+    SinkTakesHalf,
+    /// A function rejects one key of the region's own.
+    SinkRefuses,
+}
+
+/// What feeds deliver to, in each region.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum FeedsTo {
+    Files,
+    /// Lambda, as the harness serves it.
+    Functions,
+    /// S3, as the harness serves it.
+    Buckets,
 }
 
 /// What a gateway answers.
@@ -297,7 +317,7 @@ impl Scenario {
         if scenario.agents == 0 || scenario.agents > 4 {
             return Err(at("agents: expected 1 to 4").into());
         }
-        if scenario.feeds && scenario.agents > 1 {
+        if scenario.feeds == Some(FeedsTo::Files) && scenario.agents > 1 {
             return Err(
                 at("feeds: several agents of a region would write to one file; expected agents = 1").into()
             );
@@ -333,21 +353,29 @@ impl Scenario {
                     | Kind::RecycleStream
                     | Kind::Foreign
                     | Kind::SinkAway
+                    | Kind::SinkRefuses
             );
             if needs_region && fault.region.is_none() {
                 return Err(at(&format!("{:?} needs a region", fault.kind)).into());
             }
             let is_hidden =
                 matches!(fault.kind, Kind::DeleteTable | Kind::Undated | Kind::RecycleStream | Kind::Foreign);
-            if scenario.feeds && is_hidden {
+            if scenario.feeds.is_some() && is_hidden {
                 return Err(at(&format!(
                     "feeds: after {:?} the checker does not know everything that a feed must tell",
                     fault.kind
                 ))
                 .into());
             }
-            if fault.kind == Kind::SinkAway && !scenario.feeds {
-                return Err(at("sink-away needs feeds = true").into());
+            let (files, functions, buckets) = (FeedsTo::Files, FeedsTo::Functions, FeedsTo::Buckets);
+            let expected: &[FeedsTo] = match fault.kind {
+                Kind::SinkAway => &[files, functions, buckets],
+                Kind::SinkResets | Kind::SinkThrottles => &[functions, buckets],
+                Kind::SinkTakesHalf | Kind::SinkRefuses => &[functions],
+                _ => &[],
+            };
+            if !expected.is_empty() && !scenario.feeds.is_some_and(|feeds| expected.contains(&feeds)) {
+                return Err(at(&format!("{:?} needs feeds to one of {expected:?}", fault.kind)).into());
             }
             if let Some(error) = fault.error.as_ref().filter(|error| !is_known(error)) {
                 return Err(at(&format!("error: unknown {error}")).into());
@@ -434,11 +462,14 @@ mod tests {
         assert!(wrong(&fault).contains("needs a region"));
         assert!(wrong(&format!("{fault}region = \"atlantis\"")).contains("dublin"));
         let away = fault.replace("kill", "sink-away") + "region = \"tokyo\"\n";
-        assert!(wrong(&away).contains("feeds = true"));
+        assert!(wrong(&away).contains("SinkAway needs feeds"));
+        let refuses = away.replace("sink-away", "sink-refuses");
         assert!(
-            wrong(&format!("feeds = true\n{}", away.replace("sink-away", "undated"))).contains("Undated")
+            wrong(&format!("feeds = \"buckets\"\n{refuses}")).contains("SinkRefuses needs feeds to one of")
         );
-        assert!(wrong(&format!("{head}feeds = true\nagents = 2")).contains("agents = 1"));
+        let undated = away.replace("sink-away", "undated");
+        assert!(wrong(&format!("feeds = \"files\"\n{undated}")).contains("Undated"));
+        assert!(wrong(&format!("{head}feeds = \"files\"\nagents = 2")).contains("agents = 1"));
         assert!(wrong(&format!("{head}speed = 1")).contains("speed"));
     }
 }

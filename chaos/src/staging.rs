@@ -90,7 +90,7 @@ impl Staging {
                 format!("scenario {name}: clocks can be shifted for the harness's own agents only").into()
             );
         }
-        if scenario.feeds {
+        if scenario.feeds.is_some() {
             return Err(
                 format!("scenario {name}: feeds can be judged for the harness's own agents only").into()
             );

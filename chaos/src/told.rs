@@ -33,6 +33,12 @@ pub struct Files {
     pub states: Vec<String>,
     /// How many lines are no event, since a crash has cut them short.
     pub cut: usize,
+    /// The application's writes that each region's agents have parked: their keys and versions.
+    pub parked: Vec<BTreeSet<(String, String)>>,
+    /// The key, in each region, of which events may be parked.
+    pub refused: Vec<String>,
+    /// Whether each event must be there exactly once.
+    pub is_archive: bool,
 }
 
 /// What was told in a run.
@@ -44,6 +50,8 @@ pub struct Told {
     pub states: usize,
     /// Events that were told again.
     pub repetitions: usize,
+    /// Applications' writes that were parked.
+    pub parked: usize,
     pub cut_lines: usize,
 }
 
@@ -91,12 +99,16 @@ impl Shown<'_> {
         }
     }
 
+    /// Its version, as an event spells it.
+    fn version(&self, history: &History) -> Option<String> {
+        self.account.version.map(|(clock, region)| format!("{clock:016x} {}", history.regions[region]))
+    }
+
     /// What is wrong with what an event says about this record, if anything.
     fn contradiction(&self, event: &Event, history: &History) -> Option<String> {
         let data = |image: &Option<Image>| image.as_ref().map(|image| image.data.clone());
         let expected = [self.old, self.new].map(|data| data.map(str::to_owned));
-        let version =
-            self.account.version.map(|(clock, region)| format!("{clock:016x} {}", history.regions[region]));
+        let version = self.version(history);
         if [&event.old, &event.new].into_iter().flatten().any(|image| image.stamp.is_some()) {
             return Some("it shows the agents' stamp".to_owned());
         }
@@ -122,9 +134,15 @@ pub fn check(history: &History, judgement: &Judgement, files: &Files) -> Finding
     let told = Told { cut_lines: files.cut, ..Told::default() };
     let mut findings = Findings { told, wrong: Vec::new() };
     for (region, events) in files.writes.iter().enumerate() {
-        findings.check_writes(history, &records, region, events);
+        findings.check_writes(history, &records, region, events, files);
+        if files.is_archive {
+            findings.check_archive(&history.regions[region], events);
+        }
     }
     findings.check_state(history, &records, files);
+    if files.is_archive {
+        findings.check_archive(&history.regions[0], &files.state);
+    }
     findings
 }
 
@@ -145,8 +163,25 @@ fn records<'a>(history: &'a History, judgement: &Judgement) -> Records<'a> {
 
 impl Findings {
     /// Each of the region's application's writes must be told once, in the order of its key, and nothing else.
-    fn check_writes(&mut self, history: &History, records: &Records, region: usize, events: &[Event]) {
+    fn check_writes(
+        &mut self,
+        history: &History,
+        records: &Records,
+        region: usize,
+        events: &[Event],
+        files: &Files,
+    ) {
         let name = &history.regions[region];
+        let none = BTreeSet::new();
+        let parked = files.parked.get(region).unwrap_or(&none);
+        for (key, version) in parked.iter().filter(|(key, _)| files.refused.get(region) != Some(key)) {
+            self.fail(
+                "parked",
+                key,
+                format!("{name} has parked the event of {version}, which was not to blame"),
+            );
+        }
+        self.told.parked += parked.len();
         let mut by_record: HashMap<&str, &Event> = HashMap::new();
         let mut last: HashMap<&str, usize> = HashMap::new();
         for event in self.first_told(events, name, PartialEq::eq) {
@@ -165,20 +200,35 @@ impl Findings {
             if let Some(contradiction) = record.contradiction(event, history) {
                 self.fail("told wrongly", key, format!("{what}, but {contradiction}"));
             }
-            if last.insert(key, record.number).is_some_and(|last| last > record.number) {
+            // What was parked, and is told after a crash all the same, comes after what went past it.
+            let is_parked = parked.contains(&(key.clone(), event.version.clone()));
+            if last.insert(key, record.number).is_some_and(|last| last > record.number) && !is_parked {
                 self.fail("out of order", key, format!("{what} after a later write"));
             }
         }
+        let is_parked = |record: &Shown| {
+            let version = record.version(history);
+            version.is_some_and(|version| parked.contains(&(record.seen.key.clone(), version)))
+        };
         let mut missing: Vec<&Shown> = records
             .values()
             .filter(|record| record.seen.region == region && record.account.is_by_app)
             .filter(|record| record.old != record.new && !by_record.contains_key(&*record.seen.sequence))
+            .filter(|record| !is_parked(record))
             .collect();
         missing.sort_by_key(|record| record.number);
         for record in missing {
             let write = record.seen.new.as_ref().and_then(|image| image.write.as_deref());
             let (key, write) = (&record.seen.key, write.unwrap_or("a delete"));
             self.fail(NOT_TOLD, key, format!("{name} has not told {write}"));
+        }
+    }
+
+    /// In an archive, no record is told twice.
+    fn check_archive(&mut self, region: &str, events: &[Event]) {
+        let mut told = BTreeSet::new();
+        for event in events.iter().filter(|event| !told.insert(&event.sequence)) {
+            self.fail("told again", &event.key, format!("{region} tells {} again, in an archive", event.id));
         }
     }
 
@@ -310,8 +360,12 @@ mod tests {
     }
 
     fn kinds(writes: [Vec<Event>; 2], state: Vec<Event>) -> Vec<&'static str> {
-        let (history, states) = (history(), vec!["dublin".to_owned()]);
-        let files = Files { writes: writes.into(), state, states, cut: 0 };
+        kinds_in(Files { writes: writes.into(), state, ..Files::default() })
+    }
+
+    fn kinds_in(files: Files) -> Vec<&'static str> {
+        let history = history();
+        let files = Files { states: vec!["dublin".to_owned()], ..files };
         let findings = check(&history, &judge(&history, |_| false), &files);
         findings.wrong.into_iter().map(|(kind, ..)| kind).collect()
     }
@@ -359,6 +413,37 @@ mod tests {
         let mark = Event { sequence: "4".to_owned(), ..event(1, Some("dublin 0"), None) };
         assert_eq!(kinds([right(), vec![echo]], right()), ["made up"]);
         assert_eq!(kinds([right(), vec![mark]], right()), ["made up"]);
+    }
+
+    #[test]
+    fn a_key_that_is_refused_may_be_parked_and_no_other() {
+        let mut told = right();
+        let parked = told.remove(1);
+        let of = |refused: &str, is_parked: bool| {
+            let parked = is_parked.then(|| (parked.key.clone(), parked.version.clone()));
+            kinds_in(Files {
+                writes: vec![told.clone(), Vec::new()],
+                state: right(),
+                parked: vec![parked.into_iter().collect()],
+                refused: vec![refused.to_owned()],
+                ..Files::default()
+            })
+        };
+        assert_eq!(of("k", true), [] as [&str; 0]);
+        assert_eq!(of("k", false), [NOT_TOLD]);
+        assert_eq!(of("other", true), ["parked"]);
+    }
+
+    #[test]
+    fn an_archive_has_each_event_once() {
+        let of = |writes: Vec<Event>| {
+            let writes = vec![writes, Vec::new()];
+            kinds_in(Files { writes, state: right(), is_archive: true, ..Files::default() })
+        };
+        assert_eq!(of(right()), [] as [&str; 0]);
+        let mut again = right();
+        again.push(again[2].clone());
+        assert_eq!(of(again), ["told again"]);
     }
 
     #[test]

@@ -81,6 +81,8 @@ defects!(
     another_setups_writes_that_are_forwarded_are_noticed: "forwards" in "chain", as "not left alone",
     a_managed_replica_that_is_written_to_is_noticed: "heedless" in "managed-table", as "not its own",
     checkpoints_that_pass_events_are_noticed: "passes-events" in "feed-away", as "not told",
+    events_that_overtake_a_failed_one_are_noticed: "takes-rest" in "feed-function", as "out of order",
+    archives_that_repeat_events_are_noticed: "overwrites" in "feed-bucket", as "told again",
     echoes_that_are_told_are_noticed: "tells-echoes" in FEEDS, as "made up",
     marks_that_are_told_are_noticed: "tells-marks" in FEEDS, as "made up",
 );

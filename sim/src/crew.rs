@@ -13,7 +13,8 @@ use aws_smithy_runtime_api::client::http::SharedHttpClient;
 use tokio::task::JoinHandle;
 use tradewind::agent::Agent;
 use tradewind::config::{
-    Config, Credentials, FeedConfig, LambdaConfig, RegionConfig, SinkConfig, Start, TableConfig, Tuning,
+    Config, Credentials, FeedConfig, LambdaConfig, OnFailure, RegionConfig, SinkConfig, Start, TableConfig,
+    Tuning,
 };
 use tradewind::feed::{Blocked, Events, Retry, Shape};
 use tradewind::protocol::Origin;
@@ -273,6 +274,7 @@ fn feed_config(feed: &FeedSettings, settings: &Settings) -> Option<FeedConfig> {
             bisect: true,
             blocked: if blocks_shard { Blocked::Shard } else { Blocked::Key },
         },
+        on_failure: OnFailure::DeadLetters,
         sink: SinkConfig::Lambda(lambda),
     })
 }

@@ -21,7 +21,7 @@ use super::shared::{Arrived, MemoryPlace, Notes, Shared};
 use super::succession::{Before, Stage, Succession};
 use crate::config::{Conflicts, FeedConfig, Start, TableConfig, Tuning};
 use crate::control::{ConflictTable, ControlTable, FeedBegin, Leases, TableStream, lease_space};
-use crate::deliver::{Batches, Complaints, Lanes, Outlet, Pauses, Refusals, Teller, Writer};
+use crate::deliver::{Batches, Complaints, Lanes, Outlet, Parking, Pauses, Refusals, Teller, Writer};
 use crate::destination::Destination;
 use crate::fault::{FaultKind, persist};
 use crate::feed::Telling;
@@ -194,7 +194,7 @@ impl TablePlan {
     }
 
     fn teller(&self, feed: &TableFeed) -> Teller {
-        let FeedConfig { name, table, filters, shape, retry, sink, .. } = &feed.config;
+        let FeedConfig { name, table, filters, shape, retry, on_failure, sink, .. } = &feed.config;
         let region = &self.local.name;
         Teller {
             telling: Telling {
@@ -213,8 +213,7 @@ impl TablePlan {
             complaints: Complaints::default(),
             pauses: Arc::clone(&self.pauses),
             since_millis: feed.begin.since_millis,
-            control: ControlTable::of(&self.local),
-            parked_days: self.tuning.dead_letter_days,
+            parking: Parking::open(on_failure, &self.local, self.tuning.dead_letter_days),
         }
     }
 

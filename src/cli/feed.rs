@@ -1,6 +1,6 @@
 //! `tradewind feed`.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use clap::{Args, Subcommand};
@@ -154,7 +154,8 @@ impl Feed {
             Action::Parked(one) => {
                 let reached = one.reach().await?;
                 let parked = reached.sites().parked().await?;
-                output::report(json, &parked, |parked| output::lines(parked, line, "no parked events"))?;
+                let none = none_parked(&reached.feed);
+                output::report(json, &parked, |parked| output::lines(parked, line, &none))?;
                 Ok(Exit::Done)
             }
             Action::Show(OneEvent { one, id }) => {
@@ -273,7 +274,7 @@ async fn replay(reached: &Reached, id: Option<&str>, json: bool) -> Result<Exit,
         output::lines(
             results,
             |replayed| format!("{}: {}", line(&replayed.parked), fate(&replayed.offered)),
-            "no parked events",
+            &none_parked(sites.feed),
         )
     })?;
     Ok(exit(results.iter().map(|replayed| &replayed.offered)))
@@ -331,6 +332,15 @@ async fn acknowledge(reached: &Reached, json: bool) -> Result<Exit, Failure> {
         }
     })?;
     Ok(Exit::Done)
+}
+
+fn none_parked(feed: &FeedConfig) -> String {
+    let urls: BTreeSet<_> = feed.regions.iter().filter_map(|region| feed.on_failure.url_in(region)).collect();
+    if urls.is_empty() {
+        return "no parked events".to_owned();
+    }
+    let urls = urls.into_iter().collect::<Vec<_>>().join(" and ");
+    format!("no parked events here: what the sink of {} rejects is in {urls}", feed.name)
 }
 
 fn line(parked: &Parked) -> String {

@@ -16,7 +16,7 @@ use super::peer::{OnlyEntry, named, scalar, selection};
 use super::problem::Problem;
 use super::range::{time, within};
 #[cfg(feature = "s3")]
-use super::s3::{S3Config, S3Entry};
+use super::s3::{S3Config, S3Entry, S3Place};
 use super::{Config, Start, TableConfig};
 use crate::feed::{Blocked, Events, FeedName, Field, Filter, Projection, Retry, Shape, View};
 #[cfg(feature = "jaq")]
@@ -36,7 +36,18 @@ pub struct FeedConfig {
     pub filters: Vec<Filter>,
     pub shape: Shape,
     pub retry: Retry,
+    pub on_failure: OnFailure,
     pub sink: SinkConfig,
+}
+
+/// Where the events go that the sink rejects to the end.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum OnFailure {
+    /// Rows of the control table.
+    DeadLetters,
+    /// An object for each.
+    #[cfg(feature = "s3")]
+    S3(S3Place),
 }
 
 /// Where the events go.
@@ -108,9 +119,13 @@ struct RetryEntry {
     max_age: Option<Spanned<String>>,
     bisect: Option<bool>,
     blocked: Option<Spanned<String>>,
+    on_failure: Option<Spanned<String>>,
+    on_failure_aws_region: Option<Spanned<String>>,
+    on_failure_endpoint: Option<Spanned<String>>,
 }
 
 const SINKS: &str = "[feed.lambda], [feed.s3] or [feed.file]";
+const DEAD_LETTERS: &str = "dead-letters";
 /// As many as an event source mapping of Lambda takes.
 const MOST_FILTERS: usize = 5;
 
@@ -154,6 +169,19 @@ impl Config {
     }
 }
 
+impl OnFailure {
+    /// The bucket's URL for agents of a region; nothing if the events stay in the control table.
+    pub fn url_in(&self, region: &Origin) -> Option<String> {
+        #[cfg(not(feature = "s3"))]
+        let _ = region;
+        match self {
+            Self::DeadLetters => None,
+            #[cfg(feature = "s3")]
+            Self::S3(place) => Some(place.url_in(region)),
+        }
+    }
+}
+
 impl SinkConfig {
     /// Where the events of a region go, for people.
     pub fn target_in(&self, region: &Origin) -> String {
@@ -162,7 +190,7 @@ impl SinkConfig {
             #[cfg(feature = "lambda")]
             Self::Lambda(lambda) => format!("function {}", lambda.function),
             #[cfg(feature = "s3")]
-            Self::S3(s3) => format!("s3://{}/{}", s3.bucket, s3.prefix_in(region)),
+            Self::S3(s3) => s3.place.url_in(region),
         }
     }
 
@@ -237,8 +265,9 @@ impl FeedEntry {
                            come after the end of its window";
             return Err(Problem::at(whole, message));
         }
-        let (table, start) = (self.table.get_ref().clone(), self.start);
-        Ok(FeedConfig { name, table, regions, start, filters, shape, retry, sink })
+        let (table, start, on_failure) =
+            (self.table.get_ref().clone(), self.start, self.retry.on_failure(&regions)?);
+        Ok(FeedConfig { name, table, regions, start, filters, shape, retry, on_failure, sink })
     }
 
     fn selection(&self) -> Result<Option<Selection>, Problem> {
@@ -384,6 +413,28 @@ impl RetryEntry {
         };
         Ok(Retry { attempts, max_age, bisect: self.bisect.unwrap_or(default.bisect), blocked })
     }
+
+    fn on_failure(&self, regions: &[Origin]) -> Result<OnFailure, Problem> {
+        let Self { on_failure, on_failure_aws_region: aws_region, on_failure_endpoint: endpoint, .. } = self;
+        let to = on_failure.as_ref().filter(|to| *to.get_ref() != DEAD_LETTERS);
+        let Some(to) = to else {
+            return match aws_region.as_ref().or(endpoint.as_ref()) {
+                None => Ok(OnFailure::DeadLetters),
+                Some(other) => Err(Problem::at(other, "expected on_failure = \"s3://…\" beside it")),
+            };
+        };
+        if !to.get_ref().starts_with("s3://") {
+            return Err(Problem::at(to, format!("expected {DEAD_LETTERS:?} or s3://BUCKET/PREFIX")));
+        }
+        #[cfg(feature = "s3")]
+        return S3Place::parse(to, aws_region.as_ref().map(Spanned::get_ref), endpoint.as_ref(), regions)
+            .map(OnFailure::S3);
+        #[cfg(not(feature = "s3"))]
+        {
+            let _ = regions;
+            Err(Problem::not_built(to, "s3"))
+        }
+    }
 }
 
 #[cfg(test)]
@@ -433,6 +484,32 @@ mod tests {
         assert_eq!(shape.fields, Some(Projection::new(expected.into())));
     }
 
+    #[cfg(feature = "s3")]
+    #[test]
+    fn what_is_rejected_goes_to_the_control_table_or_a_bucket() {
+        let on_failure = |more: &str| {
+            let feed = "[[feed]]\nname = \"search\"\ntable = \"orders\"\nfile.path = \"{region}\"\n";
+            parse(&format!("{feed}{more}")).map(|mut feeds| feeds.remove(0).on_failure)
+        };
+        assert_eq!(on_failure(""), Ok(OnFailure::DeadLetters));
+        assert_eq!(on_failure("retry.on_failure = \"dead-letters\""), Ok(OnFailure::DeadLetters));
+        let place = S3Place {
+            bucket: "failures".to_owned(),
+            aws_region: Some("eu-west-1".to_owned()),
+            prefix: "{region}/".to_owned(),
+            endpoint: None,
+        };
+        let all =
+            "retry = { on_failure = \"s3://failures/{region}/\", on_failure_aws_region = \"eu-west-1\" }";
+        assert_eq!(on_failure(all), Ok(OnFailure::S3(place)));
+        for (more, told) in [
+            ("retry.on_failure = \"s3://\"", "s3://BUCKET/PREFIX"),
+            ("retry = { on_failure = \"s3://b\", on_failure_endpoint = \"there\" }", "expected a URL"),
+        ] {
+            assert!(on_failure(more).expect_err(more).contains(told), "{more}");
+        }
+    }
+
     #[test]
     fn what_is_wrong_is_told_at_its_place() {
         let feed = "[[feed]]\nname = \"search\"\ntable = \"orders\"\n";
@@ -462,6 +539,8 @@ mod tests {
             (format!("{feed}{file}retry.attempts = -2"), "7:18", "expected 0 to 10000"),
             (format!("{feed}{file}retry.max_age = \"1s\""), "7:17", "1m to 7days"),
             (format!("{feed}{file}retry.blocked = \"all\""), "7:17", "\"key\" or \"shard\""),
+            (format!("{feed}{file}retry.on_failure = \"sqs\""), "7:20", "\"dead-letters\" or s3://"),
+            (format!("{feed}{file}retry.on_failure_endpoint = \"http://s3\""), "7:29", "beside it"),
             (format!("{feed}file.path = \"all.jsonl\""), "6:13", "would write one file"),
             (
                 format!("{feed}events = \"state\"\nregions = [\"tokyo\", \"dublin\"]\n{file}"),

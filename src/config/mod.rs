@@ -38,7 +38,7 @@ use wildmatch::WildMatch;
 use crate::protocol::{Origin, Selections};
 
 pub use anti_entropy::{AntiEntropy, Repair};
-pub use feed::{FeedConfig, SinkConfig};
+pub use feed::{FeedConfig, OnFailure, SinkConfig};
 pub use in_region::in_region;
 #[cfg(feature = "lambda")]
 pub use lambda::LambdaConfig;
@@ -46,7 +46,7 @@ pub use problem::{ConfigError, Invalid};
 #[cfg(feature = "parquet")]
 pub use s3::{Column, ColumnKind, Rows, Table};
 #[cfg(feature = "s3")]
-pub use s3::{Compression, Format, S3Config};
+pub use s3::{Compression, Format, S3Config, S3Place};
 pub use tuning::Tuning;
 
 /// The regions, the tables that they share, and how to replicate.

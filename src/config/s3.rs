@@ -11,9 +11,9 @@ use super::problem::Problem;
 use super::range::{time, within};
 use crate::protocol::Origin;
 
-/// How events become objects.
+/// Part of a bucket.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct S3Config {
+pub struct S3Place {
     pub bucket: String,
     /// The bucket's AWS region, if it is not the agent's.
     pub aws_region: Option<String>,
@@ -21,6 +21,12 @@ pub struct S3Config {
     pub prefix: String,
     /// Where S3 is, if not at the AWS region's own endpoint; `{region}` stands for the agent's region.
     pub endpoint: Option<String>,
+}
+
+/// How events become objects.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct S3Config {
+    pub place: S3Place,
     pub format: Format,
     pub compression: Compression,
     /// How many bytes of events an object holds, before they are compressed.
@@ -103,7 +109,34 @@ pub(super) struct S3Entry {
     object_time: Option<Spanned<String>>,
 }
 
-impl S3Config {
+impl S3Place {
+    /// Reads `s3://bucket/prefix`.
+    pub(super) fn parse(
+        url: &Spanned<String>,
+        aws_region: Option<&String>,
+        endpoint: Option<&Spanned<String>>,
+        regions: &[Origin],
+    ) -> Result<Self, Problem> {
+        let path = url.get_ref().strip_prefix("s3://").unwrap_or_default();
+        let (bucket, prefix) = path.split_once('/').unwrap_or((path, ""));
+        if bucket.is_empty() || prefix.len() > LONGEST_PREFIX {
+            let message =
+                format!("expected s3://BUCKET/PREFIX, with a prefix of at most {LONGEST_PREFIX} bytes");
+            return Err(Problem::at(url, message));
+        }
+        Ok(Self {
+            bucket: bucket.to_owned(),
+            aws_region: aws_region.cloned(),
+            prefix: prefix.to_owned(),
+            endpoint: url_in_each(endpoint, regions)?,
+        })
+    }
+
+    /// The place as a URL, for people.
+    pub fn url_in(&self, region: &Origin) -> String {
+        format!("s3://{}/{}", self.bucket, self.prefix_in(region))
+    }
+
     pub fn prefix_in(&self, region: &Origin) -> String {
         in_region(&self.prefix, region)
     }
@@ -157,11 +190,9 @@ impl S3Entry {
             Some(prefix) => prefix.get_ref().clone(),
         };
         let mib = within(self.object_mib.as_ref(), 1, 1_024)?.unwrap_or(8);
+        let (bucket, aws_region) = (self.bucket.get_ref().clone(), self.aws_region.clone());
         Ok(S3Config {
-            bucket: self.bucket.get_ref().clone(),
-            aws_region: self.aws_region.clone(),
-            prefix,
-            endpoint,
+            place: S3Place { bucket, aws_region, prefix, endpoint },
             format: self.format(is_transformed)?,
             compression: self.compression,
             object_bytes: usize::try_from(mib).unwrap_or(usize::MAX) << 20,
@@ -228,11 +259,14 @@ mod tests {
 
     #[test]
     fn a_bucket_is_all_that_is_needed() {
-        let by_default = S3Config {
+        let place = S3Place {
             bucket: "events".to_owned(),
             aws_region: None,
             prefix: "archive/".to_owned(),
             endpoint: None,
+        };
+        let by_default = S3Config {
+            place,
             format: Format::JsonLines,
             compression: Compression::Gzip,
             object_bytes: 8 << 20,
@@ -251,9 +285,9 @@ mod tests {
         "#;
         let s3 = parsed(all).expect("a configuration");
         let tokyo = "tokyo".parse().expect("a name");
-        assert_eq!(s3.prefix_in(&tokyo), "orders/tokyo/");
-        assert_eq!(s3.endpoint_in(&tokyo).as_deref(), Some("http://tokyo.local:9000"));
-        assert_eq!(s3.aws_region.as_deref(), Some("eu-west-1"));
+        assert_eq!(s3.place.prefix_in(&tokyo), "orders/tokyo/");
+        assert_eq!(s3.place.endpoint_in(&tokyo).as_deref(), Some("http://tokyo.local:9000"));
+        assert_eq!(s3.place.aws_region.as_deref(), Some("eu-west-1"));
         assert_eq!((s3.compression, s3.object_bytes), (Compression::Zstd, 64 << 20));
         assert_eq!(s3.object_time, Duration::from_mins(10));
     }

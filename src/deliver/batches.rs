@@ -11,10 +11,10 @@ use tokio::time::Instant;
 use tracing::{debug, error, info, warn};
 
 use super::queue::{Queue, Queued, Room};
-use super::{Complaints, EventJob, Load, Pauses, SinkCall, SinkCalls, Tenure};
+use super::{Complaints, EventJob, Load, Parking, Pauses, SinkCall, SinkCalls, Tenure};
 use crate::clock::wall_millis;
 use crate::contained::unless_aborted;
-use crate::control::{ControlTable, ParkedEvent};
+use crate::control::ParkedEvent;
 use crate::destination::Destination;
 use crate::fault::{Backoff, Fault, FaultKind, insist};
 use crate::feed::{
@@ -43,9 +43,7 @@ pub struct Teller {
     pub pauses: Arc<Pauses>,
     /// What was written before this is not told, in milliseconds since the Unix epoch.
     pub since_millis: u64,
-    /// Where events are parked.
-    pub control: ControlTable,
-    pub parked_days: u32,
+    pub parking: Parking,
 }
 
 /// Queues a feed's events.
@@ -390,11 +388,12 @@ impl Teller {
             reason: reason.to_owned(),
             rejections,
         };
-        let save = || self.control.park_event(&parked, &text, self.parked_days);
+        let parking = &self.parking;
+        let save = || parking.save(&parked, &job.provenance, &text);
         let saved = insist(save, |fault| {
             error!(
-                %region, %feed, table, %key, %fault,
-                "can't park an event in the control table; retrying, and the checkpoint waits for it"
+                %region, %feed, table, %key, %fault, %parking,
+                "can't park an event; retrying, and the checkpoint waits for it"
             );
         });
         let tenure: &Tenure = &job.tenure;
@@ -407,8 +406,8 @@ impl Teller {
         self.counts.parked.add();
         job.finish();
         error!(
-            %region, %feed, table, %key, reason, rejections,
-            "an event can't be told: it is parked in the control table; see `tradewind feed parked`"
+            %region, %feed, table, %key, reason, rejections, %parking,
+            "an event can't be told, and is parked"
         );
     }
 }
@@ -419,7 +418,7 @@ mod tests {
     use serde_json::Value;
 
     use super::*;
-    use crate::control::PausedDestinations;
+    use crate::control::{ControlTable, PausedDestinations};
     use crate::deliver::{JobRecord, Ledger};
     use crate::feed::{Provenance, Shape};
     use crate::protocol::{Floors, KeyMemory, Record};
@@ -475,8 +474,7 @@ mod tests {
             complaints: Complaints::default(),
             pauses,
             since_millis: 0,
-            control: ControlTable::unreachable(),
-            parked_days: 1,
+            parking: Parking::DeadLetters { control: ControlTable::unreachable(), days: 1 },
         }
     }
 

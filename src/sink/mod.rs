@@ -23,7 +23,7 @@ pub use file::FileSink;
 #[cfg(feature = "lambda")]
 pub use lambda::LambdaSink;
 #[cfg(feature = "s3")]
-pub use s3::S3Sink;
+pub use s3::{RejectedBucket, S3Sink};
 
 /// Where a feed's events go.
 #[derive(Debug)]

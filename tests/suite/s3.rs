@@ -1,8 +1,9 @@
 //! Feeds into a bucket of ministack's S3: each event in one object, whenever agents die.
 
 use std::collections::BTreeMap;
+use std::ffi::OsStr;
 use std::io::Read;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use aws_sdk_s3::Client;
 use aws_sdk_s3::config::{BehaviorVersion, Credentials, Region};
@@ -248,6 +249,46 @@ async fn agents_killed_again_and_again_write_each_event_once() {
     assert!(objects.len() > 10, "too few objects for a repetition to be likely: {}", objects.len());
     assert!(counts(&objects).values().all(|count| *count == 1), "an event is in two objects");
     assert_counted(events(&objects), COUNTERS, COUNTS);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_is_rejected_goes_to_a_bucket_whole_once_that_is_there() {
+    let mut world = World::prepared(1, PLAIN).await;
+    let Some(bucket) = Bucket::named(&world) else { return };
+    let folder = TempDir::new().expect("a folder");
+    let (table, path) = (&world.table, folder.path().join("events.jsonl"));
+    let (name, endpoint, aws_region) = (&bucket.name, &bucket.endpoint, PLACES[0].1);
+    world.feeds = format!(
+        "[[feed]]\nname = \"{FEED}\"\ntable = \"{table}\"\ntransform = '.dynamodb.NewImage.v.S | tonumber'\n\
+         file.path = {path:?}\n[feed.retry]\non_failure = \"s3://{name}/{{region}}/\"\n\
+         on_failure_aws_region = \"{aws_region}\"\non_failure_endpoint = \"{endpoint}\"\n"
+    );
+    world.start_agents().await;
+    for (id, value) in [("a", "1"), ("b", "none"), ("c", "2")] {
+        world.put(0, row(id, value)).await;
+    }
+    let told = || async { std::fs::read_to_string(&path).unwrap_or_default() };
+    eventually("what is right", told, |text| text.lines().count() == 2).await;
+    let found =
+        || async { run_json(world.tradewind(0, &["doctor", "--region", world.name(0)])).await.1.to_string() };
+    eventually("a finding", found, |found| found.contains("feed_sink") && found.contains(&bucket.name)).await;
+    // Its checkpoint waits for it.
+    world.crash_agent(0);
+    world.start_agent(0).await;
+    bucket.create().await;
+    let names = || async { bucket.names().await };
+    let names = eventually("the event", names, |names| !names.is_empty()).await;
+    let [name] = &names[..] else { panic!("{names:?}") };
+    let folder = format!("{0}/{FEED}/dt=", world.name(0));
+    let ending = Path::new(name).extension().and_then(OsStr::to_str);
+    assert!(name.starts_with(&folder) && ending == Some("json"), "{name}");
+    let parked: Value = serde_json::from_slice(&bucket.bytes(name).await).expect("JSON");
+    assert_eq!(parked["event"]["dynamodb"]["NewImage"]["v"]["S"], "none", "{parked:#}");
+    assert!(text_of(&parked["reason"]).contains("`transform` fails"), "{parked:#}");
+    assert_eq!((&parked["feed"], &parked["region"]), (&FEED.into(), &world.name(0).into()), "{parked:#}");
+    let (code, text, _) = run(world.tradewind(0, &["feed", "parked", FEED])).await;
+    assert!(code == 0 && text.contains(&format!("is in s3://{}/", bucket.name)), "{code}: {text}");
+    assert_eq!(world.control_rows(0, "parked/").await, []);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -9,7 +9,7 @@ use serde_json::Value;
 use super::regions::TABLE;
 use crate::agent::Agent;
 use crate::cli::Failure;
-use crate::config::{Config, FeedConfig, SinkConfig, Start};
+use crate::config::{Config, FeedConfig, OnFailure, SinkConfig, Start};
 use crate::feed::{FeedName, Retry, Shape};
 
 /// A feed of the demo's table, into one file a region.
@@ -50,6 +50,7 @@ impl DemoFeed {
             filters: Vec::new(),
             shape: Shape::default(),
             retry: Retry::default(),
+            on_failure: OnFailure::DeadLetters,
             sink: SinkConfig::File { path },
         }
     }

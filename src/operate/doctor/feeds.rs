@@ -3,11 +3,15 @@
 use std::collections::BTreeMap;
 
 use super::{Finding, Harm, Untried};
+#[cfg(feature = "s3")]
+use crate::config::OnFailure;
 use crate::config::{Config, FeedConfig};
 use crate::fault::{Fault, FaultKind};
 use crate::operate::FeedSites;
 use crate::protocol::Origin;
 use crate::region::Region;
+#[cfg(feature = "s3")]
+use crate::sink::RejectedBucket;
 use crate::sink::Sink;
 
 /// Tries each feed's sink with the credentials of each of these regions that deliver it, and looks for parked events.
@@ -28,7 +32,17 @@ pub(super) async fn look(
                     why: "whether its file can be written shows only where the agent runs".to_owned(),
                 }),
                 Some(Ok(())) => {}
-                Some(Err(fault)) => findings.push(unreachable(feed, region, &fault)),
+                Some(Err(fault)) => {
+                    let target = feed.sink.target_in(&region.name);
+                    findings.push(unreachable(feed, region, &target, feed.sink.actions(), &fault));
+                }
+            }
+            #[cfg(feature = "s3")]
+            if let OnFailure::S3(place) = &feed.on_failure
+                && let Err(fault) = RejectedBucket::new(place.clone(), region).check().await
+            {
+                let (target, actions) = (place.url_in(&region.name), "s3:PutObject and s3:ListBucket");
+                findings.push(unreachable(feed, region, &target, actions, &fault));
             }
         }
         findings.extend(parked(feed, regions).await);
@@ -36,11 +50,10 @@ pub(super) async fn look(
     (findings, untried)
 }
 
-fn unreachable(feed: &FeedConfig, region: &Region, fault: &Fault) -> Finding {
-    let target = feed.sink.target_in(&region.name);
+fn unreachable(feed: &FeedConfig, region: &Region, target: &str, actions: &str, fault: &Fault) -> Finding {
     let problem = format!("feed {} can't deliver to {target}: {fault}", feed.name);
     let fix = match fault.kind {
-        FaultKind::Refused => format!("allow {} on {target} to this region's agents", feed.sink.actions()),
+        FaultKind::Refused => format!("allow {actions} on {target} to this region's agents"),
         FaultKind::Missing => format!("check the name of {target}, and the region's aws_region and account"),
         kind => kind.advice().to_owned(),
     };

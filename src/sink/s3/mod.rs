@@ -7,6 +7,7 @@
 
 #[cfg(feature = "parquet")]
 mod parquet;
+mod rejected;
 
 use std::collections::BTreeMap;
 use std::io::{self, Write};
@@ -22,13 +23,15 @@ use flate2::write::GzEncoder;
 
 use super::{Batch, Delivery, Offer, json_lines};
 use crate::clock::moment;
-use crate::config::{Compression, Format, S3Config};
+use crate::config::{Compression, Format, S3Config, S3Place};
 use crate::contained::joined;
 use crate::fault::{Fault, FaultKind, chain};
 use crate::feed::Limits;
 use crate::protocol::Origin;
 use crate::region::Region;
 use crate::source::Sequence;
+
+pub use rejected::RejectedBucket;
 
 /// The metadata of an object: the ARN of the stream that its events come from, its last event's sequence number, and
 /// how many events it has.
@@ -92,21 +95,7 @@ impl Objects {
 impl S3Sink {
     /// Writes with the credentials of an agent's region and, unless the bucket is elsewhere, in its AWS region.
     pub fn new(config: S3Config, region: &Region) -> Self {
-        let timeouts = TimeoutConfig::builder()
-            .connect_timeout(Duration::from_secs(3))
-            .operation_attempt_timeout(ATTEMPT)
-            .build();
-        let mut client = aws_sdk_s3::config::Builder::from(region.sdk())
-            .timeout_config(timeouts)
-            // Each attempt is counted and logged.
-            .retry_config(RetryConfig::disabled());
-        if let Some(region) = &config.aws_region {
-            client = client.region(aws_sdk_s3::config::Region::new(region.clone()));
-        }
-        if let Some(endpoint) = config.endpoint_in(&region.name) {
-            client = client.endpoint_url(endpoint).force_path_style(true);
-        }
-        let client = Client::from_conf(client.build());
+        let client = client(&config.place, region);
         Self { client, config, region: region.name.clone(), objects: Mutex::default() }
     }
 
@@ -117,8 +106,7 @@ impl S3Sink {
 
     /// Whether the bucket is there and may be read.
     pub(super) async fn check(&self) -> Result<(), Fault> {
-        let answer = self.client.head_bucket().bucket(&self.config.bucket).send();
-        Box::pin(answer).await.map(|_| ()).map_err(|error| fault(&error))
+        look(&self.client, &self.config.place).await
     }
 
     /// Writes an object, unless it has been written before; returns which of the events are in it.
@@ -134,7 +122,7 @@ impl S3Sink {
         let put = self
             .client
             .put_object()
-            .bucket(&self.config.bucket)
+            .bucket(&self.config.place.bucket)
             .key(&name)
             .if_none_match("*")
             .content_type(self.content_type())
@@ -156,7 +144,7 @@ impl S3Sink {
 
     /// The last event of an object that is there already.
     async fn last_of(&self, name: &str, stream: &str) -> Result<Sequence, Fault> {
-        let head = self.client.head_object().bucket(&self.config.bucket).key(name);
+        let head = self.client.head_object().bucket(&self.config.place.bucket).key(name);
         let head = Box::pin(head.send()).await.map_err(|error| fault(&error))?;
         let metadata = head.metadata.unwrap_or_default();
         // Another stream may have had a shard of this name.
@@ -167,9 +155,8 @@ impl S3Sink {
 
     /// The name of the object that begins with an event: in the folder of the hour in which that was created.
     fn name(&self, shard: &str, first: &Offer<'_>) -> String {
-        let created = moment(first.created_millis).to_string();
-        let (date, hour) = (&created[..10], &created[11..13]);
-        let (prefix, region, sequence) = (self.config.prefix_in(&self.region), &self.region, first.sequence);
+        let (prefix, folder) = (self.config.place.prefix_in(&self.region), folder(first.created_millis));
+        let (region, sequence) = (&self.region, first.sequence);
         let ending = match (&self.config.format, self.config.compression) {
             (Format::JsonLines, Compression::None) => "jsonl",
             (Format::JsonLines, Compression::Gzip) => "jsonl.gz",
@@ -177,7 +164,7 @@ impl S3Sink {
             #[cfg(feature = "parquet")]
             (Format::Parquet(_), _) => "parquet",
         };
-        format!("{prefix}dt={date}/hour={hour}/{region}-{shard}-{sequence}.{ending}")
+        format!("{prefix}{folder}/{region}-{shard}-{sequence}.{ending}")
     }
 
     /// What an object with these events holds.
@@ -212,6 +199,37 @@ impl S3Sink {
             (Format::Parquet(_), _) => "application/vnd.apache.parquet",
         }
     }
+}
+
+/// Calls S3 with the credentials of an agent's region and, unless the bucket is elsewhere, in its AWS region.
+fn client(place: &S3Place, region: &Region) -> Client {
+    let timeouts = TimeoutConfig::builder()
+        .connect_timeout(Duration::from_secs(3))
+        .operation_attempt_timeout(ATTEMPT)
+        .build();
+    let mut client = aws_sdk_s3::config::Builder::from(region.sdk())
+        .timeout_config(timeouts)
+        // Each attempt is counted and logged.
+        .retry_config(RetryConfig::disabled());
+    if let Some(region) = &place.aws_region {
+        client = client.region(aws_sdk_s3::config::Region::new(region.clone()));
+    }
+    if let Some(endpoint) = place.endpoint_in(&region.name) {
+        client = client.endpoint_url(endpoint).force_path_style(true);
+    }
+    Client::from_conf(client.build())
+}
+
+/// Whether a bucket is there and may be read.
+async fn look(client: &Client, place: &S3Place) -> Result<(), Fault> {
+    let answer = client.head_bucket().bucket(&place.bucket).send();
+    Box::pin(answer).await.map(|_| ()).map_err(|error| fault(&error))
+}
+
+/// The folder of what was created in an hour.
+fn folder(created_millis: u64) -> String {
+    let created = moment(created_millis).to_string();
+    format!("dt={}/hour={}", &created[..10], &created[11..13])
 }
 
 fn compressed(compression: Compression, lines: Vec<u8>) -> io::Result<Vec<u8>> {
