@@ -57,6 +57,8 @@ pub struct FeedJudge {
     versions: BTreeSet<(String, Version)>,
     /// What stands, by the events: version and data of each key.
     standing: BTreeMap<String, (Version, Option<u64>)>,
+    /// Whether an application has written an item last, by region and key.
+    by_app: BTreeMap<(usize, String), bool>,
     /// The last write of an agent, for a defect.
     echo: Option<Change>,
     pub failures: Vec<String>,
@@ -72,8 +74,15 @@ impl FeedJudge {
         if self.settings.is_none() {
             return;
         }
-        if writer != Writer::App {
+        let by_app = writer == Writer::App;
+        let was_by_app = self.by_app.insert((region, change.key.clone()), by_app) == Some(true);
+        if !by_app {
             self.echo = Some(change.clone());
+            // A marked copy that an application has put back is deleted, as docs/correctness.md says. That is told.
+            if was_by_app && change.new.is_none() && change.old.as_deref().is_some_and(is_marked) {
+                let expected = Expected { key: change.key.clone(), is_certain: false, data: None };
+                self.expected.insert((region, change.sequence), expected);
+            }
             return;
         }
         let data = |item: Option<&Item>| item.map(data_digest);

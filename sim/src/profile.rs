@@ -273,6 +273,8 @@ impl Profile {
                 if rng.bool() {
                     faults.push(Fault { at, lasts, kind: FaultKind::Refusing { region } });
                 } else {
+                    // Agents that can't reach the table see neither that it is missing nor that it is another.
+                    faults.retain(|fault| fault.kind.is_moment() || fault.kind.is_of_agent());
                     let gone = 1_000 * rng.u64(2..5);
                     faults.push(Fault { at, lasts: gone, kind: FaultKind::Missing { region } });
                     faults.push(Fault { at: at + gone, lasts, kind: FaultKind::OtherKeys { region } });

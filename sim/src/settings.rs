@@ -207,6 +207,11 @@ impl FaultKind {
     pub fn is_moment(&self) -> bool {
         matches!(self, Self::Roll { .. } | Self::Split { .. } | Self::Recycle { .. } | Self::ClockStep { .. })
     }
+
+    /// Whether an agent dies or stops.
+    pub fn is_of_agent(&self) -> bool {
+        matches!(self, Self::Crash { .. } | Self::Stop { .. })
+    }
 }
 
 /// An application's write. Its content follows from its number alone.
