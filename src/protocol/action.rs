@@ -56,11 +56,14 @@ pub struct Past {
     /// Those that have been here, as far as the floors do not cover them.
     pub nonces: Box<[Nonce]>,
     pub floors: Floors,
+    /// The versions of heals that may still arrive, whatever the floors say.
+    pub heals: Box<[Version]>,
 }
 
 impl Past {
     pub(super) fn has(&self, stamp: &Stamp) -> bool {
-        self.nonces.contains(&stamp.nonce) || self.floors.passed(stamp.comes_until())
+        let is_late = self.floors.passed(stamp.comes_until()) && !self.heals.contains(&stamp.version);
+        self.nonces.contains(&stamp.nonce) || is_late
     }
 }
 

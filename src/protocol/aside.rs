@@ -27,7 +27,7 @@ impl Outline {
             }
             Tip::Bare | Tip::Absent | Tip::Stale => self.latest = self.latest.max(Some(state.latest.hlc)),
         }
-        self.heal_millis = self.heal_millis.max(state.heal.as_ref().map(|heal| heal.millis));
+        self.heal_millis = self.heal_millis.max(state.heals.iter().map(|heal| heal.millis).max());
         self.oldest = Some(self.oldest.map_or(state.oldest(), |oldest| oldest.min(state.oldest())));
     }
 
@@ -55,7 +55,7 @@ pub struct Malformed;
 impl KeyState {
     /// Appends the key's state; [`Self::read`] reads it.
     pub fn write(&self, out: &mut Vec<u8>) {
-        let Self { latest, tip, stamps, heal, since } = self;
+        let Self { latest, tip, stamps, heals, since } = self;
         out.push(match tip {
             Tip::Bare => 0,
             Tip::Absent => 1,
@@ -71,7 +71,7 @@ impl KeyState {
             write_version(out, version);
             out.extend(ordinal.to_be_bytes());
         }
-        if let Some(Healing { version, millis, ordinal }) = heal.as_deref() {
+        for Healing { version, millis, ordinal } in heals {
             write_version(out, version);
             out.extend(millis.to_be_bytes());
             out.extend(ordinal.to_be_bytes());
@@ -96,13 +96,12 @@ impl KeyState {
             Ok(Seen { nonce, version: read_version(input, own)?, ordinal: number(input)? })
         };
         let stamps = (0..count).map(seen).collect::<Result<_, Malformed>>()?;
-        let heal = if input.is_empty() {
-            None
-        } else {
+        let mut heals = Vec::new();
+        while !input.is_empty() {
             let version = read_version(input, own)?;
-            Some(Box::new(Healing { version, millis: number(input)?, ordinal: number(input)? }))
-        };
-        if input.is_empty() { Ok(Self { latest, tip, stamps, heal, since }) } else { Err(Malformed) }
+            heals.push(Healing { version, millis: number(input)?, ordinal: number(input)? });
+        }
+        Ok(Self { latest, tip, stamps, heals: heals.into(), since })
     }
 }
 
@@ -140,7 +139,6 @@ fn take<const N: usize>(input: &mut &[u8]) -> Result<[u8; N], Malformed> {
 #[cfg(test)]
 mod tests {
     use proptest::collection::vec;
-    use proptest::option;
     use proptest::prelude::*;
 
     use super::*;
@@ -163,10 +161,13 @@ mod tests {
             millis: minutes * 60_000,
             ordinal,
         });
-        (versions(), tips, vec(seen, 0..4), option::of(heals), 0..99_u64).prop_map(
-            |(latest, tip, stamps, heal, since)| {
-                let heal = heal.map(Box::new);
-                KeyState { latest, tip, stamps: stamps.into(), heal, since }
+        (versions(), tips, vec(seen, 0..4), vec(heals, 0..4), 0..99_u64).prop_map(
+            |(latest, tip, stamps, heals, since)| KeyState {
+                latest,
+                tip,
+                stamps: stamps.into(),
+                heals: heals.into(),
+                since,
             },
         )
     }
@@ -192,9 +193,9 @@ mod tests {
             bytes.push(0);
             prop_assert!(KeyState::read(&bytes, &own).is_err());
             bytes.truncate(bytes.len().saturating_sub(1 + cut));
-            // Without a heal, it ends where the heal would start.
+            // It may end where a heal would start.
             if let Ok(short) = KeyState::read(&bytes, &own) {
-                prop_assert!(short.heal.is_none() && state.heal.is_some());
+                prop_assert!(short.heals.len() < state.heals.len());
             }
         }
 

@@ -23,8 +23,9 @@ pub struct KeyState {
     pub(super) tip: Tip,
     /// The stamps seen meanwhile, newest last.
     pub(super) stamps: Box<[Seen]>,
-    /// The last heal that was asked for, while it may still arrive.
-    pub(super) heal: Option<Box<Healing>>,
+    /// The heals that were asked for, while they may still arrive, the last one last. An older one may be under way
+    /// when a newer one is asked for: what the application has written between them made another version the highest.
+    pub(super) heals: Box<[Healing]>,
     /// The record from which the stream must be read again to rebuild this version and tip.
     pub(super) since: u64,
 }
@@ -56,6 +57,8 @@ impl KeyState {
     /// How many stamps are kept for each key. A put-back of a copy with an older stamp is taken for the
     /// replicated write that it copies, and healed away.
     const STAMPS: usize = 64;
+    /// How many heals are.
+    const HEALS: usize = 64;
 
     /// Remembers a stamp that a record showed, if what carries it could still arrive a second time.
     pub(super) fn remember(&mut self, stamp: &Stamp, ordinal: u64, floors: &Floors) {
@@ -72,13 +75,27 @@ impl KeyState {
         self.stamps = stamps.into();
     }
 
+    /// Remembers a heal that is asked for.
+    pub(super) fn await_heal(&mut self, heal: Healing) {
+        let mut heals = std::mem::take(&mut self.heals).into_vec();
+        heals.retain(|earlier| earlier.version != heal.version);
+        if heals.len() == Self::HEALS {
+            heals.remove(0);
+        }
+        heals.push(heal);
+        self.heals = heals.into();
+    }
+
     /// Whether the image states everything that is known.
     pub(super) fn is_plain(&self) -> bool {
-        self.tip == Tip::Carried && self.stamps.is_empty() && self.heal.is_none()
+        self.tip == Tip::Carried && self.stamps.is_empty() && self.heals.is_empty()
     }
 
     pub(super) fn forget(&mut self, floors: &Floors, own: Hlc) {
-        self.heal.take_if(|heal| heal.is_done(own));
+        if self.heals.iter().any(|heal| heal.is_done(own)) {
+            let heals = std::mem::take(&mut self.heals).into_vec();
+            self.heals = heals.into_iter().filter(|heal| !heal.is_done(own)).collect();
+        }
         if self.stamps.iter().any(|seen| floors.passed(&seen.version)) {
             let stamps = std::mem::take(&mut self.stamps).into_vec();
             self.stamps = stamps.into_iter().filter(|seen| !floors.passed(&seen.version)).collect();
@@ -87,7 +104,7 @@ impl KeyState {
 
     /// Whether a heal with this version may still arrive, if everything written here before `own` is done.
     pub(super) fn may_heal(&self, version: &Version, own: Hlc) -> bool {
-        self.heal.as_ref().is_some_and(|heal| heal.version == *version && !heal.is_done(own))
+        self.heals.iter().any(|heal| heal.version == *version && !heal.is_done(own))
     }
 
     pub(super) fn has_seen(&self, nonce: Nonce) -> bool {
@@ -97,7 +114,7 @@ impl KeyState {
     /// The oldest record still needed to rebuild this.
     pub(super) fn oldest(&self) -> u64 {
         let since = if self.tip == Tip::Carried { u64::MAX } else { self.since };
-        let heal = self.heal.as_ref().map(|heal| heal.ordinal);
-        self.stamps.iter().map(|seen| seen.ordinal).chain(heal).fold(since, u64::min)
+        let heals = self.heals.iter().map(|heal| heal.ordinal);
+        self.stamps.iter().map(|seen| seen.ordinal).chain(heals).fold(since, u64::min)
     }
 }

@@ -22,7 +22,7 @@ impl Sweep {
     /// Forgets of a key what may be forgotten. Returns whether anything is left.
     pub fn leaves(&self, state: &mut KeyState) -> bool {
         state.forget(&self.floors, self.own);
-        if state.tip != Tip::Carried && state.latest.hlc < self.all && state.heal.is_none() {
+        if state.tip != Tip::Carried && state.latest.hlc < self.all && state.heals.is_empty() {
             return false;
         }
         !state.is_plain()

@@ -111,7 +111,7 @@ impl Reader<'_> {
             latest: version,
             tip,
             stamps: known.map(|state| state.stamps.clone()).unwrap_or_default(),
-            heal: known.and_then(|state| state.heal.clone()),
+            heals: known.map(|state| state.heals.clone()).unwrap_or_default(),
             since: known.filter(|_| !is_fresh).map_or(self.ordinal, |state| state.since),
         }
     }
@@ -277,7 +277,7 @@ fn heal(
     next.tip = Tip::Stale;
     next.remember(stamp, reader.ordinal, reader.floors);
     let version = state.latest.clone();
-    next.heal = Some(Box::new(Healing { version, millis: reader.record_millis, ordinal: reader.ordinal }));
+    next.await_heal(Healing { version, millis: reader.record_millis, ordinal: reader.ordinal });
     let body = match (state.tip, record.old) {
         (Tip::Bare | Tip::Carried, Some(mut image)) => {
             image.remove(STAMP);
@@ -297,7 +297,8 @@ fn heal(
             home: None,
         };
         let nonces = next.stamps.iter().map(|seen| seen.nonce).collect();
-        Action::Heal(write, Past { nonces, floors: reader.floors.clone() })
+        let heals = next.heals.iter().map(|heal| heal.version.clone()).collect();
+        Action::Heal(write, Past { nonces, floors: reader.floors.clone(), heals })
     });
     let judgement = Judgement { is_stale: true, ..Judgement::new(verdict, actions.into_iter().collect()) };
     (judgement.come(reader, stamp), Some(next))

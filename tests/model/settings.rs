@@ -227,6 +227,8 @@ pub(crate) struct Setting {
     pub(crate) alike: bool,
     /// Agents lose their patience with a contended write at any time: the other one may be down.
     pub(crate) hasty: bool,
+    /// Only the first region's application writes.
+    pub(crate) alone: bool,
     pub(crate) defect: Defect,
     pub(crate) max_states: usize,
 }
@@ -255,6 +257,7 @@ impl Setting {
             coalesces: false,
             alike: false,
             hasty: false,
+            alone: false,
             defect: Defect::None,
             max_states: 20_000_000,
         }
@@ -296,6 +299,7 @@ impl Setting {
             coalesces: number("COALESCE", 0) == 1,
             alike: number("ALIKE", 0) == 1,
             hasty: number("HASTY", 0) == 1,
+            alone: number("ALONE", 0) == 1,
             defect: var("DEFECT").map_or(Defect::None, |name| Defect::named(&name)),
             max_states: var("MAXSTATES")
                 .map_or(20_000_000, |text| text.parse().expect("MAXSTATES: a number")),

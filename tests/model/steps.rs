@@ -114,7 +114,7 @@ impl Model {
         let mut steps = Vec::new();
         for (r, region) in state.regions.iter().enumerate() {
             self.agent_steps(state, r, region, &mut steps);
-            if state.left.ops > 0 {
+            if state.left.ops > 0 && (r == 0 || !self.set.alone) {
                 self.app_steps(state, r, region, &mut steps);
             }
         }
