@@ -15,7 +15,7 @@ use crate::history::{History, Image, KEY};
 use crate::scenario::FeedsTo;
 use crate::sinks::refused_key;
 use crate::told::{Event, Files, check};
-use crate::wire::Wire;
+use crate::wire::{Wire, text};
 
 /// The feed of applications' writes, and the one of what stands in the first region.
 pub const WRITES: &str = "writes";
@@ -53,7 +53,6 @@ impl Feeds {
                     let path = self.folder.join("{region}").join(format!("{name}.jsonl"));
                     format!("[feed.file]\npath = \"{}\"\n", path.display())
                 }
-                // A timeout passes for an outage.
                 FeedsTo::Functions => format!(
                     "[feed.lambda]\nfunction = \"{name}\"\nendpoint = \"{url}\"\nbatch_size = 20\nbatching_window = \"500ms\"\n\
                      report_batch_item_failures = true\n[feed.retry]\nattempts = 2\n"
@@ -98,7 +97,7 @@ impl Feeds {
         let mut files = Files { is_archive: self.to == FeedsTo::Buckets, ..Files::default() };
         for (region, wire) in self.regions.iter().zip(wires) {
             let rows = wire.control_rows().await?;
-            let parked = rows.iter().filter(|row| row.get("pk").is_some_and(|pk| pk["S"] == PARKED));
+            let parked = rows.iter().filter(|row| text(row, "pk") == PARKED);
             files.parked.push(parked.map(parked_of).collect());
             files.refused.push(refused_key(region));
             files.writes.push(self.lines(region, WRITES, &mut files.cut)?);
@@ -128,9 +127,8 @@ impl Feeds {
 
 /// The key and the version of an event that is parked.
 fn parked_of(row: &Map<String, Value>) -> (String, String) {
-    let text = |name: &str| row.get(name).and_then(|value| value["S"].as_str()).unwrap_or_default();
-    let key = serde_json::from_str(text("key")).ok();
-    (key.as_ref().map(key_of).unwrap_or_default(), text("version").to_owned())
+    let key = serde_json::from_str(text(row, "key")).ok();
+    (key.as_ref().map(key_of).unwrap_or_default(), text(row, "version").to_owned())
 }
 
 fn event_of(event: &Value) -> Event {

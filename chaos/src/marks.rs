@@ -9,7 +9,7 @@ use crate::history::{History, Image, KEY};
 use crate::play::Wrong;
 use crate::run::POISON;
 use crate::scenario::{Fault, Kind, Scenario};
-use crate::wire::Wire;
+use crate::wire::{Wire, text};
 
 /// What is wrong with the marks of these regions, in the order of their names.
 pub async fn check(scenario: &Scenario, names: &[String], wires: &[Wire]) -> Result<Vec<Wrong>> {
@@ -103,8 +103,4 @@ pub fn forget_foreign(history: &mut History) {
         image.write.as_deref().is_some_and(|write| write.split(' ').next() == Some(ELSEWHERE))
     };
     history.seen.retain(|seen| !seen.new.as_ref().is_some_and(is_foreign));
-}
-
-fn text<'a>(row: &'a Map<String, Value>, name: &str) -> &'a str {
-    row.get(name).and_then(|value| value["S"].as_str()).unwrap_or_default()
 }

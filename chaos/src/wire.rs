@@ -369,6 +369,11 @@ fn stream_value(value: &StreamValue) -> Value {
     }
 }
 
+/// The text in a column of a row, or an empty one.
+pub fn text<'a>(row: &'a Map<String, Value>, name: &str) -> &'a str {
+    row.get(name).and_then(|value| value["S"].as_str()).unwrap_or_default()
+}
+
 /// An error as text. The service did not do what it refused; whether it did is unknown after its own faults
 /// (5xx) and lost answers.
 fn failed<E>(error: SdkError<E>) -> Box<dyn std::error::Error + Send + Sync>

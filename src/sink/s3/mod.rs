@@ -153,10 +153,10 @@ impl S3Sink {
         last.map(|last| Sequence::new(last)).ok_or_else(|| strange(name))
     }
 
-    /// The name of the object that begins with an event: in the folder of the hour in which that was created.
+    /// The name of the object that begins with an event.
     fn name(&self, shard: &str, first: &Offer<'_>) -> String {
-        let (prefix, folder) = (self.config.place.prefix_in(&self.region), folder(first.created_millis));
-        let (region, sequence) = (&self.region, first.sequence);
+        let prefix = self.config.place.prefix_in(&self.region);
+        let path = path(first.created_millis, &self.region, shard, first.sequence);
         let ending = match (&self.config.format, self.config.compression) {
             (Format::JsonLines, Compression::None) => "jsonl",
             (Format::JsonLines, Compression::Gzip) => "jsonl.gz",
@@ -164,7 +164,7 @@ impl S3Sink {
             #[cfg(feature = "parquet")]
             (Format::Parquet(_), _) => "parquet",
         };
-        format!("{prefix}{folder}/{region}-{shard}-{sequence}.{ending}")
+        format!("{prefix}{path}.{ending}")
     }
 
     /// What an object with these events holds.
@@ -226,10 +226,11 @@ async fn look(client: &Client, place: &S3Place) -> Result<(), Fault> {
     Box::pin(answer).await.map(|_| ()).map_err(|error| fault(&error))
 }
 
-/// The folder of what was created in an hour.
-fn folder(created_millis: u64) -> String {
+/// The name, without its beginning and ending, of an object that begins with an event: in the folder of the hour in
+/// which that was created.
+fn path(created_millis: u64, region: &Origin, shard: &str, sequence: &str) -> String {
     let created = moment(created_millis).to_string();
-    format!("dt={}/hour={}", &created[..10], &created[11..13])
+    format!("dt={}/hour={}/{region}-{shard}-{sequence}", &created[..10], &created[11..13])
 }
 
 fn compressed(compression: Compression, lines: Vec<u8>) -> io::Result<Vec<u8>> {

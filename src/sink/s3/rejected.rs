@@ -6,7 +6,7 @@ use aws_sdk_s3::Client;
 use aws_sdk_s3::primitives::ByteStream;
 use serde_json::Value;
 
-use super::{client, fault, folder, look};
+use super::{client, fault, look, path};
 use crate::config::S3Place;
 use crate::fault::Fault;
 use crate::feed::Provenance;
@@ -32,12 +32,12 @@ impl RejectedBucket {
         let Provenance { shard, sequence, created_millis, .. } = provenance;
         let (prefix, region) = (self.place.prefix_in(&self.region), &self.region);
         told["region"] = region.as_str().into();
-        let folder = folder(*created_millis);
+        let path = path(*created_millis, region, &shard.0, sequence.as_str());
         let put = self
             .client
             .put_object()
             .bucket(&self.place.bucket)
-            .key(format!("{prefix}{feed}/{folder}/{region}-{}-{}.json", shard.0, sequence.as_str()))
+            .key(format!("{prefix}{feed}/{path}.json"))
             .content_type("application/json")
             .body(ByteStream::from(told.to_string().into_bytes()));
         Box::pin(put.send()).await.map(|_| ()).map_err(|error| fault(&error))
